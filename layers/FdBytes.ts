@@ -1,0 +1,207 @@
+/** Bytes over descriptors and streams of this process. */
+import * as Effect from "effect/Effect";
+import { fstatSync, read as fsRead } from "node:fs";
+import { Socket } from "node:net";
+import type { Readable, Writable } from "node:stream";
+import { BytesError, type Sink, type Source } from "#services/Bytes";
+
+/**
+ * Reads a FIFO, pipe or socket through epoll. Not fs.read: a read blocked in libuv's pool cannot be
+ * interrupted and keeps process.exit from returning (measured on node 20 and 24).
+ *
+ * `ahead` bounds in bytes what may be taken from the descriptor before it is asked for; with 1
+ * nothing is, and whoever inherits the descriptor finds every byte that was not read here.
+ */
+export const fromFd = (fd: number, ahead = 65_536): Source => {
+  // A socket cannot be made of a file; a file never makes a read wait, so fs.read will do for it.
+  if (fstatSync(fd).isFile()) return fromFile(fd);
+
+  const spill = Buffer.allocUnsafeSlow(ahead);
+  /** Read while nobody waited, or into a buffer whose reader was interrupted. */
+  let pending: Buffer = spill.subarray(0, 0);
+  let lent: { readonly view: Buffer; readonly of: Uint8Array; readonly at: number } | undefined;
+  let into: Uint8Array | undefined;
+  let got = 0;
+  let want = 0;
+  let received = 0;
+  let ended = false;
+  let failed: Error | undefined;
+  let resume: ((done: Effect.Effect<number, BytesError>) => void) | undefined;
+
+  const settle = () => {
+    const done = resume;
+    const n = got;
+    resume = undefined;
+    into = undefined;
+    done?.(
+      failed !== undefined && n === 0
+        ? Effect.fail(new BytesError({ cause: failed }))
+        : Effect.succeed(n),
+    );
+  };
+  const socket = new Socket({
+    fd,
+    readable: true,
+    writable: false,
+    onread: {
+      // Node asks for the next buffer right after a read, so who it was lent for may have gone by
+      // the time it is filled: `lent` remembers.
+      buffer: () => {
+        if (into === undefined || ahead === 1) {
+          lent = undefined;
+          return spill;
+        }
+        const view = Buffer.from(into.buffer, into.byteOffset + got, into.length - got);
+        lent = { view, of: into, at: got };
+        return view;
+      },
+      callback: (n) => {
+        received += n;
+        if (lent !== undefined && lent.of === into && lent.at === got) {
+          got += n;
+        } else {
+          const bytes = (lent?.view ?? spill).subarray(0, n);
+          const taken = into === undefined ? 0 : Math.min(n, into.length - got);
+          if (taken > 0) {
+            into!.set(bytes.subarray(0, taken), got);
+            got += taken;
+          }
+          const rest = bytes.subarray(taken);
+          // What is in `spill` may stay there: nothing is read into it before it is consumed.
+          pending = lent === undefined ? rest : Buffer.from(rest);
+        }
+        if (into !== undefined && got >= want) settle();
+        return into !== undefined && pending.length === 0;
+      },
+    },
+  });
+  socket.pause();
+  socket.on("end", () => {
+    ended = true;
+    settle();
+  });
+  socket.on("error", (error) => {
+    ended = true;
+    failed = error;
+    settle();
+  });
+
+  return {
+    received: () => received,
+    read: (buffer, atLeast = 1) =>
+      Effect.callback((done) => {
+        got = Math.min(buffer.length, pending.length);
+        buffer.set(pending.subarray(0, got));
+        pending = pending.subarray(got);
+        if (got >= atLeast || (ended && (got > 0 || failed === undefined))) {
+          return done(Effect.succeed(got));
+        }
+        if (failed !== undefined) return done(Effect.fail(new BytesError({ cause: failed })));
+        into = buffer;
+        want = atLeast;
+        resume = done;
+        socket.resume();
+        return Effect.sync(() => {
+          socket.pause();
+          resume = undefined;
+          into = undefined;
+        });
+      }),
+  };
+};
+
+const fromFile = (fd: number): Source => {
+  let received = 0;
+  const some = (into: Uint8Array) =>
+    Effect.callback<number, BytesError>((done) => {
+      fsRead(fd, into, 0, into.length, null, (cause, n) => {
+        received += n;
+        done(cause === null ? Effect.succeed(n) : Effect.fail(new BytesError({ cause })));
+      });
+    });
+  return {
+    received: () => received,
+    read: Effect.fnUntraced(function* (into: Uint8Array, atLeast = 1) {
+      let got = 0;
+      while (got < atLeast) {
+        const n = yield* some(into.subarray(got));
+        if (n === 0) break;
+        got += n;
+      }
+      return got;
+    }),
+  };
+};
+
+/** Reads a stream that node opened itself, as a child's stdout. */
+export const fromReadable = (stream: Readable): Source => {
+  let pending: Buffer = Buffer.alloc(0);
+  let received = 0;
+  let ended = false;
+  let failed: Error | undefined;
+  let wake: (() => void) | undefined;
+  const ring = () => wake?.();
+  stream.on("readable", ring);
+  stream.on("error", (error) => {
+    failed = error;
+    ended = true;
+    ring();
+  });
+  for (const event of ["end", "close"]) {
+    stream.on(event, () => {
+      ended = true;
+      ring();
+    });
+  }
+  return {
+    received: () => received + stream.readableLength,
+    read: (into, atLeast = 1) =>
+      Effect.callback((done) => {
+        let got = 0;
+        const take = () => {
+          while (got < into.length) {
+            if (pending.length === 0) {
+              pending = (stream.read() as Buffer | null) ?? pending;
+              received += pending.length;
+              if (pending.length === 0) break;
+            }
+            const n = Math.min(pending.length, into.length - got);
+            into.set(pending.subarray(0, n), got);
+            pending = pending.subarray(n);
+            got += n;
+          }
+          if (got < atLeast && !ended) return;
+          wake = undefined;
+          done(
+            failed !== undefined && got === 0
+              ? Effect.fail(new BytesError({ cause: failed }))
+              : Effect.succeed(got),
+          );
+        };
+        wake = take;
+        take();
+        return Effect.sync(() => {
+          wake = undefined;
+          pending = Buffer.concat([into.subarray(0, got), pending]);
+        });
+      }),
+  };
+};
+
+/** Writes to a stream; `write` returns when the kernel has taken all of it. */
+export const toWritable = (stream: Writable): Sink => {
+  stream.on("error", () => {}); // also given to each write's callback, where it is handled
+  return {
+    write: (bytes) =>
+      Effect.callback((done) => {
+        stream.write(bytes, (cause) =>
+          done(cause ? Effect.fail(new BytesError({ cause })) : Effect.void),
+        );
+      }),
+    end: Effect.callback((done) => {
+      if (stream.destroyed) return done(Effect.void);
+      stream.once("close", () => done(Effect.void));
+      stream.end(() => done(Effect.void));
+    }),
+  };
+};

@@ -1,0 +1,16 @@
+/** What the process was given by whoever started it. */
+import { Context } from "effect";
+import type { Sink, Source } from "#services/Bytes";
+
+export class Invocation extends Context.Service<
+  Invocation,
+  {
+    /** argv without the interpreter and the script. */
+    readonly args: ReadonlyArray<string>;
+    readonly env: Readonly<Record<string, string | undefined>>;
+    readonly stdin: Source;
+    readonly stdout: Sink;
+    /** The kernel's random bytes: session ids and keys come from here, never from a seeded generator. */
+    readonly entropy: (bytes: number) => Uint8Array;
+  }
+>()("qbackup/services/Invocation") {}

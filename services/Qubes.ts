@@ -1,0 +1,40 @@
+/** What dom0 asks Qubes about its qubes. Every call has a limit; none waits for ever. */
+import { Context, type Effect, Schema } from "effect";
+
+/** Qubes did not do what it was asked; `detail` is what it said, made printable. */
+export class QubesError extends Schema.TaggedError<QubesError>()("QubesError", {
+  doing: Schema.String,
+  detail: Schema.String,
+}) {
+  override get message(): string {
+    return `could not ${this.doing}${this.detail === "" ? "" : `: ${this.detail}`}`;
+  }
+}
+
+/** One line of qvm-ls. dom0 has the id 0 and the class AdminVM. */
+export const Qube = Schema.Struct({
+  name: Schema.String.check(Schema.isPattern(/^[A-Za-z][A-Za-z0-9_.-]{0,63}$/)),
+  qid: Schema.Int.check(Schema.isGreaterThanOrEqualTo(0)),
+  state: Schema.String,
+  class: Schema.String,
+  /** Part of the set that qvm-backup takes when no qube is named. */
+  included: Schema.Boolean,
+});
+export type Qube = typeof Qube.Type;
+
+export class Qubes extends Context.Service<
+  Qubes,
+  {
+    readonly list: Effect.Effect<ReadonlyArray<Qube>, QubesError>;
+    readonly running: (qube: string) => Effect.Effect<boolean, QubesError>;
+    /** Returns when it runs; fine if it did already. */
+    readonly start: (qube: string) => Effect.Effect<void, QubesError>;
+    /** Returns when it has stopped; fine if it had already. */
+    readonly shutdown: (qube: string) => Effect.Effect<void, QubesError>;
+    /**
+     * Where qubesd puts its temporary files and how many bytes are free there. A chunk that no
+     * longer fits is cut short without an error (Qubes contract, trap 3).
+     */
+    readonly scratch: Effect.Effect<{ readonly path: string; readonly free: number }, QubesError>;
+  }
+>()("qbackup/services/Qubes") {}

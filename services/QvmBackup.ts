@@ -1,0 +1,43 @@
+/**
+ * qvm-backup, as a stream. How the bytes get out (a FIFO, because qubesd opens a path) stays inside
+ * the layer, and so does the care that qubesd never hangs on it.
+ */
+import { Context, type Effect, type Scope } from "effect";
+import type { Source } from "#services/Bytes";
+import type { QubesError } from "#services/Qubes";
+
+export interface Plan {
+  /** Empty: the set that qvm-backup includes by default. */
+  readonly qubes: ReadonlyArray<string>;
+  readonly includeDom0: boolean;
+  /** Absolute. Only qvm-backup reads what is in it. */
+  readonly passphraseFile: string;
+}
+
+/** How qvm-backup ended. 0 is no proof that the bytes are whole (Qubes contract, traps 2 to 6). */
+export interface Ended {
+  readonly code: number;
+  /** The last lines that it said, printable, one string each. */
+  readonly said: ReadonlyArray<string>;
+}
+
+export interface Running {
+  /** Ends when qvm-backup has exited and every byte was read, also when it never wrote one. */
+  readonly archive: Source;
+  readonly ended: Effect.Effect<Ended>;
+  /** The percentage that it last showed, and how often it showed one: a sign of life. */
+  readonly progress: () => { readonly percent: number | undefined; readonly shown: number };
+}
+
+export class QvmBackup extends Context.Service<
+  QvmBackup,
+  {
+    /**
+     * Starts it. When the scope closes before it has ended, it is cancelled with SIGINT, the only
+     * signal that stops qubesd too (trap 7), and nothing of it is left.
+     */
+    readonly start: (plan: Plan) => Effect.Effect<Running, QubesError, Scope.Scope>;
+    /** Puts right what a killed run left: cancels its qvm-backup, removes its FIFO. Says what it did. */
+    readonly recover: Effect.Effect<ReadonlyArray<string>, QubesError>;
+  }
+>()("qbackup/services/QvmBackup") {}

@@ -1,0 +1,25 @@
+/** What a person or the journal is told. Never fails: a report that cannot be made is dropped. */
+import { Context, type Effect } from "effect";
+
+/** `hint` says what to do about the error before it. */
+export type Level = "info" | "warning" | "error" | "hint";
+
+/** Where a run stands; drawn as a bar on a terminal, as a line now and then elsewhere. */
+export interface Progress {
+  /** What is being done, a word or two. */
+  readonly doing: string;
+  /** qvm-backup's own figure; it may pass 100 and is not linear (Qubes contract, section 1). */
+  readonly percent?: number | undefined;
+  readonly bytes: number;
+  /** Bytes in all, where known. */
+  readonly total?: number | undefined;
+}
+
+export class Reporter extends Context.Service<
+  Reporter,
+  {
+    /** `text` is one line; whatever came from another machine goes through `printable` first. */
+    readonly say: (level: Level, text: string) => Effect.Effect<void>;
+    readonly progress: (now: Progress) => Effect.Effect<void>;
+  }
+>()("qbackup/services/Reporter") {}

@@ -1,0 +1,25 @@
+/** Settings by name, from the environment or from assignments in the user's shell files. */
+import { Context, type Effect, Schema } from "effect";
+
+/** An assignment that is not a literal, so cannot be read without running the file. */
+export class SettingsError extends Schema.TaggedError<SettingsError>()("SettingsError", {
+  name: Schema.String,
+  file: Schema.String,
+  line: Schema.Int,
+  reason: Schema.String,
+}) {
+  override get message(): string {
+    return `${this.file}:${this.line}: cannot read ${this.name}: ${this.reason}`;
+  }
+}
+
+export class Settings extends Context.Service<
+  Settings,
+  {
+    /**
+     * The environment first, then `~/.bash_profile`, `~/.bashrc`, `~/.profile`: the first file that
+     * assigns it, its last assignment. Undefined when nobody sets it, or sets it to nothing.
+     */
+    readonly get: (name: string) => Effect.Effect<string | undefined, SettingsError>;
+  }
+>()("qbackup/services/Settings") {}

@@ -1,0 +1,112 @@
+/** Lines from an untrusted peer: bounded, and read ahead of nobody. */
+import { Effect, Schema } from "effect";
+import type { BytesError, Source } from "#services/Bytes";
+import { printable } from "./names.ts";
+import { parseReply, type Reply } from "./reply.ts";
+import { lineLimit } from "./request.ts";
+
+/** The peer wrote something that is not of the wire: `reason` is ours, and nothing of theirs. */
+export class WireError extends Schema.TaggedError<WireError>()("WireError", {
+  reason: Schema.String,
+}) {
+  override get message(): string {
+    return this.reason;
+  }
+}
+
+const strict = new TextDecoder("utf-8", { fatal: true });
+
+/** The text of a line, or undefined if it is not UTF-8. */
+const decode = (bytes: Uint8Array): string | undefined => {
+  try {
+    return strict.decode(bytes);
+  } catch {
+    return undefined;
+  }
+};
+
+/**
+ * Reads one line byte by byte, so that what follows it stays unread (it is somebody else's).
+ * Undefined at the end of the bytes. The newline is not part of it.
+ */
+export const readExactLine = Effect.fnUntraced(function* (
+  source: Source,
+  limit = lineLimit,
+): Effect.fn.Return<string | undefined, BytesError | WireError> {
+  const line = new Uint8Array(limit);
+  for (let n = 0; n < limit; n++) {
+    if ((yield* source.read(line.subarray(n, n + 1))) === 0) {
+      return n === 0 ? undefined : yield* new WireError({ reason: "the line breaks off" });
+    }
+    if (line[n] === 0x0a) {
+      const text = decode(line.subarray(0, n));
+      return text ?? (yield* new WireError({ reason: "the line is not UTF-8" }));
+    }
+  }
+  return yield* new WireError({ reason: `the line is longer than ${limit} bytes` });
+});
+
+/** What shells printed before the first reply; shown to a person once, it explains much. */
+export const preambleLimit = { lines: 64, bytes: 16_384 } as const;
+
+/**
+ * Reads replies. Up to 64 lines and 16 KiB before the first one are skipped and handed to
+ * `skipped`, printable; after it every line must be a reply. Fails at the end of the bytes with
+ * `ended`, which is for the caller to judge.
+ */
+export const replies = (source: Source, skipped: (line: string) => Effect.Effect<void>) => {
+  const buffer = new Uint8Array(preambleLimit.bytes + lineLimit);
+  let start = 0;
+  let end = 0;
+  let preamble = 0;
+  let lines = 0;
+  let begun = false;
+
+  /** The next line within `limit` bytes, as a view that the next call overwrites. */
+  const nextLine = Effect.fnUntraced(function* (limit: number) {
+    let scanned = start;
+    for (;;) {
+      const at = buffer.subarray(0, end).indexOf(0x0a, scanned);
+      if (at >= 0 && at - start < limit) {
+        const line = buffer.subarray(start, at);
+        start = at + 1;
+        return line;
+      }
+      if (at >= 0 || end - start >= limit) {
+        return yield* new WireError({ reason: `a line of more than ${limit} bytes` });
+      }
+      scanned = end;
+      if (start > 0) {
+        buffer.copyWithin(0, start, end);
+        scanned -= start;
+        end -= start;
+        start = 0;
+      }
+      const n = yield* source.read(buffer.subarray(end, limit));
+      if (n === 0) return undefined;
+      end += n;
+    }
+  });
+
+  const next: Effect.Effect<Reply | undefined, BytesError | WireError> = Effect.gen(function* () {
+    for (;;) {
+      const line = yield* nextLine(begun ? lineLimit : preambleLimit.bytes - preamble);
+      if (line === undefined) return undefined;
+      const text = decode(line);
+      const reply = line.length < lineLimit && text !== undefined ? parseReply(text) : undefined;
+      if (reply !== undefined) {
+        begun = true;
+        return reply;
+      }
+      if (begun) return yield* new WireError({ reason: "a line that is no reply" });
+      preamble += line.length + 1;
+      lines += 1;
+      if (lines > preambleLimit.lines || preamble >= preambleLimit.bytes) {
+        return yield* new WireError({ reason: "too much text before the first reply" });
+      }
+      if (line.length > 0) yield* skipped(printable(text ?? "(not UTF-8)"));
+    }
+  });
+
+  return { next };
+};

@@ -1,0 +1,110 @@
+/**
+ * What dom0 says an archive is (the manifest), and what the server says it keeps (the receipt). Both
+ * are JSON text that is kept byte for byte, because that text is what is hashed and signed.
+ */
+import { createHash } from "node:crypto";
+import { Option, Schema } from "effect";
+import { Count, Instant, Name, PublicKey, Session, Sha256, Signature } from "./names.ts";
+
+export const memberLimit = 65_536;
+
+/** Start and length of a member's own tar archive in the whole; `size` of its data. In bytes. */
+export const Member = Schema.Struct({
+  path: Schema.String.check(Schema.isMaxLength(256)),
+  start: Count,
+  length: Count,
+  size: Count,
+});
+export type Member = typeof Member.Type;
+
+export const Manifest = Schema.Struct({
+  version: Schema.Literal(1),
+  name: Name,
+  session: Session,
+  /** The key of the server that the archive was meant for. */
+  server: PublicKey,
+  size: Count,
+  treehash: Sha256,
+  created: Instant,
+  members: Schema.Array(Member).check(Schema.isMaxLength(memberLimit)),
+});
+export type Manifest = typeof Manifest.Type;
+
+export const Receipt = Schema.Struct({
+  version: Schema.Literal(1),
+  name: Name,
+  session: Session,
+  size: Count,
+  treehash: Sha256,
+  /** SHA-256 of the manifest's text. */
+  manifest: Sha256,
+  stored: Instant,
+});
+export type Receipt = typeof Receipt.Type;
+
+/** Ends an upload. `signature` is reserved for a signature by dom0; null for none. */
+export const Trailer = Schema.Struct({
+  manifest: Schema.String,
+  signature: Schema.NullOr(Schema.String),
+});
+
+/** What lies beside a committed archive; all null where nobody vouched for it (the seed's form). */
+export const Record = Schema.Struct({
+  manifest: Schema.NullOr(Schema.String),
+  signature: Schema.NullOr(Schema.String),
+  receipt: Schema.NullOr(Schema.String),
+  receiptSignature: Schema.NullOr(Signature),
+  /** Of an archive without a manifest: what the server itself counted. */
+  size: Schema.optionalKey(Count),
+  treehash: Schema.optionalKey(Sha256),
+  stored: Schema.optionalKey(Instant),
+});
+export type Record = typeof Record.Type;
+
+const reader =
+  <A>(schema: Schema.Codec<A, unknown>) =>
+  (text: string): A | undefined =>
+    Option.getOrUndefined(Schema.decodeUnknownOption(Schema.fromJsonString(schema))(text));
+
+export const parseManifest = reader(Manifest);
+export const parseReceipt = reader(Receipt);
+export const parseTrailer = reader(Trailer);
+export const parseRecord = reader(Record);
+
+export const sha256 = (text: string): string => createHash("sha256").update(text).digest("hex");
+
+/** What differs between a manifest and what the reader itself saw; undefined when nothing does. */
+export const manifestDiffers = (
+  manifest: Manifest,
+  seen: Omit<Manifest, "version" | "created">,
+): keyof Manifest | undefined => {
+  for (const field of ["name", "session", "server", "size", "treehash"] as const) {
+    if (manifest[field] !== seen[field]) return field;
+  }
+  const same =
+    manifest.members.length === seen.members.length &&
+    manifest.members.every((member, i) => {
+      const other = seen.members[i];
+      return (
+        other !== undefined &&
+        member.path === other.path &&
+        member.start === other.start &&
+        member.length === other.length &&
+        member.size === other.size
+      );
+    });
+  return same ? undefined : "members";
+};
+
+/** What differs between a receipt and the manifest it should be for; undefined when nothing does. */
+export const receiptDiffers = (
+  receipt: Receipt,
+  manifestText: string,
+): keyof Receipt | undefined => {
+  const manifest = parseManifest(manifestText);
+  if (manifest === undefined || receipt.manifest !== sha256(manifestText)) return "manifest";
+  for (const field of ["name", "session", "size", "treehash"] as const) {
+    if (receipt[field] !== manifest[field]) return field;
+  }
+  return undefined;
+};

@@ -37,6 +37,14 @@ export class QvmBackup extends Context.Service<
      * signal that stops qubesd too (trap 7), and nothing of it is left.
      */
     readonly start: (plan: Plan) => Effect.Effect<Running, QubesError, Scope.Scope>;
+    /**
+     * Whether qvm-backup will find a passphrase in this file: a regular file, readable, whose first
+     * line is UTF-8 and not blank. Gives its absolute path, and a warning where others may read it.
+     * The passphrase itself is looked at by nobody but qvm-backup.
+     */
+    readonly checkPassphrase: (
+      file: string,
+    ) => Effect.Effect<{ readonly path: string; readonly warning: string | undefined }, QubesError>;
     /** Puts right what a killed run left: cancels its qvm-backup, removes its FIFO. Says what it did. */
     readonly recover: Effect.Effect<ReadonlyArray<string>, QubesError>;
   }

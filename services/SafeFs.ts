@@ -45,11 +45,15 @@ export interface File {
   readonly truncate: (size: number) => Effect.Effect<void, SafeFsError>;
   /** The data and its size are on disk. After a failure the file's content is unknown: give it up. */
   readonly sync: Effect.Effect<void, SafeFsError>;
+  /** As `sync`, and the mode too. */
+  readonly syncAll: Effect.Effect<void, SafeFsError>;
   readonly protect: (mode: number) => Effect.Effect<void, SafeFsError>;
 }
 
 /** A directory, open. Every `name` is a single component; anything else is a defect of the caller. */
 export interface Directory {
+  /** This directory itself. */
+  readonly self: Effect.Effect<Entry, SafeFsError>;
   readonly directory: (name: string) => Effect.Effect<Directory, SafeFsError, Scope.Scope>;
   /** Opens it, making it first (with `mode`) where it is missing. */
   readonly ensure: (

@@ -265,6 +265,7 @@ export class Walk {
     }
     const tail = this.#closeFile();
     if (tail !== undefined) return tail;
+    if (this.#seen.size === 0) return this.#fail("missing-qube", "the archive has no qube in it");
     const missing = [...(this.#expected ?? [])].filter((id) => !this.#seen.has(id));
     if (missing.length > 0) {
       return this.#fail("missing-qube", `the archive has nothing of ${missing.join(", ")}`);

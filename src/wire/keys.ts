@@ -1,6 +1,7 @@
 /** The server's Ed25519 key: how it is made, written, shown, and what it signs. */
 import {
   createHash,
+  createHmac,
   createPrivateKey,
   createPublicKey,
   type KeyObject,
@@ -58,3 +59,10 @@ export const signatureHolds = (server: string, text: string, signature: string):
 /** The short form that two people compare: as ssh shows its keys. */
 export const fingerprint = (server: string): string =>
   `SHA256:${createHash("sha256").update(Buffer.from(server, "base64")).digest("base64").replace(/=+$/, "")}`;
+
+/**
+ * The key of the lock on `what`, in hex. Nobody without the server's private key (its PEM) can tell
+ * it, so nobody else on the machine can take the lock first or ask its holder to step down.
+ */
+export const lockKey = (pem: string, what: string): string =>
+  createHmac("sha256", pem).update(what).digest("hex");

@@ -1,0 +1,99 @@
+/** The destination qube: which one, running for as long as it is needed, and stopped again. */
+import { Effect } from "effect";
+import { Ledger } from "#services/Ledger";
+import { Locks } from "#services/Locks";
+import { Qubes } from "#services/Qubes";
+import { Reporter } from "#services/Reporter";
+import { Settings } from "#services/Settings";
+import type { Session } from "#src/wire/names";
+import { failed } from "./failure.ts";
+import { inLedger, remark } from "./record.ts";
+
+const setting = Effect.fnUntraced(function* (
+  given: string | undefined,
+  name: string,
+  flag: string,
+  what: string,
+) {
+  if (given !== undefined && given !== "") return given;
+  const found = yield* (yield* Settings)
+    .get(name)
+    .pipe(Effect.mapError((error) => failed("usage", error.message, "give it a literal value")));
+  return (
+    found ??
+    (yield* failed("usage", `${what} is not set`, `give ${flag}, or set ${name} in ~/.bashrc`))
+  );
+});
+
+export const destinationFor = (to: string | undefined) =>
+  setting(to, "QBKP_DEST_VM", "-t VM", "the destination qube");
+
+export const settingsFor = Effect.fnUntraced(function* (options: {
+  readonly to: string | undefined;
+  readonly passphraseFile: string | undefined;
+}) {
+  const destination = yield* destinationFor(options.to);
+  const passphraseFile = yield* setting(
+    options.passphraseFile,
+    "QBKP_PASS_FILE",
+    "-p FILE",
+    "the passphrase file",
+  );
+  return { destination, passphraseFile };
+});
+
+/** One run at a time for each ledger; held until the scope closes. */
+export const takeLock = Effect.gen(function* () {
+  const { place } = yield* Ledger;
+  yield* (yield* Locks).hold(`a run with the ledger in ${place}`).pipe(
+    Effect.catchTag("LockBusy", () =>
+      failed("locked", "another run is under way", "it shows in: journalctl -t qbackup"),
+    ),
+    Effect.catchTag("LockFailed", (error) => failed("bug", `no lock: ${String(error.cause)}`)),
+  );
+});
+
+/**
+ * Has the destination qube run until the scope closes, and stops it then if it did not run before,
+ * or if a killed run had started it. The mark in the ledger comes first, so that a kill in between
+ * is put right by the next run.
+ */
+export const startDestination = Effect.fnUntraced(function* (options: {
+  readonly destination: string;
+  readonly session: Session;
+  readonly keepRunning: boolean;
+}) {
+  const { destination, session } = options;
+  const qubes = yield* Qubes;
+  const ledger = yield* Ledger;
+  const reporter = yield* Reporter;
+  const fromQubes = <A>(effect: Effect.Effect<A, { readonly message: string }>) =>
+    Effect.mapError(effect, (error) => failed("qubes", error.message));
+
+  const left = yield* inLedger(ledger.unfinished);
+  const running = yield* fromQubes(qubes.running(destination));
+  const adopted = left?.started === true && left.destination === destination;
+  if (left?.started === true && !adopted) {
+    yield* reporter.say("warning", `a killed run left ${left.destination} running`);
+    yield* Effect.ignore(qubes.shutdown(left.destination));
+  }
+  const started = !running || adopted;
+  yield* inLedger(
+    ledger.mark({
+      session,
+      destination,
+      started,
+      ...(left?.submission === undefined ? {} : { submission: left.submission }),
+    }),
+  );
+  yield* Effect.addFinalizer(() =>
+    Effect.gen(function* () {
+      if (started && !options.keepRunning) yield* fromQubes(qubes.shutdown(destination));
+      // What the server may have committed stays noted until its receipt was fetched.
+      yield* remark((mark) =>
+        mark.submission === undefined ? undefined : { ...mark, started: false },
+      );
+    }).pipe(Effect.catch((failure) => reporter.say("warning", failure.message))),
+  );
+  if (!running) yield* fromQubes(qubes.start(destination));
+});

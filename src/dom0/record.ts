@@ -1,0 +1,60 @@
+/** What dom0 writes down: the mark of a run under way, the receipt that it accepts, the ledger. */
+import { DateTime, Effect } from "effect";
+import { Ledger, type Submission, type Unfinished } from "#services/Ledger";
+import { signatureHolds } from "#src/wire/keys";
+import { parseReceipt, receiptDiffers } from "#src/wire/manifest";
+import { failed } from "./failure.ts";
+import type { Stored } from "./upload.ts";
+
+/** A ledger that cannot be used is a matter of this machine's set-up: a full disk, a planted link. */
+export const inLedger = <A, R>(effect: Effect.Effect<A, { readonly message: string }, R>) =>
+  Effect.mapError(effect, (error) => failed("usage", error.message));
+
+/** Changes the mark of the run under way; nothing where there is none. */
+export const remark = Effect.fnUntraced(function* (
+  change: (mark: Unfinished) => Unfinished | undefined,
+) {
+  const ledger = yield* Ledger;
+  const mark = yield* inLedger(ledger.unfinished);
+  if (mark !== undefined) yield* inLedger(ledger.mark(change(mark)));
+});
+
+/** The server's part in it is over: there is no receipt left to be fetched. */
+export const withoutSubmission = ({ submission: _settled, ...mark }: Unfinished): Unfinished =>
+  mark;
+
+/** Is this what the pinned server signed, for exactly what was counted here? */
+export const checkReceipt = Effect.fnUntraced(function* (
+  { receipt: text, signature }: Stored,
+  server: string,
+  manifestText: string,
+) {
+  const receipt = parseReceipt(text);
+  if (receipt === undefined)
+    return yield* failed("integrity", "the server's receipt is not readable");
+  if (!signatureHolds(server, text, signature)) {
+    return yield* failed("integrity", "the receipt is not signed by the pinned server");
+  }
+  const differs = receiptDiffers(receipt, manifestText);
+  if (differs !== undefined) {
+    return yield* failed("integrity", `the receipt is for something else: its ${differs} differs`);
+  }
+});
+
+/** Writes the run into the ledger; from then on it is finished. */
+export const complete = Effect.fnUntraced(function* (submission: Submission, stored: Stored) {
+  const ledger = yield* Ledger;
+  const finished = DateTime.formatIso(yield* DateTime.now);
+  yield* ledger
+    .append({ finished, ...submission, receipt: stored.receipt, signature: stored.signature })
+    .pipe(
+      Effect.mapError((error) =>
+        failed(
+          "usage",
+          `the archive is stored, but ${error.message}`,
+          "put that right and run again: the next run fetches the receipt anew",
+        ),
+      ),
+    );
+  yield* remark(withoutSubmission);
+});

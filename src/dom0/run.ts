@@ -1,0 +1,377 @@
+/** The job: one backup, from the first check to the line in the ledger. */
+import { Clock, DateTime, Effect, Fiber } from "effect";
+import { BytesError } from "#services/Bytes";
+import { Invocation } from "#services/Invocation";
+import { Ledger, type Submission } from "#services/Ledger";
+import { Notifier } from "#services/Notifier";
+import { type Qube, Qubes, type QubesError } from "#services/Qubes";
+import { QvmBackup, type Running } from "#services/QvmBackup";
+import { Reporter } from "#services/Reporter";
+import { leafOf, treeHasher } from "#src/archive/treehash";
+import { ArchiveFault, Walk } from "#src/archive/walk";
+import { bytes as inBytes } from "#src/wire/format";
+import { blockSize } from "#src/wire/frames";
+import { fingerprint } from "#src/wire/keys";
+import type { Manifest, Trailer } from "#src/wire/manifest";
+import { isName, type Name, printable, type Session } from "#src/wire/names";
+import { failed, type RunFailed } from "./failure.ts";
+import { settingsFor, startDestination, takeLock } from "./destination.ts";
+import { checkReceipt, complete, inLedger, remark } from "./record.ts";
+import { settle } from "./settle.ts";
+import { openUpload, type Upload } from "./upload.ts";
+
+export interface RunOptions {
+  readonly prefix: string;
+  readonly to: string | undefined;
+  readonly passphraseFile: string | undefined;
+  readonly keepRunning: boolean;
+  readonly includeDom0: boolean;
+  /** Empty: what qvm-backup includes by default. */
+  readonly qubes: ReadonlyArray<string>;
+  /** MiB. */
+  readonly window: number;
+  /** Minutes. */
+  readonly linkTimeout: number;
+  /** Minutes in which qvm-backup must write or show progress. */
+  readonly qubesTimeout: number;
+}
+
+/** Bytes that qubesd needs for the chunks that pile up while the target is slow (trap 3). */
+const scratchWanted = 1_300_000_000;
+const scratchLeast = 256 * 1_048_576;
+
+interface Scratch {
+  readonly path: string;
+  readonly free: Effect.Effect<number, QubesError>;
+}
+
+const two = (n: number): string => String(n).padStart(2, "0");
+
+/** PREFIX, the local time to the minute, `.backup`. */
+const archiveName = Effect.fnUntraced(function* (prefix: string) {
+  const now = new Date(yield* Clock.currentTimeMillis);
+  const date = `${now.getFullYear()}-${two(now.getMonth() + 1)}-${two(now.getDate())}`;
+  const name = `${prefix}${date}T${two(now.getHours())}${two(now.getMinutes())}.backup`;
+  return isName(name)
+    ? name
+    : yield* failed(
+        "usage",
+        "the prefix does not make a name that the server takes",
+        "letters, digits and . _ + - only, each part beginning with a letter or digit, parts joined by /",
+      );
+});
+
+interface Selection {
+  /** What qvm-backup is given; empty for its default set. */
+  readonly asked: ReadonlyArray<string>;
+  readonly includeDom0: boolean;
+  /** What must be in the archive. */
+  readonly qubes: ReadonlyArray<Qube>;
+  /** Their directories in the archive. */
+  readonly expected: ReadonlySet<string>;
+}
+
+/** Decides, before anything starts, what must come out of qvm-backup. */
+const select = Effect.fnUntraced(function* (options: RunOptions, all: ReadonlyArray<Qube>) {
+  const asked = [...new Set(options.qubes)];
+  const unknown = asked.filter((name) => !all.some((qube) => qube.name === name));
+  if (unknown.length > 0) {
+    return yield* failed("usage", `no such qube: ${unknown.join(", ")}`, "qvm-ls lists the qubes");
+  }
+  // An AdminVM has no id of its own in the archive; its home lies in a directory apart.
+  const includeDom0 = options.includeDom0 || asked.includes("dom0");
+  const named = asked.filter((name) => name !== "dom0");
+  if (includeDom0 && asked.length > 0) named.push("dom0");
+  const qubes = all.filter((qube) =>
+    qube.qid === 0 ? includeDom0 : asked.length > 0 ? named.includes(qube.name) : qube.included,
+  );
+  if (qubes.length === 0) {
+    return yield* failed(
+      "usage",
+      "no qube is included in backups",
+      "name qubes, or set include_in_backups with qvm-prefs",
+    );
+  }
+  const selection: Selection = {
+    asked: named,
+    includeDom0,
+    qubes,
+    expected: new Set(qubes.map(({ qid }) => (qid === 0 ? "dom0-home" : `vm${qid}`))),
+  };
+  return selection;
+});
+
+const checkScratch = Effect.gen(function* () {
+  const { path, free } = yield* (yield* Qubes).scratch;
+  const left = yield* free;
+  if (left < scratchLeast) {
+    return yield* failed(
+      "qubes",
+      `only ${inBytes(left)} are free in ${path}, where qubesd puts its temporary files`,
+      "free space there: chunks that do not fit would be cut short",
+    );
+  }
+  if (left < scratchWanted) {
+    yield* (yield* Reporter).say(
+      "warning",
+      `${inBytes(left)} are free in ${path}; with a slow link qubesd may need 1.3 GB there. The run stops if it fills`,
+    );
+  }
+  return { path, free };
+});
+
+/** Fails as soon as a chunk might be cut short for lack of room: the stream would not show it. */
+const watchScratch = (scratch: Scratch) =>
+  Effect.gen(function* () {
+    for (;;) {
+      yield* Effect.sleep("1 second");
+      const left = yield* scratch.free.pipe(Effect.mapError((e) => failed("qubes", e.message)));
+      if (left < scratchLeast) {
+        return yield* failed(
+          "qubes",
+          `only ${inBytes(left)} are left in ${scratch.path}: chunks may have been cut short`,
+          "free space there and run again",
+        );
+      }
+    }
+  });
+
+/** What dom0 itself counted, hashed and checked. */
+interface Counted {
+  readonly size: number;
+  readonly treehash: string;
+  readonly members: Manifest["members"];
+}
+
+/** FIFO to window: counts, hashes, walks. Returns at the end of the archive, judged by nobody yet. */
+const pump = Effect.fnUntraced(function* (
+  running: Running,
+  upload: Upload,
+  expected: ReadonlySet<string>,
+  state: { reading: boolean },
+) {
+  const walk = new Walk({ expected });
+  const tree = treeHasher();
+  for (;;) {
+    const buffer = yield* upload.buffer;
+    const room = buffer.subarray(4);
+    state.reading = true;
+    const size = yield* running.archive.read(room, blockSize);
+    state.reading = false;
+    if (size > 0) {
+      const block = room.subarray(0, size);
+      const fault = walk.push(block);
+      if (fault !== undefined) return fault;
+      tree.push(leafOf(block));
+      yield* upload.push(buffer, size);
+    }
+    if (size < blockSize) return { walk, tree };
+  }
+});
+
+/** Cancels a qvm-backup that does nothing; a full window is no such case, it waits for us then. */
+const watchQvmBackup = (running: Running, state: { reading: boolean }, minutes: number) =>
+  Effect.gen(function* () {
+    let quiet = 0;
+    let seen = -1;
+    for (;;) {
+      yield* Effect.sleep("1 second");
+      const now = running.archive.received() + running.progress().shown;
+      quiet = now === seen && state.reading ? quiet + 1 : 0;
+      seen = now;
+      if (quiet >= minutes * 60) {
+        return yield* failed(
+          "qubes",
+          `qvm-backup has neither written nor shown progress for ${minutes} minutes`,
+          "see journalctl -u qubesd; a longer limit is set with --qubes-timeout",
+        );
+      }
+    }
+  });
+
+const report = (running: Running, upload: Upload) =>
+  Effect.gen(function* () {
+    const reporter = yield* Reporter;
+    for (;;) {
+      yield* reporter.progress({
+        doing: "backing up",
+        percent: running.progress().percent,
+        bytes: upload.progress().sent,
+      });
+      yield* Effect.sleep("200 millis");
+    }
+  });
+
+/** Everything between the server's `ready` and the end of qvm-backup. */
+const stream = Effect.fnUntraced(function* (
+  options: RunOptions,
+  selection: Selection,
+  passphraseFile: string,
+  upload: Upload,
+  scratch: Scratch,
+) {
+  const running = yield* (yield* QvmBackup)
+    .start({ qubes: selection.asked, includeDom0: selection.includeDom0, passphraseFile })
+    .pipe(Effect.mapError((error) => failed("qubes", error.message)));
+  const state = { reading: false };
+  const reporting = yield* Effect.forkScoped(report(running, upload));
+  const pumped = yield* pump(running, upload, selection.expected, state).pipe(
+    Effect.catchTag("BytesError", (error: BytesError) =>
+      failed("qubes", `the stream of qvm-backup failed: ${String(error.cause)}`),
+    ),
+    Effect.raceFirst(upload.broken),
+    Effect.raceFirst(watchQvmBackup(running, state, options.qubesTimeout)),
+    Effect.raceFirst(watchScratch(scratch)),
+  );
+  if (pumped instanceof ArchiveFault) {
+    return yield* failed("integrity", `qvm-backup wrote no whole archive: ${pumped.message}`);
+  }
+  const ended = yield* running.ended.pipe(
+    Effect.timeoutOrElse({
+      duration: "1 minute",
+      orElse: () => failed("qubes", "qvm-backup closed its output but does not end"),
+    }),
+  );
+  yield* Fiber.interrupt(reporting);
+  if (ended.code !== 0) {
+    const said = ended.said.at(-1);
+    return yield* failed(
+      "qubes",
+      `qvm-backup failed with exit code ${ended.code}${said === undefined ? "" : `: ${said}`}`,
+      "see journalctl -u qubesd for what qubesd says",
+    );
+  }
+  const members = pumped.walk.finish();
+  const treehash = pumped.tree.root();
+  if (members instanceof ArchiveFault || treehash === undefined) {
+    const detail = members instanceof ArchiveFault ? members.message : "there is nothing in it";
+    return yield* failed(
+      "integrity",
+      `qvm-backup said that all is well, but the archive is not whole: ${detail}`,
+    );
+  }
+  const counted: Counted = { size: pumped.walk.offset, treehash, members };
+  return counted;
+}, Effect.scoped);
+
+const backup = Effect.fnUntraced(function* (
+  options: RunOptions,
+  destination: string,
+  passphraseFile: string,
+  wanted: Name,
+) {
+  const reporter = yield* Reporter;
+  const ledger = yield* Ledger;
+  const qubes = yield* Qubes;
+  const all = yield* qubes.list.pipe(Effect.mapError((e) => failed("qubes", e.message)));
+  const selection = yield* select(options, all);
+  if (!all.some((qube) => qube.name === destination)) {
+    return yield* failed("usage", `the destination qube does not exist: ${printable(destination)}`);
+  }
+  const scratch = yield* checkScratch.pipe(
+    Effect.catchTag("QubesError", (e) => failed("qubes", e.message)),
+  );
+  const session = Buffer.from((yield* Invocation).entropy(16)).toString("hex") as Session;
+
+  yield* startDestination({ destination, session, keepRunning: options.keepRunning });
+  yield* settle(destination);
+  const { name, server, counted, stored, submission } = yield* Effect.gen(function* () {
+    const upload = yield* openUpload({
+      destination,
+      name: wanted,
+      session,
+      window: options.window,
+      linkTimeout: options.linkTimeout,
+    });
+    const { name, server } = upload;
+    yield* reporter.say(
+      "info",
+      `backing up ${selection.qubes.map((qube) => qube.name).join(", ")} as ${name} through ${destination}`,
+    );
+    const counted = yield* stream(options, selection, passphraseFile, upload, scratch);
+    const manifest = JSON.stringify({
+      version: 1,
+      name,
+      session,
+      server,
+      size: counted.size,
+      treehash: counted.treehash,
+      created: DateTime.formatIso(yield* DateTime.now),
+      members: counted.members,
+    } satisfies typeof Manifest.Encoded);
+    const submission: Submission = {
+      name,
+      session,
+      destination,
+      server,
+      asked: { qubes: selection.asked, includeDom0: selection.includeDom0, prefix: options.prefix },
+      qubes: selection.qubes.map((qube) => ({ name: qube.name, qid: qube.qid })),
+      manifest,
+    };
+    // Before the trailer: from then on the server may commit, whatever becomes of this run.
+    yield* remark((mark) => ({ ...mark, submission }));
+    const trailer = { manifest, signature: null } satisfies typeof Trailer.Type;
+    const stored = yield* upload.finish(new TextEncoder().encode(JSON.stringify(trailer)));
+    yield* checkReceipt(stored, server, manifest);
+    return { name, server, counted, stored, submission };
+  }).pipe(Effect.scoped);
+
+  const first = (yield* inLedger(ledger.entries)).entries.length === 0;
+  yield* complete(submission, stored);
+  yield* reporter.say(
+    "info",
+    `stored ${name}: ${inBytes(counted.size)} in ${counted.members.length} members, tree hash ${counted.treehash}, receipt signed by ${fingerprint(server)}`,
+  );
+  if (first) yield* whatARestoreNeeds(name, destination, passphraseFile);
+  return name;
+}, Effect.scoped);
+
+const whatARestoreNeeds = Effect.fnUntraced(function* (
+  name: string,
+  destination: string,
+  passphraseFile: string,
+) {
+  const { say } = yield* Reporter;
+  const { place } = yield* Ledger;
+  yield* say("hint", "this was the first backup. Away from this machine, a restore will need:");
+  yield* say(
+    "hint",
+    `- the passphrase, which lies here in ${passphraseFile}: keep it on paper too`,
+  );
+  yield* say("hint", `- the archive ${name} on the server, reached by SSH_CONN of ${destination}`);
+  yield* say(
+    "hint",
+    `- to prove that it is unchanged: the ledger in ${place}; keep a copy elsewhere`,
+  );
+});
+
+/** One run, from settings to ledger; what it started is put back on every way out. */
+export const run = Effect.fnUntraced(function* (options: RunOptions) {
+  const reporter = yield* Reporter;
+  const notifier = yield* Notifier;
+  const qvmBackup = yield* QvmBackup;
+  const { destination, passphraseFile } = yield* settingsFor(options);
+  const name = yield* archiveName(options.prefix);
+  const passphrase = yield* qvmBackup
+    .checkPassphrase(passphraseFile)
+    .pipe(Effect.mapError((error) => failed("usage", error.message)));
+  if (passphrase.warning !== undefined) yield* reporter.say("warning", passphrase.warning);
+  yield* takeLock;
+
+  yield* notifier.notify("low", "Backup started", `Through ${destination}`);
+  const stored = yield* Effect.gen(function* () {
+    const recovered = yield* qvmBackup.recover.pipe(
+      Effect.mapError((error) => failed("qubes", error.message)),
+    );
+    for (const line of recovered) yield* reporter.say("warning", `after a killed run: ${line}`);
+    return yield* backup(options, destination, passphrase.path, name);
+  }).pipe(
+    Effect.tapError((failure: RunFailed) =>
+      notifier.notify("critical", `Backup failed: ${failure.exit}`, "See: journalctl -t qbackup"),
+    ),
+    Effect.onInterrupt(() =>
+      notifier.notify("critical", "Backup interrupted", "See: journalctl -t qbackup"),
+    ),
+  );
+  yield* notifier.notify("normal", "Backup stored and proven", stored);
+}, Effect.scoped);

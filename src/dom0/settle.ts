@@ -1,0 +1,60 @@
+/**
+ * What a killed run left open: it may have sent its trailer, so the server may have committed, but
+ * no receipt was written down. The same session is told `stored` once more; or, where the server had
+ * not committed, its upload is given up.
+ */
+import { Effect } from "effect";
+import { Ledger } from "#services/Ledger";
+import { Reporter } from "#services/Reporter";
+import { giveUpFrame } from "#src/wire/frames";
+import { failed } from "./failure.ts";
+import { checkReceipt, complete, inLedger, remark, withoutSubmission } from "./record.ts";
+import { openCall, whyEnded } from "./upload.ts";
+
+const tries = 3;
+
+export const settle = Effect.fnUntraced(function* (destination: string) {
+  const reporter = yield* Reporter;
+  const submission = (yield* inLedger((yield* Ledger).unfinished))?.submission;
+  if (submission === undefined) return;
+  const { name, session, server, manifest } = submission;
+  if (submission.destination !== destination) {
+    yield* reporter.say(
+      "warning",
+      `a run through ${submission.destination} broke off at its end: ${name} may be on its server, but is not proven`,
+    );
+    return yield* remark(withoutSubmission);
+  }
+
+  for (let attempt = 1; ; attempt++) {
+    const reason = yield* Effect.gen(function* () {
+      const { call, next } = yield* openCall(destination, { verb: "put", name, session });
+      const reply = yield* next.pipe(Effect.timeout("90 seconds"));
+      if (reply === undefined) return (yield* whyEnded(call, destination)).reason;
+      if (reply.type === "stored") {
+        yield* checkReceipt(reply, server, manifest);
+        yield* complete(submission, reply);
+        yield* reporter.say(
+          "info",
+          `${name}, whose run broke off at its end, is stored and proven`,
+        );
+        return undefined;
+      }
+      if (reply.type === "error" && reply.code === "busy") return "the server is busy";
+      if (reply.type === "ready") {
+        yield* Effect.ignore(call.stdin.write(giveUpFrame));
+        yield* call.ended.pipe(Effect.timeoutOption("5 seconds"));
+      }
+      yield* reporter.say("warning", `${name}, whose run broke off at its end, was not stored`);
+      return yield* remark(withoutSubmission);
+    }).pipe(
+      Effect.scoped,
+      Effect.catchTag("BytesError", () => Effect.succeed("the link broke")),
+      Effect.catchTag("WireError", (error) => Effect.succeed(error.reason)),
+      Effect.catchTag("TimeoutError", () => Effect.succeed("no answer came")),
+    );
+    if (reason === undefined) return;
+    if (attempt === tries) return yield* failed("link", `no link to the server: ${reason}`);
+    yield* Effect.sleep("2 seconds");
+  }
+});

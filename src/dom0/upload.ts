@@ -1,0 +1,414 @@
+/**
+ * One archive on its way: a window of blocks that the server has not yet acknowledged, and a link
+ * that is made again whenever it breaks.
+ *
+ * The blocks of the window are the only copy of what qvm-backup wrote, for its stream cannot be made
+ * twice; so a block leaves the window only when the server says that it is on disk, and the server
+ * is never believed about a byte that it was not sent. Waiting for room in the window is what
+ * qvm-backup feels as back-pressure.
+ */
+import { Deferred, Effect, Fiber, Latch, Random, Schema } from "effect";
+import type { BytesError } from "#services/Bytes";
+import { Ledger } from "#services/Ledger";
+import { type Call, Qrexec } from "#services/Qrexec";
+import { Reporter } from "#services/Reporter";
+import { blockSize, giveUpFrame, keepAliveFrame, lengthPrefix } from "#src/wire/frames";
+import { fingerprint } from "#src/wire/keys";
+import { replies, type WireError } from "#src/wire/lines";
+import { isName, type Name, printable, type Session } from "#src/wire/names";
+import type { Code, Reply } from "#src/wire/reply";
+import { type Request, toLine } from "#src/wire/request";
+import { failed, RunFailed } from "./failure.ts";
+
+/** The reply that ends an upload. */
+export interface Stored {
+  readonly receipt: string;
+  readonly signature: string;
+}
+
+export interface Upload {
+  /** As asked for, or with six digits of the session behind it if that name was taken. */
+  readonly name: Name;
+  /** The server's public key, pinned. */
+  readonly server: string;
+  /** A buffer for the next block, with room for its length in front; waits for room in the window. */
+  readonly buffer: Effect.Effect<Uint8Array>;
+  /** Hands the buffer back with `size` bytes of a block in it (from byte 4 on). */
+  readonly push: (buffer: Uint8Array, size: number) => Effect.Effect<void>;
+  /** Says that the blocks are all, and returns when the server has stored them. */
+  readonly finish: (trailer: Uint8Array) => Effect.Effect<Stored, RunFailed>;
+  /** Never returns but with what ended the link for good; to be raced with whatever feeds it. */
+  readonly broken: Effect.Effect<never, RunFailed>;
+  /** In bytes. */
+  readonly progress: () => { readonly sent: number; readonly acked: number };
+}
+
+export interface UploadOptions {
+  readonly destination: string;
+  readonly name: Name;
+  readonly session: Session;
+  /** Blocks of 1 MiB that may wait for an acknowledgement. */
+  readonly window: number;
+  /** Minutes without progress, while bytes wait or the link is down, after which it gives up. */
+  readonly linkTimeout: number;
+}
+
+const firstTries = 3;
+/** Seconds. The first reply waits for ssh to connect, and for an old writer to step down. */
+const readyLimit = 90;
+const silenceLimit = 60;
+const keepAliveAfter = 15;
+/** A link that broke is told by EPIPE at once; an error line may still be on its way. */
+const lastWords = 2;
+
+/** The link broke, or could not be made: it may go better the next time. */
+class LinkBroken extends Schema.TaggedError<LinkBroken>()("LinkBroken", {
+  reason: Schema.String,
+  hint: Schema.optionalKey(Schema.String),
+}) {}
+
+/** Server replies that say more about the bytes than about the server's wishes. */
+const integrityCodes: ReadonlySet<Code> = new Set(["incomplete", "digest-mismatch", "signature"]);
+
+const advice: { readonly [C in Code]?: string } = {
+  "no-directory": "make the directory on the server first; qbackup makes none",
+  "no-space": "free space on the server",
+  quota: "the server's owner has set a quota for this store",
+  "not-permitted": "the store's directories must be writable for its account",
+  unsupported:
+    "the program there is older than this one: update the server first, then the carrier",
+  "bad-request":
+    "the program there may be older than this one: update the server, then the carrier",
+  "bad-name":
+    "the name's parts may have letters, digits and . _ + - and begin with a letter or digit",
+};
+
+/** What an error reply means for the run. */
+export const refusal = (reply: Extract<Reply, { type: "error" }>): RunFailed => {
+  const said = printable(reply.message);
+  if (reply.from === "carrier") return failed("link", `the carrier could not send: ${said}`);
+  return failed(
+    integrityCodes.has(reply.code) ? "integrity" : "refused",
+    `the server refused (${reply.code}): ${said}`,
+    advice[reply.code],
+  );
+};
+
+/** Opens a call with its request line written, and the replies to it. */
+export const openCall = Effect.fnUntraced(function* (destination: string, request: Request) {
+  const reporter = yield* Reporter;
+  const call = yield* (yield* Qrexec)
+    .call(destination, `qubes.BackupCarrier+${request.verb}`)
+    .pipe(
+      Effect.mapError((error) =>
+        failed("qubes", `could not call ${destination}: ${printable(String(error.cause))}`),
+      ),
+    );
+  yield* call.stdin
+    .write(new TextEncoder().encode(`${toLine(request)}\n`))
+    .pipe(Effect.catch(() => Effect.void)); // how the call ended is told by what it said
+  const { next } = replies(call.stdout, (line) =>
+    reporter.say("warning", `a login shell on the way printed: ${line}`),
+  );
+  return { call, next };
+});
+
+/** Why a call gave no (more) replies: its exit code and stderr explain, though they prove nothing. */
+export const whyEnded = Effect.fnUntraced(function* (call: Call, destination: string) {
+  const ended = yield* call.ended.pipe(Effect.timeoutOption("3 seconds"));
+  if (ended._tag === "None") return { reason: "no reply came" };
+  const { code, said } = ended.value;
+  const last = said.at(-1);
+  if (code === 127) {
+    return {
+      reason: `${destination} has no service qubes.BackupCarrier`,
+      hint: "install it there, or in its template: make templatevm",
+    };
+  }
+  if (last !== undefined) return { reason: said.slice(-3).join("; ") };
+  return code === 0
+    ? {
+        reason: "the call ended without an answer",
+        hint: "if this is the first run, the carrier or the server may still have the older scripts: update the server, then the carrier",
+      }
+    : { reason: `the call ended with exit code ${code}` };
+});
+
+/** The server behind `destination` is the one that it was the first time; pinned then. */
+export const checkServer = Effect.fnUntraced(function* (destination: string, server: string) {
+  const ledger = yield* Ledger;
+  const configuration = (error: { readonly message: string }) => failed("usage", error.message);
+  const pinned = yield* ledger.pinned(destination).pipe(Effect.mapError(configuration));
+  if (pinned === server) return;
+  if (pinned !== undefined) {
+    return yield* failed(
+      "integrity",
+      `the server's key changed: it was ${fingerprint(pinned)}, now it is ${fingerprint(server)}`,
+      `ask the server's owner what \`qbackup-shell identity\` prints there; only if it is the new key, remove the line of ${destination} from ${ledger.place}/known_servers`,
+    );
+  }
+  yield* ledger.pin(destination, server).pipe(Effect.mapError(configuration));
+  const reporter = yield* Reporter;
+  yield* reporter.say(
+    "info",
+    `first contact: pinned the server behind ${destination}, ${fingerprint(server)}`,
+  );
+  yield* reporter.say("hint", "compare it with what `qbackup-shell identity` prints on the server");
+});
+
+interface Block {
+  readonly buffer: Uint8Array;
+  readonly start: number;
+  readonly size: number;
+}
+
+/** Makes the link and keeps it; returns when the server is ready for the first byte. */
+export const openUpload = Effect.fnUntraced(function* (options: UploadOptions) {
+  const { destination, session } = options;
+  const reporter = yield* Reporter;
+
+  const blocks: Array<Block> = [];
+  const spare: Array<Uint8Array> = [];
+  let lent = 0;
+  /** Offsets: acknowledged, sent at least once, handed over by the producer. */
+  let acked = 0;
+  let sent = 0;
+  let pushed = 0;
+  let trailer: Uint8Array | undefined;
+  let trailerSent = false;
+  let name = options.name;
+  let server: string | undefined;
+  let up = false;
+  /** Seconds without progress although there was something to do. */
+  let stalled = 0;
+  /** Says "not wanted any more" to the server over the present link. */
+  let giveUp: Effect.Effect<void> = Effect.void;
+
+  const room = Latch.makeUnsafe(true);
+  const work = Latch.makeUnsafe(false);
+  const ready = yield* Deferred.make<void>();
+  const stored = yield* Deferred.make<Stored>();
+  const over = yield* Deferred.make<never, RunFailed>();
+
+  const acknowledge = Effect.fnUntraced(function* (offset: number) {
+    if (offset % blockSize !== 0 || offset < acked || offset > sent) {
+      return yield* failed(
+        "integrity",
+        `the server speaks of ${offset} bytes, but ${acked} were acknowledged and ${sent} sent`,
+      );
+    }
+    if (offset === acked) return;
+    acked = offset;
+    stalled = 0;
+    for (let first = blocks[0]; first !== undefined; first = blocks[0]) {
+      if (first.start + first.size > acked) break;
+      spare.push(first.buffer);
+      blocks.shift();
+    }
+    yield* room.open;
+  });
+
+  /** Sends what is in the window from `from` on, then what is pushed, then the trailer. */
+  const send = Effect.fnUntraced(function* (call: Call, from: number) {
+    let cursor = from;
+    for (;;) {
+      // By offset, not by index: acknowledgements shift the window while this waits.
+      const block = blocks[Math.floor((cursor - (blocks[0]?.start ?? 0)) / blockSize)];
+      if (block !== undefined && cursor < pushed) {
+        sent = Math.max(sent, cursor + block.size);
+        yield* call.stdin.write(block.buffer.subarray(0, 4 + block.size));
+        cursor += block.size;
+      } else if (trailer !== undefined) {
+        trailerSent = true;
+        giveUp = Effect.void;
+        yield* call.stdin.write(lengthPrefix(0));
+        yield* call.stdin.write(lengthPrefix(trailer.length));
+        yield* call.stdin.write(trailer);
+        return yield* Effect.never;
+      } else {
+        work.closeUnsafe();
+        const idle = yield* work.await.pipe(Effect.timeoutOption(`${keepAliveAfter} seconds`));
+        if (idle._tag === "None") yield* call.stdin.write(keepAliveFrame);
+      }
+    }
+  });
+
+  /** Makes sense of every reply until one ends the upload. */
+  const receive = Effect.fnUntraced(function* (
+    next: Effect.Effect<Reply | undefined, BytesError | WireError>,
+  ) {
+    for (;;) {
+      const reply = yield* next.pipe(
+        Effect.timeoutOrElse({
+          duration: `${silenceLimit} seconds`,
+          orElse: () => new LinkBroken({ reason: `no sign of the server for ${silenceLimit} s` }),
+        }),
+      );
+      if (reply === undefined) return yield* new LinkBroken({ reason: "the link ended" });
+      if (reply.type === "ack") yield* acknowledge(reply.offset);
+      else if (reply.type === "stored" && trailerSent) return reply;
+      else if (reply.type === "error" && reply.code === "busy") {
+        return yield* new LinkBroken({ reason: "the server is busy with an older connection" });
+      } else if (reply.type === "error") return yield* refusal(reply);
+      else if (reply.type !== "alive") {
+        return yield* failed("integrity", `the server said ${reply.type} where that has no place`);
+      }
+    }
+  });
+
+  /** One connection, from its first reply to its end. */
+  const once = Effect.gen(function* () {
+    const { call, next } = yield* openCall(destination, { verb: "put", name, session });
+    const first = yield* next.pipe(
+      Effect.timeoutOrElse({
+        duration: `${readyLimit} seconds`,
+        orElse: () => new LinkBroken({ reason: `no answer within ${readyLimit} s` }),
+      }),
+    );
+    if (first === undefined) return yield* new LinkBroken(yield* whyEnded(call, destination));
+    if (first.type === "stored" && trailerSent) return first;
+    if (first.type === "error") {
+      if (first.code === "busy") {
+        return yield* new LinkBroken({ reason: "the server is busy with an older connection" });
+      }
+      const other = `${name}-${session.slice(0, 6)}`;
+      if (
+        first.code === "exists" &&
+        server === undefined &&
+        name === options.name &&
+        isName(other)
+      ) {
+        yield* reporter.say("info", `the server has ${name} already; storing as ${other}`);
+        name = other;
+        return yield* new LinkBroken({ reason: "the name is taken" });
+      }
+      return yield* refusal(first);
+    }
+    if (first.type !== "ready") {
+      return yield* failed("integrity", `the server began with ${first.type}`);
+    }
+    if (server === undefined) yield* checkServer(destination, first.server);
+    else if (server !== first.server) {
+      return yield* failed("integrity", "the server's key changed in the middle of the upload");
+    }
+    server = first.server;
+    yield* acknowledge(first.offset);
+    up = true;
+    giveUp = Effect.ignore(call.stdin.write(giveUpFrame));
+    yield* Deferred.succeed(ready, undefined);
+
+    const receiver = yield* Effect.forkScoped(receive(next));
+    const sender = send(call, first.offset).pipe(
+      // What the server said last explains a broken pipe better than the pipe does.
+      Effect.catch((broken) =>
+        Fiber.join(receiver).pipe(
+          Effect.timeoutOrElse({ duration: `${lastWords} seconds`, orElse: () => broken }),
+        ),
+      ),
+    );
+    return yield* Effect.raceFirst(Fiber.join(receiver), sender).pipe(
+      Effect.catchTag("LinkBroken", (broken) =>
+        broken.reason === "the link ended"
+          ? Effect.flatMap(whyEnded(call, destination), (why) => new LinkBroken(why))
+          : broken,
+      ),
+    );
+  }).pipe(
+    Effect.scoped,
+    Effect.catchTag("BytesError", () => new LinkBroken({ reason: "the link broke" })),
+    Effect.catchTag("WireError", (error) =>
+      server === undefined
+        ? failed("link", `what came back is not of the wire: ${error.reason}`)
+        : failed("integrity", `what came back is not of the wire: ${error.reason}`),
+    ),
+    Effect.ensuring(
+      Effect.sync(() => {
+        up = false;
+        giveUp = Effect.void;
+      }),
+    ),
+  );
+
+  const keepLink = Effect.gen(function* () {
+    let tries = 0;
+    for (;;) {
+      const before = acked;
+      const asked = name;
+      const broken = yield* Effect.flip(
+        once.pipe(
+          Effect.flatMap((reply) => Deferred.succeed(stored, reply)),
+          Effect.andThen(Effect.never),
+        ),
+      );
+      if (broken._tag === "RunFailed") return yield* broken;
+      if (name !== asked) continue;
+      tries = acked > before ? 1 : tries + 1;
+      if (server === undefined && tries >= firstTries) {
+        return yield* failed("link", `no link to the server: ${broken.reason}`, broken.hint);
+      }
+      // Half a second, doubled up to a minute, each a random part shorter or longer.
+      const wait = Math.min(60, 0.5 * 2 ** (tries - 1)) * (0.75 + 0.5 * (yield* Random.next));
+      yield* reporter.say(
+        "warning",
+        `the link broke after ${acked} bytes were safe: ${broken.reason}; again in ${wait.toFixed(1)} s`,
+      );
+      yield* Effect.sleep(`${Math.round(wait * 1000)} millis`);
+    }
+  });
+
+  /** Counts its own steps instead of reading a clock: a suspended machine has not been stalled. */
+  const watch = Effect.gen(function* () {
+    for (;;) {
+      yield* Effect.sleep("1 second");
+      stalled = up && acked === pushed && trailer === undefined ? 0 : stalled + 1;
+      if (stalled >= options.linkTimeout * 60) {
+        return yield* failed(
+          "link",
+          `no progress for ${options.linkTimeout} minutes: ${acked} bytes are safe on the server`,
+          "see whether the carrier has a network and the server answers; then run again",
+        );
+      }
+    }
+  });
+
+  yield* Effect.raceFirst(keepLink, watch).pipe(
+    Effect.catch((failure) => Deferred.fail(over, failure)),
+    Effect.forkScoped,
+  );
+  // Behind the fork, so that it runs while the link is still there.
+  yield* Effect.addFinalizer(() => Effect.timeoutOption(giveUp, "5 seconds"));
+  const broken = Deferred.await(over);
+  yield* Effect.raceFirst(Deferred.await(ready), broken);
+
+  const upload: Upload = {
+    get name() {
+      return name;
+    },
+    server: server!,
+    buffer: Effect.gen(function* () {
+      while (blocks.length + lent >= options.window) {
+        room.closeUnsafe();
+        yield* room.await;
+      }
+      lent += 1;
+      return spare.pop() ?? new Uint8Array(4 + blockSize);
+    }),
+    push: (buffer, size) =>
+      Effect.suspend(() => {
+        lent -= 1;
+        buffer.set(lengthPrefix(size));
+        blocks.push({ buffer, start: pushed, size });
+        pushed += size;
+        return work.open;
+      }),
+    finish: (bytes) =>
+      Effect.suspend(() => {
+        trailer = bytes;
+        stalled = 0;
+        return Effect.andThen(work.open, Effect.raceFirst(Deferred.await(stored), broken));
+      }),
+    broken,
+    progress: () => ({ sent, acked }),
+  };
+  return upload;
+});

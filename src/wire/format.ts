@@ -1,0 +1,22 @@
+/** Sizes and times as people read them. */
+
+const units = ["B", "KiB", "MiB", "GiB", "TiB", "PiB"];
+
+/** `1.2 GiB`: powers of 1024, one digit after the point; bytes whole. */
+export const humanSize = (bytes: number): string => {
+  let size = Math.max(0, bytes);
+  let unit = 0;
+  // 1023.95 would be shown as 1024.0.
+  while (size >= (unit === 0 ? 1024 : 1023.95) && unit < units.length - 1) {
+    size /= 1024;
+    unit += 1;
+  }
+  return `${unit === 0 ? Math.floor(size) : size.toFixed(1)} ${units[unit]}`;
+};
+
+/** `0:12:34`: hours, minutes and seconds of a number of seconds, rounded down. */
+export const humanDuration = (seconds: number): string => {
+  const whole = Math.max(0, Math.floor(seconds));
+  const two = (n: number) => `${n}`.padStart(2, "0");
+  return `${Math.floor(whole / 3600)}:${two(Math.floor(whole / 60) % 60)}:${two(whole % 60)}`;
+};

@@ -1,9 +1,21 @@
 // The three programs as single files that a person can read before trusting them: no minification
 // beyond dropping what is never called, no code splitting, nothing that changes between two builds.
+import { chmodSync, writeFileSync } from "node:fs";
+
+/** Makes the files programs, also where a package.json above says that all is ESM. */
+const executable = {
+  name: "executable",
+  writeBundle: ({ file }) => {
+    chmodSync(file, 0o755);
+    writeFileSync("dist/package.json", '{ "type": "commonjs" }\n');
+  },
+};
+
 const program = (name, input) => ({
   input,
   platform: "node",
   tsconfig: false,
+  plugins: [executable],
   output: {
     file: `dist/${name}`,
     // CommonJS without a file name extension runs on every node from 20 on, whatever lies beside it.

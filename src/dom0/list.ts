@@ -3,7 +3,7 @@ import { Effect } from "effect";
 import { Invocation } from "#services/Invocation";
 import { Ledger } from "#services/Ledger";
 import { Locks } from "#services/Locks";
-import { bytes as inBytes } from "#src/wire/format";
+import { humanSize } from "#src/wire/format";
 import { parseManifest } from "#src/wire/manifest";
 import { isPrefix, printable, type Session } from "#src/wire/names";
 import type { Reply } from "#src/wire/reply";
@@ -71,7 +71,7 @@ const table = (rows: ReadonlyArray<Row>): string => {
     ...rows.map((row) => [
       row.name,
       row.stored.slice(0, 16).replace("T", " "),
-      inBytes(row.size),
+      humanSize(row.size),
       row.proof,
       printable(row.qubes.join(" "), 60),
     ]),

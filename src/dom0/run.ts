@@ -9,7 +9,7 @@ import { QvmBackup, type Running } from "#services/QvmBackup";
 import { Reporter } from "#services/Reporter";
 import { leafOf, treeHasher } from "#src/archive/treehash";
 import { ArchiveFault, Walk } from "#src/archive/walk";
-import { bytes as inBytes } from "#src/wire/format";
+import { humanSize } from "#src/wire/format";
 import { blockSize } from "#src/wire/frames";
 import { fingerprint } from "#src/wire/keys";
 import type { Manifest, Trailer } from "#src/wire/manifest";
@@ -107,14 +107,14 @@ const checkScratch = Effect.gen(function* () {
   if (left < scratchLeast) {
     return yield* failed(
       "qubes",
-      `only ${inBytes(left)} are free in ${path}, where qubesd puts its temporary files`,
+      `only ${humanSize(left)} are free in ${path}, where qubesd puts its temporary files`,
       "free space there: chunks that do not fit would be cut short",
     );
   }
   if (left < scratchWanted) {
     yield* (yield* Reporter).say(
       "warning",
-      `${inBytes(left)} are free in ${path}; with a slow link qubesd may need 1.3 GB there. The run stops if it fills`,
+      `${humanSize(left)} are free in ${path}; with a slow link qubesd may need 1.3 GB there. The run stops if it fills`,
     );
   }
   return { path, free };
@@ -129,7 +129,7 @@ const watchScratch = (scratch: Scratch) =>
       if (left < scratchLeast) {
         return yield* failed(
           "qubes",
-          `only ${inBytes(left)} are left in ${scratch.path}: chunks may have been cut short`,
+          `only ${humanSize(left)} are left in ${scratch.path}: chunks may have been cut short`,
           "free space there and run again",
         );
       }
@@ -320,7 +320,7 @@ const backup = Effect.fnUntraced(function* (
   yield* complete(submission, stored);
   yield* reporter.say(
     "info",
-    `stored ${name}: ${inBytes(counted.size)} in ${counted.members.length} members, tree hash ${counted.treehash}, receipt signed by ${fingerprint(server)}`,
+    `stored ${name}: ${humanSize(counted.size)} in ${counted.members.length} members, tree hash ${counted.treehash}, receipt signed by ${fingerprint(server)}`,
   );
   if (first) yield* whatARestoreNeeds(name, destination, passphraseFile);
   return name;

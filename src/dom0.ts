@@ -1,0 +1,27 @@
+/** qbackup, in dom0: the program and its layers. */
+import { NodeServices } from "@effect/platform-node";
+import * as Effect from "effect/Effect";
+import * as Layer from "effect/Layer";
+import { homedir } from "node:os";
+import { desktopReporter, stderrIsJournal } from "#layers/DesktopReporter";
+import { fifoQvmBackup } from "#layers/FifoQvmBackup";
+import { fileLedger, stateDirectory } from "#layers/FileLedger";
+import { nodeInvocation } from "#layers/NodeInvocation";
+import { runRole } from "#layers/NodeMain";
+import { notifySend } from "#layers/NotifySend";
+import { qubesCli } from "#layers/QubesCli";
+import { qvmRunQrexec } from "#layers/QvmRunQrexec";
+import { shellSettings } from "#layers/ShellSettings";
+import { unixLocks } from "#layers/UnixLocks";
+import { onTerminal } from "#src/dom0/argv";
+import { dom0 } from "#src/dom0/main";
+
+const { argv, env, stderr } = process;
+const state = stateDirectory(env, homedir());
+const terminal = onTerminal(argv.slice(2));
+const tty = { terminal, stderrIsTTY: stderr.isTTY, underSystemd: stderrIsJournal(env) };
+const told = desktopReporter({ program: "qbackup", ...tty });
+const qubes = Layer.mergeAll(qubesCli(), fifoQvmBackup({ runDirectory: `${state}/run` }));
+const own = Layer.mergeAll(fileLedger(state), shellSettings(), unixLocks, NodeServices.layer);
+const out = Layer.mergeAll(nodeInvocation(), qvmRunQrexec(), notifySend(), told);
+runRole(dom0.pipe(Effect.provide(Layer.mergeAll(qubes, own, out))));

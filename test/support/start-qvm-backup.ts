@@ -1,0 +1,22 @@
+/** Starts a qvm-backup and reads what it writes, until it ends or is killed: `RUNDIR`. */
+import * as Effect from "effect/Effect";
+import { fifoQvmBackup } from "#layers/FifoQvmBackup";
+import { runRole } from "#layers/NodeMain";
+import { QvmBackup } from "#services/QvmBackup";
+
+const runDirectory = process.argv[2]!;
+
+runRole(
+  Effect.gen(function* () {
+    const { start } = yield* QvmBackup;
+    const running = yield* start({
+      qubes: ["work"],
+      includeDom0: false,
+      passphraseFile: "/tmp/passphrase",
+    });
+    process.stdout.write("started\n");
+    const into = new Uint8Array(65_536);
+    while ((yield* running.archive.read(into, into.length)) === into.length);
+    return (yield* running.ended).code;
+  }).pipe(Effect.scoped, Effect.orDie, Effect.provide(fifoQvmBackup({ runDirectory }))),
+);

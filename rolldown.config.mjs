@@ -11,7 +11,7 @@ const executable = {
   },
 };
 
-const program = (name, input) => ({
+const program = (name, input, banner = "#!/usr/bin/node") => ({
   input,
   platform: "node",
   tsconfig: false,
@@ -23,7 +23,7 @@ const program = (name, input) => ({
     minify: "dce-only",
     comments: { legal: false, annotation: false, jsdoc: false },
     codeSplitting: false,
-    banner: "#!/usr/bin/node",
+    banner,
   },
 });
 
@@ -31,4 +31,6 @@ export default [
   program("qbackup", "src/dom0.ts"),
   program("qubes.BackupCarrier", "src/carrier.ts"),
   program("qbackup-shell", "src/shell.ts"),
+  // For tests and the demo; not installed.
+  program("test/standin", "test/standin/main.ts", "#!/usr/bin/env node"),
 ];

@@ -1,6 +1,6 @@
 /** Bytes over descriptors and streams of this process. */
 import * as Effect from "effect/Effect";
-import { fstatSync, read as fsRead } from "node:fs";
+import { closeSync, fstatSync, read as fsRead } from "node:fs";
 import { Socket } from "node:net";
 import type { Readable, Writable } from "node:stream";
 import { BytesError, type Sink, type Source } from "#services/Bytes";
@@ -11,8 +11,11 @@ import { BytesError, type Sink, type Source } from "#services/Bytes";
  *
  * `ahead` bounds in bytes what may be taken from the descriptor before it is asked for; with 1
  * nothing is, and whoever inherits the descriptor finds every byte that was not read here.
+ *
+ * The descriptor belongs to the source from now on; `close` closes it; a read
+ * under way fails.
  */
-export const fromFd = (fd: number, ahead = 65_536): Source => {
+export const fromFd = (fd: number, ahead = 65_536): Source & { readonly close: () => void } => {
   // A socket cannot be made of a file; a file never makes a read wait, so fs.read will do for it.
   if (fstatSync(fd).isFile()) return fromFile(fd);
 
@@ -88,6 +91,16 @@ export const fromFd = (fd: number, ahead = 65_536): Source => {
 
   return {
     received: () => received,
+    close: () => {
+      const done = resume;
+      ended = true;
+      failed ??= new Error("closed here");
+      resume = undefined;
+      into = undefined;
+      // Not the bytes so far: fewer than asked for would look like the end.
+      done?.(Effect.fail(new BytesError({ cause: failed })));
+      socket.destroy();
+    },
     read: (buffer, atLeast = 1) =>
       Effect.callback((done) => {
         got = Math.min(buffer.length, pending.length);
@@ -110,7 +123,7 @@ export const fromFd = (fd: number, ahead = 65_536): Source => {
   };
 };
 
-const fromFile = (fd: number): Source => {
+const fromFile = (fd: number): Source & { readonly close: () => void } => {
   let received = 0;
   const some = (into: Uint8Array) =>
     Effect.callback<number, BytesError>((done) => {
@@ -121,6 +134,7 @@ const fromFile = (fd: number): Source => {
     });
   return {
     received: () => received,
+    close: () => closeSync(fd),
     read: Effect.fnUntraced(function* (into: Uint8Array, atLeast = 1) {
       let got = 0;
       while (got < atLeast) {

@@ -59,7 +59,7 @@ export const start = (
   return { child, ended };
 };
 
-const freePort = async (): Promise<number> => {
+export const freePort = async (): Promise<number> => {
   const server = net.createServer().listen(0, "127.0.0.1");
   await once(server, "listening");
   const { port } = server.address() as net.AddressInfo;
@@ -68,8 +68,33 @@ const freePort = async (): Promise<number> => {
   return port;
 };
 
-const keygen = (file: string): void => {
+export const keygen = (file: string): void => {
   execFileSync("ssh-keygen", ["-q", "-t", "ed25519", "-N", "", "-f", file]);
+};
+
+/** Starts sshd with a configuration, and returns what stops it once it listens. */
+export const runSshd = async (config: string, port: number): Promise<() => Promise<void>> => {
+  // Where sshd of root confines what it does before a login; at boot systemd makes it.
+  if (os.userInfo().uid === 0) fs.mkdirSync("/run/sshd", { recursive: true });
+  const daemon = spawn(sshdPath, ["-D", "-e", "-f", config], { stdio: "ignore" });
+  const limit = Date.now() + 10_000;
+  for (;;) {
+    const socket = net.connect(port, "127.0.0.1");
+    const open = await once(socket, "connect").then(
+      () => true,
+      () => false,
+    );
+    socket.destroy();
+    if (open) break;
+    if (daemon.exitCode !== null || Date.now() > limit) throw new Error("sshd did not start");
+    await new Promise((done) => setTimeout(done, 50));
+  }
+  return async () => {
+    if (daemon.exitCode !== null) return;
+    const gone = once(daemon, "exit");
+    daemon.kill();
+    await gone;
+  };
 };
 
 export interface Sshd {
@@ -89,8 +114,6 @@ export const startSshd = async (directory: string, command: string): Promise<Ssh
   for (const name of ["host", "other", "user"]) keygen(at(name));
   fs.copyFileSync(at("user.pub"), at("authorized_keys"));
   script(at("forced"), command);
-  // Where sshd of root confines what it does before a login; at boot systemd makes it.
-  if (os.userInfo().uid === 0) fs.mkdirSync("/run/sshd", { recursive: true });
   fs.writeFileSync(
     at("sshd_config"),
     `ListenAddress 127.0.0.1:${port}
@@ -105,19 +128,7 @@ KbdInteractiveAuthentication no
 ForceCommand ${at("forced")}
 `,
   );
-  const daemon = spawn(sshdPath, ["-D", "-e", "-f", at("sshd_config")], { stdio: "ignore" });
-  const up = Date.now() + 10_000;
-  for (;;) {
-    const socket = net.connect(port, "127.0.0.1");
-    const open = await Promise.race([
-      once(socket, "connect").then(() => true),
-      once(socket, "error").then(() => false),
-    ]).catch(() => false);
-    socket.destroy();
-    if (open) break;
-    if (daemon.exitCode !== null || Date.now() > up) throw new Error("sshd did not start");
-    await new Promise((done) => setTimeout(done, 50));
-  }
+  const stop = await runSshd(at("sshd_config"), port);
 
   const bin = at("bin");
   fs.mkdirSync(bin);
@@ -149,11 +160,6 @@ Host server
     bin,
     configure,
     trust,
-    stop: async () => {
-      if (daemon.exitCode !== null) return;
-      const gone = once(daemon, "exit");
-      daemon.kill();
-      await gone;
-    },
+    stop,
   };
 };

@@ -1,4 +1,4 @@
-/** Starts a qvm-backup and reads what it writes, until it ends or is killed: `RUNDIR`. */
+/** Starts a qvm-backup and reads what it writes, until it ends or is killed: `RUNDIR [PASSPHRASE-FILE]`. */
 import * as Effect from "effect/Effect";
 import { fifoQvmBackup } from "#layers/FifoQvmBackup";
 import { runRole } from "#layers/NodeMain";
@@ -12,7 +12,7 @@ runRole(
     const running = yield* start({
       qubes: ["work"],
       includeDom0: false,
-      passphraseFile: "/tmp/passphrase",
+      passphraseFile: process.argv[3] ?? "/tmp/passphrase",
     });
     process.stdout.write("started\n");
     const into = new Uint8Array(65_536);

@@ -1,0 +1,146 @@
+# qbackup: three programs for three machines. "make" alone says what there is.
+#
+# DESTDIR stages: files are put below it, and nothing else is done. PREFIX is /usr, because that is
+# where cron of dom0 looks for programs, and /usr/local of a TemplateVM does not reach its AppVMs.
+
+DESTDIR =
+PREFIX = /usr
+user =
+store =
+# The recipes that judge them read them from the environment, where a quote in them does no harm.
+export PREFIX user store
+
+bindir = $(DESTDIR)$(PREFIX)/bin
+unitdir = $(DESTDIR)$(PREFIX)/lib/systemd/system
+policy = $(DESTDIR)/etc/qubes/policy.d/30-qbackup.policy
+template_rpc = $(DESTDIR)/etc/qubes-rpc
+appvm_rpc = $(DESTDIR)/usr/local/etc/qubes-rpc
+profile = $(DESTDIR)/etc/apparmor.d/qbackup-shell
+dropin = $(DESTDIR)/etc/ssh/sshd_config.d/qbackup-$(user).conf
+
+programs = dist/qbackup dist/qubes.BackupCarrier dist/qbackup-shell
+# None where only dist/ was copied to: then there is nothing to build, and no npm is asked for.
+sources = $(wildcard package.json rolldown.config.mjs) \
+	$(shell find src services layers test/standin -name '*.ts' 2>/dev/null)
+tools = node_modules/.bin/rolldown
+
+fill = sed -e 's|@PREFIX@|$(PREFIX)|g' -e 's|@USER@|$(user)|g' -e 's|@STORE@|$(the_store)|g' \
+	-e 's|@STORES@|$(or $(store),/home/*)|g'
+# The account's home where it exists, else where useradd would put it.
+the_store = $(or $(store),$(shell getent passwd '$(user)' 2>/dev/null | cut -d: -f6),/home/$(user))
+
+.PHONY: help install build check test demo clean dom0 templatevm appvm server server-aa server-sshd \
+	uninstall-dom0 uninstall-templatevm uninstall-appvm uninstall-server uninstall-server-aa \
+	uninstall-server-sshd node words needs
+.NOTPARALLEL:
+
+help:
+	@echo 'On the machine that you build on:'
+	@echo '  make build                     the three programs, in dist/'
+	@echo '  make test | check | demo       the tests | all checks | a backup from end to end, here'
+	@echo 'As root, on the machine that it is for (see README.md):'
+	@echo '  make server user=NAME          the account and its shell; store=DIR if not its home'
+	@echo '  make server-sshd user=NAME     what sshd lets the account do; store=DIR likewise'
+	@echo '  make server-aa                 the AppArmor profile of the shell; store="DIR..." likewise'
+	@echo '  make templatevm                the carrier, for all AppVMs of this TemplateVM'
+	@echo '  make appvm                     the carrier, in this AppVM alone'
+	@echo '  make dom0                      qbackup itself'
+	@echo 'Each of them has an uninstall-... of the same name. DESTDIR and PREFIX are honoured.'
+
+# Which part is for this machine only its owner can say.
+install: help
+
+build: $(programs)
+
+$(programs): $(sources)
+	@[ -x $(tools) ] || $(MAKE) --no-print-directory $(tools)
+	npm run build
+	@touch $(programs)
+
+# Not "npm ci": npm 11 refuses a lock file that lacks the packages of other platforms.
+$(tools):
+	@command -v npm >/dev/null || { echo 'qbackup: error: npm is needed to build dist/' >&2; \
+	  echo 'qbackup: hint: run "make build" elsewhere, and copy dist/ here' >&2; exit 1; }
+	npm install --no-save --no-audit --no-fund
+
+needs:
+	@sh test/need.sh
+
+# npm test builds first.
+test: needs | $(tools)
+	npm test
+
+check: | $(tools)
+	npm run check
+
+demo: needs build
+	sh test/demo.sh
+
+clean:
+	rm -rf dist
+
+# The programs start with #!/usr/bin/node, so another node, wherever it lies, does not help.
+node:
+	@[ -n '$(DESTDIR)' ] || /usr/bin/node -e 'process.exit(parseInt(process.versions.node) < 20 ? 1 : 0)' 2>/dev/null || { \
+	  echo 'qbackup: error: there is no node of version 20 or later at /usr/bin/node' >&2; \
+	  echo 'qbackup: hint: dom0: qubes-dom0-update nodejs; Fedora: dnf install nodejs; Debian 13: apt install nodejs; Debian 12: see README.md' >&2; exit 1; }
+
+# What is filled into configuration files must mean there what it says.
+words:
+	@printf '%s\n' "$$user" | grep -Eqx '[a-z_][a-z0-9_-]{0,31}' || { \
+	  echo 'qbackup: error: say which account: user=NAME' >&2; exit 1; }
+	@printf '%s\n' "$$store" "$$PREFIX" | grep -Evx '|/[A-Za-z0-9._+@/-]*' | grep -q . && { \
+	  echo 'qbackup: error: store and PREFIX must be absolute paths of plain characters' >&2; exit 1; } || :
+
+dom0: node dist/qbackup
+	install -D -m 755 dist/qbackup $(bindir)/qbackup
+	install -D -m 644 install/30-qbackup.policy $(policy)
+	mkdir -p $(unitdir)
+	$(fill) 'install/qbackup@.service' > '$(unitdir)/qbackup@.service'
+	install -m 644 'install/qbackup@.timer' '$(unitdir)/qbackup@.timer'
+	chmod 644 '$(unitdir)/qbackup@.service'
+
+uninstall-dom0:
+	rm -f $(bindir)/qbackup $(policy) '$(unitdir)/qbackup@.service' '$(unitdir)/qbackup@.timer'
+
+templatevm: node dist/qubes.BackupCarrier
+	install -D -m 755 dist/qubes.BackupCarrier $(template_rpc)/qubes.BackupCarrier
+
+uninstall-templatevm:
+	rm -f $(template_rpc)/qubes.BackupCarrier
+
+appvm: node dist/qubes.BackupCarrier
+	install -D -m 755 dist/qubes.BackupCarrier $(appvm_rpc)/qubes.BackupCarrier
+
+uninstall-appvm:
+	rm -f $(appvm_rpc)/qubes.BackupCarrier
+
+server: words node dist/qbackup-shell
+	install -D -m 755 dist/qbackup-shell $(bindir)/qbackup-shell
+	@[ -n '$(DESTDIR)' ] || sh install/server.sh account '$(user)' '$(PREFIX)/bin/qbackup-shell' '$(store)'
+
+uninstall-server:
+	rm -f $(bindir)/qbackup-shell
+	@echo 'Accounts and their archives are left as they are.'
+
+server-sshd: words
+	mkdir -p $(dir $(dropin))
+	$(fill) install/sshd.conf > $(dropin)
+	chmod 644 $(dropin)
+	@[ -n '$(DESTDIR)' ] || sh install/server.sh sshd_check '$(dropin)'
+
+uninstall-server-sshd: words
+	rm -f $(dropin)
+
+server-aa:
+	@printf '%s\n' "$$store" "$$PREFIX" | grep -Evx '|/[A-Za-z0-9._+@/* -]*' | grep -q . && { \
+	  echo 'qbackup: error: store and PREFIX must be absolute paths of plain characters' >&2; exit 1; } || :
+	mkdir -p $(dir $(profile))
+	$(fill) apparmor/qbackup-shell > $(profile)
+	chmod 644 $(profile)
+	@[ -n '$(DESTDIR)' ] || if [ -d /sys/kernel/security/apparmor ]; then apparmor_parser -r '$(profile)'; \
+	  else echo 'warning: this kernel runs without AppArmor; the profile is not in force' >&2; fi
+
+uninstall-server-aa:
+	@[ -n '$(DESTDIR)' ] || [ ! -d /sys/kernel/security/apparmor ] || [ ! -e '$(profile)' ] || apparmor_parser -R '$(profile)'
+	rm -f $(profile)

@@ -1,0 +1,384 @@
+/**
+ * qvm-backup writing into a FIFO that is read here.
+ *
+ * qubesd opens the path that it is given with a plain blocking open, in its only thread: while nobody
+ * has the other end, every qvm-* command of the system hangs. So the FIFO never exists without a
+ * reader while anybody may still open it, whatever is killed when (Qubes contract, trap 1 and
+ * section 1a):
+ * - This process holds two read ends opened O_NONBLOCK, which waits for nobody: one is read, the
+ *   other stays open until the FIFO's name is gone. It also holds a write end, the keeper, closed when
+ *   qvm-backup has exited: so the end of file comes even if qubesd never opened the FIFO.
+ * - qvm-backup inherits a read end, and gets SIGINT from the kernel when this process dies. It is the
+ *   only signal that makes it cancel the backup in qubesd (trap 7).
+ * - The FIFO lies in a directory of mode 0700, not under /tmp: in sticky directories the kernel
+ *   forbids root to open other people's FIFOs (fs.protected_fifos).
+ */
+import * as Effect from "effect/Effect";
+import * as Layer from "effect/Layer";
+import * as Option from "effect/Option";
+import * as Schema from "effect/Schema";
+import * as fs from "node:fs";
+import * as path from "node:path";
+import { type Argv, child, type Env, run, signalGroup } from "#layers/Child";
+import { fromFd } from "#layers/FdBytes";
+import { BytesError, type Source } from "#services/Bytes";
+import { Qube, QubesError } from "#services/Qubes";
+import { type Plan, QvmBackup } from "#services/QvmBackup";
+import { printable } from "#src/wire/names";
+
+/** Milliseconds. */
+export const limits = {
+  /** From the first SIGINT to the second. */
+  again: 5_000,
+  /** From the first SIGINT to SIGKILL. */
+  kill: 10_000,
+  /** How long whatever still holds the FIFO open after qvm-backup's exit may be silent. */
+  late: 60_000,
+  /** As `kill`, for a qvm-backup found by `recover`. */
+  recover: 15_000,
+};
+
+const { O_CREAT, O_EXCL, O_NOFOLLOW, O_NONBLOCK, O_RDONLY, O_WRONLY } = fs.constants;
+
+/**
+ * Run by sh with the process id of this process as $0. SIGINT on the death of the parent is only
+ * asked for after the fork: a parent that died before that is found out by its id. umask: qvm-backup
+ * writes the passphrase to a file of its own, world-readable by default.
+ */
+const script = `umask 077; [ "$PPID" = "$0" ] || exit 130; exec "$@"`;
+
+const Record = Schema.fromJsonString(
+  Schema.Struct({
+    pid: Schema.Int.check(Schema.isGreaterThan(1)),
+    /** In clock ticks since boot: with the id it names one process for ever. */
+    started: Schema.String.check(Schema.isPattern(/^[0-9]{1,20}$/)),
+    fifo: Schema.String,
+  }),
+);
+type Record = typeof Record.Type;
+
+/** State and start time of a process: fields 3 and 22 of its stat, counted after its name. */
+const stat = (pid: number): { readonly state: string; readonly started: string } | undefined => {
+  try {
+    const text = fs.readFileSync(`/proc/${pid}/stat`, "latin1");
+    const fields = text.slice(text.lastIndexOf(")") + 2).split(" ");
+    return { state: fields[0]!, started: fields[19]! };
+  } catch {
+    return undefined;
+  }
+};
+
+const alive = ({ fifo, pid, started }: Record): boolean => {
+  const now = stat(pid);
+  if (now === undefined || now.started !== started || /[ZX]/.test(now.state)) return false;
+  try {
+    return fs.readFileSync(`/proc/${pid}/cmdline`, "utf8").split("\0").includes(fifo);
+  } catch {
+    return false;
+  }
+};
+
+/** Cancels in qubesd what a killed qvm-backup began there; it would go on to its end otherwise. */
+const cancelInQubesd = (pid: number, env: Env | undefined) =>
+  Effect.ignore(
+    run(["qubesd-query", "-e", "dom0", "admin.backup.Cancel", "dom0", `backup-run-${pid}`], {
+      limit: "5 seconds",
+      env,
+    }),
+  );
+
+const why = (cause: unknown) => printable(cause instanceof Error ? cause.message : String(cause));
+const attempt = <A>(doing: string, what: () => A) =>
+  Effect.try({ try: what, catch: (cause) => new QubesError({ doing, detail: why(cause) }) });
+
+const isQubeName = Schema.is(Qube.fields.name);
+
+/** What comes after the options; a mistake here would make qvm-backup take its default set (trap 8). */
+const commandLine = (plan: Plan, fifo: string) => {
+  const names = plan.qubes.filter((name) => name !== "dom0");
+  const bad =
+    names.find((name) => !isQubeName(name)) ??
+    (plan.qubes.length > names.length && !plan.includeDom0 ? "dom0" : undefined);
+  if (bad !== undefined || !path.isAbsolute(plan.passphraseFile)) {
+    const detail =
+      bad === undefined ? "the passphrase file's path is not absolute" : printable(bad);
+    return Effect.fail(new QubesError({ doing: "name what to back up", detail }));
+  }
+  const options = ["--yes", "--compress", "--passphrase-file", plan.passphraseFile];
+  if (!plan.includeDom0) options.push("--exclude", "dom0");
+  else if (plan.qubes.length > 0) names.push("dom0");
+  return Effect.succeed(["qvm-backup", ...options, fifo, ...names]);
+};
+
+export interface FifoOptions {
+  /** The state directory's `run`, absolute. It is made, and removed with all that is in it. */
+  readonly runDirectory: string;
+  readonly env?: Env | undefined;
+  readonly limits?: Partial<typeof limits>;
+}
+
+export const fifoQvmBackup = (options: FifoOptions): Layer.Layer<QvmBackup> =>
+  Layer.sync(QvmBackup, () => {
+    const { env, runDirectory } = options;
+    const limit = { ...limits, ...options.limits };
+    const fifo = path.join(runDirectory, "archive");
+    const recordFile = path.join(runDirectory, "qvm-backup.json");
+    let busy = false;
+
+    /** The directory is ours, and no link to somewhere else; false where there is none. */
+    const inspect = attempt(`use ${printable(runDirectory)}`, () => {
+      const found = fs.lstatSync(runDirectory, { throwIfNoEntry: false });
+      if (found === undefined) return false;
+      if (!found.isDirectory()) throw new Error("it is no directory: remove it");
+      if (found.uid !== process.getuid!()) throw new Error(`it belongs to user ${found.uid}`);
+      return true;
+    });
+
+    const openFifo = () => {
+      const fd = fs.openSync(fifo, O_RDONLY | O_NONBLOCK | O_NOFOLLOW);
+      if (fs.fstatSync(fd).isFIFO()) return fd;
+      fs.closeSync(fd);
+      throw new Error(`${fifo} is no FIFO`);
+    };
+
+    const readRecord = (): Record | undefined => {
+      let fd: number | undefined;
+      try {
+        fd = fs.openSync(recordFile, O_RDONLY | O_NONBLOCK | O_NOFOLLOW);
+        const { size } = fs.fstatSync(fd);
+        if (!fs.fstatSync(fd).isFile() || size > 65_536) return undefined;
+        const record = Option.getOrUndefined(
+          Schema.decodeOption(Record)(fs.readFileSync(fd, "utf8")),
+        );
+        return record?.fifo === fifo ? record : undefined;
+      } catch {
+        return undefined;
+      } finally {
+        if (fd !== undefined) fs.closeSync(fd);
+      }
+    };
+
+    const writeRecord = (pid: number) => {
+      const started = stat(pid)?.started;
+      if (started === undefined) return;
+      try {
+        const fd = fs.openSync(recordFile, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW, 0o600);
+        fs.writeSync(fd, JSON.stringify({ pid, started, fifo } satisfies Record));
+        fs.closeSync(fd);
+      } catch {
+        // Only a second line of defence: the kernel tells qvm-backup when this process dies.
+      }
+    };
+
+    const tidy = Effect.gen(function* () {
+      if (!(yield* inspect)) return [];
+      const doing = `clear ${printable(runDirectory)}`;
+      const did: Array<string> = [];
+      const record = readRecord();
+      const reader = fs.lstatSync(fifo, { throwIfNoEntry: false })?.isFIFO()
+        ? yield* attempt(doing, openFifo) // first of all: it releases a qubesd that hangs on it
+        : undefined;
+      if (record !== undefined && alive(record)) {
+        const { pid } = record;
+        yield* interrupt(record);
+        did.push(`cancelled a qvm-backup that a killed run had left behind (process ${pid})`);
+        // Removed by qvm-backup itself, unless it had to be killed.
+        const profile = `/etc/qubes/backup/backup-run-${pid}.conf`;
+        if (fs.existsSync(profile)) {
+          did.push(`${profile} may still hold the passphrase: look at it, and remove it`);
+        }
+      }
+      const left = yield* attempt(doing, () => {
+        const names = fs.readdirSync(runDirectory);
+        if (reader !== undefined) {
+          fs.unlinkSync(fifo);
+          fs.closeSync(reader);
+        }
+        // Links are removed here, not followed.
+        fs.rmSync(runDirectory, { recursive: true, force: true });
+        return names.length > 0;
+      });
+      if (left) did.push(`removed what a killed run had left in ${printable(runDirectory)}`);
+      return did;
+    });
+
+    const interrupt = Effect.fnUntraced(function* (record: Record) {
+      const signal = (name: NodeJS.Signals) =>
+        Effect.sync(() => {
+          if (!alive(record)) return;
+          if (name === "SIGKILL") signalGroup(record.pid, name);
+          else process.kill(record.pid, name);
+        }).pipe(Effect.ignoreCause);
+      const gone = Effect.sleep("50 millis").pipe(
+        Effect.repeat({ until: () => !alive(record) }),
+        Effect.as(true),
+      );
+      yield* signal("SIGINT");
+      if (Option.isSome(yield* Effect.timeoutOption(gone, limit.again))) return;
+      yield* signal("SIGINT");
+      const rest = limit.recover - limit.again;
+      if (Option.isSome(yield* Effect.timeoutOption(gone, rest))) return;
+      yield* signal("SIGKILL");
+      yield* Effect.timeoutOption(gone, "2 seconds");
+      yield* cancelInQubesd(record.pid, env);
+    });
+
+    /** A directory with nothing but a FIFO in it, and the descriptors of this process on it. */
+    const open = Effect.gen(function* () {
+      const doing = "make a FIFO for qvm-backup";
+      yield* attempt(doing, () => fs.mkdirSync(runDirectory, { recursive: true, mode: 0o700 }));
+      yield* inspect;
+      yield* attempt(doing, () => fs.chmodSync(runDirectory, 0o700)); // whatever the umask was
+      const made = yield* run(["mkfifo", "-m", "600", fifo], { limit: "5 seconds", env }).pipe(
+        Effect.mapError((error) => new QubesError({ doing, detail: error.message })),
+      );
+      if (made.code !== 0) return yield* new QubesError({ doing, detail: made.said.join("; ") });
+      const fds: Array<number> = [];
+      const [reader, guard, keeper] = yield* attempt(doing, () => {
+        try {
+          fds.push(openFifo(), openFifo(), fs.openSync(fifo, O_WRONLY | O_NONBLOCK | O_NOFOLLOW));
+          return fds as unknown as readonly [number, number, number];
+        } catch (cause) {
+          fds.forEach(fs.closeSync);
+          throw cause;
+        }
+      });
+      const source = fromFd(reader);
+      let kept = true;
+      const letGo = () => {
+        if (kept) fs.closeSync(keeper);
+        kept = false;
+      };
+      return {
+        source,
+        guard,
+        /** From now on the end of the last writer is the end of the bytes. */
+        letGo,
+        close: Effect.sync(() => {
+          // The name first: who opens it later finds nothing, instead of nobody.
+          fs.rmSync(fifo, { force: true });
+          letGo();
+          source.close(); // a tar that still writes gets SIGPIPE
+          fs.closeSync(guard);
+        }).pipe(Effect.ignoreCause),
+      };
+    });
+
+    return {
+      start: Effect.fnUntraced(function* (plan: Plan) {
+        const command = yield* commandLine(plan, fifo);
+        if (busy) return yield* new QubesError({ doing: "start qvm-backup", detail: "one runs" });
+        yield* Effect.acquireRelease(
+          Effect.suspend(() => {
+            busy = true;
+            return tidy;
+          }),
+          () =>
+            Effect.sync(() => {
+              busy = false;
+              fs.rmSync(runDirectory, { recursive: true, force: true });
+            }).pipe(Effect.ignoreCause),
+        ).pipe(Effect.tapError(() => Effect.sync(() => (busy = false))));
+        const ends = yield* Effect.acquireRelease(open, (it) => it.close);
+
+        let percent: number | undefined;
+        let shown = 0;
+        let counted = false;
+        const see = (line: string, whole: boolean) => {
+          const found = /^Making a backup\.\.\. ?([0-9]{1,4}\.[0-9]{1,2})%/.exec(line);
+          if (found !== null) {
+            percent = Number(found[1]);
+            if (!counted) shown += 1;
+          }
+          counted = found !== null && !whole;
+          return found !== null;
+        };
+        const it = yield* child(
+          [
+            ...(["setpriv", "--pdeathsig", "INT", "--", "sh", "-c", script] as const),
+            `${process.pid}`,
+            ...command,
+          ] satisfies Argv,
+          {
+            // stdout is a table for people. Descriptor 3 is its read end of the FIFO.
+            stdio: ["ignore", "ignore", "pipe", ends.guard],
+            env,
+            see,
+            onSpawn: writeRecord,
+            ask: ({ exited, proc }) =>
+              Effect.gen(function* () {
+                proc.kill("SIGINT");
+                if (Option.isSome(yield* Effect.timeoutOption(exited, limit.again))) return;
+                proc.kill("SIGINT");
+                const rest = limit.kill - limit.again;
+                if (Option.isSome(yield* Effect.timeoutOption(exited, rest))) return;
+                proc.kill("SIGKILL");
+                yield* cancelInQubesd(proc.pid, env);
+              }),
+            grace: limit.kill + 10_000,
+          },
+        ).pipe(
+          Effect.mapError(
+            (error) => new QubesError({ doing: "start qvm-backup", detail: error.message }),
+          ),
+        );
+        it.proc.once("exit", ends.letGo);
+
+        /** Nothing came for too long, although qvm-backup has exited. */
+        const stuck = Effect.gen(function* () {
+          yield* it.exited;
+          for (;;) {
+            const before = ends.source.received();
+            yield* Effect.sleep(limit.late);
+            if (ends.source.received() > before) continue;
+            const cause = "something holds the FIFO open, although qvm-backup has exited";
+            return yield* new BytesError({ cause: new Error(cause) });
+          }
+        });
+        const archive: Source = {
+          received: ends.source.received,
+          read: (into, atLeast) => Effect.raceFirst(ends.source.read(into, atLeast), stuck),
+        };
+        return { archive, ended: it.ended, progress: () => ({ percent, shown }) };
+      }),
+
+      checkPassphrase: (file) => Effect.suspend(() => passphrase(path.resolve(file))),
+      recover: Effect.suspend(() => (busy ? Effect.succeed([]) : tidy)),
+    };
+  });
+
+const firstLine = 65_536;
+
+/** qvm-backup takes the first line without trailing blanks; what is left must not be empty. */
+const passphrase = (file: string) =>
+  attempt(`use the passphrase file ${printable(file)}`, () => {
+    const fd = fs.openSync(file, O_RDONLY | O_NONBLOCK); // a FIFO must not make this wait
+    const bytes = Buffer.alloc(firstLine);
+    try {
+      const stats = fs.fstatSync(fd);
+      if (!stats.isFile()) throw new Error("it is no regular file");
+      const line = bytes.subarray(0, fs.readSync(fd, bytes));
+      const end = line.findIndex((byte) => byte === 10 || byte === 13);
+      if (end < 0 && line.length === firstLine) throw new Error("its first line has no end");
+      let text: string;
+      try {
+        text = new TextDecoder("utf-8", { fatal: true }).decode(
+          end < 0 ? line : line.subarray(0, end),
+        );
+      } catch {
+        throw new Error("its first line is not UTF-8");
+      }
+      if (text.trim() === "") throw new Error("its first line, which is the passphrase, is blank");
+      const mode = stats.mode & 0o777;
+      const open = (mode & 0o077) === 0 ? undefined : mode.toString(8).padStart(4, "0");
+      return {
+        path: file,
+        warning:
+          open &&
+          `others may use the passphrase file ${printable(file)} (mode ${open}): chmod 600 it`,
+      };
+    } finally {
+      bytes.fill(0);
+      fs.closeSync(fd);
+    }
+  });

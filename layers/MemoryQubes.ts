@@ -1,0 +1,69 @@
+/** A table of qubes, for tests: what is asked is recorded, and can be made to fail or to take time. */
+import type * as Duration from "effect/Duration";
+import * as Effect from "effect/Effect";
+import * as Layer from "effect/Layer";
+import { type Qube, Qubes, QubesError } from "#services/Qubes";
+
+export interface QubesTable {
+  readonly qubes: Array<Qube>;
+  /** `list`, `running NAME`, `start NAME`, `shutdown NAME`, `scratch`, `free`, in order. */
+  readonly calls: Array<string>;
+  /** What is free for qubesd's temporary files, in bytes. */
+  free: number;
+  /** The text that a call fails with; it works where there is none. Asked for every call. */
+  fails: (call: string) => string | undefined;
+  /** How long a call takes. */
+  takes: (call: string) => Duration.Input;
+}
+
+/** A halted AppVM that is part of the default set, but for what is said otherwise. */
+export const aQube = (name: string, qid: number, but: Partial<Qube> = {}): Qube => ({
+  name,
+  qid,
+  state: "Halted",
+  class: "AppVM",
+  included: true,
+  ...but,
+});
+
+export const qubesTable = (qubes: ReadonlyArray<Qube>): QubesTable => ({
+  qubes: [aQube("dom0", 0, { state: "Running", class: "AdminVM" }), ...qubes],
+  calls: [],
+  free: 10 * 2 ** 30,
+  fails: () => undefined,
+  takes: () => 0,
+});
+
+export const memoryQubes = (table: QubesTable): Layer.Layer<Qubes> => {
+  const call = <A>(name: string, doing: string, what: () => A | undefined) =>
+    Effect.gen(function* () {
+      table.calls.push(name);
+      yield* Effect.sleep(table.takes(name));
+      const detail = table.fails(name);
+      if (detail !== undefined) return yield* new QubesError({ doing, detail });
+      const value = what();
+      return value ?? (yield* new QubesError({ doing, detail: "no such domain" }));
+    });
+  const find = (name: string) => table.qubes.findIndex((qube) => qube.name === name);
+  const become = (name: string, state: string) => () => {
+    const at = find(name);
+    if (at < 0) return undefined;
+    table.qubes[at] = { ...table.qubes[at]!, state };
+    return true;
+  };
+  return Layer.succeed(Qubes, {
+    list: call("list", "list the qubes", () => [...table.qubes]),
+    // Of a qube that does not exist, qvm-check says that it does not run.
+    running: (qube) =>
+      call(`running ${qube}`, `see whether ${qube} runs`, () => {
+        return table.qubes[find(qube)]?.state === "Running";
+      }),
+    start: (qube) => Effect.asVoid(call(`start ${qube}`, `start ${qube}`, become(qube, "Running"))),
+    shutdown: (qube) =>
+      Effect.asVoid(call(`shutdown ${qube}`, `shut down ${qube}`, become(qube, "Halted"))),
+    scratch: call("scratch", "find qubesd's temporary directory", () => ({
+      path: "/tmp",
+      free: call("free", "see how much room /tmp has", () => table.free),
+    })),
+  });
+};

@@ -1,0 +1,140 @@
+/** ssh of OpenSSH, as a child that inherits this process's stdin and stdout. */
+import * as Data from "effect/Data";
+import * as Effect from "effect/Effect";
+import * as Layer from "effect/Layer";
+import { spawn, spawnSync } from "node:child_process";
+import { accessSync, closeSync, constants, fstatSync, openSync } from "node:fs";
+import * as path from "node:path";
+import type { Readable } from "node:stream";
+import { child, type Env } from "#layers/Child";
+import { type SshReason, SshTransport } from "#services/SshTransport";
+
+/**
+ * What the service relies on, whatever ~/.ssh/config says; the rest of it (port, identity, jump
+ * hosts, ciphers) stays the user's. An unknown host key is refused, never accepted; nothing prompts;
+ * no master connection is joined, which could outlive the call and hold its stdout open. The cipher
+ * is left alone: preferring AES-GCM would overrule a policy, and is slower where a server's processor
+ * has no AES.
+ */
+export const sshOptions: ReadonlyArray<string> = [
+  "-T",
+  "-e",
+  "none",
+  ...[
+    "BatchMode=yes",
+    "StrictHostKeyChecking=yes",
+    "ControlMaster=no",
+    "ControlPath=none",
+    "ClearAllForwardings=yes",
+    "ForwardAgent=no",
+    "ForwardX11=no",
+    "PermitLocalCommand=no",
+    "RemoteCommand=none",
+    "ConnectTimeout=30",
+    "ServerAliveInterval=15",
+    "ServerAliveCountMax=3",
+    "LogLevel=INFO", // what classify reads
+  ].flatMap((option) => ["-o", option]),
+];
+
+/**
+ * ssh has one exit status, 255, for all its own failures, so its words must tell them apart (OpenSSH
+ * 8.4 to 10: sshconnect.c, clientloop.c, packet.c; they are never translated). A server can say the
+ * same words on its stderr and so choose the advice that is given, no more.
+ */
+const signs: ReadonlyArray<readonly [SshReason, RegExp]> = [
+  [
+    "host-key-changed",
+    /REMOTE HOST IDENTIFICATION HAS CHANGED|REVOKED HOST KEY|has changed and you/,
+  ],
+  ["host-key-unknown", /host key is known for|Host key verification failed/],
+  ["refused-key", /Permission denied \(|Too many authentication failures/],
+  [
+    "lost",
+    /^Connection to \S+ closed by remote host|^client_loop:|^Timeout, server|^Read from remote host|^ssh_dispatch_run_fatal:|^packet_write|^Corrupted MAC|^Bad packet length/m,
+  ],
+];
+
+export const classify = (said: ReadonlyArray<string>): SshReason => {
+  const text = said.join("\n");
+  return signs.find(([, sign]) => sign.test(text))?.[0] ?? "unreachable";
+};
+
+/** The path of a program, so that a missing ssh is known before anything is started. */
+const find = (program: string, env: Env): string | undefined =>
+  (env["PATH"] ?? "/usr/bin:/bin")
+    .split(":")
+    .map((directory) => path.join(directory, program))
+    .find((file) => {
+      try {
+        accessSync(file, constants.X_OK);
+        return true;
+      } catch {
+        return false;
+      }
+    });
+
+/** ssh was not started, and why. */
+class NotStarted extends Data.TaggedError("NotStarted")<{ readonly why: string }> {}
+
+/** What ssh reads of a disk: a descriptor, or the output of a process that is allowed to read it. */
+const openDisk = (disk: string): number | Readable => {
+  let fd: number;
+  try {
+    fd = openSync(disk, constants.O_RDONLY | constants.O_NONBLOCK); // a FIFO must not hold us up
+  } catch (error) {
+    const { code } = error as NodeJS.ErrnoException;
+    if (code === "ENOENT") throw new NotStarted({ why: "there is no such file" });
+    if (code !== "EACCES" && code !== "EPERM") {
+      throw new NotStarted({ why: `it cannot be opened: ${code}` });
+    }
+    // An attached disk belongs to root:disk, and the service does not run as root.
+    const may = spawnSync("sudo", ["-n", "test", "-b", disk], { stdio: "ignore" });
+    if (may.status !== 0) throw new NotStarted({ why: "permission denied" });
+    const cat = spawn("sudo", ["-n", "cat", "--", disk], { stdio: ["ignore", "pipe", "inherit"] });
+    cat.on("error", () => {});
+    return cat.stdout;
+  }
+  const kind = fstatSync(fd);
+  if (kind.isBlockDevice() || kind.isFile()) return fd;
+  closeSync(fd);
+  throw new NotStarted({ why: "it is neither a disk nor a file" });
+};
+
+const opened = (disk: string) =>
+  Effect.acquireRelease(
+    Effect.try({ try: () => openDisk(disk), catch: (error) => error as NotStarted }),
+    (input) => Effect.sync(() => (typeof input === "number" ? closeSync(input) : input.destroy())),
+  );
+
+const notStarted = (why: string) => ({ code: 127, reason: "no-ssh", said: [why] }) as const;
+
+/** `env` is ssh's environment, and its PATH finds ssh. */
+export const openSshTransport = (env: Env = process.env): Layer.Layer<SshTransport> =>
+  Layer.succeed(SshTransport, {
+    handOver: (destination, command, disk) =>
+      Effect.gen(function* () {
+        const ssh = find("ssh", env);
+        if (ssh === undefined) return yield* new NotStarted({ why: "there is no ssh in PATH" });
+        const input = disk === undefined ? 0 : yield* opened(disk);
+        // ssh holds stdin and stdout itself: it must not outlive a carrier that is killed outright.
+        const setpriv = find("setpriv", env);
+        const bound = setpriv === undefined ? [] : [setpriv, "--pdeathsig", "TERM", "--"];
+        const [program, ...args] = [...bound, ssh, ...sshOptions, "--", destination, command];
+        const running = yield* child([program!, ...args], {
+          stdio: [input, 1, "pipe"],
+          env: { ...env, LC_ALL: "C", SSH_ASKPASS: undefined, SSH_ASKPASS_REQUIRE: undefined },
+          // Only ssh may hold the other end of `cat`, or `cat` would not end with it.
+          onSpawn: () => (typeof input === "number" ? undefined : input.destroy()),
+        });
+        const { code, said } = yield* running.ended;
+        if (running.proc.signalCode !== null) return { code, reason: "lost", said } as const;
+        return { code, reason: code === 255 ? classify(said) : "done", said } as const;
+      }).pipe(
+        Effect.catchTags({
+          NotStarted: ({ why }) => Effect.succeed(notStarted(why)),
+          ProgramError: ({ message }) => Effect.succeed(notStarted(message)),
+        }),
+        Effect.scoped,
+      ),
+  });

@@ -1,0 +1,158 @@
+/**
+ * The carrier: reads one request line from dom0, says it to the server as an ssh command, and hands
+ * its own stdin and stdout over to ssh. It sees no byte of the archive, and passes no string through:
+ * the command is built from the decoded request.
+ */
+import { Effect, Schema } from "effect";
+import { Invocation } from "#services/Invocation";
+import { Reporter } from "#services/Reporter";
+import { Settings } from "#services/Settings";
+import { SshTransport } from "#services/SshTransport";
+import { exitCode } from "#src/wire/exit";
+import { readExactLine } from "#src/wire/lines";
+import { isName, printable } from "#src/wire/names";
+import { type Code, replier } from "#src/wire/reply";
+import { isVerb, parseLine, toCommand } from "#src/wire/request";
+import { advice } from "./advice.ts";
+import { isDestination } from "./destination.ts";
+
+/** Seconds to wait for the request line: dom0 writes it at once, so something else has taken it. */
+export const requestLimit = 10;
+
+/** Where a disk that dom0 attached appears (the form without an argument). */
+const defaultDisk = "/dev/xvdi";
+
+/** Refused before ssh started, when stdout is still ours. */
+class Refused extends Schema.TaggedError<Refused>()("Refused", {
+  code: Schema.String,
+  reason: Schema.String,
+  hint: Schema.optionalKey(Schema.String),
+}) {}
+
+const refuse = (code: Code, reason: string, hint?: string) =>
+  new Refused({ code, reason, ...(hint === undefined ? {} : { hint }) });
+
+const requestLine = Effect.gen(function* () {
+  const { stdin } = yield* Invocation;
+  const line = yield* readExactLine(stdin).pipe(
+    Effect.catchTags({
+      WireError: (error) => refuse("bad-request", error.reason),
+      BytesError: () => refuse("bad-request", "stdin cannot be read"),
+    }),
+    Effect.timeoutOrElse({
+      duration: `${requestLimit} seconds`,
+      orElse: () =>
+        refuse(
+          "bad-request",
+          `no request line came within ${requestLimit} seconds`,
+          "something in ~/.profile or /etc/profile of this qube may read stdin: it runs before this service",
+        ),
+    }),
+  );
+  return line ?? (yield* refuse("bad-request", "no request line came"));
+});
+
+const setting = Effect.fnUntraced(function* (name: string) {
+  const settings = yield* Settings;
+  return yield* settings
+    .get(name)
+    .pipe(
+      Effect.mapError((error) =>
+        refuse("internal", error.message, `write it as a plain ${name}=value on a line of its own`),
+      ),
+    );
+});
+
+const destination = Effect.gen(function* () {
+  const text = yield* setting("SSH_CONN");
+  if (text === undefined) {
+    return yield* refuse(
+      "internal",
+      "SSH_CONN is not set",
+      "in this qube, put SSH_CONN=account@server into ~/.bashrc",
+    );
+  }
+  if (isDestination(text)) return text;
+  return yield* refuse(
+    "internal",
+    `SSH_CONN is not a destination: ${printable(text)}`,
+    "account@server, a Host of ~/.ssh/config, or ssh://account@server:port",
+  );
+});
+
+/** What ssh is asked to do. `disk` is its stdin in the form that takes no argument. */
+interface Errand {
+  readonly command: string;
+  readonly disk?: string;
+}
+
+/** `qubes.BackupCarrier+VERB`: the request line holds the verb's parameters. */
+const request = Effect.fnUntraced(function* (
+  verb: string,
+): Effect.fn.Return<Errand, Refused, Invocation> {
+  if (!isVerb(verb)) {
+    return yield* refuse("unsupported", `this carrier has no service ${printable(verb, 40)}`);
+  }
+  const parsed = parseLine(verb, yield* requestLine);
+  if ("refusal" in parsed) return yield* refuse(parsed.refusal.code, parsed.refusal.message);
+  return { command: toCommand(parsed.request) };
+});
+
+/** Without an argument: one line, the archive's name, and the bytes are those of a disk. */
+const wholeDisk = Effect.gen(function* () {
+  const name = yield* requestLine;
+  if (!isName(name)) return yield* refuse("bad-name", "the line is not a name for an archive");
+  return { command: name, disk: (yield* setting("DISK_PATH")) ?? defaultDisk };
+});
+
+const handOver = Effect.gen(function* () {
+  const { args, env } = yield* Invocation;
+  const caller = env["QREXEC_REMOTE_DOMAIN"];
+  if (caller !== undefined && caller !== "dom0") {
+    return yield* refuse("not-permitted", "only dom0 may call this service");
+  }
+  const verb = args[0] || env["QREXEC_SERVICE_ARGUMENT"] || "";
+  const errand: Errand = yield* verb === "" ? wholeDisk : request(verb);
+  const to = yield* destination;
+
+  const ssh = yield* SshTransport;
+  const ended = yield* ssh.handOver(to, errand.command, errand.disk);
+  if (ended.reason === "no-ssh") {
+    const why = ended.said.at(-1) ?? "ssh cannot be run";
+    return yield* errand.disk === undefined
+      ? refuse("internal", `ssh was not started: ${why}`, "install openssh-client in the template")
+      : refuse(
+          "internal",
+          `${printable(errand.disk)} cannot be sent: ${why}`,
+          "a disk belongs to root:disk: the qube's user needs sudo without a password, or the group disk",
+        );
+  }
+  const reporter = yield* Reporter;
+  yield* Effect.forEach(ended.said, (line) => reporter.say("info", line));
+  if (ended.reason === "done") return ended.code;
+  const { error, hint } = advice(ended.reason, to);
+  yield* reporter.say("error", error);
+  yield* reporter.say("hint", hint);
+  return exitCode("link");
+});
+
+/** The role. Its value is the exit status: ssh's own, which is the server's, unless ssh failed. */
+export const carrier: Effect.Effect<
+  number,
+  never,
+  Invocation | Reporter | Settings | SshTransport
+> = handOver.pipe(
+  Effect.catchTag("Refused", ({ code, reason, hint }) =>
+    Effect.gen(function* () {
+      const { stdout } = yield* Invocation;
+      const reporter = yield* Reporter;
+      yield* reporter.say("error", reason);
+      if (hint !== undefined) yield* reporter.say("hint", hint);
+      const reply = replier(stdout);
+      yield* reply({ type: "error", code: code as Code, message: reason, from: "carrier" }).pipe(
+        Effect.ignore, // dom0 may be gone; stderr and the exit status have said it
+      );
+      return exitCode("usage");
+    }),
+  ),
+);

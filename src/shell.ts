@@ -1,0 +1,17 @@
+/** qbackup-shell, the login shell or forced command of a backup account: the program and its layers. */
+import * as Effect from "effect/Effect";
+import * as Layer from "effect/Layer";
+import { nodeInvocation } from "#layers/NodeInvocation";
+import { runRole } from "#layers/NodeMain";
+import { nodeSafeFs } from "#layers/NodeSafeFs";
+import { stderrReporter } from "#layers/StderrReporter";
+import { unixLocks } from "#layers/UnixLocks";
+import { shell } from "#src/shell/main";
+
+runRole(
+  shell.pipe(
+    Effect.provide(
+      Layer.mergeAll(nodeInvocation(), nodeSafeFs, stderrReporter("qbackup-shell"), unixLocks),
+    ),
+  ),
+);

@@ -1,0 +1,72 @@
+/**
+ * The seed's form: a bare path, and standard input is the archive until its end. An end proves
+ * nothing, so nobody vouches for what is stored this way; but it has the structure of an archive, a
+ * name that was free, and it is there as a whole or not at all.
+ */
+import { Effect } from "effect";
+import { Invocation } from "#services/Invocation";
+import { blockSize } from "#src/wire/frames";
+import type { Name, Session } from "#src/wire/names";
+import { admit } from "./put.ts";
+import { commit, hold, instant } from "./commit.ts";
+import { LinkLost, refuse } from "./failure.ts";
+import { find, locate, type WritableStore } from "./store.ts";
+import { discard, openUpload, type Upload } from "./upload.ts";
+import { roomFor } from "./usage.ts";
+
+/** There are no signs of life in this form, and qvm-backup may be silent for long. */
+const silenceLimit = "1 hour";
+
+const receive = Effect.fnUntraced(function* (upload: Upload) {
+  const { stdin } = yield* Invocation;
+  const buffer = new Uint8Array(blockSize);
+  for (let n = blockSize; n === blockSize;) {
+    const received = stdin.received();
+    n = yield* stdin.read(buffer, blockSize).pipe(
+      Effect.catchTag("BytesError", () => new LinkLost({ why: "the link broke" })),
+      Effect.timeoutOrElse({
+        duration: silenceLimit,
+        orElse: () => new LinkLost({ why: `the client sent ${stdin.received() - received} bytes` }),
+      }),
+    );
+    if (n > 0) yield* upload.add(buffer.subarray(0, n));
+  }
+});
+
+export const bare = Effect.fnUntraced(function* (
+  name: Name,
+  store: WritableStore,
+  quota: number | undefined,
+) {
+  const { entropy } = yield* Invocation;
+  const place = yield* locate(store.root, name);
+  if ((yield* find(place.directory, place.base)) !== undefined) {
+    return yield* refuse("exists", "there is something of that name already");
+  }
+  yield* admit(store, place);
+  const session = Buffer.from(entropy(16)).toString("hex") as Session;
+  const room = yield* roomFor(store, quota, session);
+  yield* hold(store, `session:${session}`);
+  const upload = yield* openUpload(store, session, room);
+  yield* Effect.gen(function* () {
+    yield* Effect.raceFirst(receive(upload), upload.flushing(Effect.void));
+    const members = upload.walk.finish();
+    if (!Array.isArray(members)) {
+      return yield* refuse("incomplete", (members as { readonly message: string }).message);
+    }
+    yield* upload.flush;
+    const treehash = upload.treehash();
+    yield* commit(store, place, upload, {
+      manifest: null,
+      signature: null,
+      receipt: null,
+      receiptSignature: null,
+      size: upload.size(),
+      ...(treehash === undefined ? {} : { treehash }),
+      stored: yield* instant,
+    });
+  }).pipe(
+    // Nobody can come back to it, whatever happened.
+    Effect.onError(() => Effect.ignore(discard(store, session))),
+  );
+});

@@ -1,0 +1,63 @@
+/** The two ways in which a request ends without being done, and their exit codes. */
+import { Data, Effect } from "effect";
+import type { SafeFsError } from "#services/SafeFs";
+import { exitCode } from "#src/wire/exit";
+import type { Code } from "#src/wire/reply";
+
+/** The server will not do it. `message` is a sentence of ours, with nothing of the client's in it. */
+export class Refused extends Data.TaggedError("Refused")<{
+  readonly code: Code;
+  readonly message: string;
+}> {}
+
+/** Nobody is there any more to answer to. `stepDown`: another connection took the upload over. */
+export class LinkLost extends Data.TaggedError("LinkLost")<{
+  readonly why: string;
+  readonly stepDown?: boolean;
+}> {}
+
+export type Failure = Refused | LinkLost | SafeFsError;
+
+export const refuse = (code: Code, message: string): Effect.Effect<never, Refused> =>
+  Effect.fail(new Refused({ code, message }));
+
+/** What a client is told of a file error that no caller had something better to say about. */
+export const refusalOf = ({ operation, reason }: SafeFsError): Refused => {
+  switch (reason) {
+    case "no-space":
+      return new Refused({ code: "no-space", message: "the server's disk is full" });
+    case "not-permitted":
+      return new Refused({ code: "not-permitted", message: "the account may not do that" });
+    case "unsupported":
+      return new Refused({
+        code: "unsupported",
+        message:
+          operation === "root"
+            ? "the server has no /proc, without which it cannot open files safely"
+            : "the server's file system cannot do it (hard links are needed)",
+      });
+    case "exists":
+    case "not-found":
+    case "not-plain":
+      return new Refused({
+        code: "internal",
+        message: `the store is not as it should be (${operation}: ${reason})`,
+      });
+    case "io":
+      return new Refused({ code: "internal", message: `the server's disk failed (${operation})` });
+  }
+};
+
+export const exitOf = (code: Code): number => {
+  switch (code) {
+    case "bad-request":
+    case "bad-name":
+      return exitCode("usage");
+    case "incomplete":
+    case "digest-mismatch":
+    case "signature":
+      return exitCode("integrity");
+    default:
+      return exitCode("refused");
+  }
+};

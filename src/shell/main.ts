@@ -1,0 +1,104 @@
+/** qbackup-shell: one request, one exit code. */
+import { Cause, Effect } from "effect";
+import { Invocation } from "#services/Invocation";
+import type { Locks } from "#services/Locks";
+import { Reporter } from "#services/Reporter";
+import type { SafeFs } from "#services/SafeFs";
+import { exitCode } from "#src/wire/exit";
+import { fingerprint } from "#src/wire/keys";
+import { printable } from "#src/wire/names";
+import { bare } from "./bare.ts";
+import { exitOf, type Failure, type LinkLost, Refused, refusalOf } from "./failure.ts";
+import { help, version } from "./help.ts";
+import { type Call, type Options, parseInvocation } from "./invocation.ts";
+import { openForReading, openForWriting } from "./store.ts";
+import { handlerOf } from "./verbs.ts";
+import { makeVoice, type Voice } from "./voice.ts";
+
+/** Runs a request to its exit code, and tells of a failure: on stderr, and to a client that listens. */
+const answered = <R>(work: Effect.Effect<void, Failure, R>, voice: Voice | undefined) =>
+  Effect.gen(function* () {
+    const reporter = yield* Reporter;
+    const tell = Effect.fnUntraced(function* ({ code, message }: Refused) {
+      yield* reporter.say("error", message);
+      // The client may be gone: then stderr has to do.
+      yield* Effect.ignore(voice?.say({ type: "error", code, message }) ?? Effect.void);
+    });
+    return yield* work.pipe(
+      Effect.as(exitCode("done")),
+      Effect.catchTags({
+        Refused: (refused) => Effect.as(tell(refused), exitOf(refused.code)),
+        SafeFsError: (error) => {
+          const refused = refusalOf(error);
+          return Effect.as(tell(refused), exitOf(refused.code));
+        },
+        LinkLost: ({ why }: LinkLost) => Effect.as(reporter.say("error", why), exitCode("link")),
+      }),
+      Effect.catchDefect((defect) => {
+        const message = printable(`a bug in qbackup-shell: ${Cause.pretty(Cause.die(defect))}`, 500);
+        const told = new Refused({ code: "internal", message: "a bug in qbackup-shell" });
+        return tell(told).pipe(
+          Effect.andThen(reporter.say("error", message)),
+          Effect.as(exitCode("bug")),
+        );
+      }),
+    );
+  });
+
+const identity = Effect.fnUntraced(function* (options: Options) {
+  const { key } = yield* openForWriting(options.root);
+  yield* print(`fingerprint ${fingerprint(key.server)}\nkey         ${key.server}\n`);
+});
+
+const print = Effect.fnUntraced(function* (text: string) {
+  const { stdout } = yield* Invocation;
+  yield* Effect.ignore(stdout.write(new TextEncoder().encode(text)));
+});
+
+const run = (call: Call) =>
+  Effect.gen(function* () {
+    switch (call.kind) {
+      case "help":
+        return yield* answered(print(help), undefined);
+      case "version":
+        return yield* answered(print(`qbackup-shell ${version}\n`), undefined);
+      case "login": {
+        const message = "this account keeps backups; there is no shell to log in to";
+        return yield* answered(new Refused({ code: "bad-request", message }), undefined);
+      }
+      case "identity":
+        return yield* answered(identity(call.options), undefined);
+      case "refused":
+        return yield* answered(
+          new Refused(call.refusal),
+          call.wire ? yield* makeVoice : undefined,
+        );
+      case "bare":
+        return yield* answered(
+          Effect.flatMap(openForWriting(call.options.root), (store) =>
+            bare(call.name, store, call.options.quota),
+          ),
+          undefined,
+        );
+      case "request": {
+        const voice = yield* makeVoice;
+        const { quota, root } = call.options;
+        const handler = handlerOf(call.request.verb);
+        const work = handler.writes
+          ? Effect.flatMap(openForWriting(root), (store) =>
+              handler.run(call.request, { store, voice, quota }),
+            )
+          : Effect.flatMap(openForReading(root), (store) =>
+              handler.run(call.request, { store, voice, quota }),
+            );
+        return yield* answered(work, voice);
+      }
+    }
+  });
+
+/** The program; its value is the exit code. It never fails: whatever goes wrong has a code. */
+export const shell: Effect.Effect<number, never, Invocation | Reporter | SafeFs | Locks> =
+  Effect.gen(function* () {
+    const { args, env } = yield* Invocation;
+    return yield* run(parseInvocation(args, env["SSH_ORIGINAL_COMMAND"]));
+  }).pipe(Effect.scoped);

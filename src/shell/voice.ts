@@ -1,0 +1,82 @@
+/** Talking to the client: one reply at a time, a sign of life when there is nothing else to say. */
+import { Clock, Effect, Semaphore } from "effect";
+import { Invocation } from "#services/Invocation";
+import { replier, type Reply } from "#src/wire/reply";
+import { LinkLost } from "./failure.ts";
+
+/** How often the watch looks, in milliseconds: its limits are late by at most that. */
+const glance = 5000;
+/** After that much silence of ours the client is told that we are alive. In milliseconds. */
+const aliveAfter = 15_000;
+/** A link on which less than `trickle` bytes and no whole frame came for that long is broken. */
+const silenceLimit = 60_000;
+const trickle = 4096;
+
+export interface Voice {
+  /** Fails when the reply cannot be written within 60 s; after that it says nothing more. */
+  readonly say: (reply: Reply) => Effect.Effect<void, LinkLost>;
+  /** Marks that from here on it is the client's turn, or (false) that something of it arrived. */
+  readonly listening: (is: boolean) => void;
+  /** Never succeeds. Says `alive` now and then, and fails when the client is gone. */
+  readonly watch: Effect.Effect<never, LinkLost>;
+}
+
+export const makeVoice = Effect.gen(function* () {
+  const { stdin, stdout } = yield* Invocation;
+  const write = replier(stdout);
+  const turn = Semaphore.makeUnsafe(1);
+  let broken = false;
+  let spoken = yield* Clock.currentTimeMillis;
+  let heard = 0;
+  let listening = false;
+  let arrivals = 0;
+
+  const lost = (why: string) => Effect.fail(new LinkLost({ why }));
+  const say: Voice["say"] = (reply) =>
+    turn.withPermits(1)(
+      Effect.gen(function* () {
+        if (broken) return yield* lost("the client is gone");
+        yield* write(reply).pipe(
+          Effect.catchTag("BytesError", () => lost("the client is gone")),
+          Effect.timeoutOrElse({
+            duration: silenceLimit,
+            orElse: () => lost("the client takes no replies"),
+          }),
+          Effect.tapError(() => Effect.sync(() => (broken = true))),
+        );
+        spoken = yield* Clock.currentTimeMillis;
+        heard = stdin.received();
+      }),
+    );
+
+  const watch = Effect.gen(function* () {
+    let since = yield* Clock.currentTimeMillis;
+    let bytes = stdin.received();
+    let frames = arrivals;
+    for (;;) {
+      yield* Effect.sleep(glance);
+      const now = yield* Clock.currentTimeMillis;
+      const received = stdin.received();
+      if (!listening || frames !== arrivals || received - bytes >= trickle) {
+        since = now;
+        bytes = received;
+        frames = arrivals;
+      } else if (now - since >= silenceLimit) {
+        return yield* lost("the client has been silent for a minute");
+      }
+      if (now - spoken >= aliveAfter && (!listening || received !== heard)) {
+        yield* say({ type: "alive" });
+      }
+    }
+  });
+
+  const voice: Voice = {
+    say,
+    listening: (is) => {
+      listening = is;
+      if (!is) arrivals += 1;
+    },
+    watch,
+  };
+  return voice;
+});

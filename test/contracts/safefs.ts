@@ -1,0 +1,182 @@
+/** What every SafeFs promises. */
+import { assert, describe, it } from "@effect/vitest";
+import { Effect, type Layer } from "effect";
+import { type Directory, SafeFs, type SafeFsError } from "#services/SafeFs";
+
+/** A root with nothing in it, and a hand that can put there what SafeFs cannot. */
+export interface Ground {
+  readonly layer: Layer.Layer<SafeFs>;
+  readonly root: string;
+  /** Makes a symbolic link to whatever exists, a FIFO, a directory, a file with these bytes. */
+  readonly plant: (path: string, what: "link" | "fifo" | "directory" | Uint8Array) => void;
+}
+
+const text = (s: string) => new TextEncoder().encode(s);
+const reason = <A, R>(effect: Effect.Effect<A, SafeFsError, R>) =>
+  Effect.map(Effect.flip(effect), (error) => error.reason);
+
+export const safeFsContract = (name: string, ground: () => Ground): void => {
+  const test = (
+    what: string,
+    body: (root: Directory, ground: Ground) => Effect.Effect<void, SafeFsError, never>,
+  ) =>
+    it.live(what, () =>
+      Effect.gen(function* () {
+        const g = ground();
+        yield* Effect.scoped(
+          Effect.gen(function* () {
+            const root = yield* (yield* SafeFs).root(g.root);
+            yield* body(root, g);
+          }),
+        ).pipe(Effect.provide(g.layer));
+      }),
+    );
+
+  describe(`SafeFs: ${name}`, () => {
+    test("writes, reads, grows, shrinks", (root) =>
+      Effect.gen(function* () {
+        const file = yield* root.create("a", 0o600);
+        yield* file.write(text("hello world"), 0);
+        yield* file.write(text("there"), 20);
+        yield* file.sync;
+        yield* file.syncAll;
+        const into = new Uint8Array(30);
+        assert.strictEqual(yield* file.read(into, 0), 25);
+        assert.strictEqual(
+          Buffer.from(into.subarray(0, 25)).toString(),
+          "hello world\0\0\0\0\0\0\0\0\0there",
+        );
+        assert.strictEqual(yield* file.read(into, 25), 0);
+        yield* file.truncate(5);
+        assert.strictEqual((yield* file.stat).size, 5);
+        yield* file.truncate(7);
+        assert.strictEqual(yield* file.read(into, 0), 7);
+        assert.strictEqual(Buffer.from(into.subarray(0, 7)).toString(), "hello\0\0");
+        assert.deepInclude(yield* root.stat("a"), { kind: "file", size: 7, links: 1 });
+      }).pipe(Effect.scoped));
+
+    test("creates only what is not there, whatever is", (root, { plant }) =>
+      Effect.gen(function* () {
+        plant("file", text("x"));
+        plant("link", "link");
+        plant("fifo", "fifo");
+        plant("directory", "directory");
+        for (const there of ["file", "link", "fifo", "directory"]) {
+          assert.strictEqual(yield* reason(root.create(there, 0o600)), "exists", there);
+        }
+      }).pipe(Effect.scoped));
+
+    test("opens no links, FIFOs or directories as files, and never waits", (root, { plant }) =>
+      Effect.gen(function* () {
+        plant("link", "link");
+        plant("fifo", "fifo");
+        plant("directory", "directory");
+        for (const there of ["link", "fifo", "directory"]) {
+          for (const access of ["read", "write"] as const) {
+            const why = yield* reason(root.open(there, access));
+            assert.strictEqual(why, "not-plain", `${there} ${access}`);
+          }
+        }
+        assert.strictEqual(yield* reason(root.open("none", "read")), "not-found");
+      }).pipe(Effect.scoped));
+
+    test("opens no links and no files as directories", (root, { plant }) =>
+      Effect.gen(function* () {
+        plant("link", "link");
+        plant("file", text("x"));
+        plant("real", "directory");
+        assert.strictEqual(yield* reason(root.directory("link")), "not-plain");
+        assert.strictEqual(yield* reason(root.ensure("link", 0o700)), "not-plain");
+        assert.strictEqual(yield* reason(root.directory("file")), "not-plain");
+        assert.strictEqual(yield* reason(root.directory("none")), "not-found");
+        yield* root.directory("real");
+        const inner = yield* root.ensure("real", 0o700);
+        yield* inner.ensure("made", 0o700);
+        assert.deepInclude(yield* inner.stat("made"), { kind: "directory" });
+        assert.strictEqual((yield* inner.self).device, (yield* root.self).device);
+      }).pipe(Effect.scoped));
+
+    test("says what things are without following them", (root, { plant }) =>
+      Effect.gen(function* () {
+        plant("link", "link");
+        plant("fifo", "fifo");
+        assert.strictEqual((yield* root.stat("link")).kind, "other");
+        assert.strictEqual((yield* root.stat("fifo")).kind, "other");
+        assert.strictEqual(yield* reason(root.stat("none")), "not-found");
+        assert.deepStrictEqual((yield* root.names).toSorted(), ["fifo", "link"]);
+      }));
+
+    test("links never replace, and count", (root, { plant }) =>
+      Effect.gen(function* () {
+        plant("target", "link");
+        const inner = yield* root.ensure("inner", 0o700);
+        const file = yield* root.create("a", 0o600);
+        yield* file.write(text("a"), 0);
+        yield* root.link("a", inner, "b");
+        assert.strictEqual((yield* inner.stat("b")).links, 2);
+        assert.strictEqual((yield* file.stat).links, 2);
+        assert.strictEqual(yield* reason(root.link("a", inner, "b")), "exists");
+        assert.strictEqual(yield* reason(root.link("a", root, "target")), "exists");
+        assert.strictEqual(yield* reason(root.link("none", inner, "c")), "not-found");
+        yield* root.remove("a");
+        yield* inner.sync;
+        yield* root.sync;
+        assert.strictEqual((yield* file.stat).links, 1);
+        const again = yield* inner.open("b", "read");
+        const into = new Uint8Array(4);
+        assert.strictEqual(yield* again.read(into, 0), 1);
+      }).pipe(Effect.scoped));
+
+    test("removes files, and links instead of what they lead to; no directories", (root, g) =>
+      Effect.gen(function* () {
+        g.plant("link", "link");
+        g.plant("directory", "directory");
+        yield* root.remove("link");
+        assert.strictEqual(yield* reason(root.stat("link")), "not-found");
+        assert.strictEqual(yield* reason(root.remove("link")), "not-found");
+        assert.include(["not-plain", "not-permitted"], yield* reason(root.remove("directory")));
+      }));
+
+    test("a mode holds for whoever opens it later", (root) =>
+      Effect.gen(function* () {
+        const file = yield* root.create("a", 0o600);
+        yield* file.protect(0o440);
+        yield* file.write(text("the handle of before"), 0);
+        const reader = yield* root.open("a", "read");
+        yield* reader.protect(0o600);
+        yield* (yield* root.open("a", "write")).write(text("again"), 0);
+      }).pipe(Effect.scoped));
+
+    test("knows its room and its rights", (root) =>
+      Effect.gen(function* () {
+        assert.isTrue(yield* root.writable);
+        assert.isAbove(yield* root.free, 0);
+      }));
+
+    it.live.each(["", ".", "..", "a/b", "/", "/etc", "a\0b", "../x"])(
+      "dies of a name that is no component: %j",
+      (bad) =>
+        Effect.gen(function* () {
+          const g = ground();
+          const died = (effect: (root: Directory) => Effect.Effect<unknown, SafeFsError, never>) =>
+            Effect.scoped(Effect.flatMap(SafeFs, (fs) => fs.root(g.root)).pipe(Effect.flatMap(effect))).pipe(
+              Effect.provide(g.layer),
+              Effect.catchDefect(() => Effect.succeed("died")),
+            );
+          const calls: ReadonlyArray<(root: Directory) => Effect.Effect<unknown, SafeFsError>> = [
+            (root) => Effect.scoped(root.create(bad, 0o600)),
+            (root) => Effect.scoped(root.open(bad, "read")),
+            (root) => Effect.scoped(root.directory(bad)),
+            (root) => Effect.scoped(root.ensure(bad, 0o700)),
+            (root) => root.stat(bad),
+            (root) => root.remove(bad),
+            (root) => root.link(bad, root, "x"),
+            (root) => Effect.scoped(Effect.andThen(root.create("y", 0o600), root.link("y", root, bad))),
+          ];
+          for (const [i, call] of calls.entries()) {
+            assert.strictEqual(yield* died(call), "died", `call ${i}`);
+          }
+        }),
+    );
+  });
+};

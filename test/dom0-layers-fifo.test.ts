@@ -1,0 +1,469 @@
+import { assert, describe, it } from "@effect/vitest";
+import { Effect, Exit } from "effect";
+import { type ChildProcess, execFileSync, spawn } from "node:child_process";
+import * as fs from "node:fs";
+import * as path from "node:path";
+import { rolldown } from "rolldown";
+import { afterAll, beforeAll } from "vitest";
+import { type FifoOptions, fifoQvmBackup } from "#layers/FifoQvmBackup";
+import { memoryQvmBackup, qvmBackupScript } from "#layers/MemoryQvmBackup";
+import { QvmBackup } from "#services/QvmBackup";
+import {
+  drain,
+  pattern,
+  plan,
+  type Play,
+  qvmBackupContract,
+  sizeOf,
+} from "#test/contracts/qvmbackup";
+import { type FakeQubes, fakeQubes } from "#test/support/fifo";
+import { processesWith, type Programs, programs } from "#test/support/programs";
+import { rng } from "#test/support/random";
+
+const made: Array<Programs> = [];
+const daemons: Array<FakeQubes> = [];
+const fresh = () => {
+  const it = programs();
+  made.push(it);
+  return it;
+};
+const qubes = async () => {
+  const it = fresh();
+  const fake = await fakeQubes(it);
+  daemons.push(fake);
+  return { it, fake, runDirectory: path.join(it.dir, "state/run") };
+};
+afterAll(() => {
+  daemons.forEach((it) => it.stop());
+  made.forEach((it) => it.remove());
+});
+
+/** Plays by itself, without a qubesd. */
+const player = (play: Play) => {
+  const it = fresh();
+  fs.writeFileSync(path.join(it.dir, "bytes"), pattern(sizeOf(play)));
+  let at = 0;
+  const steps = play.chunks.flatMap(({ after, percent, size }) => {
+    const from = at;
+    at += size;
+    return [
+      `sleep ${(after ?? 0) / 1000}`,
+      `tail -c +${from + 1} "$DIR/bytes" | head -c ${size} >&4`,
+      ...(percent === undefined ? [] : [`printf '\\rMaking a backup... ${percent}0%%' >&2`]),
+    ];
+  });
+  it.add(
+    "qvm-backup",
+    [
+      `for word; do case $word in */archive) fifo=$word;; esac; done`,
+      // In the background, as what writes is no child of the genuine one: sh would wait for it
+      // before it heeds a signal.
+      "trap 'exit 130' INT",
+      "{",
+      ...(play.chunks.length > 0 ? ['exec 4>"$fifo"', ...steps] : [":"]),
+      "} & wait",
+      ...(play.hangs === true ? ["sleep 1000 & wait"] : []),
+      ...(play.said ?? []).map((line) => `printf '\\n${line}\\n' >&2`),
+      `exit ${play.code ?? 0}`,
+    ].join("\n"),
+  );
+  return it;
+};
+
+qvmBackupContract("FifoQvmBackup", (play) => {
+  const it = player(play);
+  return fifoQvmBackup({ runDirectory: path.join(it.dir, "state/run"), env: it.env });
+});
+
+qvmBackupContract("MemoryQvmBackup", (play) => {
+  const bytes = pattern(sizeOf(play));
+  let at = 0;
+  return memoryQvmBackup(
+    qvmBackupScript({
+      chunks: play.chunks.map(({ after, percent, size }) => {
+        at += size;
+        return {
+          bytes: bytes.subarray(at - size, at),
+          after: after ?? 0,
+          ...(percent === undefined ? {} : { percent }),
+        };
+      }),
+      hangs: play.hangs === true,
+      ends: { code: play.code ?? 0, said: play.said ?? [] },
+    }),
+  );
+});
+
+const use = <A, E>(
+  options: FifoOptions,
+  what: (service: QvmBackup["Service"]) => Effect.Effect<A, E, never>,
+) =>
+  Effect.gen(function* () {
+    return yield* what(yield* QvmBackup);
+  }).pipe(Effect.provide(fifoQvmBackup(options)));
+
+const openFiles = () => fs.readdirSync("/proc/self/fd").length;
+
+/** Nothing may be left: no FIFO, no directory, no process, no descriptor, and a qubesd that answers. */
+const nothingLeft = async ({ fake, it }: { fake: FakeQubes; it: Programs }, fds: number) => {
+  assert.isTrue(await fake.answers(), `qubesd hangs: ${fake.log().join(", ")}`);
+  assert.isFalse(fs.existsSync(path.join(it.dir, "state/run")));
+  assert.deepStrictEqual(processesWith(path.join(it.dir, "state/run")), []);
+  await new Promise((resolve) => setTimeout(resolve, 50));
+  assert.isAtMost(openFiles(), fds);
+};
+
+describe("FifoQvmBackup", () => {
+  it.live("reads two writers one after another, and leaves nothing", () =>
+    Effect.gen(function* () {
+      const world = yield* Effect.promise(qubes);
+      const { fake, it, runDirectory } = world;
+      const fds = openFiles();
+      fake.orders({ writers: [{ size: 300_000 }, { size: 100_000, after: 200 }], thinks: 100 });
+      const play = use({ runDirectory, env: it.env }, ({ start }) =>
+        Effect.gen(function* () {
+          const running = yield* start(plan);
+          assert.strictEqual(fs.statSync(runDirectory).mode & 0o777, 0o700);
+          assert.strictEqual(fs.statSync(path.join(runDirectory, "archive")).mode & 0o777, 0o600);
+          const bytes = yield* drain(running);
+          assert.isTrue(bytes.equals(pattern(400_000)));
+          assert.deepStrictEqual(yield* running.ended, { code: 0, said: [] });
+          assert.deepStrictEqual(running.progress(), { percent: 100.06, shown: 2 });
+        }).pipe(Effect.scoped),
+      );
+      yield* play;
+      yield* play;
+      yield* Effect.promise(() => nothingLeft(world, fds));
+    }),
+  );
+
+  it.live("cancels with SIGINT when the scope closes, a full FIFO or not", () =>
+    Effect.gen(function* () {
+      const world = yield* Effect.promise(qubes);
+      const { fake, it, runDirectory } = world;
+      const fds = openFiles();
+      fake.orders({ writers: [{ size: 5_000_000 }] });
+      yield* use({ runDirectory, env: it.env }, ({ start }) =>
+        Effect.gen(function* () {
+          const running = yield* start(plan);
+          yield* running.archive.read(new Uint8Array(1000), 1000);
+          yield* Effect.sleep("100 millis");
+        }).pipe(Effect.scoped),
+      );
+      assert.includeMembers([...fake.log()], ["SIGINT", "cancelled"]);
+      // The tar that was left over has nobody to write to, and ends.
+      yield* Effect.sleep("300 millis");
+      assert.match(fake.log().at(-1)!, /^tar (1|SIGPIPE)$/);
+      yield* Effect.promise(() => nothingLeft(world, fds));
+    }),
+  );
+
+  it.live("stays there for a qubesd that opens the FIFO while it is being cancelled", () =>
+    Effect.gen(function* () {
+      const world = yield* Effect.promise(qubes);
+      const { fake, it, runDirectory } = world;
+      const fds = openFiles();
+      fake.orders({ writers: [{ size: 10 }], thinks: 300 });
+      for (const wait of [0, 30, 60, 100, 200, 300, 320, 350]) {
+        yield* use({ runDirectory, env: it.env }, ({ start }) =>
+          Effect.andThen(start(plan), Effect.sleep(wait)).pipe(Effect.scoped),
+        );
+      }
+      yield* Effect.sleep("500 millis");
+      yield* Effect.promise(() => nothingLeft(world, fds));
+    }),
+  );
+
+  it.live("kills a qvm-backup that is deaf to SIGINT, after its time", () =>
+    Effect.gen(function* () {
+      const world = yield* Effect.promise(qubes);
+      const { fake, it, runDirectory } = world;
+      const fds = openFiles();
+      it.add("qubesd-query", `echo "$*" > "$DIR/query"`);
+      fake.orders({ writers: [{ size: 10 }, { size: 10, after: 600_000 }], deaf: true });
+      yield* use({ runDirectory, env: it.env, limits: { again: 200, kill: 400 } }, ({ start }) =>
+        Effect.gen(function* () {
+          const running = yield* start(plan);
+          yield* running.archive.read(new Uint8Array(10), 10);
+        }).pipe(Effect.scoped),
+      );
+      assert.strictEqual(fake.log().filter((line) => line === "SIGINT").length, 2);
+      assert.match(it.read("query"), /^-e dom0 admin\.backup\.Cancel dom0 backup-run-[0-9]+\n$/);
+      yield* Effect.promise(() => nothingLeft(world, fds));
+    }),
+  );
+
+  it.live("does not wait for ever for what holds the FIFO open after the exit", () =>
+    Effect.gen(function* () {
+      const world = yield* Effect.promise(qubes);
+      const { fake, it, runDirectory } = world;
+      const fds = openFiles();
+      fake.orders({ writers: [{ size: 100 }], lingers: 3_000 });
+      const exit = yield* use({ runDirectory, env: it.env, limits: { late: 300 } }, ({ start }) =>
+        Effect.flatMap(start(plan), drain).pipe(Effect.scoped, Effect.exit),
+      );
+      assert.isTrue(Exit.isFailure(exit));
+      assert.include(String(Exit.isFailure(exit) && exit.cause), "holds the FIFO open");
+      yield* Effect.promise(() => nothingLeft(world, fds));
+    }),
+  );
+
+  it.live("hands qvm-backup exactly what the plan says", () =>
+    Effect.gen(function* () {
+      const { fake, it, runDirectory } = yield* Effect.promise(qubes);
+      fake.orders({});
+      const argv = Effect.fnUntraced(function* (what: Partial<typeof plan>) {
+        fs.rmSync(path.join(it.dir, "argv"), { force: true });
+        yield* use({ runDirectory, env: it.env }, ({ start }) =>
+          Effect.flatMap(start({ ...plan, ...what }), drain).pipe(Effect.scoped),
+        );
+        return JSON.parse(it.read("argv")) as Array<string>;
+      });
+      const fifo = path.join(runDirectory, "archive");
+      const always = ["--yes", "--compress", "--passphrase-file", "/tmp/passphrase"];
+      const without = [...always, "--exclude", "dom0", fifo];
+      assert.deepStrictEqual(yield* argv({}), [...without, "work"]);
+      assert.deepStrictEqual(yield* argv({ qubes: [] }), without);
+      assert.deepStrictEqual(yield* argv({ qubes: [], includeDom0: true }), [...always, fifo]);
+      for (const named of [["work"], ["dom0", "work"]]) {
+        const expected = [...always, fifo, "work", "dom0"];
+        assert.deepStrictEqual(yield* argv({ qubes: named, includeDom0: true }), expected);
+      }
+      assert.deepStrictEqual(yield* argv({ qubes: ["dom0"], includeDom0: true }), [
+        ...always,
+        fifo,
+        "dom0",
+      ]);
+      // Without a name left, qvm-backup would take its default set.
+      for (const bad of [
+        { qubes: ["dom0"] },
+        { qubes: ["-x"] },
+        { qubes: ["wo*"] },
+        { passphraseFile: "p" },
+      ]) {
+        assert.isTrue(Exit.isFailure(yield* Effect.exit(argv(bad))), JSON.stringify(bad));
+      }
+    }),
+  );
+
+  it.live("says what is missing, and leaves nothing", () =>
+    Effect.gen(function* () {
+      const { it, runDirectory } = yield* Effect.promise(qubes);
+      const bare = { ...it.env, PATH: it.dir };
+      const start = (env: typeof bare) =>
+        use({ runDirectory, env }, (service) =>
+          Effect.gen(function* () {
+            const running = yield* service.start(plan);
+            yield* drain(running);
+            return yield* running.ended;
+          }).pipe(Effect.scoped),
+        );
+      const none = yield* Effect.flip(start(bare));
+      assert.include(String(none), "mkfifo is not installed");
+      fs.symlinkSync("/usr/bin/mkfifo", path.join(it.dir, "mkfifo"));
+      const some = yield* Effect.flip(start(bare));
+      assert.include(String(some), "setpriv is not installed");
+      fs.rmSync(path.join(it.dir, "qvm-backup"));
+      const ended = yield* start({ ...it.env, PATH: `${it.dir}:/usr/bin:/bin` });
+      assert.strictEqual(ended.code, 127);
+      assert.include(ended.said.join(), "qvm-backup");
+      assert.isFalse(fs.existsSync(runDirectory));
+    }),
+  );
+
+  it.live("takes a passphrase file for what qvm-backup will make of it", () =>
+    Effect.gen(function* () {
+      const { dir, env } = fresh();
+      const check = (content: string | Buffer | undefined, mode = 0o600) => {
+        const file = path.join(dir, "passphrase");
+        fs.rmSync(file, { force: true });
+        if (content !== undefined) fs.writeFileSync(file, content, { mode });
+        if (content !== undefined) fs.chmodSync(file, mode);
+        return use({ runDirectory: path.join(dir, "run"), env }, (it) =>
+          Effect.exit(it.checkPassphrase(path.relative(process.cwd(), file))),
+        );
+      };
+      const fine = yield* check("correct horse\nmore");
+      assert.deepStrictEqual(fine, Exit.succeed({ path: `${dir}/passphrase`, warning: undefined }));
+      const open = yield* check("correct horse", 0o640);
+      assert.include(Exit.isSuccess(open) ? open.value.warning : "", "(mode 0640)");
+      for (const bad of [
+        undefined,
+        "",
+        "\nsecret",
+        "  \t\n",
+        Buffer.from([0xff, 10]),
+        "x".repeat(70_000),
+      ]) {
+        const exit = yield* check(bad);
+        assert.isTrue(Exit.isFailure(exit));
+        assert.notInclude(String(Exit.isFailure(exit) && exit.cause), "secret");
+      }
+    }),
+  );
+});
+
+describe("FifoQvmBackup.recover", () => {
+  /** One run that is killed with SIGKILL. */
+  let script: string;
+  beforeAll(async () => {
+    const it = fresh();
+    script = path.join(it.dir, "start.mjs");
+    const bundle = await rolldown({ input: "test/support/start-qvm-backup.ts", platform: "node" });
+    await bundle.write({ file: script, format: "esm", codeSplitting: false });
+    await bundle.close();
+  });
+  const run = (it: Programs, runDirectory: string): ChildProcess =>
+    spawn(process.execPath, [script, runDirectory], {
+      env: it.env,
+      stdio: ["ignore", "pipe", "inherit"],
+      detached: true,
+    });
+  const gone = (child: ChildProcess) =>
+    new Promise<void>((resolve) => child.once("exit", () => resolve()));
+
+  it.live(
+    "kill -9 at any moment leaves no open that hangs, and nothing that the next run does not clear",
+    () =>
+      Effect.promise(async () => {
+        const world = await qubes();
+        const { fake, it, runDirectory } = world;
+        const fds = openFiles();
+        fake.orders({ writers: [{ size: 2_000_000 }, { size: 10, after: 50 }], thinks: 20 });
+        const random = rng(7);
+        // How long it takes until it has started differs from machine to machine.
+        const began = performance.now();
+        const first = run(it, runDirectory);
+        await new Promise((resolve) => first.stdout!.once("data", resolve));
+        const start = performance.now() - began;
+        await gone(first);
+        for (let i = 0; i < 24; i++) {
+          const child = run(it, runDirectory);
+          const wait = start * 0.6 + random.next() * (start * 0.4 + 250);
+          await new Promise((resolve) => setTimeout(resolve, wait));
+          child.kill("SIGKILL");
+          await gone(child);
+          await new Promise((resolve) => setTimeout(resolve, 30));
+          assert.isTrue(await fake.answers(), `hangs after ${wait} ms: ${fake.log().join(", ")}`);
+          // What was cancelled needs a moment to go.
+          const until = performance.now() + 3000;
+          while (processesWith(runDirectory).length > 0 && performance.now() < until) {
+            await new Promise((resolve) => setTimeout(resolve, 20));
+          }
+          assert.deepStrictEqual(processesWith(runDirectory), [], `after ${wait} ms`);
+        }
+        await Effect.runPromise(use({ runDirectory, env: it.env }, ({ recover }) => recover));
+        await nothingLeft(world, fds);
+        assert.notInclude(fake.log(), "NOT A FIFO");
+      }),
+    60_000,
+  );
+
+  it.live("SIGINT, SIGTERM and SIGHUP put everything back", () =>
+    Effect.promise(async () => {
+      const world = await qubes();
+      const { fake, it, runDirectory } = world;
+      const fds = openFiles();
+      fake.orders({ writers: [{ size: 10 }, { size: 10, after: 600_000 }] });
+      for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) {
+        const opened = () => fake.log().filter((line) => line === "opened").length;
+        const before = opened();
+        const child = run(it, runDirectory);
+        while (opened() === before) await new Promise((resolve) => setTimeout(resolve, 20));
+        child.kill(signal);
+        await gone(child);
+        await nothingLeft(world, fds);
+      }
+      assert.strictEqual(fake.log().filter((line) => line === "cancelled").length, 3);
+    }),
+  );
+
+  it.live("finds a qvm-backup that outlived its run, and cancels it", () =>
+    Effect.promise(async () => {
+      const world = await qubes();
+      const { fake, it, runDirectory } = world;
+      const fds = openFiles();
+      // One that does not ask for a signal at its parent's death.
+      it.add("setpriv", `shift 3; exec "$@"`);
+      fake.orders({ writers: [{ size: 10 }, { size: 10, after: 600_000 }] });
+      const child = run(it, runDirectory);
+      await new Promise((resolve) => child.stdout!.once("data", resolve));
+      await new Promise((resolve) => setTimeout(resolve, 200));
+      child.kill("SIGKILL");
+      await gone(child);
+      assert.isNotEmpty(processesWith(runDirectory));
+      const recover = () =>
+        Effect.runPromise(use({ runDirectory, env: it.env }, (service) => service.recover));
+      const did = await recover();
+      assert.match(did[0]!, /^cancelled a qvm-backup .* \(process [0-9]+\)$/);
+      assert.include(fake.log(), "cancelled");
+      await nothingLeft(world, fds);
+      assert.deepStrictEqual(await recover(), []);
+    }),
+  );
+
+  it.live("kills it where it is deaf", () =>
+    Effect.promise(async () => {
+      const world = await qubes();
+      const { fake, it, runDirectory } = world;
+      const fds = openFiles();
+      fake.orders({ writers: [{ size: 10 }, { size: 10, after: 600_000 }], deaf: true });
+      const child = run(it, runDirectory);
+      await new Promise((resolve) => child.stdout!.once("data", resolve));
+      await new Promise((resolve) => setTimeout(resolve, 200));
+      child.kill("SIGKILL");
+      await gone(child);
+      const limits = { again: 100, recover: 300 };
+      await Effect.runPromise(use({ runDirectory, env: it.env, limits }, (it) => it.recover));
+      await nothingLeft(world, fds);
+    }),
+  );
+
+  it.live("touches nothing outside, whatever lies in its directory", () =>
+    Effect.gen(function* () {
+      const { dir, env } = fresh();
+      const runDirectory = path.join(dir, "state/run");
+      const precious = path.join(dir, "precious");
+      fs.mkdirSync(precious);
+      fs.writeFileSync(path.join(precious, "file"), "x");
+      const recover = use({ runDirectory, env }, (it) => it.recover);
+      const garbage: ReadonlyArray<() => void> = [
+        () => fs.symlinkSync(precious, path.join(runDirectory, "archive")),
+        () =>
+          fs.symlinkSync(path.join(precious, "file"), path.join(runDirectory, "qvm-backup.json")),
+        () => fs.mkdirSync(path.join(runDirectory, "archive/deep"), { recursive: true }),
+        () => fs.writeFileSync(path.join(runDirectory, "qvm-backup.json"), "{"),
+        () => execFileSync("mkfifo", [path.join(runDirectory, "qvm-backup.json")]),
+        // Some process, but not the one that was meant: the start time differs, or the path.
+        () =>
+          fs.writeFileSync(
+            path.join(runDirectory, "qvm-backup.json"),
+            JSON.stringify({
+              pid: process.pid,
+              started: "1",
+              fifo: path.join(runDirectory, "archive"),
+            }),
+          ),
+        () => {
+          const stat = fs.readFileSync("/proc/self/stat", "latin1");
+          const started = stat.slice(stat.lastIndexOf(")") + 2).split(" ")[19];
+          fs.writeFileSync(
+            path.join(runDirectory, "qvm-backup.json"),
+            JSON.stringify({ pid: process.pid, started, fifo: path.join(runDirectory, "archive") }),
+          );
+        },
+      ];
+      for (const make of garbage) {
+        fs.mkdirSync(runDirectory, { recursive: true });
+        make();
+        assert.strictEqual((yield* recover).length, 1);
+        assert.isFalse(fs.existsSync(runDirectory));
+        assert.strictEqual(fs.readFileSync(path.join(precious, "file"), "utf8"), "x");
+      }
+      fs.symlinkSync(precious, runDirectory);
+      const error = yield* Effect.flip(recover);
+      assert.include(error.message, "it is no directory: remove it");
+      assert.isTrue(fs.existsSync(path.join(precious, "file")));
+    }),
+  );
+});

@@ -1,0 +1,146 @@
+import { assert, describe, it } from "@effect/vitest";
+import { Effect } from "effect";
+import { memoryQubes, qubesTable } from "#layers/MemoryQubes";
+import { parseQube, qubesCli, temporaryDirectory } from "#layers/QubesCli";
+import { Qubes } from "#services/Qubes";
+import { qubesContract, world } from "#test/contracts/qubes";
+import { type Programs, programs } from "#test/support/programs";
+import { afterAll } from "vitest";
+
+const made: Array<Programs> = [];
+const fresh = (env?: Record<string, string>) => {
+  const it = programs(env);
+  made.push(it);
+  return it;
+};
+afterAll(() => made.forEach((it) => it.remove()));
+
+/** The tools as the contract describes them; a file in $DIR/running for each running qube. */
+const tools = () => {
+  const it = fresh();
+  it.add(
+    "qvm-ls",
+    `[ "$*" = "--raw-data --fields name,qid,state,class,include_in_backups" ] || exit 2
+echo "dom0|0|Running|AdminVM|True"
+echo "sys-backup|7|Halted|AppVM|False"
+echo "work|2|Running|AppVM|True"`,
+  );
+  it.add("qvm-check", `[ "$1 $2" = "-q --running" ] && [ -e "$DIR/runs-$3" ]`);
+  it.add(
+    "qvm-start",
+    `[ "$1" = --skip-if-running ] || exit 9
+case $2 in work|sys-backup) touch "$DIR/runs-$2";; *) echo "qvm-start: error: no such domain: '$2'" >&2; exit 2;; esac`,
+  );
+  it.add("qvm-shutdown", `[ "$1" = --wait ] || exit 9; rm -f "$DIR/runs-$2"`);
+  it.add("systemctl", `echo "LANG=C TMPDIR=/var/tmp"`);
+  it.add("runs-work", "");
+  return it;
+};
+
+qubesContract("MemoryQubes", () => memoryQubes(qubesTable(world)));
+qubesContract("QubesCli", () => qubesCli(tools().env));
+
+const use = <A, E>(it: Programs, what: (qubes: Qubes["Service"]) => Effect.Effect<A, E>) =>
+  Effect.gen(function* () {
+    return yield* what(yield* Qubes);
+  }).pipe(Effect.provide(qubesCli(it.env)));
+
+describe("QubesCli", () => {
+  it.live("names the line of qvm-ls that it cannot read, printable", () =>
+    Effect.gen(function* () {
+      const it = tools();
+      it.add("qvm-ls", `printf 'dom0|0|Running|AdminVM|True\\nwo\\033rk|x|Running|AppVM|True\\n'`);
+      const error = yield* Effect.flip(use(it, (qubes) => qubes.list));
+      assert.strictEqual(
+        error.message,
+        "could not list the qubes: line 2 of qvm-ls is not as expected: wo?rk|x|Running|AppVM|True",
+      );
+    }),
+  );
+  it.live("says which program is missing", () =>
+    Effect.gen(function* () {
+      const error = yield* Effect.flip(use(fresh(), (qubes) => qubes.list));
+      assert.strictEqual(
+        error.message,
+        "could not list the qubes: qvm-ls is not installed, or not in PATH",
+      );
+    }),
+  );
+  it.live("does not take a traceback of qvm-check for a halted qube", () =>
+    Effect.gen(function* () {
+      const it = tools();
+      it.add(
+        "qvm-check",
+        `echo "Traceback (most recent call last):" >&2; echo "ConnectionRefusedError: no" >&2; exit 1`,
+      );
+      const error = yield* Effect.flip(use(it, (qubes) => qubes.running("work")));
+      assert.include(error.message, "ConnectionRefusedError");
+    }),
+  );
+  it.live("bounds what a tool says", () =>
+    Effect.gen(function* () {
+      const it = tools();
+      it.add("qvm-start", "head -c 3000000 /dev/zero | tr '\\0' '\\033' >&2; exit 1");
+      const error = yield* Effect.flip(use(it, (qubes) => qubes.start("work")));
+      assert.isBelow(error.message.length, 1000);
+      assert.match(error.message, /^[\x20-\x7e]*$/);
+      it.add("qvm-ls", "yes x");
+      const more = yield* Effect.flip(use(it, (qubes) => qubes.list));
+      assert.include(more.message, "qvm-ls: said more than 1048576 bytes");
+    }),
+  );
+  it.live("finds qubesd's temporary directory, and /tmp where nobody says", () =>
+    Effect.gen(function* () {
+      const it = tools();
+      assert.strictEqual((yield* use(it, (qubes) => qubes.scratch)).path, "/var/tmp");
+      it.add("systemctl", "exit 1");
+      assert.strictEqual((yield* use(it, (qubes) => qubes.scratch)).path, "/tmp");
+      it.add("systemctl", "echo TMPDIR=/nowhere/at/all");
+      assert.strictEqual((yield* use(it, (qubes) => qubes.scratch)).path, "/tmp");
+    }),
+  );
+  it("reads the lines of qvm-ls", () => {
+    assert.deepStrictEqual(
+      parseQube("work|2|Halted|AppVM|True"),
+      world[1] && {
+        ...world[1],
+        state: "Halted",
+      },
+    );
+    assert.isFalse(parseQube("remote|9|-|RemoteVM|-")?.included);
+    for (const bad of [
+      "work|2|Halted|AppVM",
+      "work|2|Halted|AppVM|True|more",
+      "-work|2|Halted|AppVM|True",
+      "work|02|Halted|AppVM|True",
+      "work|-1|Halted|AppVM|True",
+      "work|2|Halted|AppVM|yes",
+      "",
+    ]) {
+      assert.isUndefined(parseQube(bad), bad);
+    }
+  });
+  it("reads the environment as systemctl shows it", () => {
+    assert.strictEqual(temporaryDirectory(""), "/tmp");
+    assert.strictEqual(temporaryDirectory("A=b TMPDIR=/var/tmp\n"), "/var/tmp");
+    assert.strictEqual(temporaryDirectory(`"X=TMPDIR=/no" "TMPDIR=/a b" TMP=/c`), "/a b");
+    assert.strictEqual(temporaryDirectory("TMPDIR=relative TMP=/c"), "/c");
+    assert.strictEqual(temporaryDirectory("TMPDIR=/a TMPDIR=/b"), "/b");
+  });
+});
+
+describe("MemoryQubes", () => {
+  it.effect("records, and fails on demand", () =>
+    Effect.gen(function* () {
+      const table = qubesTable(world);
+      table.fails = (call) => (call === "start work" ? "no memory" : undefined);
+      const error = yield* Effect.gen(function* () {
+        const qubes = yield* Qubes;
+        yield* qubes.running("work");
+        return yield* Effect.flip(qubes.start("work"));
+      }).pipe(Effect.provide(memoryQubes(table)));
+      assert.strictEqual(error.message, "could not start work: no memory");
+      assert.deepStrictEqual(table.calls, ["running work", "start work"]);
+    }),
+  );
+});

@@ -1,0 +1,267 @@
+import { assert, describe, it } from "@effect/vitest";
+import { Effect } from "effect";
+import { TestClock } from "effect/testing";
+import * as fs from "node:fs";
+import * as path from "node:path";
+import { afterAll } from "vitest";
+import {
+  type DesktopOptions,
+  desktopReporter,
+  meter,
+  progressLine,
+  stderrIsJournal,
+} from "#layers/DesktopReporter";
+import { Reporter } from "#services/Reporter";
+import { humanDuration, humanSize } from "#src/wire/format";
+import { processesWith, type Programs, programs } from "#test/support/programs";
+
+const made: Array<Programs> = [];
+const fresh = () => {
+  const it = programs();
+  made.push(it);
+  return it;
+};
+afterAll(() => made.forEach((it) => it.remove()));
+
+describe("format", () => {
+  it("sizes as people read them", () => {
+    const sizes: ReadonlyArray<readonly [number, string]> = [
+      [0, "0 B"],
+      [1023, "1023 B"],
+      [1024, "1.0 KiB"],
+      [1536, "1.5 KiB"],
+      [1024 * 1023.94, "1023.9 KiB"],
+      [1024 * 1024 - 1, "1.0 MiB"],
+      [1.2 * 2 ** 30, "1.2 GiB"],
+      [2 ** 40, "1.0 TiB"],
+      [5000 * 2 ** 50, "5000.0 PiB"],
+      [-1, "0 B"],
+      [12.7, "12 B"],
+    ];
+    for (const [size, text] of sizes) assert.strictEqual(humanSize(size), text);
+  });
+  it("durations as clocks show them", () => {
+    const durations: ReadonlyArray<readonly [number, string]> = [
+      [0, "0:00:00"],
+      [59.99, "0:00:59"],
+      [754, "0:12:34"],
+      [3600, "1:00:00"],
+      [360_000, "100:00:00"],
+      [-5, "0:00:00"],
+    ];
+    for (const [seconds, text] of durations) assert.strictEqual(humanDuration(seconds), text);
+  });
+});
+
+describe("the progress line", () => {
+  const of = { elapsed: 754, rate: 35.1 * 2 ** 20 };
+  const now = { doing: "backing up", percent: 42, bytes: 1.2 * 2 ** 30 };
+
+  it("is a bar as wide as there is room", () => {
+    assert.strictEqual(
+      progressLine(now, { ...of, width: 63 }),
+      "[####......]  42.00%  1.2 GiB sent  35.1 MiB/s  0:12:34",
+    );
+    const wide = progressLine(now, { ...of, width: 200 });
+    assert.strictEqual(wide.indexOf("]") - wide.indexOf("["), 41);
+    for (let width = 1; width < 120; width++) {
+      assert.isAtMost(progressLine(now, { ...of, width }).length, width);
+    }
+  });
+  it("does without a bar or a percentage", () => {
+    assert.strictEqual(
+      progressLine(now, { ...of, width: 0 }),
+      "42.00%  1.2 GiB sent  35.1 MiB/s  0:12:34",
+    );
+    assert.strictEqual(
+      progressLine({ ...now, percent: undefined }, { ...of, width: 80 }),
+      "1.2 GiB sent  35.1 MiB/s  0:12:34",
+    );
+    assert.strictEqual(
+      progressLine({ doing: "verifying", bytes: 1024, total: 4096 }, { ...of, width: 0 }),
+      "verifying  25.00%  1.0 KiB  35.1 MiB/s  0:12:34",
+    );
+  });
+  it("ends at 100, though qvm-backup goes on", () => {
+    const line = progressLine({ ...now, percent: 100.06 }, { ...of, width: 80 });
+    assert.match(line, /^\[#+\] 100\.00%/);
+  });
+  it("has the rate of the last 10 s", () => {
+    const rate = meter();
+    let speed = 0;
+    for (let s = 0; s <= 60; s += 0.1) {
+      speed = rate(s * 1000, s < 40 ? s * 1e6 : 40e6 + (s - 40) * 1000);
+    }
+    assert.closeTo(speed, 1000, 1);
+    assert.strictEqual(meter()(0, 5), 0);
+  });
+});
+
+const reporter = (options: Partial<DesktopOptions> = {}) => {
+  const out: Array<string> = [];
+  const it = fresh();
+  it.add("logger", `for word; do printf '%s|' "$word" >> "$DIR/log"; done; echo >> "$DIR/log"`);
+  return {
+    out,
+    it,
+    layer: desktopReporter({
+      program: "qbackup",
+      terminal: false,
+      stderrIsTTY: false,
+      underSystemd: false,
+      env: it.env,
+      write: (text) => void out.push(text),
+      columns: () => 64,
+      ...options,
+    }),
+  };
+};
+const sayAll = Effect.gen(function* () {
+  const { say } = yield* Reporter;
+  yield* say("info", "a note; $(id)");
+  yield* say("warning", "-t look");
+  yield* say("error", "it failed");
+  yield* say("hint", "try\nagain");
+});
+const logged = [
+  "-t|qbackup|-p|user.info|--|a note; $(id)|",
+  "-t|qbackup|-p|user.warning|--|warning: -t look|",
+  "-t|qbackup|-p|user.err|--|error: it failed|",
+  "-t|qbackup|-p|user.err|--|hint: try again|",
+  "",
+].join("\n");
+const loud = [
+  "qbackup: warning: -t look\n",
+  "qbackup: error: it failed\n",
+  "qbackup: hint: try again\n",
+];
+
+describe("DesktopReporter", () => {
+  it.live("from cron: what matters on stderr, everything in the journal", () =>
+    Effect.gen(function* () {
+      const { it, layer, out } = reporter();
+      yield* Effect.provide(sayAll, layer);
+      assert.deepStrictEqual(out, loud);
+      assert.strictEqual(it.read("log"), logged);
+    }),
+  );
+  it.live("at a terminal: everything on both", () =>
+    Effect.gen(function* () {
+      const { it, layer, out } = reporter({ stderrIsTTY: true });
+      yield* Effect.provide(sayAll, layer);
+      assert.deepStrictEqual(out, ["qbackup: a note; $(id)\n", ...loud]);
+      assert.strictEqual(it.read("log"), logged);
+    }),
+  );
+  it.live("with -o: everything on stderr, nothing in the journal", () =>
+    Effect.gen(function* () {
+      for (const underSystemd of [true, false]) {
+        const { it, layer, out } = reporter({ terminal: true, underSystemd });
+        yield* Effect.provide(sayAll, layer);
+        assert.deepStrictEqual(out, ["qbackup: a note; $(id)\n", ...loud]);
+        assert.strictEqual(it.read("log"), "");
+      }
+    }),
+  );
+  it.live("where stderr is the journal: once, with its priority", () =>
+    Effect.gen(function* () {
+      const { it, layer, out } = reporter({ underSystemd: true });
+      yield* Effect.provide(sayAll, layer);
+      assert.deepStrictEqual(out, [
+        "<6>qbackup: a note; $(id)\n",
+        "<4>qbackup: warning: -t look\n",
+        "<3>qbackup: error: it failed\n",
+        "<3>qbackup: hint: try again\n",
+      ]);
+      assert.strictEqual(it.read("log"), "");
+    }),
+  );
+  it.live("a logger that is missing or fails is no matter", () =>
+    Effect.gen(function* () {
+      const { it, layer, out } = reporter();
+      fs.rmSync(path.join(it.dir, "logger"));
+      yield* Effect.provide(sayAll, desktopLayer({ ...it.env, PATH: it.dir }, out));
+      it.add("logger", "exit 1");
+      yield* Effect.provide(sayAll, layer);
+      assert.deepStrictEqual(out, [...loud, ...loud]);
+    }),
+  );
+
+  it.live(
+    "a logger that hangs holds nobody up for long",
+    () =>
+      Effect.gen(function* () {
+        const { it, layer } = reporter();
+        it.add("logger", `sleep 1000; : "$DIR"`);
+        const began = performance.now();
+        yield* Effect.provide(sayAll, layer);
+        assert.isBelow(performance.now() - began, 13_000);
+        assert.deepStrictEqual(processesWith(it.dir), []);
+      }),
+    20_000,
+  );
+
+  it.effect("draws a bar in place, and clears it before a line and at the end", () =>
+    Effect.gen(function* () {
+      const { layer, out } = reporter({ stderrIsTTY: true, terminal: true });
+      yield* Effect.gen(function* () {
+        const { progress, say } = yield* Reporter;
+        for (let i = 0; i < 20; i++) {
+          yield* progress({ doing: "backing up", percent: i, bytes: i * 2 ** 20 });
+          yield* TestClock.adjust("100 millis");
+        }
+        yield* say("warning", "look");
+        yield* progress({ doing: "backing up", percent: 50, bytes: 2 ** 30 });
+      }).pipe(Effect.provide(layer));
+      const bars = out.filter((text) => text.startsWith("\r["));
+      assert.strictEqual(bars.length, 11);
+      assert.strictEqual(bars[0], "\r[..........]   0.00%  0 B sent  0 B/s  0:00:00");
+      const at = out.indexOf("qbackup: warning: look\n");
+      assert.match(out[at - 1]!, /^\r +\r$/);
+      assert.match(out.at(-1)!, /^\r +\r$/);
+      assert.strictEqual(out.filter((text) => /^\r +\r$/.test(text)).length, 2);
+      for (const bar of bars) assert.isBelow(bar.length, 66);
+    }),
+  );
+  it.effect("without a terminal: a line a minute with -o, every 5 in the journal", () =>
+    Effect.gen(function* () {
+      const lines = Effect.fnUntraced(function* (terminal: boolean, underSystemd: boolean) {
+        const { layer, out } = reporter({ terminal, underSystemd });
+        yield* Effect.gen(function* () {
+          const { progress } = yield* Reporter;
+          for (let s = 0; s <= 600; s += 5) {
+            yield* progress({ doing: "backing up", percent: s / 6, bytes: s * 2 ** 20 });
+            yield* TestClock.adjust("5 seconds");
+          }
+        }).pipe(Effect.provide(layer));
+        return out;
+      });
+      const often = yield* lines(true, false);
+      assert.strictEqual(often.length, 10);
+      assert.strictEqual(often[0], "qbackup: 10.00%  60.0 MiB sent  1.0 MiB/s  0:01:00\n");
+      const rare = yield* lines(false, true);
+      assert.deepStrictEqual(
+        rare,
+        ["<6>qbackup: 50.00%  300.0 MiB sent  1.0 MiB/s  0:05:00\n"].concat(
+          "<6>qbackup: 100.00%  600.0 MiB sent  1.0 MiB/s  0:10:00\n",
+        ),
+      );
+    }),
+  );
+  it("knows whether stderr is the journal by its device and inode", () => {
+    const { dev, ino } = fs.fstatSync(2);
+    assert.isTrue(stderrIsJournal({ JOURNAL_STREAM: `${dev}:${ino}` }));
+    assert.isFalse(stderrIsJournal({ JOURNAL_STREAM: `${dev}:${ino + 1}` }));
+    assert.isFalse(stderrIsJournal({}));
+  });
+});
+
+const desktopLayer = (env: Programs["env"], out: Array<string>) =>
+  desktopReporter({
+    program: "qbackup",
+    terminal: false,
+    stderrIsTTY: false,
+    underSystemd: false,
+    env,
+    write: (text) => void out.push(text),
+  });

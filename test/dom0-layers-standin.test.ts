@@ -1,0 +1,258 @@
+/** The layers of dom0 over the stand-in for Qubes: its tools, its qubesd, its archives. */
+import { assert, describe, it } from "@effect/vitest";
+import { Effect, Layer } from "effect";
+import { type ChildProcess, spawn } from "node:child_process";
+import * as fs from "node:fs";
+import * as path from "node:path";
+import { rolldown } from "rolldown";
+import { afterAll, beforeAll } from "vitest";
+import { desktopReporter } from "#layers/DesktopReporter";
+import { fifoQvmBackup } from "#layers/FifoQvmBackup";
+import { notifySend } from "#layers/NotifySend";
+import { qubesCli } from "#layers/QubesCli";
+import { qvmRunQrexec } from "#layers/QvmRunQrexec";
+import { QvmBackup } from "#services/QvmBackup";
+import { Reporter } from "#services/Reporter";
+import { notifierContract } from "#test/contracts/notifier";
+import { qrexecContract } from "#test/contracts/qrexec";
+import { qubesContract, world as qubes } from "#test/contracts/qubes";
+import { drain } from "#test/contracts/qvmbackup";
+import { buildStandin } from "#test/standin/build";
+import { type Fault, makeWorld, temporaryDirectory, type World } from "#test/standin/world";
+import { processesWith } from "#test/support/programs";
+import { rng } from "#test/support/random";
+
+const made: Array<World> = [];
+const directories: Array<string> = [];
+let tools: string;
+let program: string;
+let script: string;
+beforeAll(async () => {
+  tools = temporaryDirectory();
+  program = await buildStandin(path.join(tools, "standin"));
+  script = path.join(tools, "start.mjs");
+  const bundle = await rolldown({ input: "test/support/start-qvm-backup.ts", platform: "node" });
+  await bundle.write({ file: script, format: "esm", codeSplitting: false });
+  await bundle.close();
+});
+afterAll(() => {
+  made.forEach((world) => world.stop());
+  [tools, ...directories].forEach((dir) => fs.rmSync(dir, { recursive: true, force: true }));
+});
+
+const services = {
+  "test.Echo": "#!/bin/sh\nexec cat\n",
+  "test.Fail": "#!/bin/sh\nprintf 'no, thanks\\n\\033[31mred\\n' >&2; exit $1\n",
+  "test.Deaf": "#!/bin/sh\nexec sleep 1000\n",
+};
+const fresh = (...faults: ReadonlyArray<Fault>): World => {
+  const dir = temporaryDirectory();
+  directories.push(dir);
+  const world = makeWorld({
+    dir,
+    program,
+    faults,
+    qubes: qubes.map(({ included, name, qid, state }) => ({ name, qid, state, include: included })),
+  });
+  for (const [name, text] of Object.entries(services)) world.service("work", name, { text });
+  fs.writeFileSync(path.join(world.dir, "passphrase"), "correct horse\n", { mode: 0o600 });
+  made.push(world);
+  return world;
+};
+const lazily = <S>(make: () => Layer.Layer<S>) => Layer.unwrap(Effect.sync(make));
+
+qubesContract("QubesCli over the stand-in", () => lazily(() => qubesCli(fresh().env)));
+qrexecContract("QvmRunQrexec over the stand-in", () => lazily(() => qvmRunQrexec(fresh().env)));
+notifierContract("NotifySend over the stand-in", () => {
+  let world: World | undefined;
+  const env = { DBUS_SESSION_BUS_ADDRESS: "unix:path=/run/user/1000/bus" };
+  return {
+    layer: lazily(() => notifySend({ ...(world = fresh()).env, ...env })),
+    shown: () =>
+      world!.notifications().map(({ argv }) => ({
+        urgency: argv.find((word) => word.startsWith("--urgency="))!.slice(10),
+        summary: argv.at(-2)!,
+        body: argv.at(-1)!,
+      })),
+  };
+});
+
+const runDirectory = (world: World) => path.join(world.dir, "state/run");
+const backup = (world: World, limits = {}) =>
+  fifoQvmBackup({ runDirectory: runDirectory(world), env: world.env, limits });
+const planOf = (world: World) => ({
+  qubes: ["work", "sys-backup"],
+  includeDom0: false,
+  passphraseFile: path.join(world.dir, "passphrase"),
+});
+const run = <A, E>(
+  world: World,
+  what: (service: QvmBackup["Service"]) => Effect.Effect<A, E>,
+  limits = {},
+) =>
+  Effect.gen(function* () {
+    return yield* what(yield* QvmBackup);
+  }).pipe(Effect.provide(backup(world, limits)));
+
+/** qubesd answers, nothing runs, nothing lies about; not even the passphrase in a profile. */
+const settled = async (world: World) => {
+  const until = performance.now() + 5000;
+  const busy = () => [...world.processes("tar"), ...processesWith(runDirectory(world))];
+  while (busy().length > 0 && performance.now() < until) {
+    await new Promise((resolve) => setTimeout(resolve, 20));
+  }
+  assert.deepStrictEqual(busy(), []);
+  assert.isFalse(fs.existsSync(path.join(runDirectory(world), "archive")), "the FIFO is there");
+  const ls = spawn("qvm-ls", ["--raw-list"], { env: world.env, stdio: "ignore" });
+  const answered = await new Promise<boolean>((resolve) => {
+    const timer = setTimeout(resolve, 5000, false);
+    ls.once("exit", (code) => {
+      clearTimeout(timer);
+      resolve(code === 0);
+    });
+  });
+  ls.kill("SIGKILL");
+  assert.isTrue(answered, "qubesd hangs");
+};
+
+describe("FifoQvmBackup over the stand-in", () => {
+  it.live("streams an archive to its end", () =>
+    Effect.gen(function* () {
+      const world = fresh();
+      const said = yield* run(world, ({ start }) =>
+        Effect.gen(function* () {
+          const running = yield* start(planOf(world));
+          const bytes = yield* drain(running);
+          assert.isAbove(bytes.length, 20_000);
+          assert.strictEqual(bytes.length % 10_240, 0);
+          for (const name of [
+            "backup-header",
+            "vm2/private.img.000.enc",
+            "vm7/private.img.000.enc",
+          ]) {
+            assert.isTrue(bytes.includes(name), name);
+          }
+          return yield* running.ended;
+        }).pipe(Effect.scoped),
+      );
+      assert.deepStrictEqual(said, { code: 0, said: [] });
+      yield* Effect.promise(() => settled(world));
+      assert.deepStrictEqual(world.profiles(), []);
+    }),
+  );
+
+  const faults: ReadonlyArray<readonly [Fault, code: number | undefined, said: string]> = [
+    [{ tool: "qvm-backup", kind: "write-nothing", open: false }, 0, ""],
+    [{ tool: "qvm-backup", kind: "write-nothing" }, 0, ""],
+    [{ tool: "qvm-backup", kind: "fail", text: "out of luck", after: 20_000 }, 1, "out of luck"],
+    [{ tool: "qvm-backup", kind: "fail", stage: "info", text: "no" }, 1, "preparation error: no"],
+    [{ tool: "qvm-backup", kind: "traceback" }, 1, "Traceback"],
+    [{ tool: "qvm-backup", kind: "empty-response", after: 20_000 }, 1, "Got empty response"],
+    [{ tool: "qvm-backup", kind: "hang-before-open" }, undefined, ""],
+    [{ tool: "qvm-backup", kind: "hang-after", after: 20_000 }, undefined, ""],
+    [{ tool: "qvm-backup", kind: "slow", bytesPerSecond: 5_000 }, undefined, ""],
+    [{ tool: "qvm-backup", kind: "hang" }, undefined, ""],
+  ];
+  it.live.each(faults)("%o", ([fault, code, text]) =>
+    Effect.gen(function* () {
+      const world = fresh(fault);
+      yield* run(world, ({ start }) =>
+        Effect.gen(function* () {
+          const running = yield* start(planOf(world));
+          const rest = drain(running);
+          if (code === undefined) return yield* Effect.timeoutOption(rest, "700 millis");
+          yield* rest;
+          const ended = yield* running.ended;
+          assert.strictEqual(ended.code, code);
+          assert.include(ended.said.join("; "), text);
+        }).pipe(Effect.scoped),
+      );
+      assert.isFalse(fs.existsSync(runDirectory(world)));
+      yield* Effect.promise(() => settled(world));
+      assert.deepStrictEqual(
+        world.profiles().filter(() => code === undefined && fault.kind !== "hang"),
+        [],
+      );
+    }),
+  );
+
+  it.live("kills one that is deaf, and cancels what goes on in qubesd", () =>
+    Effect.gen(function* () {
+      const world = fresh(
+        { tool: "qvm-backup", kind: "ignore-sigint" },
+        { tool: "qvm-backup", kind: "hang-after", after: 20_000 },
+      );
+      const start = (service: QvmBackup["Service"]) =>
+        Effect.gen(function* () {
+          const running = yield* service.start(planOf(world));
+          yield* running.archive.read(new Uint8Array(10_240), 10_240);
+        }).pipe(Effect.scoped);
+      yield* run(world, start, { again: 150, kill: 300 });
+      yield* Effect.promise(() => settled(world));
+      assert.isTrue(world.calls("qubesd-query").length > 0);
+    }),
+  );
+
+  it.live(
+    "kill -9 at any moment leaves no open that hangs",
+    () =>
+      Effect.promise(async () => {
+        const world = fresh({ tool: "qvm-backup", kind: "slow", bytesPerSecond: 2_000_000 });
+        const random = rng(11);
+        const begin = (): ChildProcess =>
+          spawn(
+            process.execPath,
+            [script, runDirectory(world), path.join(world.dir, "passphrase")],
+            {
+              env: world.env,
+              stdio: ["ignore", "pipe", "inherit"],
+              detached: true,
+            },
+          );
+        const gone = (child: ChildProcess) =>
+          new Promise<void>((resolve) => child.once("exit", () => resolve()));
+        const began = performance.now();
+        const first = begin();
+        await new Promise((resolve) => first.stdout!.once("data", resolve));
+        const start = performance.now() - began;
+        await gone(first);
+        const whole = performance.now() - began;
+        for (let i = 0; i < 12; i++) {
+          const child = begin();
+          const wait = start * 0.7 + random.next() * (whole - start * 0.7);
+          await new Promise((resolve) => setTimeout(resolve, wait));
+          child.kill("SIGKILL");
+          if (child.exitCode === null && child.signalCode === null) await gone(child);
+          const did = await Effect.runPromise(run(world, ({ recover }) => recover));
+          await settled(world);
+          assert.isFalse(fs.existsSync(runDirectory(world)), did.join());
+          assert.deepStrictEqual(world.profiles(), [], `after ${wait} ms`);
+        }
+      }),
+    60_000,
+  );
+});
+
+it.live("DesktopReporter over the stand-in: the journal has every line in its order", () =>
+  Effect.gen(function* () {
+    const world = fresh();
+    yield* Effect.gen(function* () {
+      const { say } = yield* Reporter;
+      for (let i = 0; i < 5; i++) yield* say(i === 2 ? "error" : "info", `line ${i}`);
+    }).pipe(
+      Effect.provide(
+        desktopReporter({
+          program: "qbackup",
+          terminal: false,
+          stderrIsTTY: false,
+          underSystemd: false,
+          env: world.env,
+          write: () => {},
+        }),
+      ),
+    );
+    const lines = world.journal().filter((line) => line.includes("qbackup"));
+    assert.strictEqual(lines.length, 5, lines.join("\n"));
+    lines.forEach((line, i) => assert.include(line, `line ${i}`));
+  }),
+);

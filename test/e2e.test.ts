@@ -1,0 +1,507 @@
+/** The built programs, all three, with a real FIFO, a real sshd, real signals and real kills. */
+import { execFileSync } from "node:child_process";
+import { afterEach, assert, describe, it, vi } from "vitest";
+import * as crypto from "node:crypto";
+import * as fs from "node:fs";
+import * as os from "node:os";
+import * as path from "node:path";
+import { parseManifest } from "#src/wire/manifest";
+import { processesWith } from "#test/support/programs";
+import { treeHash } from "#test/support/peer";
+import { isRoot } from "#test/support/server";
+import {
+  dist,
+  execute,
+  passphrase,
+  type Ran,
+  type Whole,
+  whole,
+  type WholeOptions,
+} from "#test/support/whole";
+
+vi.setConfig({ testTimeout: 90_000 });
+
+let now: Whole | undefined;
+const setUp = async (options: WholeOptions = {}) => (now = await whole(options));
+afterEach(() => {
+  now?.stop();
+  now = undefined;
+});
+
+const until = async (what: string, ready: () => boolean, limit = 15_000) => {
+  for (let waited = 0; !ready(); waited += 20) {
+    if (waited > limit) throw new Error(`did not happen within ${limit} ms: ${what}`);
+    await new Promise((resolve) => setTimeout(resolve, 20));
+  }
+};
+
+/** Nothing of the run is left: no process, no FIFO, no directory, no running qube. */
+const tidy = async (w: Whole) => {
+  assert.isFalse(fs.existsSync(path.join(w.state, "run")), "the FIFO's directory is left");
+  await until("the processes of the run end", () =>
+    w.world.processes().every(({ kind }) => kind === "qubesd"),
+  );
+  await until("qvm-backup ends", () => processesWith(path.join(w.state, "run")).length === 0);
+  assert.strictEqual(w.world.qube("net").state, "Halted");
+  assert.deepStrictEqual(w.world.profiles(), []);
+};
+const verified = async (w: Whole) => {
+  const { stdout } = await w.ssh("qbackup/1 list");
+  return stdout
+    .trim()
+    .split("\n")
+    .map((line) => JSON.parse(line))
+    .filter((reply) => reply.type === "archive" && reply.verified);
+};
+/** What must be so after a run that failed. */
+const failed = async (w: Whole, ran: Ran, code: number, text: RegExp) => {
+  assert.strictEqual(ran.code, code, ran.stderr);
+  assert.match(ran.stderr, text);
+  assert.deepStrictEqual(await verified(w), []);
+  assert.lengthOf(w.ledger(), 0);
+  await tidy(w);
+  assert.match(w.world.journal().join("\n"), /^qbackup user\.err error: /m);
+  assert.isTrue(w.world.notifications().some(({ argv }) => argv.includes("--urgency=critical")));
+};
+/** What must be so after a run that did its job. */
+const stored = async (w: Whole, ran: Ran) => {
+  assert.strictEqual(ran.code, 0, ran.stderr);
+  const entry = w.ledger().at(-1)!;
+  const manifest = parseManifest(entry.manifest)!;
+  const bytes = fs.readFileSync(path.join(w.server.store, entry.name));
+  assert.strictEqual(bytes.length, manifest.size);
+  assert.strictEqual(treeHash(bytes), manifest.treehash);
+  assert.containsSubset(await verified(w), [{ name: entry.name, treehash: manifest.treehash }]);
+  assert.strictEqual(fs.statSync(path.join(w.server.store, entry.name)).mode & 0o777, 0o440);
+  await tidy(w);
+  return { bytes, manifest };
+};
+const big = {
+  qubes: [
+    { name: "work", size: 24_000_000 },
+    { name: "vault", size: 9_000_000 },
+    { name: "net", size: 0, include: false },
+  ],
+  settings: { raw: true },
+};
+
+describe("a backup", () => {
+  it("of two qubes arrives, decrypts with scrypt and unpacks with tar", async () => {
+    const w = await setUp();
+    const { bytes, manifest } = await stored(w, await w.run("-f", "laptop-", "work", "vault"));
+    assert.match(manifest.name, /^laptop-\d{4}-\d\d-\d\dT\d{4}\.backup$/);
+    assert.strictEqual(w.world.journal().filter((line) => line.includes("error")).length, 0);
+    assert.match(w.world.journal().join("\n"), /^qbackup user\.info stored laptop-/m);
+    // As a person without Qubes would: the header pair first, then a member by its place.
+    const at = (name: string) => {
+      const member = manifest.members.find((m) => m.path === name)!;
+      const tar = path.join(w.dir, "member.tar");
+      fs.writeFileSync(tar, bytes.subarray(member.start, member.start + member.length));
+      return execute(["tar", "-xOf", tar, name]);
+    };
+    const header = (await at("backup-header").ended).stdout;
+    const id = /^backup-id=(.*)$/m.exec(header)![1]!;
+    const qid = w.world.qube("work").qid;
+    const name = `vm${qid}/private.img.000`;
+    const tar = path.join(w.dir, "m.tar");
+    const member = manifest.members.find((m) => m.path === `${name}.enc`)!;
+    fs.writeFileSync(tar, bytes.subarray(member.start, member.start + member.length));
+    const plain = await execute([
+      "sh",
+      "-c",
+      `tar -xOf ${tar} ${name}.enc > ${tar}.enc && PASS='${id}!${name}!${passphrase}' scrypt dec --passphrase env:PASS ${tar}.enc | gzip -d | tar -tf -`,
+    ]).ended;
+    assert.strictEqual(plain.code, 0, plain.stderr);
+    assert.include(plain.stdout, "private.img");
+  });
+
+  it("runs from cron: no DISPLAY, no session bus, settings from ~/.bashrc, errors in its mail", async () => {
+    const w = await setUp();
+    fs.writeFileSync(
+      path.join(w.world.home("dom0"), ".bashrc"),
+      `export QBKP_DEST_VM=net\nQBKP_PASS_FILE="${w.passphraseFile}"\n`,
+    );
+    const env = {
+      HOME: w.world.home("dom0"),
+      PATH: w.world.env["PATH"]!,
+      LOGNAME: "user",
+      SHELL: "/bin/sh",
+    };
+    const ran = await execute([dist("qbackup"), "work"], { env, cwd: "/" }).ended;
+    assert.strictEqual(ran.code, 0, ran.stderr);
+    const [notification] = w.world.notifications();
+    assert.strictEqual(notification!.display, ":0");
+    assert.match(notification!.bus ?? "", /^unix:path=\/run\/user\/\d+\/bus$/);
+    const wrong = await execute([dist("qbackup"), "nobody"], { env, cwd: "/" }).ended;
+    assert.strictEqual(wrong.code, 2);
+    assert.match(wrong.stderr, /^qbackup: error: no such qube: nobody\n/);
+  });
+
+  it("draws a bar on a terminal, in place", async () => {
+    const w = await setUp(big);
+    w.world.faults({ tool: "qvm-backup", kind: "slow", bytesPerSecond: 9_000_000 });
+    const command = `${dist("qbackup")} -t net -p ${w.passphraseFile} work vault`;
+    const env = {
+      ...w.world.env,
+      HOME: w.world.home("dom0"),
+      XDG_STATE_HOME: path.dirname(w.state),
+      TERM: "xterm",
+    };
+    const { code, stdout } = await execute(["script", "-qec", command, "/dev/null"], { env }).ended;
+    assert.strictEqual(code, 0, stdout);
+    const drawn = stdout.split("\r").filter((part) => /MiB sent/.test(part));
+    assert.isAbove(drawn.length, 2, stdout);
+    assert.match(stdout, /\[#*\.*\] +\d+\.\d\d% +\d+\.\d MiB sent +\d+\.\d [KM]iB\/s +0:00:0\d/);
+    assert.match(stdout, /[\r\n]qbackup: stored /);
+  });
+
+  it("keeps the time of a run that finds the name taken, and adds the session to the name", async () => {
+    const w = await setUp();
+    await stored(w, await w.run("work"));
+    const { manifest } = await stored(w, await w.run("work"));
+    if (w.ledger()[0]!.name.slice(0, 16) === manifest.name.slice(0, 16))
+      assert.match(manifest.name, /\.backup-[0-9a-f]{6}$/);
+    assert.lengthOf(await verified(w), 2);
+  });
+
+  it("two at once: the second exits 7 at once, the first goes on", async () => {
+    const w = await setUp();
+    w.world.faults({ tool: "qvm-backup", kind: "slow", bytesPerSecond: 200_000 });
+    const first = w.start("-t", "net", "-p", w.passphraseFile, "work");
+    await until("the first runs", () => w.world.processes("tar").length > 0);
+    const started = Date.now();
+    const second = await w.run("work");
+    assert.strictEqual(second.code, 7, second.stderr);
+    assert.isBelow(Date.now() - started, 5000);
+    assert.match(second.stderr, /another run is under way/);
+    await stored(w, await first.ended);
+  });
+});
+
+describe("the link", () => {
+  it("killed again and again: the archive is the same", async () => {
+    const kill = `(sleep 0.7; kill -KILL $$) & exec /usr/bin/ssh $(eval echo $OPTIONS) "$@"`;
+    const w = await setUp({
+      ...big,
+      sshScript:
+        `n=$(cat COUNT 2>/dev/null || echo 0); echo $((n+1)) > COUNT; [ $n -ge 4 ] && exec /usr/bin/ssh $(eval echo $OPTIONS) "$@"; ${kill}`.replaceAll(
+          "COUNT",
+          "$(dirname $0)/count",
+        ),
+    });
+    w.world.faults({ tool: "qvm-backup", kind: "slow", bytesPerSecond: 9_000_000 });
+    const ran = await w.run("-o", "work", "vault");
+    await stored(w, ran);
+    assert.isAtLeast(ran.stderr.match(/the link broke/g)?.length ?? 0, 2, ran.stderr);
+  });
+
+  it("qrexec-client killed in the middle, with qvm-run exiting 0", async () => {
+    const w = await setUp(big);
+    w.world.faults({ tool: "qvm-run", kind: "kill-client", after: 9_000_000, times: 2 });
+    await stored(w, await w.run("work", "vault"));
+  });
+
+  it("login shells on both sides that talk before the first reply", async () => {
+    const w = await setUp();
+    fs.writeFileSync(
+      path.join(w.world.home("net"), ".profile"),
+      "echo 'Welcome to net'; printf 'no newline'\n",
+    );
+    const ran = await w.run("-o", "work");
+    await stored(w, ran);
+    assert.match(ran.stderr, /printed: Welcome to net/);
+  });
+
+  const refused = async (text: RegExp, change: (w: Whole) => void) => {
+    const w = await setUp();
+    change(w);
+    await failed(w, await w.run("work"), 4, text);
+    assert.lengthOf(w.world.calls("qvm-backup"), 0);
+  };
+  const sshOption = (w: Whole, option: string) =>
+    fs.writeFileSync(
+      path.join(w.dir, "bin/ssh"),
+      `#!/bin/sh\nexec /usr/bin/ssh ${option} ${w.server.ssh.join(" ")} "$@"\n`,
+      { mode: 0o755 },
+    );
+  it("an unknown host key", () =>
+    refused(/host key/i, (w) => sshOption(w, "-o UserKnownHostsFile=/dev/null")));
+  it("a refused key", () =>
+    refused(/refused.*key|key.*refused|Permission denied/i, (w) =>
+      sshOption(w, "-i /dev/null -o IdentityAgent=none -o PubkeyAuthentication=no"),
+    ));
+  it("an unreachable host", () => refused(/reach|refused/i, (w) => sshOption(w, "-o Port=1")));
+  it("no SSH_CONN", () =>
+    refused(/SSH_CONN is not set/, (w) =>
+      fs.writeFileSync(path.join(w.world.home("net"), ".bashrc"), ""),
+    ));
+  it("no service in the qube", () =>
+    refused(/no service qubes.BackupCarrier/, (w) =>
+      fs.rmSync(path.join(w.world.dir, "root/net/etc/qubes-rpc/qubes.BackupCarrier")),
+    ));
+  it("an older carrier, which knows no verbs", () =>
+    refused(
+      /older scripts/,
+      (w) =>
+        void w.world.service("net", "qubes.BackupCarrier", {
+          text: "#!/bin/sh\nread -r path\nexit 0\n",
+        }),
+    ));
+});
+
+describe("Qubes", () => {
+  const fault = (
+    name: string,
+    fault: Record<string, unknown>,
+    code: number,
+    text: RegExp,
+    ...args: ReadonlyArray<string>
+  ) =>
+    it(name, async () => {
+      const w = await setUp();
+      w.world.faults({ tool: "qvm-backup", ...fault } as never);
+      await failed(w, await w.run(...args, "work", "vault"), code, text);
+    });
+  fault(
+    "qvm-backup exits 1 half-way",
+    { kind: "fail", after: 150_000, text: "out of luck" },
+    3,
+    /exit code 1: .*out of luck/,
+  );
+  fault("qvm-backup dies with a traceback", { kind: "traceback" }, 3, /exit code 1/);
+  fault("qvm-backup writes nothing and exits 0", { kind: "write-nothing" }, 6, /nothing in it/);
+  fault(
+    "qvm-backup exits 0 without ever opening the FIFO",
+    { kind: "write-nothing", open: false },
+    6,
+    /nothing in it/,
+  );
+  fault(
+    "qvm-backup drops the tail and exits 0",
+    { kind: "drop-tail", members: 1 },
+    6,
+    /nothing of vm/,
+  );
+  fault("a member is left out", { kind: "missing-member" }, 6, /not whole|no whole archive/);
+  fault("a member comes twice", { kind: "doubled-member" }, 6, /is there twice/);
+  fault("members are swapped", { kind: "swapped-members", member: "backup-header.hmac" }, 6, /./);
+  fault("a tar header is broken", { kind: "broken-tar" }, 6, /tar header/);
+  fault("a scrypt header is broken", { kind: "broken-scrypt" }, 6, /scrypt/);
+  fault("a qube too many", { kind: "unexpected-qube" }, 6, /not asked for/);
+  fault("a whole qube is missing", { kind: "missing-qube" }, 6, /nothing of vm/);
+  fault("bytes behind the end", { kind: "trailing-garbage" }, 6, /./);
+  it.skipIf(!isRoot)(
+    "qubesd's temporary directory is too small (a tmpfs, mounted by root)",
+    async () => {
+      const tmp = fs.mkdtempSync(path.join(os.tmpdir(), "qbackup-small-"));
+      execFileSync("mount", ["-t", "tmpfs", "-o", "size=100m", "none", tmp]);
+      try {
+        const w = await setUp({ settings: { tmpdir: tmp } });
+        const text = /only .* are free in .*, where qubesd puts its temporary files/;
+        await failed(w, await w.run("work"), 3, text);
+        assert.lengthOf(w.world.calls("qvm-backup"), 0);
+      } finally {
+        execFileSync("umount", ["-l", tmp]);
+        fs.rmdirSync(tmp);
+      }
+    },
+  );
+  for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) {
+    it(`hangs, and a person sends ${signal}`, async () => {
+      const w = await setUp();
+      w.world.faults({ tool: "qvm-backup", kind: "hang-after", after: 50_000 });
+      const { child, ended } = w.start("-t", "net", "-p", w.passphraseFile, "work");
+      await until(
+        "qvm-backup hangs",
+        () => w.world.processes("tar").length > 0 || w.world.profiles().length > 0,
+      );
+      await new Promise((resolve) => setTimeout(resolve, 300));
+      child.kill(signal);
+      const ran = await ended;
+      assert.strictEqual(ran.code, { SIGINT: 130, SIGTERM: 143, SIGHUP: 129 }[signal], ran.stderr);
+      assert.deepStrictEqual(await verified(w), []);
+      await tidy(w);
+    });
+  }
+  it("an unknown qube, a missing passphrase file, an empty one: nothing starts", async () => {
+    const w = await setUp();
+    const empty = path.join(w.dir, "empty");
+    fs.writeFileSync(empty, "\n");
+    for (const [args, text] of [
+      [["-p", w.passphraseFile, "nobody"], /no such qube: nobody/],
+      [["-p", "/nonexistent", "work"], /passphrase file/],
+      [["-p", empty, "work"], /blank/],
+      [["-p", w.passphraseFile, "-f", "../x", "work"], /prefix/],
+      [["-p", w.passphraseFile, "-f", "missing/", "work"], /no-directory/],
+    ] as const) {
+      const ran = await w.start("-t", "net", ...args).ended;
+      assert.strictEqual(ran.code, args.includes("missing/" as never) ? 5 : 2, ran.stderr);
+      assert.match(ran.stderr, text);
+    }
+    assert.lengthOf(w.world.calls("qvm-backup"), 0);
+    await tidy(w);
+  });
+});
+
+describe("kill -9", () => {
+  it("of qbackup at random moments: qubesd never hangs, and the next run puts all right", async () => {
+    const w = await setUp();
+    for (let round = 0; round < 6; round++) {
+      w.world.faults({ tool: "qvm-backup", kind: "slow", bytesPerSecond: 400_000 });
+      const { child, ended } = w.start("-t", "net", "-p", w.passphraseFile, "work", "vault");
+      const startedAt = Date.now();
+      await until(
+        "the run is at its point",
+        () => Date.now() - startedAt > 400 + round * 350 || child.exitCode !== null,
+      );
+      child.kill("SIGKILL");
+      await ended;
+      // qubesd answers: it is not stuck in opening a FIFO.
+      const asked = await execute(["qvm-ls", "--raw-list"], { env: w.world.env, limit: 10_000 })
+        .ended;
+      assert.strictEqual(asked.code, 0, `qubesd hangs after a kill in round ${round}`);
+    }
+    w.world.faults();
+    await stored(w, await w.run("work", "vault"));
+  }, 60_000);
+
+  it("of qbackup-shell and of ssh on the server's side", async () => {
+    const w = await setUp(big);
+    w.world.faults({ tool: "qvm-backup", kind: "slow", bytesPerSecond: 9_000_000 });
+    const { ended } = w.start("-t", "net", "-p", w.passphraseFile, "work", "vault");
+    for (let kills = 0; kills < 3; kills++) {
+      await new Promise((resolve) => setTimeout(resolve, 900));
+      for (const pid of processesWith(path.join(w.dir, "bin/qbackup-shell"))) {
+        try {
+          process.kill(pid, "SIGKILL");
+        } catch {
+          // It ended between the look and the kill.
+        }
+      }
+    }
+    await stored(w, await ended);
+  });
+});
+
+describe("a carrier that lies", () => {
+  const forge = (w: Whole) => {
+    // It throws the data away and answers as a server would, with a key of its own.
+    const { privateKey, publicKey } = crypto.generateKeyPairSync("ed25519");
+    const pem = privateKey.export({ format: "pem", type: "pkcs8" }) as string;
+    const key = publicKey.export({ format: "der", type: "spki" }).subarray(12).toString("base64");
+    w.world.service("net", "qubes.BackupCarrier", {
+      text: `#!${process.execPath}
+const crypto = require("node:crypto"), say = (o) => process.stdout.write(JSON.stringify(o) + "\\n");
+let seen = Buffer.alloc(0), offset = 0, request;
+process.stdin.on("data", (d) => {
+  seen = Buffer.concat([seen, d]);
+  if (request === undefined) {
+    const at = seen.indexOf(10); if (at < 0) return;
+    request = JSON.parse(seen.subarray(0, at)); seen = seen.subarray(at + 1);
+    process.stdout.write("\\n"); say({ type: "ready", offset: 0, server: ${JSON.stringify(key)} });
+  }
+  for (;;) {
+    if (seen.length < 4) return;
+    const l = seen.readUInt32BE(0);
+    if (l === 0) {
+      if (seen.length < 8 || seen.length < 8 + seen.readUInt32BE(4)) return;
+      const { manifest } = JSON.parse(seen.subarray(8)), m = JSON.parse(manifest);
+      const receipt = JSON.stringify({ version: 1, name: m.name, session: m.session, size: m.size, treehash: m.treehash, manifest: crypto.createHash("sha256").update(manifest).digest("hex"), stored: m.created });
+      say({ type: "stored", receipt, signature: crypto.sign(null, Buffer.from(receipt), ${JSON.stringify(pem)}).toString("base64") });
+      return;
+    }
+    if (l > 1048576) { say({ type: "alive" }); seen = seen.subarray(4); continue; }
+    if (seen.length < 4 + l) return;
+    offset += l; seen = seen.subarray(4 + l);
+    if (l === 1048576) say({ type: "ack", offset });
+  }
+});
+`,
+    });
+  };
+  it("forges every reply: exit 6, with what to do, and nothing in the ledger for it", async () => {
+    const w = await setUp();
+    await stored(w, await w.run("work"));
+    forge(w);
+    const ran = await w.run("vault");
+    assert.strictEqual(ran.code, 6, ran.stderr);
+    assert.match(ran.stderr, /error: the server's key changed/);
+    assert.match(ran.stderr, /hint: .*qbackup-shell identity/);
+    assert.lengthOf(w.ledger(), 1);
+    await tidy(w);
+  });
+});
+
+describe("the forms of the tool before this one", () => {
+  it("its dom0 script: one line with the path, the archive on a disk; listed as unverified", async () => {
+    const w = await setUp();
+    const { bytes } = await stored(w, await w.run("work"));
+    const disk = path.join(w.dir, "disk");
+    fs.writeFileSync(disk, bytes);
+    fs.appendFileSync(path.join(w.world.home("net"), ".bashrc"), `export DISK_PATH=${disk}\n`);
+    const call = await execute(
+      ["qvm-run", "--pass-io", "--no-gui", "--service", "net", "qubes.BackupCarrier"],
+      { env: w.world.env, input: Buffer.from("old-2026-01-31T0400.backup\n") },
+    ).ended;
+    assert.strictEqual(call.code, 0, call.stderr);
+    assert.isTrue(
+      fs.readFileSync(path.join(w.server.store, "old-2026-01-31T0400.backup")).equals(bytes),
+    );
+    assert.notInclude(
+      (await verified(w)).map(({ name }) => name),
+      "old-2026-01-31T0400.backup",
+    );
+    const list = await w.start("list", "-t", "net").ended;
+    assert.match(list.stdout, /^old-2026-01-31T0400\.backup .* unverified$/m);
+  });
+  it("its carrier: ssh with a bare path and the bytes on stdin; nothing that is no archive", async () => {
+    const w = await setUp();
+    const { bytes } = await stored(w, await w.run("work"));
+    assert.strictEqual((await w.ssh("seed.backup", bytes)).code, 0);
+    assert.notStrictEqual((await w.ssh("seed.backup", bytes)).code, 0, "overwritten");
+    for (const [command, input] of [
+      ["ls", Buffer.alloc(0)],
+      ["ls", Buffer.from("x".repeat(20_480))],
+      ["cut.backup", bytes.subarray(0, 50_000)],
+    ] as const) {
+      const ran = await w.ssh(command, input);
+      assert.notStrictEqual(ran.code, 0, command);
+    }
+    assert.deepStrictEqual(w.stored().filter((name) => !name.includes("manifest")).length, 2);
+  });
+});
+
+describe.each([...(isRoot ? (["login-shell", "both"] as const) : []), "forced-command"] as const)(
+  "an account whose shell comes as %s",
+  (as) => {
+    it("takes a backup, answers list, and does nothing else", async () => {
+      const w = await setUp({ as });
+      await stored(w, await w.run("work"));
+      const before = fs.readdirSync(w.server.store, { recursive: true }).length;
+      for (const command of [
+        "id",
+        "cat /etc/passwd",
+        "sh",
+        "$(id)",
+        "`id`",
+        "a;id",
+        ".ssh/authorized_keys",
+        "../x",
+        "/tmp/x",
+        "-c id",
+        "scp -t .",
+        "rsync --server . .",
+        "git-upload-pack x",
+        "qbackup/1 put ../x 0",
+        "constructor",
+        "x\ny",
+        "",
+      ]) {
+        const ran = await w.ssh(command, Buffer.from("x"));
+        assert.notStrictEqual(ran.code, 0, command);
+        assert.notInclude(ran.stdout, "uid=");
+      }
+      assert.strictEqual(fs.readdirSync(w.server.store, { recursive: true }).length, before);
+    });
+  },
+);

@@ -1,0 +1,102 @@
+/** Command lines as Python's argparse reads them: options and positionals in any order. */
+
+export interface Option {
+  readonly names: ReadonlyArray<string>;
+  /** Takes a value: --name VALUE, --name=VALUE, -n VALUE or -nVALUE. */
+  readonly value?: boolean;
+}
+
+export interface Arguments {
+  readonly has: (name: string) => boolean;
+  /** The last one given. */
+  readonly value: (name: string) => string | undefined;
+  readonly values: (name: string) => Array<string>;
+  readonly rest: Array<string>;
+}
+
+/** What a tool says before it ends, and its exit code. */
+export class Exit extends Error {
+  readonly code: number;
+  constructor(code: number, message = "") {
+    super(message);
+    this.code = code;
+  }
+}
+
+/** argparse's way to refuse: usage, then the error, exit code 2. */
+export const usageError = (tool: string, message: string): Exit =>
+  new Exit(2, `usage: ${tool} [-h] [--verbose] [--quiet] ...\n${tool}: error: ${message}`);
+
+const common: ReadonlyArray<Option> = [
+  { names: ["--help", "-h"] },
+  { names: ["--verbose", "-v"] },
+  { names: ["--quiet", "-q"] },
+  { names: ["--force-root"] },
+  { names: ["--version"] },
+];
+
+export const parseArguments = (
+  tool: string,
+  argv: ReadonlyArray<string>,
+  own: ReadonlyArray<Option>,
+): Arguments => {
+  // A tool's own meaning of a letter goes before the common one.
+  const options = [...own, ...common];
+  const found = new Map<Option, Array<string>>();
+  const rest: Array<string> = [];
+  const add = (option: Option, value: string) => {
+    found.set(option, [...(found.get(option) ?? []), value]);
+  };
+  const named = (name: string) => options.find((option) => option.names.includes(name));
+  for (let at = 0; at < argv.length; at++) {
+    const word = argv[at] ?? "";
+    if (word === "--") {
+      rest.push(...argv.slice(at + 1));
+      break;
+    }
+    if (!word.startsWith("-") || word === "-") {
+      rest.push(word);
+      continue;
+    }
+    const next = (option: Option, name: string): string => {
+      const value = argv[++at];
+      if (value === undefined) {
+        throw usageError(tool, `argument ${option.names.join("/") || name}: expected one argument`);
+      }
+      return value;
+    };
+    if (word.startsWith("--")) {
+      const equals = word.indexOf("=");
+      const name = equals < 0 ? word : word.slice(0, equals);
+      const option = named(name);
+      if (option === undefined) throw usageError(tool, `unrecognized arguments: ${word}`);
+      if (option.value !== true) {
+        if (equals >= 0) throw usageError(tool, `argument ${name}: ignored explicit argument`);
+        add(option, "");
+      } else add(option, equals < 0 ? next(option, name) : word.slice(equals + 1));
+      continue;
+    }
+    for (let letter = 1; letter < word.length; letter++) {
+      const name = `-${word[letter]}`;
+      const option = named(name);
+      if (option === undefined) throw usageError(tool, `unrecognized arguments: ${word}`);
+      if (option.value !== true) {
+        add(option, "");
+        continue;
+      }
+      const glued = word.slice(letter + 1);
+      add(option, glued === "" ? next(option, name) : glued);
+      break;
+    }
+  }
+  const values = (name: string) => {
+    const option = named(name);
+    return option === undefined ? [] : (found.get(option) ?? []);
+  };
+  return {
+    rest,
+    values,
+    has: (name) => values(name).length > 0,
+    value: (name) => values(name).at(-1),
+  };
+};

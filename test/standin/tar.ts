@@ -1,0 +1,195 @@
+/**
+ * Two tar dialects, byte for byte as the genuine samples have them: the outer one of GNU tar
+ * --posix (contract, 1b), one archive for each member, and the inner one of GNU tar --sparse.
+ */
+import * as fs from "node:fs";
+import * as path from "node:path";
+import { blocksOf } from "./images.ts";
+import type { Image } from "./images.ts";
+
+export const RECORD = 10240;
+const BLOCK = 512;
+
+export const roundUp = (size: number, to: number): number => Math.ceil(size / to) * to;
+
+const octal = (value: number, digits: number): string =>
+  `${value.toString(8).padStart(digits, "0")}\0`;
+
+/** Twelve bytes; what eleven octal digits cannot say is in base 256, as GNU tar does it. */
+const bigNumber = (value: number): Buffer => {
+  if (value < 8 ** 11) return Buffer.from(octal(value, 11), "latin1");
+  const bytes = Buffer.alloc(12);
+  bytes.writeUInt8(0x80, 0);
+  bytes.writeBigUInt64BE(BigInt(value), 4);
+  return bytes;
+};
+
+interface Fields {
+  readonly name: string;
+  readonly mode: number;
+  readonly gid?: number;
+  readonly size: number;
+  readonly mtime: number;
+  readonly type: string;
+  readonly magic: string;
+  readonly user?: string;
+  readonly group?: string;
+}
+
+const header = (fields: Fields, more: (block: Buffer) => void = () => {}): Buffer => {
+  const block = Buffer.alloc(BLOCK);
+  block.write(fields.name, 0, 100);
+  block.write(octal(fields.mode, 7), 100);
+  block.write(octal(0, 7), 108);
+  block.write(octal(fields.gid ?? 0, 7), 116);
+  bigNumber(fields.size).copy(block, 124);
+  block.write(octal(fields.mtime, 11), 136);
+  block.write(fields.type, 156);
+  block.write(fields.magic, 257, "latin1");
+  block.write(fields.user ?? "", 265);
+  block.write(fields.group ?? "", 297);
+  more(block);
+  block.fill(" ", 148, 156);
+  const sum = block.reduce((total, byte) => total + byte, 0);
+  block.write(`${octal(sum, 6)} `, 148);
+  return block;
+};
+
+/** Nanoseconds since the epoch as GNU tar writes them into a pax record: no zeros at the end. */
+const time = (nanoseconds: bigint): string => {
+  const fraction = (nanoseconds % 1_000_000_000n).toString().padStart(9, "0").replace(/0+$/, "");
+  return `${nanoseconds / 1_000_000_000n}${fraction === "" ? "" : `.${fraction}`}`;
+};
+
+/** The length that begins a pax record counts itself. */
+const paxRecord = (text: string): string => {
+  let length = text.length + 2;
+  while (`${length} ${text}\n`.length !== length) length++;
+  return `${length} ${text}\n`;
+};
+
+const now = (): bigint => BigInt(Date.now()) * 1_000_000n + (process.hrtime.bigint() % 1_000_000n);
+
+/** The bytes in front of a member's data: pax header, its records, ustar header. */
+export const OUTER_HEAD = 3 * BLOCK;
+
+export const outerHead = (name: string, size: number): Buffer => {
+  const written = now();
+  // What is sent was made a moment ago and is read for the first time now.
+  const times = [
+    `mtime=${time(written)}`,
+    `atime=${time(written - 64_000_017n)}`,
+    `ctime=${time(written)}`,
+  ];
+  const records = times.map(paxRecord).join("");
+  const mtime = Number(written / 1_000_000_000n);
+  const shared = { mode: 0o644, mtime, magic: "ustar\x0000" };
+  const paxName = `${path.posix.dirname(name)}/PaxHeaders/${path.posix.basename(name)}`;
+  const pax = {
+    ...shared,
+    name: paxName,
+    size: records.length,
+    type: "x",
+  };
+  const file = { ...shared, name, size, type: "0", user: "root", group: "root" };
+  return Buffer.concat([
+    header(pax),
+    Buffer.from(records.padEnd(BLOCK, "\0"), "latin1"),
+    header(file, (block) => {
+      block.write(octal(0, 7), 329);
+      block.write(octal(0, 7), 337);
+    }),
+  ]);
+};
+
+/** A member's own archive: at least two zero blocks, then zeros up to a whole record. */
+export const outerLength = (size: number): number =>
+  roundUp(OUTER_HEAD + roundUp(size, BLOCK) + 2 * BLOCK, RECORD);
+
+const GNU = "ustar  \0";
+
+const inner = (
+  name: string,
+  fields: Omit<Fields, "name" | "magic" | "mtime">,
+  more?: (block: Buffer) => void,
+): Array<Buffer> => {
+  const shared = { mtime: Math.floor(Date.now() / 1000), magic: GNU, user: "root", group: "root" };
+  const head = header({ ...shared, ...fields, name }, more);
+  if (Buffer.byteLength(name) <= 100) return [head];
+  const long = Buffer.from(`${name}\0`);
+  const size = long.length;
+  const link = header({ ...shared, name: "././@LongLink", mode: 0o644, size, type: "L" });
+  return [link, padded(long), head];
+};
+
+const padded = (bytes: Buffer): Buffer =>
+  Buffer.concat([bytes, Buffer.alloc(roundUp(bytes.length, BLOCK) - bytes.length)]);
+
+/** An image; with holes, in the old GNU sparse form (type S), of which four extents fit a header. */
+function* innerImage(name: string, image: Image): Generator<Buffer> {
+  const whole = image.extents.reduce((sum, extent) => sum + extent.length, 0);
+  const sparse = whole < image.size;
+  const mode = 0o600;
+  yield* inner(name, { mode, size: whole, type: sparse ? "S" : "0" }, (block) => {
+    if (!sparse) return;
+    [...image.extents, { offset: image.size, length: 0 }].forEach((extent, index) => {
+      bigNumber(extent.offset).copy(block, 386 + 24 * index);
+      bigNumber(extent.length).copy(block, 386 + 24 * index + 12);
+    });
+    bigNumber(image.size).copy(block, 483);
+  });
+  yield* blocksOf(image);
+  yield Buffer.alloc(roundUp(whole, BLOCK) - whole);
+}
+
+function* innerTree(name: string, source: string): Generator<Buffer> {
+  const stat = fs.lstatSync(source);
+  if (stat.isDirectory()) {
+    yield* inner(`${name}/`, { mode: stat.mode & 0o7777, size: 0, type: "5" });
+    for (const entry of fs.readdirSync(source).sort()) {
+      yield* innerTree(`${name}/${entry}`, path.join(source, entry));
+    }
+  } else if (stat.isFile()) {
+    const bytes = fs.readFileSync(source);
+    yield* inner(name, { mode: stat.mode & 0o7777, size: bytes.length, type: "0" });
+    yield padded(bytes);
+  }
+}
+
+export type Content =
+  | { readonly kind: "image"; readonly image: Image }
+  | { readonly kind: "text"; readonly text: string; readonly qubesXml: boolean }
+  | { readonly kind: "tree"; readonly directory: string };
+
+/** The inner archive of one file of the backup, up to a whole record. */
+export function* innerTar(name: string, content: Content): Generator<Buffer> {
+  let length = 0;
+  const blocks = (function* () {
+    if (content.kind === "image") yield* innerImage(name, content.image);
+    else if (content.kind === "tree") yield* innerTree(name, content.directory);
+    else {
+      const bytes = Buffer.from(content.text);
+      const owner = content.qubesXml
+        ? { mode: 0o660, gid: 0o1724, group: "qubes" }
+        : { mode: 0o644 };
+      yield* inner(name, { ...owner, size: bytes.length, type: "0" });
+      yield padded(bytes);
+    }
+    yield Buffer.alloc(2 * BLOCK);
+  })();
+  for (const block of blocks) {
+    length += block.length;
+    yield block;
+  }
+  yield Buffer.alloc(roundUp(length, RECORD) - length);
+}
+
+export const innerLength = (name: string, content: Content): number => {
+  if (content.kind !== "image") {
+    let length = 0;
+    for (const block of innerTar(name, content)) length += block.length;
+    return length;
+  }
+  const data = content.image.extents.reduce((sum, extent) => sum + extent.length, 0);
+  return roundUp(BLOCK + roundUp(data, BLOCK) + 2 * BLOCK, RECORD);
+};

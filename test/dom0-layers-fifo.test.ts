@@ -359,6 +359,29 @@ describe("FifoQvmBackup.recover", () => {
     60_000,
   );
 
+  it.live("a run that dies before its qvm-backup has asked for the signal never starts it", () =>
+    Effect.promise(async () => {
+      const world = await qubes();
+      const { fake, it, runDirectory } = world;
+      const fds = openFiles();
+      fake.orders({ writers: [{ size: 10 }] });
+      it.add("setpriv", `touch "$DIR/late"; sleep 0.4; exec /usr/bin/setpriv "$@"`);
+      const child = run(it, runDirectory);
+      while (!fs.existsSync(path.join(it.dir, "late"))) {
+        await new Promise((resolve) => setTimeout(resolve, 5));
+      }
+      child.kill("SIGKILL");
+      await gone(child);
+      await new Promise((resolve) => setTimeout(resolve, 700));
+      assert.strictEqual(it.read("argv"), "");
+      const did = await Effect.runPromise(
+        use({ runDirectory, env: it.env }, (service) => service.recover),
+      );
+      assert.strictEqual(did.length, 1);
+      await nothingLeft(world, fds);
+    }),
+  );
+
   it.live("SIGINT, SIGTERM and SIGHUP put everything back", () =>
     Effect.promise(async () => {
       const world = await qubes();

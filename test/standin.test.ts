@@ -602,7 +602,7 @@ describe("qvm-run", { timeout: 20_000 }, () => {
   it("runs a service as the agent does, in a login shell, and starts the qube", async () => {
     const w = world({ extraPath: ["/opt/extra"] });
     w.service("net", "t.Env", {
-      text: `${service}pwd; echo "$#:$1"; env; cat; echo oops >&2; exit 7\n`,
+      text: `${service}pwd; echo "$#:$1"; env; sleep 0.1; cat /dev/stdin; echo oops >&2; exit 7\n`,
     });
     fs.writeFileSync(path.join(w.home("net"), ".profile"), "echo noise\nexport FROM=profile\n");
     expect((await run(w, "qvm-check", ["-q", "--running", "net"])).code).toBe(1);

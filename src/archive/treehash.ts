@@ -49,3 +49,61 @@ export const treeHasher = () => {
   };
 };
 export type TreeHasher = ReturnType<typeof treeHasher>;
+
+/** Digests in the proof of leaf `index` of `leaves`: one for each level on which it has a sibling. */
+export const proofLength = (index: number, leaves: number): number => {
+  let length = 0;
+  for (let at = index, width = leaves; width > 1; at >>>= 1, width = (width + 1) >>> 1) {
+    if ((at ^ 1) < width) length += 1; // an odd last one is carried up alone
+  }
+  return length;
+};
+
+/**
+ * The root (hex) that a leaf and its proof lead to: siblings from leaf to root, 32 bytes each. Only
+ * as good as `leaves`, which follows from the size that is trusted; undefined for a proof of the
+ * wrong length.
+ */
+export const rootFrom = (
+  leaf: Uint8Array,
+  index: number,
+  leaves: number,
+  proof: Uint8Array,
+): string | undefined => {
+  if (index >= leaves || proof.length !== proofLength(index, leaves) * digestSize) return undefined;
+  let digest = leaf;
+  let taken = 0;
+  for (let at = index, width = leaves; width > 1; at >>>= 1, width = (width + 1) >>> 1) {
+    if ((at ^ 1) >= width) continue;
+    const sibling = proof.subarray(taken, taken + digestSize);
+    taken += digestSize;
+    digest = (at & 1) === 0 ? parentOf(digest, sibling) : parentOf(sibling, digest);
+  }
+  return Buffer.from(digest).toString("hex");
+};
+
+/** All levels of the tree above `leaves` (32 bytes each, joined), the leaves themselves first. */
+export const treeLevels = (leaves: Uint8Array): ReadonlyArray<Uint8Array> => {
+  const levels = [leaves];
+  for (let below = leaves; below.length > digestSize; below = levels.at(-1)!) {
+    const width = below.length / digestSize;
+    const level = new Uint8Array(((width + 1) >>> 1) * digestSize);
+    for (let i = 0; i < width; i += 2) {
+      const left = below.subarray(i * digestSize, (i + 1) * digestSize);
+      const right = below.subarray((i + 1) * digestSize, (i + 2) * digestSize);
+      level.set(right.length === 0 ? left : parentOf(left, right), (i / 2) * digestSize);
+    }
+    levels.push(level);
+  }
+  return levels;
+};
+
+/** The proof of leaf `index`, out of `treeLevels`. */
+export const proofOf = (levels: ReadonlyArray<Uint8Array>, index: number): Uint8Array => {
+  const parts: Array<Uint8Array> = [];
+  for (let at = index, level = 0; level < levels.length - 1; at >>>= 1, level++) {
+    const sibling = levels[level]!.subarray((at ^ 1) * digestSize, ((at ^ 1) + 1) * digestSize);
+    if (sibling.length > 0) parts.push(sibling);
+  }
+  return Buffer.concat(parts);
+};

@@ -107,10 +107,10 @@ export const openCall = Effect.fnUntraced(function* (destination: string, reques
   yield* call.stdin
     .write(new TextEncoder().encode(`${toLine(request)}\n`))
     .pipe(Effect.catch(() => Effect.void)); // how the call ended is told by what it said
-  const { next } = replies(call.stdout, (line) =>
+  const { next, rest } = replies(call.stdout, (line) =>
     reporter.say("warning", `a login shell on the way printed: ${line}`),
   );
-  return { call, next };
+  return { call, next, rest };
 });
 
 /** Why a call gave no (more) replies: its exit code and stderr explain, though they prove nothing. */
@@ -284,7 +284,7 @@ export const openUpload = Effect.fnUntraced(function* (options: UploadOptions) {
       }
       return yield* refusal(first);
     }
-    if (first.type !== "ready") {
+    if (first.type !== "ready" || !("offset" in first)) {
       return yield* failed("integrity", `the server began with ${first.type}`);
     }
     if (server === undefined) yield* checkServer(destination, first.server);

@@ -23,7 +23,9 @@ export const clean = Effect.fnUntraced(function* (store: WritableStore) {
   /** When one of its files was last written to; undefined once there are none. */
   const touched = (session: string) =>
     Effect.gen(function* () {
-      const entries = yield* Effect.forEach(names.get(session) ?? [], (name) => find(incoming, name));
+      const entries = yield* Effect.forEach(names.get(session) ?? [], (name) =>
+        find(incoming, name),
+      );
       const times = entries.flatMap((entry) => (entry === undefined ? [] : [entry.modified]));
       return times.length === 0 ? undefined : Math.max(...times);
     });

@@ -115,9 +115,7 @@ export const commit = Effect.fnUntraced(function* (
           ),
         );
         // From here on it is an archive, unless the disk says that it is not.
-        yield* directory.sync.pipe(
-          Effect.tapError(() => Effect.ignore(clear(directory, base))),
-        );
+        yield* directory.sync.pipe(Effect.tapError(() => Effect.ignore(clear(directory, base))));
       }).pipe(Effect.tapError(() => Effect.ignore(clear(directory, recordName))));
     }),
   );

@@ -6,7 +6,13 @@
  * `-c` are the administrator's option line. What is none of these is refused.
  */
 import { isName, type Name } from "#src/wire/names";
-import { isWireCommand, lineLimit, parseCommand, type Refusal, type Request } from "#src/wire/request";
+import {
+  isWireCommand,
+  lineLimit,
+  parseCommand,
+  type Refusal,
+  type Request,
+} from "#src/wire/request";
 
 export interface Options {
   /** The store; undefined is the account's home. */
@@ -116,7 +122,8 @@ export const parseInvocation = (
     if (args.length === 1 && first === "--version") return { kind: "version" };
     if (first === "identity") {
       const options = parseOptions(args.slice(1));
-      if (options !== undefined && options.quota === undefined) return { kind: "identity", options };
+      if (options !== undefined && options.quota === undefined)
+        return { kind: "identity", options };
     }
   }
   const options = parseOptions(args);

@@ -35,7 +35,10 @@ const answered = <R>(work: Effect.Effect<void, Failure, R>, voice: Voice | undef
         LinkLost: ({ why }: LinkLost) => Effect.as(reporter.say("error", why), exitCode("link")),
       }),
       Effect.catchDefect((defect) => {
-        const message = printable(`a bug in qbackup-shell: ${Cause.pretty(Cause.die(defect))}`, 500);
+        const message = printable(
+          `a bug in qbackup-shell: ${Cause.pretty(Cause.die(defect))}`,
+          500,
+        );
         const told = new Refused({ code: "internal", message: "a bug in qbackup-shell" });
         return tell(told).pipe(
           Effect.andThen(reporter.say("error", message)),
@@ -69,10 +72,7 @@ const run = (call: Call) =>
       case "identity":
         return yield* answered(identity(call.options), undefined);
       case "refused":
-        return yield* answered(
-          new Refused(call.refusal),
-          call.wire ? yield* makeVoice : undefined,
-        );
+        return yield* answered(new Refused(call.refusal), call.wire ? yield* makeVoice : undefined);
       case "bare":
         return yield* answered(
           Effect.flatMap(openForWriting(call.options.root), (store) =>

@@ -29,7 +29,10 @@ export const admit = Effect.fnUntraced(function* (store: WritableStore, place: P
   }
   const [there, here] = [yield* place.directory.self, yield* store.incoming.self];
   if (there.device !== here.device) {
-    return yield* refuse("unsupported", "that directory lies on another file system than the store");
+    return yield* refuse(
+      "unsupported",
+      "that directory lies on another file system than the store",
+    );
   }
 });
 
@@ -86,7 +89,9 @@ const takeIn = (
       WireError: ({ reason }) => refuse("bad-request", reason),
     }),
     // What came before the link broke need not come again. Whoever takes over cannot wait for it.
-    Effect.tapErrorTag("LinkLost", ({ stepDown }) => (stepDown === true ? Effect.void : upload.flush)),
+    Effect.tapErrorTag("LinkLost", ({ stepDown }) =>
+      stepDown === true ? Effect.void : upload.flush,
+    ),
   );
 };
 

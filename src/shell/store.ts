@@ -39,8 +39,10 @@ export const whereFound = <A, R>(
     () => Effect.succeed(undefined),
   );
 
-export const find = (directory: Directory, name: string): Effect.Effect<Entry | undefined, SafeFsError> =>
-  whereFound(directory.stat(name));
+export const find = (
+  directory: Directory,
+  name: string,
+): Effect.Effect<Entry | undefined, SafeFsError> => whereFound(directory.stat(name));
 
 /** Takes a name away, if it is there at all. */
 export const clear = (directory: Directory, name: string): Effect.Effect<void, SafeFsError> =>

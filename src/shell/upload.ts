@@ -52,9 +52,13 @@ export const discard = Effect.fnUntraced(function* (
   session: string,
 ): Effect.fn.Return<void, SafeFsError> {
   const data = yield* find(incoming, session);
-  const rest = Effect.forEach([recordOf, probeOf, digestsOf], (of) => clear(incoming, of(session)), {
-    discard: true,
-  });
+  const rest = Effect.forEach(
+    [recordOf, probeOf, digestsOf],
+    (of) => clear(incoming, of(session)),
+    {
+      discard: true,
+    },
+  );
   if (data?.links === 1) {
     // Its bytes go last: while they are there, it can be seen that they are nobody's archive.
     yield* clear(digests, session);
@@ -94,10 +98,7 @@ const reopen = Effect.fnUntraced(function* (store: WritableStore, session: Sessi
     data: (yield* data.stat).size,
     digests: (yield* digests.stat).size,
   };
-  let blocks = Math.min(
-    Math.floor(sizes.data / blockSize),
-    Math.floor(sizes.digests / digestSize),
-  );
+  let blocks = Math.min(Math.floor(sizes.data / blockSize), Math.floor(sizes.digests / digestSize));
   const block = new Uint8Array(blocks === 0 ? 0 : blockSize);
   const digest = new Uint8Array(digestSize);
   for (let i = Math.max(0, blocks - doubted); i < blocks; i++) {

@@ -83,3 +83,32 @@ export const frames = (source: Source) => {
 
   return { next };
 };
+
+/** More digests than the deepest tree has: 2^53 bytes are 2^33 blocks. */
+const proofLimit = 33 * 32;
+
+/** A frame of `read`: a block and its proof, or one of its two ends. */
+export type BlockFrame =
+  | { readonly kind: "block"; readonly bytes: Uint8Array }
+  /** An end line follows. */
+  | { readonly kind: "end" }
+  /** An error line follows. */
+  | { readonly kind: "error" }
+  | { readonly kind: "cut" };
+
+/** Reads the frames of `read`; bytes are valid until the next one is asked for. */
+export const blockFrames = (source: Source) => {
+  const buffer = new Uint8Array(blockSize + proofLimit);
+  const prefix = new Uint8Array(4);
+  const view = new DataView(prefix.buffer);
+  const next: Effect.Effect<BlockFrame, BytesError | WireError> = Effect.gen(function* () {
+    if ((yield* source.read(prefix, 4)) < 4) return { kind: "cut" };
+    const size = view.getUint32(0);
+    if (size === 0) return { kind: "end" };
+    if (size === giveUp) return { kind: "error" };
+    if (size > buffer.length) return yield* new WireError({ reason: `a frame of ${size} bytes` });
+    const bytes = buffer.subarray(0, size);
+    return (yield* source.read(bytes, size)) < size ? { kind: "cut" } : { kind: "block", bytes };
+  });
+  return { next };
+};

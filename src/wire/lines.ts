@@ -108,5 +108,19 @@ export const replies = (source: Source, skipped: (line: string) => Effect.Effect
     }
   });
 
-  return { next };
+  /** The bytes behind the last reply, for what is not lines: what was read ahead comes first. */
+  const rest: Source = {
+    received: source.received,
+    read: (into, atLeast = 1) =>
+      Effect.suspend(() => {
+        const n = Math.min(end - start, into.length);
+        into.set(buffer.subarray(start, start + n));
+        start += n;
+        return n >= atLeast
+          ? Effect.succeed(n)
+          : Effect.map(source.read(into.subarray(n), atLeast - n), (more) => n + more);
+      }),
+  };
+
+  return { next, rest };
 };

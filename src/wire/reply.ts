@@ -28,6 +28,14 @@ export const Ready = Schema.Struct({
   offset: Count,
   server: PublicKey,
 });
+/** `manifest`: a frame of `size` bytes follows, a record as JSON. */
+export const ManifestReady = Schema.Struct({ type: Schema.Literal("ready"), size: Count });
+/** `read`: frames of blocks with their proofs follow. */
+export const ReadReady = Schema.Struct({
+  type: Schema.Literal("ready"),
+  size: Count,
+  treehash: Sha256,
+});
 /** `offset` bytes are on disk together with their digests. */
 export const Ack = Schema.Struct({ type: Schema.Literal("ack"), offset: Count });
 export const Alive = Schema.Struct({ type: Schema.Literal("alive") });
@@ -55,7 +63,17 @@ export const Failed = Schema.Struct({
   from: Schema.optionalKey(Schema.String),
 });
 
-export const Reply = Schema.Union([Ready, Ack, Alive, Stored, Archive, End, Failed]);
+export const Reply = Schema.Union([
+  Ready,
+  ReadReady,
+  ManifestReady,
+  Ack,
+  Alive,
+  Stored,
+  Archive,
+  End,
+  Failed,
+]);
 export type Reply = typeof Reply.Type;
 
 const decode = Schema.decodeUnknownOption(Schema.fromJsonString(Reply));

@@ -105,8 +105,7 @@ export const parseCommand = (command: string): Parsed => {
 };
 
 /** The request line for the qrexec service, without its newline. */
-export const toLine = (request: Request): string =>
-  JSON.stringify({ ...request, verb: undefined });
+export const toLine = (request: Request): string => JSON.stringify({ ...request, verb: undefined });
 
 /** Reads the service argument (the verb) and the request line (its parameters). */
 export const parseLine = (verb: string, line: string): Parsed => {

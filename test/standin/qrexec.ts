@@ -98,15 +98,44 @@ const lookUp = (dir: string, state: State, vm: string, name: string): string | u
   return undefined;
 };
 
-/** A pipe that children can share: Node itself only makes socket pairs. */
-const pipe = (fifo: string): { readonly read: number; readonly write: number } => {
-  const { O_RDONLY, O_WRONLY, O_NONBLOCK } = fs.constants;
-  const opener = fs.openSync(fifo, O_RDONLY | O_NONBLOCK);
-  const write = fs.openSync(fifo, O_WRONLY);
-  // Again, because the flag would be inherited with the first one.
-  const read = fs.openSync(fifo, O_RDONLY);
-  fs.closeSync(opener);
-  return { read, write };
+interface Pipe {
+  readonly read: number;
+  readonly write: number;
+}
+
+/**
+ * Pipes that children can share. Node itself only makes socket pairs, and a FIFO will not do: when
+ * a service opens its /dev/stdin again, it must not wait for a writer that is done. So bash makes
+ * them, as the service's user, and they are opened from its descriptors.
+ */
+const pipes = async (
+  count: number,
+  ids: { uid: number; gid: number } | undefined,
+): Promise<Array<Pipe>> => {
+  const wanted = Array.from({ length: count }, (_, index) => index + 3);
+  const script = [...wanted.map((fd) => `exec ${fd}<> <(:)`), "echo", "read -r _"].join("\n");
+  const maker = child_process.spawn("/bin/bash", ["-c", script], {
+    stdio: ["pipe", "pipe", "ignore"],
+    cwd: "/",
+    env: { PATH: "/usr/bin:/bin" },
+    ...ids,
+  });
+  try {
+    await new Promise<void>((resolve, reject) => {
+      maker.on("error", reject);
+      maker.on("exit", () => reject(new Error("bash makes no pipes")));
+      maker.stdout.once("data", () => resolve());
+    });
+    return wanted.map((fd) => {
+      const place = `/proc/${maker.pid}/fd/${fd}`;
+      return { read: fs.openSync(place, "r"), write: fs.openSync(place, "w") };
+    });
+  } finally {
+    maker.removeAllListeners("exit");
+    maker.kill("SIGKILL");
+    maker.stdin.destroy();
+    maker.stdout.destroy();
+  }
 };
 
 const ended = (child: child_process.ChildProcess): Promise<void> =>
@@ -208,13 +237,7 @@ const call = async (dir: string, shell: boolean, vm: string, command: string): P
   }
   if (settings.directIo) return finish(start([0, 1, 2]));
 
-  const names = ["in", "out", "err"].map((name) =>
-    path.join(dir, "run", `pipe-${process.pid}-${name}`),
-  );
-  // A service with another user may want to open its /dev/stdin again.
-  child_process.spawnSync("mkfifo", ["-m", "666", ...names]);
-  const [input, output, errors] = names.map(pipe);
-  for (const name of names) fs.unlinkSync(name);
+  const [input, output, errors] = await pipes(3, user.ids);
   if (input === undefined || output === undefined || errors === undefined) return 125;
 
   const service = start([input.read, output.write, errors.write]);

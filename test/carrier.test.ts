@@ -17,7 +17,15 @@ import { Invocation } from "#services/Invocation";
 import type { SshReason } from "#services/SshTransport";
 import { carrier, requestLimit } from "#src/carrier/carrier";
 import { isDestination } from "#src/carrier/destination";
-import { bundle, noSshd, type Sshd, start, startSshd, temporary } from "#test/support/carrier";
+import {
+  bundle,
+  noSshd,
+  script,
+  type Sshd,
+  start,
+  startSshd,
+  temporary,
+} from "#test/support/carrier";
 
 const session = "0123456789abcdef0123456789abcdef";
 const put = { name: "appvms/a-2026.backup", session };
@@ -459,6 +467,44 @@ describe.skipIf(noSshd !== undefined)(
     });
   },
 );
+
+describe("a disk that only root may read", { timeout: 20_000 }, () => {
+  const directory = temporary();
+  const disk = path.join(directory, "disk");
+  let program: string;
+  beforeAll(async () => {
+    fs.chmodSync(directory, 0o755);
+    program = await bundle(directory);
+    script(path.join(directory, "ssh"), "cat");
+    fs.writeFileSync(disk, "the bytes", { mode: 0 });
+  });
+  afterAll(() => fs.rmSync(directory, { recursive: true }));
+
+  const send = async (sudo: string) => {
+    script(path.join(directory, "sudo"), sudo);
+    const { child, ended } = start(
+      program,
+      [],
+      { HOME: directory, PATH: `${directory}:/usr/bin:/bin`, SSH_CONN: "h", DISK_PATH: disk },
+      process.getuid!() === 0 ? 65_534 : undefined,
+    );
+    child.stdin!.end("a\n");
+    return ended;
+  };
+
+  it("is read through a sudo that asks for nothing", async () => {
+    const { code, stdout } = await send(
+      `case "$*" in "-n test -b ${disk}") ;; "-n cat -- ${disk}") printf 'the bytes' ;; *) exit 1 ;; esac`,
+    );
+    assert.deepStrictEqual([code, stdout.toString()], [0, "the bytes"]);
+  });
+
+  it("is refused without one, with what would help", async () => {
+    const { code, stderr } = await send("exit 1");
+    assert.strictEqual(code, 2);
+    assert.match(stderr, /disk cannot be sent: permission denied\n.*hint: .*group disk/);
+  });
+});
 
 it("knows ssh's own words", () => {
   const words: ReadonlyArray<readonly [string, SshReason]> = [

@@ -44,8 +44,13 @@ export const start = (
   program: string,
   args: ReadonlyArray<string>,
   env: Readonly<Record<string, string>>,
+  uid?: number,
 ): Call => {
-  const child = spawn(process.execPath, [program, ...args], { env: { ...env }, stdio: "pipe" });
+  const child = spawn(process.execPath, [program, ...args], {
+    env: { ...env },
+    stdio: "pipe",
+    ...(uid === undefined ? {} : { uid }),
+  });
   const out: Array<Buffer> = [];
   const err: Array<Buffer> = [];
   child.stdout.on("data", (bytes: Buffer) => out.push(bytes));

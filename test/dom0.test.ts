@@ -92,6 +92,7 @@ const qbackup = Effect.fnUntraced(function* (
     yield* TestClock.adjust(step);
     at += step;
   }
+  assert.isDefined(fiber.pollUnsafe(), `did not end within ${limit / 1000} s of simulated time`);
   const code = yield* Fiber.join(fiber);
   return {
     code,

@@ -40,11 +40,11 @@ safeFsContract("memory", () => {
 });
 
 describe("SafeFs on a real disk", () => {
-  const within = <A, E>(root: string, body: (root: SafeFs["Service"]) => Effect.Effect<A, E>) =>
+  const within = <A, E>(body: (root: SafeFs["Service"]) => Effect.Effect<A, E>) =>
     Effect.flatMap(SafeFs, body).pipe(Effect.provide(nodeSafeFs));
 
   it.live("keeps looking into the directory that it opened, whatever takes its name", () =>
-    within(base, (fsys) =>
+    within((fsys) =>
       Effect.gen(function* () {
         const root = fs.mkdtempSync(path.join(base, "swap-"));
         fs.mkdirSync(path.join(root, "in"));
@@ -61,7 +61,7 @@ describe("SafeFs on a real disk", () => {
   );
 
   it.live("the administrator's root may be a link", () =>
-    within(base, (fsys) =>
+    within((fsys) =>
       Effect.gen(function* () {
         const root = fs.mkdtempSync(path.join(base, "real-"));
         fs.symlinkSync(root, `${root}-link`);
@@ -73,7 +73,7 @@ describe("SafeFs on a real disk", () => {
   );
 
   it.live.each(["relative/path", "/nowhere/at/all", "/etc/passwd"])("no root: %s", (bad) =>
-    within(base, (fsys) =>
+    within((fsys) =>
       Effect.gen(function* () {
         const error = yield* Effect.flip(Effect.scoped(fsys.root(bad)));
         assert.include(["not-found", "not-plain"], error.reason);
@@ -82,7 +82,7 @@ describe("SafeFs on a real disk", () => {
   );
 
   it.live("leaves no descriptor open", () =>
-    within(base, (fsys) =>
+    within((fsys) =>
       Effect.gen(function* () {
         const open = () => fs.readdirSync("/proc/self/fd").length;
         const root = fs.mkdtempSync(path.join(base, "fds-"));

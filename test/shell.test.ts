@@ -17,6 +17,7 @@ import { archiveOf } from "#test/support/archive";
 import { treeHash } from "#test/support/peer";
 import { rng } from "#test/support/random";
 import {
+  isReady,
   listed,
   manifestOf,
   memoryWorld,
@@ -132,7 +133,7 @@ describe("who calls, and for what", () => {
     [["-c", "other/qbackup-shell"], "qbackup/1 list"],
     [["-c", "/bin/bash"], "qbackup/1 list"],
     [["-c", "/x/../qbackup-shell\n"], "qbackup/1 list"],
-  ])("refuses %j %j", (args, original?: string) =>
+  ] as ReadonlyArray<[ReadonlyArray<string>, string?]>)("refuses %j %j", (args, original) =>
     assert.include(["bad-request", "bad-name"], kind(args, original)),
   );
 
@@ -151,13 +152,11 @@ describe("who calls, and for what", () => {
     [`qbackup/1 put ../a ${session}`, "bad-name"],
     [`qbackup/1 put a.manifest.json ${session}`, "bad-name"],
     [`qbackup/1 list ${"a".repeat(4096)}`, "bad-request"],
-  ])("a client that speaks the wire is told: %s", (command, code) =>
-    assert.deepInclude(parseInvocation([], command), {
-      kind: "refused",
-      wire: true,
-      refusal: { code, message: (parseInvocation([], command) as never as { refusal: { message: string } }).refusal.message },
-    }),
-  );
+  ])("a client that speaks the wire is told: %s", (command, code) => {
+    const call = parseInvocation([], command);
+    assert.deepInclude(call, { kind: "refused", wire: true });
+    assert.strictEqual(kind([], command), code);
+  });
 });
 
 /** What a name may not be; each is tried in all the ways in which a name can be said. */
@@ -248,7 +247,7 @@ describe("a put", () => {
         assert.strictEqual(code, 0);
         assert.strictEqual(offset, 0);
         const [ready, stored] = [replies[0], replies.at(-1)];
-        if (ready?.type !== "ready" || stored?.type !== "stored") return assert.fail("no receipt");
+        if (!isReady(ready) || stored?.type !== "stored") return assert.fail("no receipt");
         assert.isTrue(signatureHolds(ready.server, stored.receipt, stored.signature));
         const manifest = manifestOf(medium, {
           name: "a.backup",
@@ -450,7 +449,7 @@ describe("a put", () => {
       const world = memoryWorld(disk);
       const client = yield* start(world, { command: `qbackup/1 put a.backup ${sessionOf(1)}` });
       const ready = yield* client.next;
-      if (ready?.type !== "ready") return assert.fail("not ready");
+      if (!isReady(ready)) return assert.fail("not ready");
       disk.syncing = Effect.sleep("40 seconds");
       const manifest = manifestOf(small, {
         name: "a.backup",
@@ -573,8 +572,6 @@ describe("a put", () => {
 
   it.effect("refuses what is no whole archive", () =>
     Effect.gen(function* () {
-      const flipped = Buffer.from(medium);
-      flipped[1_500_000 - (1_500_000 % 10_240) + 100] ^= 0xff;
       const broken: ReadonlyArray<readonly [Buffer, string]> = [
         [Buffer.alloc(0), "incomplete"],
         [Buffer.from("hello"), "incomplete"],
@@ -668,7 +665,7 @@ describe("a put", () => {
       const world = memoryWorld();
       const first = yield* start(world, { command: `qbackup/1 put a.backup ${sessionOf(1)}` });
       const ready = yield* first.next;
-      if (ready?.type !== "ready") return assert.fail("not ready");
+      if (!isReady(ready)) return assert.fail("not ready");
       assert.strictEqual((yield* upload(world, { archive: small, session: sessionOf(2) })).code, 0);
       const manifest = manifestOf(medium, {
         name: "a.backup",
@@ -861,7 +858,7 @@ describe("a crash", () => {
       const at = `.qbackup/incoming/${sessionOf(1)}`;
       yield* upload(world, { archive: medium, cutAt: 3 * (blockSize + 4) });
       const data = disk.bytes(at)!;
-      data[2 * blockSize + 5] ^= 1;
+      data[2 * blockSize + 5]! ^= 1;
       disk.plant(at, data);
       assert.strictEqual((yield* upload(world, { archive: medium, cutAt: 0 })).offset, 2 * blockSize);
       disk.plant(`${at}.digests`, Buffer.concat([disk.bytes(`${at}.digests`)!, Buffer.alloc(40)]));

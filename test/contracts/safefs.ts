@@ -12,8 +12,9 @@ export interface Ground {
 }
 
 const text = (s: string) => new TextEncoder().encode(s);
+/** Why it failed; "nothing" when it did not. */
 const reason = <A, R>(effect: Effect.Effect<A, SafeFsError, R>) =>
-  Effect.map(Effect.flip(effect), (error) => error.reason);
+  Effect.match(effect, { onFailure: (error) => error.reason as string, onSuccess: () => "nothing" });
 
 export const safeFsContract = (name: string, ground: () => Ground): void => {
   const test = (

@@ -25,7 +25,8 @@ export const pipe = (capacity = Number.POSITIVE_INFINITY) => {
   let dead = false;
   const waiting = new Set<() => void>();
   const wake = () => {
-    for (const ring of waiting) ring();
+    // A copy: who is woken may wait again at once.
+    for (const ring of [...waiting]) ring();
   };
   const change = Effect.callback<void>((done) => {
     const ring = () => {
@@ -227,6 +228,12 @@ export const stream = (archive: Uint8Array, offset: number, trailer: Uint8Array)
   return Buffer.concat([...parts, lengthPrefix(0), lengthPrefix(trailer.length), trailer]);
 };
 
+/** Is this the `ready` of a put? */
+export const isReady = (
+  reply: Reply | undefined,
+): reply is Extract<Reply, { readonly server: string }> =>
+  reply?.type === "ready" && "server" in reply;
+
 export interface Upload {
   readonly name?: string;
   readonly session?: string;
@@ -245,7 +252,7 @@ export const upload = (world: World, options: Upload) =>
       const { archive, args = [], cutAt, name = "a.backup", session = sessionOf(1) } = options;
       const client = yield* start(world, { args, command: `qbackup/1 put ${name} ${session}` });
       const first = yield* client.next;
-      if (first?.type !== "ready") {
+      if (!isReady(first)) {
         yield* client.stdin.end;
         const replies = [...(first === undefined ? [] : [first]), ...(yield* client.rest)];
         return { code: yield* client.exit, offset: undefined, replies };

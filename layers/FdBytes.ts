@@ -37,9 +37,8 @@ export const fromFd = (fd: number, ahead = 65_536): Source & { readonly close: (
     resume = undefined;
     into = undefined;
     done?.(
-      failed !== undefined && n === 0
-        ? Effect.fail(new BytesError({ cause: failed }))
-        : Effect.succeed(n),
+      // What came before a failure is dropped: a short read would say that the bytes end here.
+      failed === undefined ? Effect.succeed(n) : Effect.fail(new BytesError({ cause: failed })),
     );
   };
   const socket = new Socket({
@@ -106,7 +105,7 @@ export const fromFd = (fd: number, ahead = 65_536): Source & { readonly close: (
         got = Math.min(buffer.length, pending.length);
         buffer.set(pending.subarray(0, got));
         pending = pending.subarray(got);
-        if (got >= atLeast || (ended && (got > 0 || failed === undefined))) {
+        if (got >= atLeast || (ended && failed === undefined)) {
           return done(Effect.succeed(got));
         }
         if (failed !== undefined) return done(Effect.fail(new BytesError({ cause: failed })));
@@ -187,9 +186,9 @@ export const fromReadable = (stream: Readable): Source => {
           if (got < atLeast && !ended) return;
           wake = undefined;
           done(
-            failed !== undefined && got === 0
-              ? Effect.fail(new BytesError({ cause: failed }))
-              : Effect.succeed(got),
+            failed === undefined || got >= atLeast
+              ? Effect.succeed(got)
+              : Effect.fail(new BytesError({ cause: failed })),
           );
         };
         wake = take;

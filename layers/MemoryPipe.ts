@@ -5,26 +5,41 @@ import { Invocation } from "#services/Invocation";
 import { Qrexec } from "#services/Qrexec";
 import { SshTransport } from "#services/SshTransport";
 
+/** Who learns that a pipe is broken. Whoever does not waits for what never comes. */
+export interface Loss {
+  /** The reader is at the end of the bytes, or its read fails. */
+  readonly reader?: "ended" | "failed" | undefined;
+  readonly writer?: boolean;
+  /** What is in the pipe can still be read. */
+  readonly keep?: boolean;
+}
+
 export interface Pipe {
   readonly source: Source;
   readonly sink: Sink;
   /** Both ends fail from now on, and what is in the pipe is lost: a dead link. */
   readonly cut: Effect.Effect<void>;
+  /** Nothing goes through any more. Said again, it tells those who have not learnt of it. */
+  readonly lose: (loss: Loss) => Effect.Effect<void>;
 }
 
 /**
  * A pipe that holds at most `capacity` bytes (more only for a single larger write). `pass` sees each
- * write on its way and may delay it, change it, or cut the pipe.
+ * write on its way and may delay it, change it, divide it, or break the pipe.
  */
 export const memoryPipe = (
   capacity = 131_072,
-  pass: (bytes: Uint8Array) => Effect.Effect<Uint8Array> = Effect.succeed,
+  pass: (bytes: Uint8Array) => Effect.Effect<Uint8Array | ReadonlyArray<Uint8Array>> = (bytes) =>
+    Effect.succeed(bytes),
 ): Pipe => {
   let held: Array<Uint8Array> = [];
   let size = 0;
   let received = 0;
   let ended = false;
-  let dead = false;
+  /** Whether bytes still arrive; what the two ends know of it. */
+  let lost = false;
+  let reader: Loss["reader"];
+  let writerKnows = false;
   const moved = Latch.makeUnsafe(false);
   const turn = Effect.suspend(() => {
     moved.closeUnsafe();
@@ -38,7 +53,6 @@ export const memoryPipe = (
     read: Effect.fnUntraced(function* (into: Uint8Array, atLeast = 1) {
       let got = 0;
       for (;;) {
-        if (dead) return yield* failed;
         for (let first = held[0]; first !== undefined && got < into.length; first = held[0]) {
           const n = Math.min(first.length, into.length - got);
           into.set(first.subarray(0, n), got);
@@ -49,32 +63,45 @@ export const memoryPipe = (
           else held[0] = first.subarray(n);
         }
         yield* wake;
-        if (got >= atLeast || ended) return got;
+        if (got >= atLeast) return got;
+        if (reader === "failed") return yield* failed;
+        if (ended || reader === "ended") return got;
         yield* turn;
       }
     }),
   };
+  const put = Effect.fnUntraced(function* (bytes: Uint8Array) {
+    while (!writerKnows && !ended && size > 0 && size + bytes.length > capacity) yield* turn;
+    if (writerKnows || ended) return yield* failed;
+    if (bytes.length === 0) return;
+    // On a lost link the bytes fill a buffer of this machine, and no more.
+    if (!lost) held.push(bytes);
+    size += bytes.length;
+    yield* wake;
+  });
   const sink: Sink = {
     write: Effect.fnUntraced(function* (bytes: Uint8Array) {
-      const passed = yield* pass(Uint8Array.from(bytes));
-      while (!dead && !ended && size > 0 && size + passed.length > capacity) yield* turn;
-      if (dead || ended) return yield* failed;
-      if (passed.length > 0) held.push(passed);
-      size += passed.length;
-      yield* wake;
+      const passed = yield* pass(bytes.slice());
+      if (passed instanceof Uint8Array) yield* put(passed);
+      else yield* Effect.forEach(passed, put, { discard: true });
     }),
     end: Effect.suspend(() => {
-      ended = true;
+      if (!lost) ended = true;
       return wake;
     }),
   };
-  const cut = Effect.suspend(() => {
-    dead = true;
-    held = [];
-    size = 0;
-    return wake;
-  });
-  return { source, sink, cut };
+  const lose = (loss: Loss) =>
+    Effect.suspend(() => {
+      lost = true;
+      reader ??= loss.reader;
+      writerKnows ||= loss.writer === true;
+      if (loss.keep !== true) {
+        held = [];
+        size = 0;
+      }
+      return wake;
+    });
+  return { source, sink, cut: lose({ reader: "failed", writer: true }), lose };
 };
 
 /** The link of one call, as a test shapes it. */

@@ -391,13 +391,15 @@ describe("a put", () => {
         files: [{ path: "vm1/private.img", size: 20_000_000 }],
       });
       const world = { ...memoryWorld(), fullChunk: 1_000_128 };
-      const { code, replies } = yield* upload(world, { archive: big });
-      assert.strictEqual(code, 0);
-      const acks = replies.flatMap((reply) => (reply.type === "ack" ? [reply.offset] : []));
-      assert.isAtLeast(acks.length, 1);
-      assert.isAtLeast(acks[0]!, 8 * blockSize);
-      assert.deepStrictEqual(acks, [...new Set(acks)].toSorted((a, b) => a - b));
-    }),
+      const client = yield* start(world, { command: `qbackup/1 put a.backup ${sessionOf(1)}` });
+      yield* client.next;
+      const bytes = stream(big, 0, Buffer.from("{}"));
+      const half = 8 * (blockSize + 4);
+      yield* client.stdin.write(bytes.subarray(0, half));
+      assert.deepInclude(yield* client.next, { type: "ack", offset: 8 * blockSize });
+      yield* client.stdin.write(bytes.subarray(half, 2 * half));
+      assert.deepInclude(yield* client.next, { type: "ack", offset: 16 * blockSize });
+    }).pipe(Effect.scoped),
   );
 
   it.effect("answers keep-alives, and ends a silent client after a minute, not a living one", () =>
@@ -757,7 +759,7 @@ describe("a crash", () => {
         const count = yield* moments;
         assert.isAbove(count, 40);
         for (let at = 0; at < count; at++) {
-          for (const seed of [undefined, 1, 2, 3, 4, 5, 6]) {
+          for (const seed of [undefined, 1, 2, 3, 4]) {
             const disk = new Disk();
             yield* run(memoryWorld(disk), { args: ["identity"] });
             let seen = 0;
@@ -907,7 +909,8 @@ describe("the seed's form", () => {
         Buffer.alloc(0),
         Buffer.from("hello\n"),
         Buffer.alloc(2_000_000),
-        small.subarray(0, 600_000),
+        small.subarray(0, small.length - 1),
+        medium.subarray(0, 2 * blockSize),
         Buffer.concat([small, Buffer.alloc(512)]),
       ]) {
         const { code, text } = yield* run(world, { command: "ls" }, bytes);
@@ -915,7 +918,7 @@ describe("the seed's form", () => {
         assert.strictEqual(text, "");
       }
       assert.deepStrictEqual(disk.files(), [".qbackup/identity"]);
-      assert.strictEqual(world.said.lines.length, 5);
+      assert.strictEqual(world.said.lines.length, 6);
     }),
   );
 
@@ -1112,7 +1115,7 @@ describe("cleaning", () => {
       const disk = new Disk();
       const world = memoryWorld(disk);
       disk.fault = ({ name, operation }) =>
-        operation === "remove" && name.endsWith(sessionOf(1)) && name.includes("incoming")
+        operation === "remove" && name.includes(sessionOf(1)) && disk.files().includes("a.backup")
           ? "io"
           : undefined;
       assert.strictEqual((yield* upload(world, { archive: small })).code, 0);

@@ -7,6 +7,7 @@ import { Notifier } from "#services/Notifier";
 import { type Qube, Qubes, type QubesError } from "#services/Qubes";
 import { QvmBackup, type Running } from "#services/QvmBackup";
 import { Reporter } from "#services/Reporter";
+import { FullChunk } from "#src/archive/parameters";
 import { leafOf, treeHasher } from "#src/archive/treehash";
 import { ArchiveFault, Walk } from "#src/archive/walk";
 import { humanSize } from "#src/wire/format";
@@ -150,7 +151,7 @@ const pump = Effect.fnUntraced(function* (
   expected: ReadonlySet<string>,
   state: { reading: boolean },
 ) {
-  const walk = new Walk({ expected });
+  const walk = new Walk({ fullChunk: yield* FullChunk, expected });
   const tree = treeHasher();
   for (;;) {
     const buffer = yield* upload.buffer;

@@ -4,9 +4,12 @@ import type { Invocation } from "#services/Invocation";
 import type { Locks } from "#services/Locks";
 import type { SafeFs } from "#services/SafeFs";
 import type { Request, Verb } from "#src/wire/request";
-import { type Failure, refuse } from "./failure.ts";
+import { check } from "./check.ts";
+import type { Failure } from "./failure.ts";
 import { list } from "./list.ts";
+import { manifest } from "./manifest.ts";
 import { put } from "./put.ts";
+import { read } from "./read.ts";
 import type { Store, WritableStore } from "./store.ts";
 import type { Voice } from "./voice.ts";
 
@@ -37,14 +40,12 @@ type Handler<V extends Verb> =
       ) => Done;
     };
 
-const notYet = { writes: false, run: () => refuse("unsupported", "not in this version") } as const;
-
 const verbs: { readonly [V in Verb]: Handler<V> } = {
   put: { writes: true, run: put },
   list: { writes: false, run: list },
-  manifest: notYet,
-  read: notYet,
-  check: notYet,
+  manifest: { writes: false, run: manifest },
+  read: { writes: false, run: read },
+  check: { writes: false, run: check },
 };
 
 export const handlerOf = (verb: Verb): Handler<Verb> => verbs[verb] as unknown as Handler<Verb>;

@@ -11,10 +11,14 @@ const aliveAfter = 15_000;
 /** A link on which less than `trickle` bytes and no whole frame came for that long is broken. */
 const silenceLimit = 60_000;
 const trickle = 4096;
+/** What a client must at least take in that time. In bytes. */
+const piece = 262_144;
 
 export interface Voice {
   /** Fails when the reply cannot be written within 60 s; after that it says nothing more. */
   readonly say: (reply: Reply) => Effect.Effect<void, LinkLost>;
+  /** Writes what is no line: frames. Fails as `say` does, a quarter of a MiB at a time. */
+  readonly send: (bytes: Uint8Array) => Effect.Effect<void, LinkLost>;
   /** Marks that from here on it is the client's turn, or (false) that something of it arrived. */
   readonly listening: (is: boolean) => void;
   /** Never succeeds. Says `alive` now and then, and fails when the client is gone. */
@@ -49,6 +53,24 @@ export const makeVoice = Effect.gen(function* () {
       }),
     );
 
+  const send: Voice["send"] = (bytes) =>
+    turn.withPermits(1)(
+      Effect.gen(function* () {
+        for (let at = 0; at < bytes.length; at += piece) {
+          if (broken) return yield* lost("the client is gone");
+          yield* stdout.write(bytes.subarray(at, at + piece)).pipe(
+            Effect.catchTag("BytesError", () => lost("the client is gone")),
+            Effect.timeoutOrElse({
+              duration: silenceLimit,
+              orElse: () => lost("the client takes no bytes"),
+            }),
+            Effect.tapError(() => Effect.sync(() => (broken = true))),
+          );
+        }
+        spoken = yield* Clock.currentTimeMillis;
+      }),
+    );
+
   const watch = Effect.gen(function* () {
     let since = yield* Clock.currentTimeMillis;
     let bytes = stdin.received();
@@ -72,6 +94,7 @@ export const makeVoice = Effect.gen(function* () {
 
   const voice: Voice = {
     say,
+    send,
     listening: (is) => {
       listening = is;
       if (!is) arrivals += 1;

@@ -55,6 +55,13 @@ export const Archive = Schema.Struct({
   verified: Schema.Boolean,
 });
 export const End = Schema.Struct({ type: Schema.Literal("end"), count: Schema.optionalKey(Count) });
+/** `check`: the server read, hashed and walked it again, and this is what it found. */
+export const Checked = Schema.Struct({
+  type: Schema.Literal("checked"),
+  size: Count,
+  treehash: Sha256,
+  members: Count,
+});
 /** `from: "carrier"` marks what the carrier says on its own account. */
 export const Failed = Schema.Struct({
   type: Schema.Literal("error"),
@@ -71,6 +78,7 @@ export const Reply = Schema.Union([
   Alive,
   Stored,
   Archive,
+  Checked,
   End,
   Failed,
 ]);

@@ -74,7 +74,7 @@ check: | $(tools)
 	npm run check
 
 demo: needs build
-	sh test/demo.sh
+	@npm run --silent demo
 
 clean:
 	rm -rf dist

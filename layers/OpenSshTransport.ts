@@ -3,7 +3,17 @@ import * as Data from "effect/Data";
 import * as Effect from "effect/Effect";
 import * as Layer from "effect/Layer";
 import { spawn, spawnSync } from "node:child_process";
-import { accessSync, closeSync, constants, fstatSync, openSync } from "node:fs";
+import {
+  accessSync,
+  closeSync,
+  constants,
+  existsSync,
+  fstatSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+} from "node:fs";
+import { userInfo } from "node:os";
 import * as path from "node:path";
 import type { Readable } from "node:stream";
 import { child, type Env } from "#layers/Child";
@@ -12,9 +22,7 @@ import { type SshReason, SshTransport } from "#services/SshTransport";
 /**
  * What the service relies on, whatever ~/.ssh/config says; the rest of it (port, identity, jump
  * hosts, ciphers) stays the user's. An unknown host key is refused, never accepted; nothing prompts;
- * no master connection is joined, which could outlive the call and hold its stdout open. The cipher
- * is left alone: preferring AES-GCM would overrule a policy, and is slower where a server's processor
- * has no AES.
+ * no master connection is joined, which could outlive the call and hold its stdout open.
  */
 export const sshOptions: ReadonlyArray<string> = [
   "-T",
@@ -38,6 +46,36 @@ export const sshOptions: ReadonlyArray<string> = [
 ];
 
 /**
+ * ssh's own first choice, chacha20, moves about two thirds of what AES-GCM does where the processor
+ * has AES (measured: 310 and 480 MB/s). Options on the command line overrule every file, so it is
+ * only asked for where no file has anything to say about ciphers, or may have through an Include.
+ */
+export const cipherOptions = (
+  home: string,
+  etc = "/etc/ssh",
+  processor = "/proc/cpuinfo",
+): ReadonlyArray<string> => {
+  const read = (file: string): string => {
+    try {
+      return readFileSync(file, "utf8");
+    } catch {
+      return "";
+    }
+  };
+  const standard = `${etc}/ssh_config.d`;
+  const parts = existsSync(standard)
+    ? readdirSync(standard).map((name) => path.join(standard, name))
+    : [];
+  const decided = [path.join(home, ".ssh/config"), `${etc}/ssh_config`, ...parts]
+    .map(read)
+    .some((text) =>
+      /^[ \t]*ciphers\b|^[ \t]*include(?![ \t]+\S*\/ssh_config\.d\/\*\.conf[ \t]*$)/im.test(text),
+    );
+  const helps = /^(?:flags|features)\b.*\baes\b/im.test(read(processor));
+  return decided || !helps ? [] : ["-o", "Ciphers=^aes128-gcm@openssh.com"];
+};
+
+/**
  * ssh has one exit status, 255, for all its own failures, so its words must tell them apart (OpenSSH
  * 8.4 to 10: sshconnect.c, clientloop.c, packet.c; they are never translated). A server can say the
  * same words on its stderr and so choose the advice that is given, no more.
@@ -57,7 +95,8 @@ const signs: ReadonlyArray<readonly [SshReason, RegExp]> = [
 
 export const classify = (said: ReadonlyArray<string>): SshReason => {
   const text = said.join("\n");
-  return signs.find(([, sign]) => sign.test(text))?.[0] ?? "unreachable";
+  // Silent failure: the far program was killed by a signal, so there was a connection.
+  return signs.find(([, sign]) => sign.test(text))?.[0] ?? (text === "" ? "lost" : "unreachable");
 };
 
 /** The path of a program, so that a missing ssh is known before anything is started. */
@@ -120,7 +159,8 @@ export const openSshTransport = (env: Env = process.env): Layer.Layer<SshTranspo
         // ssh holds stdin and stdout itself: it must not outlive a carrier that is killed outright.
         const setpriv = find("setpriv", env);
         const bound = setpriv === undefined ? [] : [setpriv, "--pdeathsig", "TERM", "--"];
-        const [program, ...args] = [...bound, ssh, ...sshOptions, "--", destination, command];
+        const options = [...sshOptions, ...cipherOptions(userInfo().homedir)];
+        const [program, ...args] = [...bound, ssh, ...options, "--", destination, command];
         const running = yield* child([program!, ...args], {
           stdio: [input, 1, "pipe"],
           env: { ...env, LC_ALL: "C", SSH_ASKPASS: undefined, SSH_ASKPASS_REQUIRE: undefined },

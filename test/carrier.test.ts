@@ -11,7 +11,7 @@ import { TestClock } from "effect/testing";
 import { afterAll, beforeAll } from "vitest";
 import { memoryReporter, type Said } from "#layers/MemoryReporter";
 import { memorySettings } from "#layers/MemorySettings";
-import { classify, sshOptions } from "#layers/OpenSshTransport";
+import { cipherOptions, classify, sshOptions } from "#layers/OpenSshTransport";
 import { type ExpectedSsh, recordingSsh } from "#layers/RecordingSsh";
 import { Invocation } from "#services/Invocation";
 import type { SshReason } from "#services/SshTransport";
@@ -529,4 +529,40 @@ it("knows ssh's own words", () => {
   ];
   for (const [text, reason] of words) assert.strictEqual(classify(text.split("\n")), reason, text);
   assert.notInclude(sshOptions.join(" "), "accept-new");
+});
+
+it("prefers AES-GCM where the processor has AES and no file speaks of ciphers", () => {
+  const directory = temporary();
+  const etc = path.join(directory, "etc");
+  const cpu = path.join(directory, "cpuinfo");
+  fs.mkdirSync(path.join(directory, ".ssh"));
+  fs.mkdirSync(path.join(etc, "ssh_config.d"), { recursive: true });
+  const preferred = (
+    files: Readonly<Record<string, string>>,
+    flags = "flags\t\t: fpu aes avx\n",
+  ) => {
+    fs.writeFileSync(cpu, flags);
+    for (const [name, text] of Object.entries(files))
+      fs.writeFileSync(path.join(directory, name), text);
+    const options = cipherOptions(directory, etc, cpu);
+    for (const name of Object.keys(files)) fs.rmSync(path.join(directory, name));
+    return options.length > 0;
+  };
+  const debian = {
+    "etc/ssh_config": "Include /etc/ssh/ssh_config.d/*.conf\nHost *\n#   Ciphers aes128-ctr\n",
+  };
+  assert.isTrue(preferred({}));
+  assert.isTrue(preferred(debian));
+  assert.isTrue(preferred({ ...debian, ".ssh/config": "Host backup\n  Port 2222\n" }));
+  assert.isTrue(preferred({}, "Features\t: fp asimd aes\n"));
+  assert.isFalse(preferred({}, "flags : fpu\nmodel name : aes\n"));
+  assert.isFalse(preferred({ ".ssh/config": "Host x\n  ciphers aes256-ctr\n" }));
+  assert.isFalse(preferred({ ".ssh/config": "Include more\n" }));
+  assert.isFalse(
+    preferred({
+      ...debian,
+      "etc/ssh_config.d/50-policy.conf": "Include /etc/crypto-policies/back-ends/openssh.config\n",
+    }),
+  );
+  fs.rmSync(directory, { recursive: true });
 });

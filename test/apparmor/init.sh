@@ -1,4 +1,5 @@
 #!/bin/busybox sh
+# shellcheck shell=dash
 # The guest's first and only process of its own: sets the scene, runs the test, and ends the machine.
 export PATH=/usr/bin:/usr/sbin HOME=/root
 busybox mount -t proc proc /proc

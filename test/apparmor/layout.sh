@@ -1,4 +1,5 @@
 #!/bin/busybox sh
+# shellcheck shell=dash
 # layout.sh NAME confined|unconfined ARG...: qbackup-shell where node and its libraries lie as they do
 # in another distribution. Called in a mount namespace of its own.
 set -eu

@@ -44,8 +44,7 @@ node=$(readlink -f "$(command -v /usr/bin/node || command -v node || echo /nonex
 
 updated=
 update() {
-	[ -n "$updated" ] || timeout 60 apt-get update -q >/dev/null 2>&1 ||
-		timeout 60 sudo -n apt-get update -q >/dev/null 2>&1 || :
+	[ -n "$updated" ] || ! can_install || as_root timeout 60 apt-get update -q >/dev/null 2>&1 || :
 	updated=yes
 }
 if [ -n "$missing" ]; then
@@ -85,7 +84,7 @@ fi
 work=$(mktemp -d "$cache/guest.XXXXXX")
 qemu=
 # QEMU is below timeout, which passes the signal on.
-trap '[ -z "$qemu" ] || kill "$qemu" 2>/dev/null || :; rm -rf "$work"' EXIT
+trap '[ -z "$qemu" ] || kill "$qemu" 2>/dev/null || :; cp "$work/console" "$work/report" /tmp/aa/ ; rm -rf "$work"' EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM HUP
 root=$work/root
@@ -102,10 +101,7 @@ libraries() { ldd "$1" 2>/dev/null | sed -n 's/.*=> \(\/[^ ]*\) .*/\1/p; s/^[[:s
 put() {
 	install -D -m 755 "$1" "$root${2:-$1}"
 	for library in $(libraries "$1"); do
-		case $library in
-		*/ld-linux-*) cp -L "$library" "$root/usr/lib/x86_64-linux-gnu/" ;;
-		*) cp -L "$library" "$root/usr/lib/x86_64-linux-gnu/" ;;
-		esac
+		cp -L "$library" "$root/usr/lib/x86_64-linux-gnu/"
 	done
 }
 put "$(command -v busybox)" /usr/bin/busybox
@@ -116,7 +112,10 @@ put "$(command -v ssh)" /usr/bin/ssh
 put "$(command -v apparmor_parser)" /usr/sbin/apparmor_parser
 # sshd of OpenSSH 9.8 and later consists of several programs.
 for program in /usr/lib/openssh/sshd-*; do [ ! -x "$program" ] || put "$program"; done
-put "$(command -v ldconfig)" /usr/sbin/ldconfig
+# Ubuntu's ldconfig is a script around the program.
+ldconfig=$(command -v ldconfig)
+[ ! -x "$ldconfig.real" ] || ldconfig=$ldconfig.real
+put "$ldconfig" /usr/sbin/ldconfig
 # perl makes any system call; under this name the profile lets a process that was given the profile
 # by hand map it, so it stands for machine code that was brought into the confined process.
 put "$(command -v perl)" /usr/lib/perl.so

@@ -1,0 +1,575 @@
+/**
+ * Runs in the guest, as root and unconfined: real ssh sessions with the real program, then hostile
+ * programs in its place, and the table of what happened. Ends with 0 when all of it is as it should be.
+ */
+import { type ChildProcess, execFileSync, spawn, spawnSync } from "node:child_process";
+import * as crypto from "node:crypto";
+import { once } from "node:events";
+import * as fs from "node:fs";
+import * as net from "node:net";
+import { Walk } from "#src/archive/walk";
+import { archiveOf } from "#test/support/archive";
+
+const shell = "/usr/bin/qbackup-shell";
+const mib = 1_048_576;
+/** No single step takes longer, in milliseconds. */
+const limit = 40_000;
+
+// The table ------------------------------------------------------------------------------------------
+
+interface Row {
+  readonly name: string;
+  readonly columns: ReadonlyArray<string>;
+  readonly right: boolean;
+}
+const rows: Array<Row> = [];
+const row = (name: string, right: boolean, ...columns: ReadonlyArray<string>) =>
+  rows.push({ name, columns, right });
+const say = (text: string) => fs.writeSync(1, text);
+
+const table = (title: string, heads: ReadonlyArray<string>) => {
+  const lines = [heads, ...rows.map(({ columns, name }) => [name, ...columns])];
+  const widths = heads.map((_, i) => Math.max(...lines.map((line) => (line[i] ?? "").length)));
+  const draw = (line: ReadonlyArray<string>, mark: string) =>
+    `${mark} ${line.map((text, i) => text.padEnd(widths[i]!)).join(" | ")}`.trimEnd();
+  say(`\n${title}\n${draw(heads, " ")}\n`);
+  for (const { columns, name, right } of rows)
+    say(`${draw([name, ...columns], right ? " " : "!")}\n`);
+  const wrong = rows.filter(({ right }) => !right).length;
+  rows.length = 0;
+  return wrong;
+};
+
+/** A step of which only the outcome counts. */
+const step = async (name: string, attempt: () => Promise<string | void>) => {
+  const t0 = Date.now();
+  try {
+    row(name, true, "-", (await attempt()) ?? "works", `${Date.now() - t0}`);
+  } catch (error) {
+    row(name, false, "-", `FAILS: ${(error as Error).message.replaceAll("\n", " ").slice(0, 300)}`);
+  }
+};
+const must = (condition: boolean, message: string) => {
+  if (!condition) throw new Error(message);
+};
+
+// The real program -----------------------------------------------------------------------------------
+
+interface Reply {
+  readonly type: string;
+  readonly [field: string]: unknown;
+}
+
+const sshOptions = ["-F", "none", "-T", "-i", "/test/key", "-o", "BatchMode=yes"].concat(
+  ["-o", "UserKnownHostsFile=/test/known_hosts", "-o", "IdentityAgent=none"],
+  ["-o", "LogLevel=ERROR"],
+);
+
+/** One ssh session. */
+class Session {
+  readonly child: ChildProcess;
+  readonly ended: Promise<number | null>;
+  stderr = "";
+  stdout = "";
+  private readonly found: Array<Reply> = [];
+  private wake = () => {};
+  private open = true;
+
+  constructor(account: string, command: string) {
+    const args = [...sshOptions, "--", `${account}@127.0.0.1`, command];
+    this.child = spawn("/usr/bin/ssh", args, { stdio: "pipe" });
+    const timer = setTimeout(() => this.child.kill("SIGKILL"), limit);
+    this.child.stdin!.on("error", () => {});
+    this.child.stderr!.on("data", (bytes: Buffer) => (this.stderr += bytes.toString()));
+    let rest = "";
+    this.child.stdout!.on("data", (bytes: Buffer) => {
+      this.stdout += bytes.toString();
+      const lines = (rest + bytes.toString()).split("\n");
+      rest = lines.pop()!;
+      for (const line of lines.filter((text) => text.startsWith("{"))) {
+        try {
+          this.found.push(JSON.parse(line) as Reply);
+        } catch {
+          // A block of an archive may begin like a reply.
+        }
+      }
+      this.wake();
+    });
+    this.ended = once(this.child, "close").then(([code]) => {
+      clearTimeout(timer);
+      this.open = false;
+      this.wake();
+      return code as number | null;
+    });
+  }
+
+  async next(): Promise<Reply | undefined> {
+    while (this.found.length === 0 && this.open) {
+      await new Promise<void>((resolve) => (this.wake = resolve));
+    }
+    return this.found.shift();
+  }
+  /** The next reply of that type; acknowledgements before it are read over. */
+  async expect(type: string): Promise<Reply> {
+    for (;;) {
+      const reply = await this.next();
+      if (reply?.type === type) return reply;
+      if (reply?.type === "ack" || reply?.type === "alive") continue;
+      throw new Error(`${type} expected, got ${JSON.stringify(reply)} ${this.stderr}`);
+    }
+  }
+  async acknowledged(offset: number): Promise<void> {
+    while (Number((await this.expect("ack"))["offset"]) < offset);
+  }
+  send(bytes: Uint8Array): void {
+    this.child.stdin!.write(bytes);
+  }
+  async finish(): Promise<number | null> {
+    this.child.stdin!.end();
+    return this.ended;
+  }
+}
+
+const prefix = (n: number) => {
+  const bytes = Buffer.alloc(4);
+  bytes.writeUInt32BE(n);
+  return bytes;
+};
+const frames = (archive: Buffer, from: number, to = archive.length) => {
+  const parts: Array<Buffer> = [];
+  for (let at = from; at < to; at += mib) {
+    const block = archive.subarray(at, Math.min(at + mib, to));
+    parts.push(prefix(block.length), block);
+  }
+  return Buffer.concat(parts);
+};
+
+const treeHash = (archive: Buffer): string => {
+  const sha = (bytes: Buffer) => crypto.createHash("sha256").update(bytes).digest();
+  let level: Array<Buffer> = [];
+  for (let at = 0; at < archive.length; at += mib) level.push(sha(archive.subarray(at, at + mib)));
+  while (level.length > 1) {
+    const pairs = Array.from({ length: Math.ceil(level.length / 2) }, (_, i) =>
+      level.slice(2 * i, 2 * i + 2),
+    );
+    level = pairs.map(([a, b]) => (b === undefined ? a! : sha(Buffer.concat([a!, b]))));
+  }
+  return level[0]!.toString("hex");
+};
+
+const ending = (archive: Buffer, name: string, session: string, server: unknown) => {
+  const walk = new Walk();
+  walk.push(archive);
+  const manifest = JSON.stringify({
+    version: 1,
+    name,
+    session,
+    server,
+    size: archive.length,
+    treehash: treeHash(archive),
+    created: "2026-01-31T04:00:00Z",
+    members: walk.finish(),
+  });
+  const trailer = Buffer.from(JSON.stringify({ manifest, signature: null }));
+  return Buffer.concat([prefix(0), prefix(trailer.length), trailer]);
+};
+
+const sample = (seed: number, size: number) =>
+  archiveOf({ seed, files: [{ path: "vm7/private.img", size }] });
+const newSession = () => crypto.randomBytes(16).toString("hex");
+
+const upload = async (account: string, name: string, archive: Buffer, session = newSession()) => {
+  const call = new Session(account, `qbackup/1 put ${name} ${session}`);
+  const { offset, server } = await call.expect("ready");
+  call.send(frames(archive, Number(offset)));
+  call.send(ending(archive, name, session, server));
+  await call.expect("stored");
+  must((await call.finish()) === 0, `exit ${await call.ended}: ${call.stderr}`);
+  must(fs.readFileSync(`/home/${account}/${name}`).equals(archive), "other bytes were stored");
+  return session;
+};
+
+const listed = async (account: string) => {
+  const call = new Session(account, "qbackup/1 list");
+  const found: Array<Reply> = [];
+  for (let reply = await call.next(); reply !== undefined; reply = await call.next()) {
+    found.push(reply);
+  }
+  must((await call.finish()) === 0, `exit ${await call.ended}: ${call.stderr}`);
+  must(found.at(-1)?.type === "end", `no end in ${call.stdout}`);
+  return found;
+};
+const isListed = async (account: string, name: string, verified: boolean) => {
+  const found = (await listed(account)).find((reply) => reply["name"] === name);
+  must(found?.["verified"] === verified, `${name}: ${JSON.stringify(found)}`);
+};
+
+const refused = async (account: string, command: string, code: string) => {
+  const call = new Session(account, command);
+  const reply = await call.next();
+  must(reply?.["code"] === code, `${code} expected, got ${JSON.stringify(reply)} ${call.stderr}`);
+  must((await call.finish()) !== 0, "exit 0");
+};
+
+/** How the kernel has the running shells: all of them must be under the profile. */
+const labels = () =>
+  fs
+    .readdirSync("/proc")
+    .filter((pid) => /^\d+$/.test(pid))
+    .flatMap((pid) => {
+      try {
+        // The interpreter first, then the script; sshd's own processes only mention it.
+        const [program, script] = fs.readFileSync(`/proc/${pid}/cmdline`, "utf8").split("\0");
+        return program === "/usr/bin/node" && script === shell
+          ? [fs.readFileSync(`/proc/${pid}/attr/current`, "utf8").trim()]
+          : [];
+      } catch {
+        return []; // it ended meanwhile
+      }
+    });
+
+const wellBehaved = async () => {
+  const archive = sample(1, 20 * mib);
+  const session = newSession();
+  const put = `qbackup/1 put a.backup ${session}`;
+  let durable = 0;
+
+  await step('alice (login shell): identity, as "make server" asks for it', async () => {
+    const options = { uid: 1001, gid: 1001, env: { HOME: "/home/alice" }, timeout: limit };
+    const text = execFileSync(shell, ["identity", "--root", "/home/alice"], options).toString();
+    must(text.startsWith("fingerprint SHA256:"), text);
+  });
+  await step("alice: two connections for one upload, the first steps down", async () => {
+    const first = new Session("alice", put);
+    must((await first.expect("ready"))["offset"] === 0, "something was there already");
+    first.send(frames(archive, 0, 9 * mib));
+    await first.acknowledged(8 * mib);
+    must(labels().length === 1, `${labels().length} shells run`);
+    must(labels()[0] === "qbackup-shell (enforce)", `label ${labels()[0]}`);
+    const second = new Session("alice", put);
+    durable = Number((await second.expect("ready"))["offset"]);
+    must(durable >= 8 * mib, `only ${durable} bytes are left`);
+    must((await first.ended) !== 0, "the first ended with 0");
+    must(first.stderr.includes("took over"), first.stderr);
+    second.send(frames(archive, durable, durable + 4 * mib));
+    await second.acknowledged(durable + 4 * mib);
+    second.child.kill("SIGKILL");
+    await second.ended;
+  });
+  await step("alice: put, resumed after a cut", async () => {
+    const third = new Session("alice", put);
+    const { offset, server } = await third.expect("ready");
+    must(Number(offset) >= durable + 4 * mib, `resumed at ${String(offset)}`);
+    third.send(frames(archive, Number(offset)));
+    third.send(ending(archive, "a.backup", session, server));
+    await third.expect("stored");
+    must((await third.finish()) === 0, third.stderr);
+    must(fs.readFileSync("/home/alice/a.backup").equals(archive), "other bytes were stored");
+    must(fs.readdirSync("/home/alice/.qbackup/incoming").length === 0, "the upload is left");
+  });
+  await step("alice: put again, by the same session and by another", async () => {
+    const again = new Session("alice", put);
+    await again.expect("stored");
+    must((await again.finish()) === 0, again.stderr);
+    await refused("alice", `qbackup/1 put a.backup ${newSession()}`, "exists");
+  });
+  await step(
+    "alice: put into a directory, over an orphan's manifest, an abandoned upload removed",
+    async () => {
+      fs.mkdirSync("/home/alice/laptop");
+      fs.chownSync("/home/alice/laptop", 1001, 1001);
+      const orphan = "/home/alice/laptop/b.backup.manifest.json";
+      const old = `/home/alice/.qbackup/incoming/${newSession()}`;
+      for (const file of [orphan, old]) {
+        fs.writeFileSync(file, "{}");
+        fs.chownSync(file, 1001, 1001);
+      }
+      fs.utimesSync(old, 1e9, 1e9);
+      await upload("alice", "laptop/b.backup", sample(2, 100_000));
+      must(!fs.existsSync(old), "the abandoned upload is left");
+    },
+  );
+  await step("alice: put, given up", async () => {
+    const call = new Session("alice", `qbackup/1 put c.backup ${newSession()}`);
+    await call.expect("ready");
+    call.send(Buffer.concat([frames(archive, 0, 2 * mib), prefix(0xffff_ffff)]));
+    must((await call.finish()) === 0, call.stderr);
+    must(fs.readdirSync("/home/alice/.qbackup/incoming").length === 0, "the upload is left");
+  });
+  await step("alice: list", async () => {
+    await isListed("alice", "a.backup", true);
+    await isListed("alice", "laptop/b.backup", true);
+  });
+
+  for (const [account, how] of [
+    ["alice", "login shell"],
+    ["bob", "forced command, with a quota"],
+    ["carol", "login shell and make server-sshd"],
+  ] as const) {
+    if (account !== "alice") {
+      await step(`${account} (${how}): put`, async () => {
+        await upload(account, "a.backup", sample(3, 3 * mib));
+      });
+      await step(`${account}: list`, () => isListed(account, "a.backup", true));
+    }
+    await step(`${account}: a bare path`, async () => {
+      const bytes = sample(4, 2 * mib);
+      const call = new Session(account, "bare.backup");
+      call.send(bytes);
+      must((await call.finish()) === 0, call.stderr);
+      must(
+        fs.readFileSync(`/home/${account}/bare.backup`).equals(bytes),
+        "other bytes were stored",
+      );
+      await isListed(account, "bare.backup", false);
+    });
+    for (const request of ["manifest a.backup", "read a.backup 0 1", "check a.backup"]) {
+      await step(`${account}: ${request}`, async () => {
+        const call = new Session(account, `qbackup/1 ${request}`);
+        const code = await call.finish();
+        if (call.stdout.includes('"unsupported"')) return "not in this version";
+        must(code === 0 && !call.stdout.includes('"error"'), `exit ${code}: ${call.stderr}`);
+        return undefined;
+      });
+    }
+    await step(`${account}: other words are refused`, async () => {
+      for (const words of ["id", "sh -c id"]) {
+        const call = new Session(account, words);
+        must((await call.finish()) !== 0, "exit 0");
+        must(!call.stdout.includes("uid="), call.stdout);
+      }
+    });
+  }
+};
+
+// Other layouts of node ------------------------------------------------------------------------------
+
+const layouts = () => {
+  for (const [name, title, works] of [
+    ["debian13", "node as Debian has it: libnode.so in /usr/lib/x86_64-linux-gnu", true],
+    ["debian-nodejs", "node as a link to nodejs", true],
+    ["fedora", "node as Fedora has it: a link to node-22, libraries in /usr/lib64", true],
+    // The control: this shows that the ones before it could have failed.
+    ["elsewhere", "libraries in /opt/node/lib: no rule of the profile", false],
+  ] as const) {
+    const run = (how: string) => {
+      const args = ["-m", "/test/layout.sh", name, how, "--version"];
+      const done = spawnSync("/usr/bin/unshare", args, { timeout: limit, encoding: "utf8" });
+      // A library that could not be preloaded does not stop anything, but the loader says so.
+      const works = done.stdout.startsWith("qbackup-shell ") && !done.stderr.includes("LD_PRELOAD");
+      return works
+        ? "works"
+        : `fails${done.status === null ? ` (${done.signal})` : ` (exit ${done.status}) ${done.stderr.slice(0, 160)}`}`;
+    };
+    const [control, confined] = [run("unconfined"), run("confined")];
+    const right = control === "works" && (confined === "works") === works;
+    row(title, right, control.trim(), confined.trim().replaceAll("\n", " "));
+  }
+};
+
+// Hostile programs -----------------------------------------------------------------------------------
+
+/** The scene, new for each run: `uid` is who runs, and owns what is its own. */
+const scene = (uid: number) => {
+  const own = "/home/alice";
+  for (const dir of ["/home/alice", "/home/bob", "/srv/other"])
+    fs.rmSync(dir, { recursive: true, force: true });
+  for (const file of [
+    "/tmp/hostile",
+    "/tmp/hostile.socket",
+    "/etc/hostile",
+    "/usr/bin/hostile",
+    "/dev/shm/hostile",
+  ]) {
+    fs.rmSync(file, { force: true });
+  }
+  // Open to everybody, so that permissions refuse nothing.
+  const directory = (path: string, owner: number) => {
+    fs.mkdirSync(path, { recursive: true });
+    fs.chownSync(path, owner, owner);
+    fs.chmodSync(path, 0o777);
+  };
+  const file = (path: string, owner: number, from?: string) => {
+    if (from === undefined) fs.writeFileSync(path, "secret\n");
+    else fs.copyFileSync(from, path);
+    fs.chownSync(path, owner, owner);
+    fs.chmodSync(path, from === undefined ? 0o666 : 0o777);
+  };
+  for (const path of ["", "/.ssh", "/.qbackup", "/.Private", "/sub", "/sub/.ssh"])
+    directory(own + path, uid);
+  for (const name of ["old.backup", "b.backup", "c.backup", ".hidden", ".ssh/authorized_keys"]) {
+    file(`${own}/${name}`, uid);
+  }
+  for (const folder of ["", "/.qbackup", "/.Private"]) {
+    file(`${own}${folder}/busybox`, uid, "/usr/bin/busybox");
+    file(`${own}${folder}/evil.so`, uid, "/usr/lib/x86_64-linux-gnu/libm.so.6");
+  }
+  const stranger = uid === 1002 ? 1003 : 1002;
+  for (const path of ["/home/bob", "/home/bob/.ssh", "/home/bob/.books"]) directory(path, stranger);
+  for (const name of ["file", "file2", ".books/identity"]) file(`/home/bob/${name}`, stranger);
+  directory("/srv/other", uid);
+  file("/srv/other/file", uid);
+  for (const path of ["/etc", "/usr/bin", "/dev/shm"]) directory(path, 0);
+  for (const path of ["/etc/shadow", "/etc/passwd"]) fs.chmodSync(path, 0o666);
+  const victim = spawn("/usr/bin/sleep", ["1000"], { stdio: "ignore", uid, gid: uid });
+  fs.writeFileSync(`${own}/victim`, String(victim.pid));
+  fs.chownSync(`${own}/victim`, uid, uid);
+  return victim;
+};
+
+/** Case by case, in the order of the cases. */
+type Outcome = Map<string, { readonly should: string; readonly was: string }>;
+const outcome = (text: string): Outcome =>
+  new Map(
+    text
+      .split("\n")
+      .map((line) => line.split("\t"))
+      .filter((fields) => fields.length === 3)
+      .map(([name, should, was]) => [name!, { should: should!, was: was! }]),
+  );
+
+const judge = (control: Outcome, ...confined: ReadonlyArray<Outcome>) => {
+  for (const [name, { should, was }] of control) {
+    const columns = confined.map((run) => run.get(name)?.was ?? "NO ANSWER");
+    const right = columns.every((text) =>
+      should === "told" ? text !== "NO ANSWER" : text.startsWith(should),
+    );
+    const note = should === "told" ? " (told only)" : "";
+    row(`${name}${note}`, was === "granted" && right, was, ...columns);
+  }
+};
+
+const hostile = async () => {
+  const server = net.createServer((socket) => socket.destroy());
+  const abstract = net.createServer((socket) => socket.destroy());
+  await once(server.listen("/run/victim"), "listening");
+  fs.chmodSync("/run/victim", 0o777);
+  await once(abstract.listen("\0victim"), "listening");
+  fs.mkdirSync("/dev/shm", { recursive: true });
+  // The copy at another path is not confined: the script's path is what the profile goes by.
+  fs.renameSync(shell, "/test/real");
+  fs.copyFileSync("/test/hostile", shell);
+  fs.chmodSync(shell, 0o755);
+  const control = runAsync(0, "/test/hostile");
+  const outcomes = [await control, await runAsync(0, shell)];
+  const victim = scene(1001);
+  const call = new Session("alice", "anything");
+  const code = await call.finish();
+  victim.kill("SIGKILL");
+  if (code !== 0) say(`hostile session: exit ${code} ${call.stderr}\n`);
+  judge(outcomes[0]!, outcomes[1]!, outcome(call.stdout));
+  server.close();
+  abstract.close();
+};
+
+/** Not spawnSync: this process has to answer those who connect to it. */
+const runAsync = async (uid: number, program: string): Promise<Outcome> => {
+  const victim = scene(uid);
+  const child = spawn(program, { stdio: ["ignore", "pipe", "inherit"], cwd: "/", timeout: limit });
+  let text = "";
+  child.stdout.on("data", (bytes: Buffer) => (text += bytes.toString()));
+  await once(child, "close");
+  victim.kill("SIGKILL");
+  return outcome(text);
+};
+
+/**
+ * System calls that node does not make, by a process that was put under the profile by hand: what
+ * machine code could do. Numbers are those of x86_64.
+ */
+const calls: ReadonlyArray<readonly [name: string, should: string, perl: string]> = [
+  ["mount", "refused", 'syscall(165, "none", "/mnt", "tmpfs", 0, 0) == 0'],
+  [
+    "mount in a user namespace of its own",
+    "refused",
+    'syscall(272, 0x10020000) == 0 && syscall(165, "none", "/mnt", "tmpfs", 0, 0) == 0',
+  ],
+  ["user namespace of its own", "told", "syscall(272, 0x10000000) == 0"],
+  ["ptrace, attach to another process", "refused", "syscall(101, 16, VICTIM, 0, 0) == 0"],
+  ["signal to another process", "refused", "kill('CONT', VICTIM) == 1"],
+  ["chroot", "refused", "chroot('/mnt')"],
+  ["become another user", "refused", "syscall(105, 1003) == 0"],
+  ["set the host's name", "refused", 'syscall(170, "evil", 4) == 0'],
+  ["raw socket", "refused", "socket(S, 2, 3, 1)"],
+  ["packet socket", "refused", "socket(S, 17, 3, 0)"],
+  ["netlink socket", "refused", "socket(S, 16, 3, 0)"],
+  ["TCP socket", "refused", "socket(S, 2, 1, 0)"],
+  ["unix datagram socket", "refused", "socket(S, 1, 2, 0)"],
+  ["exec /bin/sh", "refused", "exec('/bin/sh', '-c', 'echo granted')"],
+  [
+    "exec from memory",
+    "refused",
+    'do { my $fd = syscall(319, "m", 0); open(my $m, ">&=", $fd) && open(my $b, "<", "/home/alice/busybox") && do { local $/; print $m scalar <$b>; 1 } && $m->flush; syscall(322, $fd, "", pack("p x![p] p x![p] J", "busybox", "true", 0), pack("J", 0), 0x1000) == 0 }',
+  ],
+  [
+    "map a file of the store as code",
+    "refused",
+    'open(F, "<", "/home/alice/evil.so") && syscall(9, 0, 4096, 5, 2, fileno(F), 0) != -1',
+  ],
+];
+/** Each in a child: some of them change the process for good. */
+const perl = (victim: number) =>
+  `$| = 1;\n${calls
+    .map(([name, should, code]) => {
+      const attempt = code.replaceAll("VICTIM", String(victim));
+      return `$! = 0; print "${name}\\t${should}\\t"; if (my $p = fork) { waitpid($p, 0); } else { my $ok = ${attempt}; print $ok ? "granted" : "refused (" . ($! + 0) . ")"; exit 0 }\nprint "\\n";`;
+    })
+    .join("\n")}`;
+
+const machineCode = () => {
+  const run = (uid: number, confined: boolean) => {
+    const victim = scene(uid);
+    const enter = confined ? "echo 'exec qbackup-shell' > /proc/self/attr/exec && " : "";
+    const command = `${enter}exec /usr/lib/perl.so -e "$0"`;
+    const done = spawnSync("/bin/sh", ["-c", command, perl(victim.pid!)], {
+      uid,
+      gid: uid,
+      timeout: limit,
+      encoding: "utf8",
+      cwd: "/",
+    });
+    victim.kill("SIGKILL");
+    if (done.stderr !== "") say(`perl: ${done.stderr}\n`);
+    return outcome(done.stdout);
+  };
+  judge(run(0, false), run(0, true), run(1001, true));
+};
+
+// What the kernel's log says -------------------------------------------------------------------------
+
+/** Different refusals, without what changes from run to run. */
+const denials = () =>
+  new Set(
+    execFileSync("/usr/bin/dmesg", { encoding: "utf8", maxBuffer: 1e8 })
+      .split("\n")
+      .filter((line) => line.includes('apparmor="DENIED"'))
+      .map((line) =>
+        line.replace(/^.*apparmor="DENIED" /, "").replace(/ (pid|fsuid|ouid)=\d+/g, ""),
+      )
+      .map((line) => line.replace(/[0-9a-f]{32}/g, "ID").replace(/\/proc\/\d+/g, "/proc/PID")),
+  );
+
+const started = Date.now();
+const seconds = () => `${Math.round((Date.now() - started) / 1000)} s`;
+const main = async () => {
+  let wrong = 0;
+  await wellBehaved();
+  wrong += table("The program itself, over ssh", ["case", "unconfined", "confined"]);
+  const noise = denials();
+  if (noise.size > 0) say(`\nRefused while it did what it should:\n${[...noise].join("\n")}\n`);
+  layouts();
+  wrong += table("Where node and its libraries may lie", ["case", "unconfined", "confined"]);
+  await hostile();
+  machineCode();
+  wrong += table("A hostile program in its place", [
+    "case",
+    "unconfined, root",
+    "confined, root",
+    "confined, the account",
+  ]);
+  say(
+    `\n${wrong === 0 ? "all as it should be" : `${wrong} not as it should be (marked !)`}; ${seconds()} in the guest\n`,
+  );
+  process.exit(wrong === 0 ? 0 : 1);
+};
+void main();

@@ -1,0 +1,261 @@
+/** What goes wrong in a story, and when: decided from the seed before it begins. */
+import * as fs from "node:fs";
+import { archiveOf } from "#test/support/archive";
+import { type Rng, rng } from "#test/support/random";
+
+const mebi = 1_048_576;
+/** What scrypt, tar and the three heads add to the only file of these archives, in bytes. */
+const padTo = (target: number): number => target - 3 * 10_240 - 5_120;
+
+const archive = (seed: number, total: number): Buffer =>
+  archiveOf({
+    seed,
+    files: [
+      { path: "vm2/private.img", size: padTo(total) },
+      { path: "vm3/root.img", size: 3 },
+      { path: "vm4/empty", size: 0 },
+    ],
+  });
+/**
+ * Sizes where things change: less than a block, blocks and a rest, whole blocks and no rest (5 MiB are
+ * 512 records of tar), more than one sync takes (8 MiB), more than the window (16 MiB).
+ */
+const makers: ReadonlyArray<() => Buffer> = [
+  () => fs.readFileSync(new URL("../fixtures/sample-tiny-lowcost.qubes-backup", import.meta.url)),
+  () => archive(1, 200_000),
+  () => archive(2, mebi + 300_000),
+  () => archive(3, 2 * mebi + 900_000),
+  () => archive(4, 3 * mebi),
+  () => {
+    const whole = archive(5, 5 * mebi - 30_720);
+    return whole.length === 5 * mebi ? whole : archive(5, 10 * mebi - 30_720 - whole.length);
+  },
+  () => archive(6, 9 * mebi + 5000),
+  () => archive(7, 18 * mebi),
+];
+const made = new Map<number, Buffer>();
+/** Archives are made once and shared: nobody changes them. */
+export const archiveNumber = (n: number): Buffer => {
+  const found = made.get(n) ?? makers[n]!();
+  made.set(n, found);
+  return found;
+};
+
+/** How a link breaks: who is told, and where. Bytes are counted from the beginning of the call. */
+export interface Break {
+  readonly when:
+    | { readonly up: number }
+    | { readonly down: number }
+    /** Milliseconds after the call. */
+    | { readonly after: number };
+  readonly dom0Knows: boolean;
+  readonly serverKnows: "ended" | "failed" | undefined;
+  /** What is under way still arrives. */
+  readonly keep: boolean;
+}
+
+export interface LinkPlan {
+  readonly broken?: Break;
+  /** Flips a bit of the byte at this offset. */
+  readonly corrupt?: { readonly direction: "up" | "down"; readonly at: number };
+  readonly capacity: number;
+  /** Milliseconds that a write may take at most. */
+  readonly delay: number;
+  /** Into how many pieces a write falls at most. */
+  readonly pieces: number;
+  readonly seed: number;
+}
+
+/** A server process dies at its n-th call on the disk of the story. */
+export interface Death {
+  readonly at: number;
+  readonly moment: "before" | "after";
+  /** The machine with it: what was not synced is gone, all of it or any part of it. */
+  readonly power?: "nothing" | "any";
+  /** The client learns of it at once. */
+  readonly told: boolean;
+  /** Milliseconds until the machine is there again. */
+  readonly away: number;
+}
+
+export interface Plan {
+  readonly seed: number;
+  readonly disorder: number;
+  readonly archive: number;
+  /** Milliseconds; how long a sync takes. */
+  readonly syncing: number;
+  readonly prefix: string;
+  /** The destination qube runs before the run. */
+  readonly running: boolean;
+  readonly keepRunning: boolean;
+  /** Of the calls in order; then all are sound. */
+  readonly links: ReadonlyArray<LinkPlan>;
+  readonly sound: Omit<LinkPlan, "broken" | "corrupt">;
+  readonly deaths: ReadonlyArray<Death>;
+  /** dom0's n-th step. `torn`: a line of the ledger is half-written by it. */
+  readonly dom0Dies?: { readonly at: number; readonly moment: "before" | "after"; readonly torn: boolean };
+  /** Milliseconds after the beginning of the call. */
+  readonly carrierDies?: { readonly call: number; readonly after: number };
+  /** Calls on the server's disk (of those that can fail) from `at` on, `count` of them. */
+  readonly disk?: {
+    readonly at: number;
+    readonly count: number;
+    readonly reason: "no-space" | "io";
+  };
+  /** Bytes that fit beyond what the server asks for at first. */
+  readonly capacity?: number;
+  readonly ledger?: { readonly at: number; readonly count: number };
+  readonly clocks: ReadonlyArray<{
+    readonly machine: "dom0" | "server";
+    readonly after: number;
+    readonly by: number;
+  }>;
+  readonly qvm:
+    | { readonly kind: "sound" }
+    /** Ends after so many bytes, with this exit code. */
+    | { readonly kind: "cut"; readonly at: number; readonly code: number }
+    | { readonly kind: "exit"; readonly code: number }
+    | { readonly kind: "hangs"; readonly at: number };
+  /** Pauses of qvm-backup. */
+  readonly pauses: ReadonlyArray<{ readonly at: number; readonly millis: number }>;
+  /** Another run: of the same dom0, or of another one that writes to the same server. */
+  readonly second?: { readonly who: "same" | "other"; readonly after: number };
+  /** How the story ends: the power fails once more, and this much of the unsynced is left. */
+  readonly last: "nothing" | "any";
+  /** Milliseconds between the trouble and the run that has to succeed. */
+  readonly rest: number;
+}
+
+const sound = (r: Rng): Plan["sound"] => ({
+  capacity: r.pick([1, 700, 65_536, 131_072, 4_194_304]),
+  delay: r.pick([0, 0, 1, 20, 500]),
+  pieces: r.pick([1, 1, 2, 5]),
+  seed: r.int(1, 2 ** 31),
+});
+
+const aBreak = (r: Rng, size: number): Break => {
+  const end = size + 4 * Math.ceil(size / mebi);
+  const where = r.next();
+  const when =
+    where < 0.35
+      ? { up: r.int(0, end) }
+      : where < 0.55
+        ? { up: end + r.int(0, 1200) } // the end frame and the trailer
+        : where < 0.75
+          ? { down: r.pick([r.int(0, 120), r.int(0, 700)]) }
+          : { after: r.pick([r.int(0, 50), r.int(0, 5000), r.int(0, 60_000)]) };
+  return {
+    when,
+    dom0Knows: r.next() < 0.75,
+    serverKnows: r.pick(["ended", "failed", undefined]),
+    keep: r.next() < 0.5,
+  };
+};
+
+export const planOf = (seed: number): Plan => {
+  const r = rng(seed);
+  // mulberry32 starts alike for neighbours.
+  for (let i = 0; i < 8; i++) r.next();
+  const likely = (chance: number) => r.next() < chance;
+  const n = r.pick([0, 0, 1, 1, 1, 2, 2, 2, 2, 3, 3, 4, 4, 5, 6, likely(0.3) ? 7 : 3]);
+  const size = archiveNumber(n).length;
+  const plain = sound(r);
+  const links: Array<LinkPlan> = [];
+  if (likely(0.5)) {
+    const count = r.pick([1, 1, 1, 2, 2, 3, 6]);
+    for (let i = 0; i < count; i++) {
+      links.push({ ...sound(r), ...(likely(0.85) ? { broken: aBreak(r, size) } : {}) });
+    }
+  }
+  if (likely(0.1)) {
+    const direction = r.pick(["up", "down"] as const);
+    const at =
+      direction === "down"
+        ? r.int(0, 900)
+        : likely(0.5)
+          ? r.int(0, size)
+          : size + 4 * Math.ceil(size / mebi) + r.int(0, 1200);
+    const link = links.pop() ?? sound(r);
+    links.push({ ...link, corrupt: { direction, at } });
+  }
+  const deaths: Array<Death> = [];
+  if (likely(0.35)) {
+    const count = r.pick([1, 1, 1, 2, 3]);
+    for (let i = 0, at = 0; i < count; i++) {
+      at += r.int(1, r.pick([12, 40, 90]));
+      deaths.push({
+        at,
+        moment: r.pick(["before", "after"] as const),
+        ...(likely(0.6) ? { power: r.pick(["nothing", "any"] as const) } : {}),
+        told: likely(0.7),
+        away: r.pick([10, 3000, 40_000]),
+      });
+    }
+  }
+  const pauses: Array<Plan["pauses"][number]> = [];
+  if (likely(0.2)) {
+    for (let i = r.int(1, 3); i > 0; i--) {
+      pauses.push({ at: r.int(0, size), millis: r.pick([10, 2500, 20_000, 90_000, 600_000]) });
+    }
+  }
+  const clocks: Array<Plan["clocks"][number]> = [];
+  if (likely(0.08)) {
+    clocks.push({
+      machine: r.pick(["dom0", "server"] as const),
+      after: r.int(0, 10_000),
+      by: r.pick([-1, 1]) * r.pick([1000, 90_000, 3_700_000, 8_000_000, 40_000_000_000]),
+    });
+  }
+  const fault = r.next();
+  const qvm: Plan["qvm"] =
+    fault < 0.92
+      ? { kind: "sound" }
+      : fault < 0.95
+        ? { kind: "cut", at: r.int(0, size), code: r.pick([0, 0, 1]) }
+        : fault < 0.98
+          ? { kind: "exit", code: r.pick([1, 2, 130, 255]) }
+          : { kind: "hangs", at: r.int(0, size) };
+  return {
+    seed,
+    disorder: r.pick([0, 0, 0.1, 0.5]),
+    archive: n,
+    syncing: r.pick([0, 1, 30, 3000]),
+    prefix: r.pick(["", "", "laptop-", "appvms/my-"]),
+    running: likely(0.15),
+    keepRunning: likely(0.1),
+    links,
+    sound: plain,
+    deaths,
+    ...(likely(0.15)
+      ? {
+          dom0Dies: {
+            at: r.int(1, r.pick([30, 70])),
+            moment: r.pick(["before", "after"] as const),
+            torn: likely(0.3),
+          },
+        }
+      : {}),
+    ...(likely(0.1)
+      ? { carrierDies: { call: r.int(0, 1), after: r.pick([r.int(0, 100), r.int(0, 5000)]) } }
+      : {}),
+    ...(likely(0.1)
+      ? {
+          disk: {
+            at: r.int(1, 60),
+            count: r.pick([1, 1, 2, 1000]),
+            reason: r.pick(["no-space", "io"] as const),
+          },
+        }
+      : {}),
+    ...(likely(0.05) ? { capacity: r.int(0, size) } : {}),
+    ...(likely(0.08) ? { ledger: { at: r.int(0, 14), count: r.pick([1, 2, 100]) } } : {}),
+    clocks,
+    qvm,
+    pauses,
+    ...(likely(0.08)
+      ? { second: { who: r.pick(["same", "other"] as const), after: r.pick([0, 5, 1000, 20_000]) } }
+      : {}),
+    last: r.pick(["nothing", "any"] as const),
+    rest: r.pick([1000, 60_000, 11_000_000]),
+  };
+};

@@ -46,10 +46,11 @@ export const settingsFor = Effect.fnUntraced(function* (options: {
 export const takeLock = Effect.gen(function* () {
   const { place } = yield* Ledger;
   yield* (yield* Locks).hold(`a run with the ledger in ${place}`).pipe(
-    Effect.catchTag("LockBusy", () =>
-      failed("locked", "another run is under way", "it shows in: journalctl -t qbackup"),
-    ),
-    Effect.catchTag("LockFailed", (error) => failed("bug", `no lock: ${String(error.cause)}`)),
+    Effect.catchTags({
+      LockBusy: () =>
+        failed("locked", "another run is under way", "it shows in: journalctl -t qbackup"),
+      LockFailed: (error) => failed("bug", `no lock: ${String(error.cause)}`),
+    }),
   );
 });
 

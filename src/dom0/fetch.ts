@@ -147,10 +147,11 @@ export const fetchBlocks = Effect.fnUntraced(function* <R>(
     const before = at;
     const outcome = yield* once.pipe(
       Effect.scoped,
-      Effect.catchTag("BytesError", () => new Broken({ reason: "the link broke" })),
-      Effect.catchTag("WireError", (error) =>
-        failed("integrity", `what came back is not of the wire: ${error.reason}`),
-      ),
+      Effect.catchTags({
+        BytesError: () => new Broken({ reason: "the link broke" }),
+        WireError: (error) =>
+          failed("integrity", `what came back is not of the wire: ${error.reason}`),
+      }),
       Effect.as(undefined),
       Effect.catchTag("Broken", (broken) => Effect.succeed(broken)),
     );

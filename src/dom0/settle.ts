@@ -49,9 +49,11 @@ export const settle = Effect.fnUntraced(function* (destination: string) {
       return yield* remark(withoutSubmission);
     }).pipe(
       Effect.scoped,
-      Effect.catchTag("BytesError", () => Effect.succeed("the link broke")),
-      Effect.catchTag("WireError", (error) => Effect.succeed(error.reason)),
-      Effect.catchTag("TimeoutError", () => Effect.succeed("no answer came")),
+      Effect.catchTags({
+        BytesError: () => Effect.succeed("the link broke"),
+        WireError: (error) => Effect.succeed(error.reason),
+        TimeoutError: () => Effect.succeed("no answer came"),
+      }),
     );
     if (reason === undefined) return;
     if (attempt === tries) return yield* failed("link", `no link to the server: ${reason}`);

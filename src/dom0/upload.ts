@@ -104,9 +104,7 @@ export const openCall = Effect.fnUntraced(function* (destination: string, reques
         failed("qubes", `could not call ${destination}: ${printable(String(error.cause))}`),
       ),
     );
-  yield* call.stdin
-    .write(new TextEncoder().encode(`${toLine(request)}\n`))
-    .pipe(Effect.catch(() => Effect.void)); // how the call ended is told by what it said
+  yield* call.stdin.write(new TextEncoder().encode(`${toLine(request)}\n`)).pipe(Effect.ignore); // how the call ended is told by what it said
   const { next, rest } = replies(call.stdout, (line) =>
     reporter.say("warning", `a login shell on the way printed: ${line}`),
   );
@@ -315,12 +313,15 @@ export const openUpload = Effect.fnUntraced(function* (options: UploadOptions) {
     );
   }).pipe(
     Effect.scoped,
-    Effect.catchTag("BytesError", () => new LinkBroken({ reason: "the link broke" })),
-    Effect.catchTag("WireError", (error) =>
-      server === undefined
-        ? failed("link", `what came back is not of the wire: ${error.reason}`)
-        : failed("integrity", `what came back is not of the wire: ${error.reason}`),
-    ),
+    Effect.catchTags({
+      BytesError: () => new LinkBroken({ reason: "the link broke" }),
+      // Before the server has shown its key it may be any program that talks.
+      WireError: (error) =>
+        failed(
+          server === undefined ? "link" : "integrity",
+          `what came back is not of the wire: ${error.reason}`,
+        ),
+    }),
     Effect.ensuring(
       Effect.sync(() => {
         up = false;

@@ -64,7 +64,7 @@ export type Record = typeof Record.Type;
 const reader =
   <A>(schema: Schema.Codec<A, unknown>) =>
   (text: string): A | undefined =>
-    Option.getOrUndefined(Schema.decodeUnknownOption(Schema.fromJsonString(schema))(text));
+    Option.getOrUndefined(Schema.decodeOption(Schema.fromJsonString(schema))(text));
 
 export const parseManifest = reader(Manifest);
 export const parseReceipt = reader(Receipt);

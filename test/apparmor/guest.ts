@@ -22,6 +22,7 @@ interface Row {
   readonly columns: ReadonlyArray<string>;
   readonly right: boolean;
 }
+const zero = Date.now();
 const rows: Array<Row> = [];
 const row = (name: string, right: boolean, ...columns: ReadonlyArray<string>) =>
   rows.push({ name, columns, right });
@@ -43,6 +44,7 @@ const table = (title: string, heads: ReadonlyArray<string>) => {
 /** A step of which only the outcome counts. */
 const step = async (name: string, attempt: () => Promise<string | void>) => {
   const t0 = Date.now();
+  setImmediate(() => fs.appendFileSync("/dev/ttyS0", `STEP ${Date.now() - zero} ${name}\n`));
   try {
     row(name, true, "-", (await attempt()) ?? "works", `${Date.now() - t0}`);
   } catch (error) {

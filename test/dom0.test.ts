@@ -641,6 +641,20 @@ describe("what a run leaves behind", () => {
   );
 });
 
+it.effect("a bug is told like any other failure: exit 1, journal, notification", () =>
+  Effect.gen(function* () {
+    const w = world();
+    w.table.fails = (call) => {
+      if (call === "scratch") throw new Error("unforeseen");
+      return undefined;
+    };
+    const ended = yield* qbackup(w);
+    assert.strictEqual(ended.code, 1, ended.text);
+    assert.match(ended.text, /error: a bug in qbackup: .*unforeseen/);
+    nothingProven(w);
+  }),
+);
+
 describe("list", () => {
   it.effect("holds the server against the ledger", () =>
     Effect.gen(function* () {

@@ -1,5 +1,5 @@
 /** qbackup in dom0: the command line, and the verb that it names. */
-import { Effect, Layer, Option } from "effect";
+import { Cause, Effect, Layer, Option } from "effect";
 import { Argument, CliConfig, CliOutput, Command, Flag, GlobalFlag } from "effect/cli";
 import { Invocation } from "#services/Invocation";
 import { Reporter } from "#services/Reporter";
@@ -96,5 +96,12 @@ export const dom0 = Effect.gen(function* () {
       }
       return usage(error._tag === "ShowHelp" ? error.errors : [error]);
     }),
+    Effect.catchDefect((defect) =>
+      Effect.gen(function* () {
+        const what = printable(Cause.pretty(Cause.die(defect)).replaceAll("\n", " "), 600);
+        yield* reporter.say("error", `a bug in qbackup: ${what}`);
+        return exitCode("bug");
+      }),
+    ),
   );
 });

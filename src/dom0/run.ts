@@ -370,6 +370,9 @@ export const run = Effect.fnUntraced(function* (options: RunOptions) {
     Effect.tapError((failure: RunFailed) =>
       notifier.notify("critical", `Backup failed: ${failure.exit}`, "See: journalctl -t qbackup"),
     ),
+    Effect.tapDefect(() =>
+      notifier.notify("critical", "Backup failed: a bug", "See: journalctl -t qbackup"),
+    ),
     Effect.onInterrupt(() =>
       notifier.notify("critical", "Backup interrupted", "See: journalctl -t qbackup"),
     ),

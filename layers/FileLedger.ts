@@ -3,6 +3,7 @@
  * - `ledger.jsonl`: a line for each finished run, each with the hash of the line before;
  * - `ledger.torn`: line ends that a crash tore, kept for the owner to look at;
  * - `unfinished.json`: the run under way;
+ * - `audits.json`: what came back of which archive, and when;
  * - `known_servers`: `QUBE KEY` lines as in ssh's known_hosts; the first match wins.
  *
  * What is written is on disk, directory entries included, before a call returns.
@@ -17,9 +18,9 @@ import { constants, type Stats } from "node:fs";
 import * as fs from "node:fs/promises";
 import * as path from "node:path";
 import type { Env } from "#layers/Child";
-import { Entry, Ledger, LedgerError, Unfinished } from "#services/Ledger";
+import { Audit, Entry, Ledger, LedgerError, type Line, Unfinished } from "#services/Ledger";
 import { Qube } from "#services/Qubes";
-import { printable, PublicKey } from "#src/wire/names";
+import { printable, PublicKey, Session } from "#src/wire/names";
 
 const {
   O_APPEND,
@@ -45,6 +46,8 @@ const decodeEntry = Schema.decodeUnknownOption(Schema.fromJsonString(Entry));
 const encodeEntry = Schema.encodeSync(Entry);
 const decodeUnfinished = Schema.decodeUnknownOption(Schema.fromJsonString(Unfinished));
 const encodeUnfinished = Schema.encodeSync(Unfinished);
+const Audits = Schema.Record(Session, Audit);
+const decodeAudits = Schema.decodeUnknownOption(Schema.fromJsonString(Audits));
 const isKey = Schema.is(PublicKey);
 const isQube = Schema.is(Qube.fields.name);
 
@@ -58,6 +61,7 @@ export const ledgerLine = (
 
 export interface Ledgered {
   readonly entries: ReadonlyArray<Entry>;
+  readonly lines: ReadonlyArray<Line>;
   /** Numbers of lines that cannot be read, from 1. */
   readonly damaged: ReadonlyArray<number>;
   /** Numbers of lines that do not link to the readable line before them: one was changed or removed. */
@@ -72,7 +76,7 @@ export interface Ledgered {
 
 /** Reads ledger.jsonl; whatever is in it, the lines that can be read are. */
 export const parseLedger = (bytes: Buffer): Ledgered => {
-  const entries: Array<Entry> = [];
+  const lines: Array<Line> = [];
   const damaged: Array<number> = [];
   const unlinked: Array<number> = [];
   let last: string | null = null;
@@ -87,13 +91,13 @@ export const parseLedger = (bytes: Buffer): Ledgered => {
       if (newline < 0) torn = at;
     } else {
       if (entry.previous !== last) unlinked.push(number);
-      entries.push(entry);
       last = hash(line);
+      lines.push({ number, hash: last, entry });
       open = newline < 0;
     }
     at = newline < 0 ? bytes.length : newline + 1;
   }
-  return { entries, damaged, unlinked, last, torn, open };
+  return { entries: lines.map(({ entry }) => entry), lines, damaged, unlinked, last, torn, open };
 };
 
 const reasons: Readonly<Record<string, string>> = {
@@ -264,6 +268,16 @@ export const fileLedger = (directory: string): Layer.Layer<Ledger> =>
       });
     };
 
+    const audits = async (): Promise<ReadonlyMap<string, Audit>> => {
+      const bytes = await read("audits.json");
+      if (bytes === undefined) return new Map();
+      const known = Option.getOrUndefined(decodeAudits(bytes.toString("utf8")));
+      if (known !== undefined) return new Map(Object.entries(known));
+      throw new Refusal(
+        `${printable(file("audits.json"))} is damaged: look at it, then remove it; nothing in it is needed for a restore`,
+      );
+    };
+
     return {
       place: directory,
       entries: attempt("read the ledger", async () => {
@@ -271,6 +285,22 @@ export const fileLedger = (directory: string): Layer.Layer<Ledger> =>
         const { damaged, entries } = parseLedger(bytes);
         return { entries, damaged };
       }),
+      chain: attempt("read the ledger", async () => {
+        const bytes = (await read("ledger.jsonl")) ?? Buffer.alloc(0);
+        const { damaged, lines, unlinked } = parseLedger(bytes);
+        return { lines, damaged, unlinked };
+      }),
+      audits: attempt("read what was audited", audits),
+      audited: (sessions, change) =>
+        Effect.asVoid(
+          attempt("note what was audited", async () => {
+            const known = new Map(await audits());
+            for (const session of sessions) {
+              known.set(session, change(known.get(session) ?? {}, session));
+            }
+            return replace("audits.json", `${JSON.stringify(Object.fromEntries(known))}\n`);
+          }),
+        ),
       append: (entry) => Effect.asVoid(attempt("add the run to the ledger", () => append(entry))),
       unfinished: attempt("read what the last run left", async () => {
         const bytes = await read("unfinished.json");

@@ -2,7 +2,7 @@
 import * as Effect from "effect/Effect";
 import * as Layer from "effect/Layer";
 import { ledgerLine, parseLedger } from "#layers/FileLedger";
-import { Ledger, LedgerError, type Unfinished } from "#services/Ledger";
+import { type Audit, Ledger, LedgerError, type Unfinished } from "#services/Ledger";
 
 /** What outlives the program that wrote it. */
 export interface LedgerDisk {
@@ -10,7 +10,8 @@ export interface LedgerDisk {
   text: string;
   unfinished: Unfinished | undefined;
   readonly pins: Map<string, string>;
-  /** `entries`, `append NAME`, `unfinished`, `mark`, `unmark`, `pinned QUBE`, `pin QUBE`, in order. */
+  readonly audits: Map<string, Audit>;
+  /** `entries`, `chain`, `audits`, `audited`, `append NAME`, `unfinished`, `mark`, `unmark`, `pinned QUBE`, `pin QUBE`, in order. */
   readonly calls: Array<string>;
   /** The reason that a call fails for; it works where there is none. Asked for every call. */
   fails: (call: string) => string | undefined;
@@ -20,6 +21,7 @@ export const ledgerDisk = (): LedgerDisk => ({
   text: "",
   unfinished: undefined,
   pins: new Map(),
+  audits: new Map(),
   calls: [],
   fails: () => undefined,
 });
@@ -39,6 +41,17 @@ export const memoryLedger = (disk: LedgerDisk = ledgerDisk()): Layer.Layer<Ledge
       const { damaged, entries } = parsed();
       return { entries, damaged };
     }),
+    chain: call("chain", () => {
+      const { damaged, lines, unlinked } = parsed();
+      return { lines, damaged, unlinked };
+    }),
+    audits: call("audits", () => new Map(disk.audits)),
+    audited: (sessions, change) =>
+      call("audited", () => {
+        for (const session of sessions) {
+          disk.audits.set(session, change(disk.audits.get(session) ?? {}, session));
+        }
+      }),
     append: (entry) =>
       call(`append ${entry.name}`, () => {
         const { last, open, torn } = parsed();

@@ -14,14 +14,18 @@ export type LockTable = Map<string, Holder>;
 
 export const memoryLocks = (table: LockTable = new Map()): Layer.Layer<Locks> =>
   Layer.succeed(Locks, {
-    hold: Effect.fnUntraced(function* (
-      key,
-      options,
-    ): Effect.fn.Return<{ readonly asked: Effect.Effect<void> }, LockBusy, Scope.Scope> {
+    hold: Effect.fnUntraced(function* (key, options): Effect.fn.Return<
+      { readonly asked: Effect.Effect<void> },
+      LockBusy,
+      Scope.Scope
+    > {
       const take = Effect.acquireRelease(
         Effect.sync(() => {
           if (table.has(key)) return undefined;
-          const mine = { asked: Deferred.makeUnsafe<void>(), released: Deferred.makeUnsafe<void>() };
+          const mine = {
+            asked: Deferred.makeUnsafe<void>(),
+            released: Deferred.makeUnsafe<void>(),
+          };
           table.set(key, mine);
           return mine;
         }),

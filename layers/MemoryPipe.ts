@@ -64,6 +64,8 @@ export const memoryPipe = (
         }
         yield* wake;
         if (got >= atLeast) return got;
+        // Waking the writer may have let it write already: then nobody would wake us.
+        if (held.length > 0) continue;
         if (reader === "failed") return yield* failed;
         if (ended || reader === "ended") return got;
         yield* turn;

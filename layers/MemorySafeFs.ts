@@ -193,8 +193,7 @@ export class Disk {
         if (seen.has(node)) return sum;
         seen.add(node);
         return (
-          sum +
-          (node.kind === "directory" ? visit(node) : node.kind === "file" ? node.now.size : 0)
+          sum + (node.kind === "directory" ? visit(node) : node.kind === "file" ? node.now.size : 0)
         );
       }, 0);
     return visit(this.root);
@@ -391,7 +390,10 @@ const directory = (disk: Disk, node: DirectoryNode, path: string): Directory => 
       yield* enter("open", name);
       const found = yield* lookup(name);
       if (found.kind !== "file") return yield* disk.fail("not-plain", "open", "no regular file");
-      if ((found.mode & (access === "read" ? 0o400 : 0o600)) !== (access === "read" ? 0o400 : 0o600)) {
+      if (
+        (found.mode & (access === "read" ? 0o400 : 0o600)) !==
+        (access === "read" ? 0o400 : 0o600)
+      ) {
         return yield* disk.fail("not-permitted", "open", "mode");
       }
       return file(disk, found, below(path, name), access === "write");
@@ -410,7 +412,8 @@ const directory = (disk: Disk, node: DirectoryNode, path: string): Directory => 
       if (found.kind !== "file" || !disk.links) {
         return yield* disk.fail("unsupported", "link", "no hard links");
       }
-      if ((target.mode & 0o200) === 0) return yield* disk.fail("not-permitted", "link", "read-only");
+      if ((target.mode & 0o200) === 0)
+        return yield* disk.fail("not-permitted", "link", "read-only");
       if (target.entries.has(as)) return yield* disk.fail("exists", "link", "there already");
       found.links += 1;
       target.change(as, found);

@@ -78,10 +78,7 @@ const ask = (name: string, token: string) =>
   });
 
 export const unixLocks: Layer.Layer<Locks> = Layer.succeed(Locks, {
-  hold: Effect.fnUntraced(function* (
-    key,
-    options,
-  ): Effect.fn.Return<
+  hold: Effect.fnUntraced(function* (key, options): Effect.fn.Return<
     { readonly asked: Effect.Effect<void> },
     LockBusy | LockFailed,
     Scope.Scope

@@ -3,7 +3,7 @@
  * one. It lies under the XDG state directory and is never reached through a link.
  */
 import { Context, type Effect, Schema } from "effect";
-import { Instant, Name, PublicKey, Session, Sha256, Signature } from "#src/wire/names";
+import { Count, Instant, Name, PublicKey, Session, Sha256, Signature } from "#src/wire/names";
 
 /** The ledger cannot be read or written; `reason` is a finished sentence part. */
 export class LedgerError extends Schema.TaggedError<LedgerError>()("LedgerError", {
@@ -44,8 +44,33 @@ export const Entry = Schema.Struct({
   ...Submission.fields,
   receipt: Schema.String,
   signature: Signature,
+  /**
+   * Not written by a run: taken from the server later, because the ledger was lost. That this is what
+   * dom0 sent is then the server's word alone, and qubes have ids for names.
+   */
+  rebuilt: Schema.optionalKey(Schema.Literal(true)),
 });
 export type Entry = typeof Entry.Type;
+
+/** A readable line of the ledger: its number in the file, from 1, and the hash that the next links to. */
+export interface Line {
+  readonly number: number;
+  readonly hash: string;
+  readonly entry: Entry;
+}
+
+/** What is known of an archive since it was stored: what came back from the server, and when. */
+export const Audit = Schema.Struct({
+  /** The last time that blocks chosen at random came back proven, and how many. */
+  sampled: Schema.optionalKey(Schema.Struct({ at: Instant, blocks: Count })),
+  /** The last time that all of it came back proven. */
+  whole: Schema.optionalKey(Instant),
+  /** Something else came back than what was backed up; only a `whole` clears it. */
+  failed: Schema.optionalKey(Instant),
+  /** The owner has removed it from the server, or means to: nobody is to miss it. */
+  forgotten: Schema.optionalKey(Instant),
+});
+export type Audit = typeof Audit.Type;
 
 /** What a run leaves while it is under way, for the next one to put right if it is killed. */
 export const Unfinished = Schema.Struct({
@@ -71,6 +96,15 @@ export class Ledger extends Context.Service<
       { readonly entries: ReadonlyArray<Entry>; readonly damaged: ReadonlyArray<number> },
       LedgerError
     >;
+    /** The same lines as a chain. `unlinked` are numbers of lines that do not link to the one before. */
+    readonly chain: Effect.Effect<
+      {
+        readonly lines: ReadonlyArray<Line>;
+        readonly damaged: ReadonlyArray<number>;
+        readonly unlinked: ReadonlyArray<number>;
+      },
+      LedgerError
+    >;
     /** On disk when it returns, linked to the line before. */
     readonly append: (
       entry: Omit<Entry, "version" | "previous">,
@@ -78,6 +112,13 @@ export class Ledger extends Context.Service<
     readonly unfinished: Effect.Effect<Unfinished | undefined, LedgerError>;
     /** Replaces the mark as a whole; on disk when it returns. */
     readonly mark: (run: Unfinished | undefined) => Effect.Effect<void, LedgerError>;
+    /** By the archive's session. */
+    readonly audits: Effect.Effect<ReadonlyMap<string, Audit>, LedgerError>;
+    /** Changes what is known of these sessions; on disk when it returns. */
+    readonly audited: (
+      sessions: ReadonlyArray<Session>,
+      change: (before: Audit, session: Session) => Audit,
+    ) => Effect.Effect<void, LedgerError>;
     /** The key pinned for the server behind this qube. */
     readonly pinned: (destination: string) => Effect.Effect<string | undefined, LedgerError>;
     readonly pin: (destination: string, server: string) => Effect.Effect<void, LedgerError>;

@@ -55,9 +55,12 @@ describe("locks on abstract sockets", () => {
       const token = hash("token", key);
       const knocks = ["", "x", "\0".repeat(64), token.slice(1), `${token}x`, token.toUpperCase()];
       for (const knock of [...knocks, Buffer.alloc(1_000_000)]) yield* send(key, knock);
-      yield* Effect.all(Array.from({ length: 100 }, () => send(key, "y".repeat(64))), {
-        concurrency: "unbounded",
-      });
+      yield* Effect.all(
+        Array.from({ length: 100 }, () => send(key, "y".repeat(64))),
+        {
+          concurrency: "unbounded",
+        },
+      );
       assert.strictEqual((yield* Effect.timeoutOption(asked, 50))._tag, "None");
       yield* send(key, token);
       yield* asked;
@@ -81,11 +84,13 @@ describe("locks on abstract sockets", () => {
            ${then}
          })).pipe(Effect.provide(unixLocks)));`,
       ],
-      { cwd: path.resolve(import.meta.dirname, ".."), stdio: ["ignore", "pipe", "inherit"] },
+      { cwd: path.resolve(import.meta.dirname, ".."), stdio: ["ignore", "pipe", "ignore"] },
     );
   };
   const started = (child: ReturnType<typeof holder>) =>
-    Effect.promise(() => new Promise<void>((resolve) => child.stdout!.once("data", () => resolve())));
+    Effect.promise(
+      () => new Promise<void>((resolve) => child.stdout!.once("data", () => resolve())),
+    );
   const ended = (child: ReturnType<typeof holder>) =>
     Effect.promise(() => new Promise<number | null>((resolve) => child.once("exit", resolve)));
 

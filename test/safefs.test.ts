@@ -34,8 +34,7 @@ safeFsContract("memory", () => {
   return {
     layer: memorySafeFs(disk),
     root: "/store",
-    plant: (name, what) =>
-      disk.plant(name, what === "link" || what === "fifo" ? "other" : what),
+    plant: (name, what) => disk.plant(name, what === "link" || what === "fifo" ? "other" : what),
   };
 });
 
@@ -193,7 +192,10 @@ describe("the disk in memory", () => {
             const root = yield* fsys.root(undefined);
             const a = yield* root.create("a", 0o600);
             yield* a.write(Buffer.alloc(8), 0);
-            assert.strictEqual((yield* Effect.flip(a.write(Buffer.alloc(8), 8))).reason, "no-space");
+            assert.strictEqual(
+              (yield* Effect.flip(a.write(Buffer.alloc(8), 8))).reason,
+              "no-space",
+            );
             yield* a.write(Buffer.alloc(8), 0);
             assert.strictEqual(yield* root.free, 2);
           }),

@@ -161,19 +161,114 @@ describe("who calls, and for what", () => {
 
 /** What a name may not be; each is tried in all the ways in which a name can be said. */
 const hostileNames: ReadonlyArray<string> = [
-  ...["", ".", "..", "/", "//", "~", "-", "--", "-rf", "--help", "-c", "*", "?", "$", "&", "|", ";"],
-  ...[".ssh/authorized_keys", ".bashrc", ".profile", ".qbackup/identity", ".qbackup", ".hidden"],
-  ...["../x", "../../etc/passwd", "a/../b", "a/..", "a/.", "./a", "a/./b", "a/../../b", "..a", "...", "a/..b"],
-  ...["/etc/passwd", "/etc/shadow", "/dev/null", "/proc/self/mem", "//server/share", "/a"],
-  ...["a/", "a//b", "a/.b", "a/-b", "a/_b", "_a", "+a", "a/+b", "a/ b"],
-  ...["~/x", "~root/x", "$HOME/x", "${HOME}", "$(id)", "`id`", "a$(id)", "a;id", "a|id", "a&id", "a>b"],
-  ...["a<b", "a'b", 'a"b', "a\\b", "a*b", "a?b", "a[b", "a{b}", "a!b", "a#b", "a%2e%2e", "a:b", "a=b"],
-  ...["a,b", "a@b", "a^b", "a(b)", "C:\\x", "\\\\s\\x", "a\tb", "a\nb", "a\rb", "\n", "\x1b[2J", "a\x7f"],
-  ...["a\0b", "\0", "a\u200b", "\u202eexe", "ä", "日本", "\ufeffa", "a\u0301", "\ud800", "／etc", "a∕b"],
-  ...["a.manifest.json", "d/x.manifest.json", ".manifest.json", "a".repeat(129), "a/".repeat(8) + "a"],
-  ...["a/b/c/d/e/f/g/h/i", `${"a".repeat(128)}/`.repeat(4) + "a", "a b", " a", "a ", "ls -la", "sh -c id"],
-  ...["scp -t x", "rsync --server", "sftp-server", "internal-sftp"].map((name) => `${name} `),
-];
+  [
+    "",
+    ".",
+    "..",
+    "/",
+    "//",
+    "~",
+    "-",
+    "--",
+    "-rf",
+    "--help",
+    "-c",
+    "*",
+    "?",
+    "$",
+    "&",
+    "|",
+    ";",
+  ],
+  [".ssh/authorized_keys", ".bashrc", ".profile", ".qbackup/identity", ".qbackup", ".hidden"],
+  [
+    "../x",
+    "../../etc/passwd",
+    "a/../b",
+    "a/..",
+    "a/.",
+    "./a",
+    "a/./b",
+    "a/../../b",
+    "..a",
+    "...",
+    "a/..b",
+  ],
+  ["/etc/passwd", "/etc/shadow", "/dev/null", "/proc/self/mem", "//server/share", "/a"],
+  ["a/", "a//b", "a/.b", "a/-b", "a/_b", "_a", "+a", "a/+b", "a/ b"],
+  [
+    "~/x",
+    "~root/x",
+    "$HOME/x",
+    "${HOME}",
+    "$(id)",
+    "`id`",
+    "a$(id)",
+    "a;id",
+    "a|id",
+    "a&id",
+    "a>b",
+  ],
+  [
+    "a<b",
+    "a'b",
+    'a"b',
+    "a\\b",
+    "a*b",
+    "a?b",
+    "a[b",
+    "a{b}",
+    "a!b",
+    "a#b",
+    "a%2e%2e",
+    "a:b",
+    "a=b",
+  ],
+  [
+    "a,b",
+    "a@b",
+    "a^b",
+    "a(b)",
+    "C:\\x",
+    "\\\\s\\x",
+    "a\tb",
+    "a\nb",
+    "a\rb",
+    "\n",
+    "\x1b[2J",
+    "a\x7f",
+  ],
+  [
+    "a\0b",
+    "\0",
+    "a\u200b",
+    "\u202eexe",
+    "ä",
+    "日本",
+    "\ufeffa",
+    "a\u0301",
+    "\ud800",
+    "／etc",
+    "a∕b",
+  ],
+  [
+    "a.manifest.json",
+    "d/x.manifest.json",
+    ".manifest.json",
+    "a".repeat(129),
+    "a/".repeat(8) + "a",
+  ],
+  [
+    "a/b/c/d/e/f/g/h/i",
+    `${"a".repeat(128)}/`.repeat(4) + "a",
+    "a b",
+    " a",
+    "a ",
+    "ls -la",
+    "sh -c id",
+  ],
+  ["scp -t x", "rsync --server", "sftp-server", "internal-sftp"].map((name) => `${name} `),
+].flat();
 
 describe("hostile names", () => {
   it("are many", () => assert.isAtLeast(new Set(hostileNames).size, 100));
@@ -296,8 +391,7 @@ describe("a put", () => {
       fs.mkdirSync(path.join(root, "sub"));
       const args = ["--root", root];
       yield* upload(realWorld(), { archive: small, name: "sub/x.backup", args });
-      const mode = (name: string) =>
-        (fs.statSync(path.join(root, name)).mode & 0o7777).toString(8);
+      const mode = (name: string) => (fs.statSync(path.join(root, name)).mode & 0o7777).toString(8);
       assert.deepStrictEqual(fs.readdirSync(path.join(root, "sub")).toSorted(), [
         "x.backup",
         "x.backup.manifest.json",
@@ -524,12 +618,7 @@ describe("a put", () => {
     ["a long signature", "bad-request", 2, (m) => trailerOf(m, "x".repeat(4097))],
     ["another name", "bad-request", 2, (m) => trailerOf({ ...m, name: "b.backup" })],
     ["another session", "bad-request", 2, (m) => trailerOf({ ...m, session: sessionOf(9) })],
-    [
-      "another server",
-      "signature",
-      6,
-      (m) => trailerOf({ ...m, server: `${"A".repeat(43)}=` }),
-    ],
+    ["another server", "signature", 6, (m) => trailerOf({ ...m, server: `${"A".repeat(43)}=` })],
     ["another size", "digest-mismatch", 6, (m) => trailerOf({ ...m, size: m.size + 1 })],
     [
       "another tree hash",
@@ -542,7 +631,8 @@ describe("a put", () => {
       "a member elsewhere",
       "incomplete",
       6,
-      (m) => trailerOf({ ...m, members: m.members.map((x) => ({ ...x, start: x.start + 10_240 })) }),
+      (m) =>
+        trailerOf({ ...m, members: m.members.map((x) => ({ ...x, start: x.start + 10_240 })) }),
     ],
     ["a version of tomorrow", "bad-request", 2, (m) => trailerOf({ ...m, version: 2 })],
   ];
@@ -841,7 +931,9 @@ describe("a crash", () => {
                 yield* TestClock.adjust(random.int(0, 1500));
               }
               yield* client.kill;
-              const acks = (yield* client.rest).flatMap((r) => (r.type === "ack" ? [r.offset] : []));
+              const acks = (yield* client.rest).flatMap((r) =>
+                r.type === "ack" ? [r.offset] : [],
+              );
               disk.crash(random.next);
               const { offset } = yield* upload(memoryWorld(disk), { archive: medium });
               assert.isAtLeast(offset!, Math.max(0, ...acks), `seed ${seed}`);
@@ -862,9 +954,15 @@ describe("a crash", () => {
       const data = disk.bytes(at)!;
       data[2 * blockSize + 5]! ^= 1;
       disk.plant(at, data);
-      assert.strictEqual((yield* upload(world, { archive: medium, cutAt: 0 })).offset, 2 * blockSize);
+      assert.strictEqual(
+        (yield* upload(world, { archive: medium, cutAt: 0 })).offset,
+        2 * blockSize,
+      );
       disk.plant(`${at}.digests`, Buffer.concat([disk.bytes(`${at}.digests`)!, Buffer.alloc(40)]));
-      assert.strictEqual((yield* upload(world, { archive: medium, cutAt: 0 })).offset, 2 * blockSize);
+      assert.strictEqual(
+        (yield* upload(world, { archive: medium, cutAt: 0 })).offset,
+        2 * blockSize,
+      );
       disk.plant(`${at}.digests`, disk.bytes(`${at}.digests`)!.subarray(0, 63));
       assert.strictEqual((yield* upload(world, { archive: medium, cutAt: 0 })).offset, blockSize);
       assert.strictEqual((yield* upload(world, { archive: medium })).code, 0);
@@ -922,6 +1020,15 @@ describe("the seed's form", () => {
     }),
   );
 
+  it.effect("a client of another protocol, which waits for an answer, is refused at once", () =>
+    Effect.gen(function* () {
+      const world = memoryWorld();
+      const client = yield* start(world, { command: "internal-sftp" });
+      yield* client.stdin.write(Buffer.from("000000050100000003", "hex"));
+      assert.strictEqual(yield* client.exit, 6);
+    }).pipe(Effect.scoped),
+  );
+
   it.effect("a client that breaks off or says nothing leaves nothing", () =>
     Effect.gen(function* () {
       const disk = new Disk();
@@ -947,10 +1054,20 @@ describe("list", () => {
   it.effect("is sorted by name, filtered by prefix, and blind to what is no archive", () =>
     Effect.gen(function* () {
       const disk = new Disk();
-      for (const dir of ["a", "a/b", "z", ".hidden", "bad name", "deep"]) disk.plant(dir, "directory");
+      for (const dir of ["a", "a/b", "z", ".hidden", "bad name", "deep"])
+        disk.plant(dir, "directory");
       let deep = "deep";
       for (let i = 0; i < 9; i++) disk.plant((deep += "/d"), "directory");
-      for (const file of ["old.backup", "a.c", "a-b", "a/x", "a/b/y", ".hidden/x", "bad name/x", ".x"]) {
+      for (const file of [
+        "old.backup",
+        "a.c",
+        "a-b",
+        "a/x",
+        "a/b/y",
+        ".hidden/x",
+        "bad name/x",
+        ".x",
+      ]) {
         disk.plant(file, small);
       }
       disk.plant("deep/d/d/d/d/d/d/seven", small);
@@ -965,7 +1082,9 @@ describe("list", () => {
       const world = memoryWorld(disk);
       yield* upload(world, { archive: small, name: "a/m.backup" });
       const names = (prefix?: string) =>
-        Effect.map(listed(world, prefix), ({ archives }) => archives.map(({ name }) => name as string));
+        Effect.map(listed(world, prefix), ({ archives }) =>
+          archives.map(({ name }) => name as string),
+        );
       const all = yield* names();
       assert.deepStrictEqual(all, [
         "a-b",
@@ -1009,7 +1128,10 @@ describe("list", () => {
       const text = disk.bytes("a.backup.manifest.json")!.toString();
       const record = JSON.parse(text);
       const put = (changed: object) =>
-        disk.plant("a.backup.manifest.json", Buffer.from(JSON.stringify({ ...record, ...changed })));
+        disk.plant(
+          "a.backup.manifest.json",
+          Buffer.from(JSON.stringify({ ...record, ...changed })),
+        );
       put({ receipt: record.receipt.replace("2026", "2027").replace("1970", "1971") });
       assert.deepStrictEqual(yield* verified, ["a.backup false"]);
       put({ manifest: record.manifest.replace("2026", "2027") });
@@ -1051,14 +1173,24 @@ describe("quota", () => {
       const world = memoryWorld(disk);
       const first = yield* upload(world, { archive: small, args });
       assert.strictEqual(first.code, 0);
-      const second = yield* upload(world, { archive: small, args, name: "b", session: sessionOf(2) });
+      const second = yield* upload(world, {
+        archive: small,
+        args,
+        name: "b",
+        session: sessionOf(2),
+      });
       assert.deepStrictEqual([second.code, codeOf(second.replies)], [5, "quota"]);
       assert.notInclude(disk.files().join(), sessionOf(2));
       const seed = yield* run(world, { args, command: "c" }, small);
       assert.strictEqual(seed.code, 5);
       assert.match(world.said.lines.at(-1)!.text, /no room/);
       disk.plant("filler", Buffer.alloc(blockSize));
-      const refused = yield* upload(world, { archive: small, args, name: "b", session: sessionOf(3) });
+      const refused = yield* upload(world, {
+        archive: small,
+        args,
+        name: "b",
+        session: sessionOf(3),
+      });
       assert.deepStrictEqual([refused.offset, codeOf(refused.replies)], [undefined, "quota"]);
       const unlimited = yield* upload(world, { archive: small, name: "b", session: sessionOf(4) });
       assert.strictEqual(unlimited.code, 0);
@@ -1152,7 +1284,10 @@ describe("on the server itself", () => {
       const world = memoryWorld(disk);
       const first = yield* run(world, { args: ["identity"] });
       const second = yield* run(world, { args: ["identity"] });
-      assert.match(first.text, /^fingerprint SHA256:[A-Za-z0-9+/]{43}\nkey {9}[A-Za-z0-9+/]{43}=\n$/);
+      assert.match(
+        first.text,
+        /^fingerprint SHA256:[A-Za-z0-9+/]{43}\nkey {9}[A-Za-z0-9+/]{43}=\n$/,
+      );
       assert.deepStrictEqual([first, first.code], [second, 0]);
       assert.match(disk.bytes(".qbackup/identity")!.toString(), /^-----BEGIN PRIVATE KEY-----\n/);
     }),
@@ -1193,7 +1328,10 @@ describe("on the server itself", () => {
       const world = memoryWorld(disk);
       const { code, text } = yield* run(world, { command: "qbackup/1 list" });
       assert.strictEqual(code, 1);
-      assert.match(text, /^\n\{"type":"error","code":"internal","message":"a bug in qbackup-shell"\}\n$/);
+      assert.match(
+        text,
+        /^\n\{"type":"error","code":"internal","message":"a bug in qbackup-shell"\}\n$/,
+      );
       assert.match(world.said.lines.at(-1)!.text, /^[\x20-\x7e]*boom[\x20-\x7e]*$/);
     }),
   );

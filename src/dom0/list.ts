@@ -1,30 +1,34 @@
 /** What lies on the server, held against dom0's own ledger. */
 import { Effect } from "effect";
-import { Invocation } from "#services/Invocation";
-import { Ledger } from "#services/Ledger";
-import { Locks } from "#services/Locks";
+import { type Audit, type Entry, Ledger } from "#services/Ledger";
+import { Reporter } from "#services/Reporter";
 import { humanSize } from "#src/wire/format";
-import { parseManifest } from "#src/wire/manifest";
-import { isPrefix, printable, type Session } from "#src/wire/names";
-import type { Reply } from "#src/wire/reply";
-import { destinationFor, startDestination } from "./destination.ts";
+import { blockSize } from "#src/wire/frames";
+import { type Manifest, parseManifest, parseReceipt } from "#src/wire/manifest";
+import { isPrefix, type Prefix, printable } from "#src/wire/names";
+import { destinationFor } from "./destination.ts";
 import { failed } from "./failure.ts";
 import { inLedger } from "./record.ts";
-import { openCall, refusal, whyEnded } from "./upload.ts";
+import { type Archive, fetchRecord, listArchives } from "./remote.ts";
+import { columns, print, visit } from "./visit.ts";
 
 export interface ListOptions {
   readonly to: string | undefined;
   readonly keepRunning: boolean;
   readonly json: boolean;
+  /** Fetches every archive's receipt as well, and holds it against the ledger's. */
+  readonly receipts: boolean;
   readonly prefix: string | undefined;
 }
 
 /**
- * proven: the ledger has the server's receipt for this content. unknown: the server calls it
- * verified, but this ledger has never heard of it. unverified: nobody vouches for it. changed: the
- * ledger has the name, with another content. missing: the ledger has it, the server does not.
+ * proven: the ledger has the server's receipt for this content. rebuilt: it has, but took it from the
+ * server after a loss. unknown: the server calls it verified, but this ledger has never heard of it.
+ * unverified: nobody vouches for it. changed: the ledger has the name, with something else. damaged:
+ * something else came back when it was last read. missing: the ledger has it, the server does not.
  */
-type Proof = "proven" | "unknown" | "unverified" | "changed" | "missing";
+type Proof = "proven" | "rebuilt" | "unknown" | "unverified" | "changed" | "damaged" | "missing";
+const alarming: ReadonlySet<Proof> = new Set(["changed", "damaged", "missing"]);
 
 interface Row {
   readonly name: string;
@@ -32,61 +36,134 @@ interface Row {
   readonly size: number;
   readonly treehash: string | null;
   readonly proof: Proof;
+  /** Why it is not proven, where that can be said. */
+  readonly note?: string;
   readonly qubes: ReadonlyArray<string>;
+  /** When it was last read back from here: all of it, or so many blocks of it. */
+  readonly verified?: string;
+  readonly audited?: { readonly at: string; readonly blocks: number };
 }
 
-/** More lines than any store has; a server that says more is not believed. */
-const archiveLimit = 1_000_000;
+interface Known {
+  readonly entry: Entry;
+  readonly manifest: Manifest;
+  readonly audit: Audit;
+}
 
-const ask = Effect.fnUntraced(function* (destination: string, prefix: string | undefined) {
-  const { call, next } = yield* openCall(destination, {
-    verb: "list",
-    ...(prefix !== undefined && isPrefix(prefix) ? { prefix } : {}),
-  });
-  const archives: Array<Extract<Reply, { type: "archive" }>> = [];
-  for (;;) {
-    const reply = yield* next.pipe(
-      Effect.timeoutOrElse({
-        duration: "90 seconds",
-        orElse: () => failed("link", "no answer from the server within 90 s"),
-      }),
-    );
-    if (reply === undefined) {
-      const { reason, hint } = yield* whyEnded(call, destination);
-      return yield* failed("link", `the list broke off: ${reason}`, hint);
-    }
-    if (reply.type === "error") return yield* refusal(reply);
-    if (reply.type === "end" && (reply.count ?? archives.length) === archives.length)
-      return archives;
-    if (reply.type === "archive" && archives.length < archiveLimit) archives.push(reply);
-    else if (reply.type !== "alive") {
-      return yield* failed("integrity", `the server said ${reply.type} where that has no place`);
-    }
+/** The ledger's archives behind this qube, by name; of two lines for one name the later counts. */
+export const knownArchives = Effect.fnUntraced(function* (destination: string) {
+  const ledger = yield* Ledger;
+  const { damaged, lines, unlinked } = yield* inLedger(ledger.chain);
+  const { say } = yield* Reporter;
+  if (damaged.length > 0) {
+    yield* say("warning", `the ledger's lines cannot all be read: ${damaged.join(", ")}`);
+    yield* say("hint", "qbackup ledger rebuild fetches what they said from the server");
   }
-}, Effect.scoped);
+  if (unlinked.length > 0) {
+    yield* say(
+      "warning",
+      `the ledger was changed: lines that do not follow the one before: ${unlinked.join(", ")}`,
+    );
+  }
+  const audits = yield* inLedger(ledger.audits);
+  const known = new Map<string, Known>();
+  for (const { entry } of lines) {
+    const manifest = parseManifest(entry.manifest);
+    if (entry.destination !== destination || manifest === undefined) continue;
+    known.set(entry.name, { entry, manifest, audit: audits.get(entry.session) ?? {} });
+  }
+  return known;
+});
 
-const table = (rows: ReadonlyArray<Row>): string => {
-  const cells = [
-    ["NAME", "STORED", "SIZE", "PROOF", "QUBES"],
+const readBack = ({ sampled, whole }: Audit) => ({
+  ...(whole === undefined ? {} : { verified: whole }),
+  ...(sampled === undefined ? {} : { audited: sampled }),
+});
+
+/** What the server's line says against an archive of the ledger; undefined when nothing. */
+const differs = (
+  archive: Archive,
+  { entry, manifest }: Known,
+  known: ReadonlyMap<string, Known>,
+): string | undefined => {
+  if (archive.treehash !== manifest.treehash || archive.size !== manifest.size) {
+    const other = [...known.values()].find(
+      (one) => one.manifest.treehash === archive.treehash && one.manifest.size === archive.size,
+    );
+    return other === undefined ? "other content" : `the content of ${other.entry.name}`;
+  }
+  if (!archive.verified) return "the server has lost its receipt";
+  return parseReceipt(entry.receipt)?.stored === archive.stored
+    ? undefined
+    : "another receipt: it was stored again";
+};
+
+const rowOf = (
+  archive: Archive,
+  mine: Known | undefined,
+  known: ReadonlyMap<string, Known>,
+): Row => {
+  const { name, size, stored, treehash } = archive;
+  const said = { name, stored, size, treehash };
+  if (mine === undefined) {
+    return { ...said, proof: archive.verified ? "unknown" : "unverified", qubes: [] };
+  }
+  const both = { ...said, qubes: mine.entry.qubes.map((qube) => qube.name) };
+  const note = differs(archive, mine, known);
+  if (note !== undefined) return { ...both, proof: "changed", note };
+  const checked = { ...both, ...readBack(mine.audit) };
+  if (mine.audit.failed !== undefined) {
+    const note = `read back as something else on ${day(mine.audit.failed)}`;
+    return { ...checked, proof: "damaged", note };
+  }
+  return { ...checked, proof: mine.entry.rebuilt === true ? "rebuilt" : "proven" };
+};
+
+/** What the server's receipt says against the ledger; undefined when nothing. */
+const receiptOf = Effect.fnUntraced(function* (
+  destination: string,
+  { name }: Archive,
+  mine: Known | undefined,
+) {
+  const pinned = yield* inLedger((yield* Ledger).pinned(destination));
+  return yield* fetchRecord(destination, name).pipe(
+    Effect.map((theirs) => {
+      if (theirs === undefined) return "the server has no receipt for it";
+      if (pinned !== undefined && theirs.manifest.server !== pinned) return "signed by another key";
+      if (mine === undefined) return undefined;
+      if (theirs.manifest.session !== mine.entry.session) return "another session's archive";
+      if (theirs.manifestText !== mine.entry.manifest) return "another manifest";
+      return theirs.receiptText === mine.entry.receipt ? undefined : "another receipt";
+    }),
+    Effect.catchIf(
+      ({ exit }) => exit === "integrity" || exit === "refused",
+      ({ message }) => Effect.succeed(message),
+    ),
+  );
+});
+
+const day = (instant: string): string => instant.slice(0, 10);
+
+/** `2026-01-31`: all of it then; `2026-01-31 12/459`: so many of its blocks. */
+const lastRead = ({ audited, size, verified }: Row): string =>
+  audited !== undefined && (verified === undefined || verified < audited.at)
+    ? `${day(audited.at)} ${audited.blocks}/${Math.ceil(size / blockSize)}`
+    : verified === undefined
+      ? "-"
+      : day(verified);
+
+const table = (rows: ReadonlyArray<Row>): string =>
+  columns([
+    ["NAME", "STORED", "SIZE", "PROOF", "READ BACK", "QUBES"],
     ...rows.map((row) => [
       row.name,
       row.stored.slice(0, 16).replace("T", " "),
       humanSize(row.size),
       row.proof,
+      lastRead(row),
       printable(row.qubes.join(" "), 60),
     ]),
-  ];
-  const widths = cells[0]!.map((_, i) => Math.max(...cells.map((line) => line[i]!.length)));
-  return cells
-    .map((line) =>
-      line
-        .map((cell, i) => cell.padEnd(widths[i]!))
-        .join("  ")
-        .trimEnd(),
-    )
-    .map((line) => `${line}\n`)
-    .join("");
-};
+  ]);
 
 export const list = Effect.fnUntraced(function* (options: ListOptions) {
   const { prefix = "" } = options;
@@ -94,66 +171,54 @@ export const list = Effect.fnUntraced(function* (options: ListOptions) {
     return yield* failed("usage", "that is not the beginning of a name");
   }
   const destination = yield* destinationFor(options.to);
-  const ledger = yield* Ledger;
-  const invocation = yield* Invocation;
+  const { say } = yield* Reporter;
 
-  // While a run is under way the qube runs anyway, and stopping it is the run's business.
-  const alone = yield* (yield* Locks).hold(`a run with the ledger in ${ledger.place}`).pipe(
-    Effect.as(true),
-    Effect.catch(() => Effect.succeed(false)),
+  yield* visit({ destination, keepRunning: options.keepRunning });
+  const archives = yield* listArchives(
+    destination,
+    prefix === "" ? undefined : (prefix as Prefix),
   );
-  if (alone) {
-    const session = Buffer.from(invocation.entropy(16)).toString("hex") as Session;
-    yield* startDestination({ destination, session, keepRunning: options.keepRunning });
-  }
-  const archives = yield* ask(destination, options.prefix).pipe(
-    Effect.catchTag("BytesError", () => failed("link", "the link broke")),
-    Effect.catchTag("WireError", (error) =>
-      failed("integrity", `what came back is not of the wire: ${error.reason}`),
-    ),
-  );
-  const { entries } = yield* inLedger(ledger.entries);
-  const known = new Map(
-    entries
-      .filter((entry) => entry.destination === destination && entry.name.startsWith(prefix))
-      .flatMap((entry) => {
-        const manifest = parseManifest(entry.manifest);
-        return manifest === undefined ? [] : [[entry.name as string, { entry, manifest }] as const];
+  const known = yield* knownArchives(destination);
+  const rows = yield* Effect.forEach(
+    archives,
+    (archive) =>
+      Effect.gen(function* () {
+        const mine = known.get(archive.name);
+        const row = rowOf(archive, mine, known);
+        if (!options.receipts || row.proof === "changed" || row.proof === "unverified") return row;
+        const note = yield* receiptOf(destination, archive, mine);
+        return note === undefined ? row : ({ ...row, proof: "changed", note } satisfies Row);
       }),
+    { concurrency: 4 },
   );
-  const rows = archives.map((archive): Row => {
-    const mine = known.get(archive.name);
-    known.delete(archive.name);
-    const same =
-      mine?.manifest.treehash === archive.treehash && mine?.manifest.size === archive.size;
-    return {
-      name: archive.name,
-      stored: archive.stored,
-      size: archive.size,
-      treehash: archive.treehash,
-      proof:
-        mine !== undefined
-          ? same
-            ? "proven"
-            : "changed"
-          : archive.verified
-            ? "unknown"
-            : "unverified",
-      qubes: mine?.entry.qubes.map((qube) => qube.name) ?? [],
-    };
-  });
-  const missing = [...known.values()].map(({ entry, manifest }): Row => ({
-    name: entry.name,
-    stored: entry.finished,
-    size: manifest.size,
-    treehash: manifest.treehash,
-    proof: "missing",
-    qubes: entry.qubes.map((qube) => qube.name),
-  }));
+  const there = new Set(archives.map(({ name }) => name as string));
+  const missing = [...known.values()]
+    .filter(({ audit, entry }) => !there.has(entry.name) && audit.forgotten === undefined)
+    .filter(({ entry }) => entry.name.startsWith(prefix))
+    .map(
+      ({ audit, entry, manifest }): Row => ({
+        name: entry.name,
+        stored: entry.finished,
+        size: manifest.size,
+        treehash: manifest.treehash,
+        proof: "missing",
+        note: "the server does not list it any more",
+        qubes: entry.qubes.map((qube) => qube.name),
+        ...readBack(audit),
+      }),
+    );
   const all = [...rows, ...missing].sort((a, b) => (a.name < b.name ? -1 : 1));
-  const text = options.json ? `${JSON.stringify(all, undefined, 2)}\n` : table(all);
-  yield* Effect.ignore(invocation.stdout.write(new TextEncoder().encode(text)));
-  if (all.some((row) => row.proof === "changed" || row.proof === "missing")) {
-    return yield* failed("integrity", "the server does not hold all that the ledger says it does");
+  yield* print(options.json ? `${JSON.stringify(all, undefined, 2)}\n` : table(all));
+  for (const { name, note, proof } of all) {
+    if (note !== undefined) yield* say("warning", `${name} is ${proof}: ${note}`);
+  }
+  if (all.some(({ proof }) => alarming.has(proof))) {
+    return yield* failed(
+      "integrity",
+      "the server does not hold all that the ledger says it does",
+      missing.length > 0
+        ? "what was removed there on purpose: qbackup ledger forget NAME..."
+        : "see each warning above; qbackup verify NAME reads an archive back",
+    );
   }
 }, Effect.scoped);

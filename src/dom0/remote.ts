@@ -33,10 +33,12 @@ const silenceLimit = 90;
 /** What may take long has a sign of life each few seconds; that alone must not keep us for ever. */
 const answerLimit = "30 minutes";
 
+/** The next reply that is no error; `missing` is what `not-found` means to the caller. */
 export const nextReply = (
   next: Next,
   call: Call,
   destination: string,
+  missing?: RunFailed,
 ): Effect.Effect<Reply, RunFailed | BytesError | WireError> =>
   next.pipe(
     Effect.timeoutOrElse({
@@ -49,7 +51,8 @@ export const nextReply = (
           failed("link", `the link ended before the answer did: ${reason}`, hint),
         );
       }
-      return reply.type === "error" ? refusal(reply) : Effect.succeed(reply);
+      if (reply.type !== "error") return Effect.succeed(reply);
+      return reply.code === "not-found" && missing !== undefined ? missing : refusal(reply);
     }),
   );
 

@@ -9,7 +9,7 @@ import { Reporter } from "#services/Reporter";
 import { giveUpFrame } from "#src/wire/frames";
 import { failed } from "./failure.ts";
 import { checkReceipt, complete, inLedger, remark, withoutSubmission } from "./record.ts";
-import { openCall, whyEnded } from "./upload.ts";
+import { answer, openCall, whyEnded } from "./upload.ts";
 
 const tries = 3;
 
@@ -29,7 +29,7 @@ export const settle = Effect.fnUntraced(function* (destination: string) {
   for (let attempt = 1; ; attempt++) {
     const reason = yield* Effect.gen(function* () {
       const { call, next } = yield* openCall(destination, { verb: "put", name, session });
-      const reply = yield* next.pipe(Effect.timeout("90 seconds"));
+      const reply = yield* answer(next).pipe(Effect.timeout("10 minutes"));
       if (reply === undefined) return (yield* whyEnded(call, destination)).reason;
       if (reply.type === "stored") {
         yield* checkReceipt(reply, server, manifest);

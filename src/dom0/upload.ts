@@ -111,6 +111,13 @@ export const openCall = Effect.fnUntraced(function* (destination: string, reques
   return { call, next, rest };
 });
 
+/** The first reply that says something; a server that is long about it says that it is alive. */
+export const answer = (next: Effect.Effect<Reply | undefined, BytesError | WireError>) =>
+  next.pipe(
+    Effect.timeout(`${readyLimit} seconds`),
+    Effect.repeat({ while: (reply) => reply?.type === "alive" }),
+  );
+
 /** Why a call gave no (more) replies: its exit code and stderr explain, though they prove nothing. */
 export const whyEnded = Effect.fnUntraced(function* (call: Call, destination: string) {
   const ended = yield* call.ended.pipe(Effect.timeoutOption("3 seconds"));
@@ -257,11 +264,11 @@ export const openUpload = Effect.fnUntraced(function* (options: UploadOptions) {
   /** One connection, from its first reply to its end. */
   const once = Effect.gen(function* () {
     const { call, next } = yield* openCall(destination, { verb: "put", name, session });
-    const first = yield* next.pipe(
-      Effect.timeoutOrElse({
-        duration: `${readyLimit} seconds`,
-        orElse: () => new LinkBroken({ reason: `no answer within ${readyLimit} s` }),
-      }),
+    const first = yield* answer(next).pipe(
+      Effect.catchTag(
+        "TimeoutError",
+        () => new LinkBroken({ reason: `no answer within ${readyLimit} s` }),
+      ),
     );
     if (first === undefined) return yield* new LinkBroken(yield* whyEnded(call, destination));
     if (first.type === "stored" && trailerSent) return first;

@@ -3,7 +3,7 @@
  * nothing, so nobody vouches for what is stored this way; but it has the structure of an archive, a
  * name that was free, and it is there as a whole or not at all.
  */
-import { Effect } from "effect";
+import { type Duration, Effect } from "effect";
 import { Invocation } from "#services/Invocation";
 import { blockSize } from "#src/wire/frames";
 import type { Name, Session } from "#src/wire/names";
@@ -16,22 +16,31 @@ import { roomFor } from "./usage.ts";
 
 /** There are no signs of life in this form, and qvm-backup may be silent for long. */
 const silenceLimit = "1 hour";
+/** But whoever has an archive begins at once; a person who tried a command does not. */
+const firstLimit = "10 minutes";
 
 const receive = Effect.fnUntraced(function* (upload: Upload) {
   const { stdin } = yield* Invocation;
   const buffer = new Uint8Array(blockSize);
-  for (let n = blockSize; n === blockSize;) {
-    const received = stdin.received();
-    n = yield* stdin.read(buffer, blockSize).pipe(
+  const read = (at: number, atLeast: number, duration: Duration.Input) =>
+    stdin.read(buffer.subarray(at), atLeast).pipe(
       Effect.catchTag("BytesError", () => new LinkLost({ why: "the link broke" })),
       Effect.timeoutOrElse({
-        duration: silenceLimit,
-        orElse: () => new LinkLost({ why: `the client sent ${stdin.received() - received} bytes` }),
+        duration,
+        orElse: () => new LinkLost({ why: "no archive comes, or no more of it" }),
       }),
     );
-    if (n > 0) yield* upload.add(buffer.subarray(0, n));
+  let held = yield* read(0, 1, firstLimit);
+  // A tar header begins with a path, and it is one of two. An sftp client, which would wait for an
+  // answer now, gets it.
+  if (held > 0 && buffer[0] !== 0x2e && buffer[0] !== 0x62) return yield* noArchive;
+  while (held > 0) {
+    if (held < blockSize) held += yield* read(held, blockSize - held, silenceLimit);
+    yield* upload.add(buffer.subarray(0, held));
+    held = held < blockSize ? 0 : yield* read(0, blockSize, silenceLimit);
   }
 });
+const noArchive = refuse("incomplete", "this is no Qubes backup");
 
 export const bare = Effect.fnUntraced(function* (
   name: Name,

@@ -64,8 +64,16 @@ interface Reply {
 
 const sshOptions = ["-F", "none", "-T", "-i", "/test/key", "-o", "BatchMode=yes"].concat(
   ["-o", "UserKnownHostsFile=/test/known_hosts", "-o", "IdentityAgent=none"],
-  ["-o", "LogLevel=ERROR"],
+  // The emulated processor takes seconds for the key exchange that ssh prefers.
+  ["-o", "LogLevel=ERROR", "-o", "KexAlgorithms=curve25519-sha256"],
 );
+
+/** The connection that the sessions of an account share, for the time that it saves. */
+const connect = (account: string) => {
+  const args = [...sshOptions, "-f", "-N", "-M", "-o", `ControlPath=/test/connection-${account}`];
+  // Not "pipe": ssh goes into the background with its descriptors.
+  spawnSync("/usr/bin/ssh", [...args, `${account}@127.0.0.1`], { stdio: "ignore", timeout: limit });
+};
 
 /** One ssh session. */
 class Session {
@@ -77,8 +85,10 @@ class Session {
   private wake = () => {};
   private open = true;
 
-  constructor(account: string, command: string) {
-    const args = [...sshOptions, "--", `${account}@127.0.0.1`, command];
+  /** `alone`: on a connection of its own, which can be cut. */
+  constructor(account: string, command: string, alone = false) {
+    const path = alone ? "none" : `/test/connection-${account}`;
+    const args = [...sshOptions, "-o", `ControlPath=${path}`, "--", `${account}@127.0.0.1`, command];
     this.child = spawn("/usr/bin/ssh", args, { stdio: "pipe" });
     const timer = setTimeout(() => this.child.kill("SIGKILL"), limit);
     this.child.stdin!.on("error", () => {});
@@ -234,6 +244,7 @@ const wellBehaved = async () => {
   const archive = sample(1, 20 * mib);
   const session = newSession();
   const put = `qbackup/1 put a.backup ${session}`;
+  for (const account of ["alice", "bob", "carol"]) connect(account);
   let durable = 0;
 
   await step('alice (login shell): identity, as "make server" asks for it', async () => {
@@ -242,13 +253,13 @@ const wellBehaved = async () => {
     must(text.startsWith("fingerprint SHA256:"), text);
   });
   await step("alice: two connections for one upload, the first steps down", async () => {
-    const first = new Session("alice", put);
+    const first = new Session("alice", put, true);
     must((await first.expect("ready"))["offset"] === 0, "something was there already");
     first.send(frames(archive, 0, 9 * mib));
     await first.acknowledged(8 * mib);
     must(labels().length === 1, `${labels().length} shells run`);
     must(labels()[0] === "qbackup-shell (enforce)", `label ${labels()[0]}`);
-    const second = new Session("alice", put);
+    const second = new Session("alice", put, true);
     durable = Number((await second.expect("ready"))["offset"]);
     must(durable >= 8 * mib, `only ${durable} bytes are left`);
     must((await first.ended) !== 0, "the first ended with 0");

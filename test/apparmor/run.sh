@@ -8,7 +8,7 @@ set -eu
 export PATH="$PATH:/usr/sbin:/sbin"
 cd "$(dirname "$0")/../.."
 cache=$PWD/tmp/apparmor
-guest_limit=150 # seconds
+guest_limit=${L:-150} # seconds
 
 skip() {
 	printf 'test-apparmor: skipped: %s\n' "$*" >&2
@@ -84,7 +84,7 @@ fi
 work=$(mktemp -d "$cache/guest.XXXXXX")
 qemu=
 # QEMU is below timeout, which passes the signal on.
-trap '[ -z "$qemu" ] || kill "$qemu" 2>/dev/null || :; cp "$work/console" "$work/report" /tmp/aa/ ; rm -rf "$work"' EXIT
+trap '[ -z "$qemu" ] || kill "$qemu" 2>/dev/null || :; cp "$work/initrd" "$work/console" "$work/report" /tmp/aa/ ; rm -rf "$work"' EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM HUP
 root=$work/root

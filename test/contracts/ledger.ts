@@ -78,6 +78,59 @@ export const ledgerContract = (name: string, make: () => Layer.Layer<Ledger>) =>
       yield* ledger.mark(undefined);
       assert.isUndefined(yield* ledger.unfinished);
     }));
+  test("shows the lines as a chain", (ledger) =>
+    Effect.gen(function* () {
+      const nothing = { lines: [], damaged: [], unlinked: [] };
+      assert.deepStrictEqual(yield* ledger.chain, nothing);
+      for (const name of ["a", "b", "c"]) yield* ledger.append(entry(name));
+      const { damaged, lines, unlinked } = yield* ledger.chain;
+      assert.deepStrictEqual([damaged, unlinked], [[], []]);
+      assert.deepStrictEqual(
+        lines.map(({ entry: { name }, number }) => [number, name as string]),
+        [
+          [1, "a"],
+          [2, "b"],
+          [3, "c"],
+        ],
+      );
+      assert.strictEqual(lines[1]!.entry.previous, lines[0]!.hash);
+      assert.strictEqual(lines[2]!.entry.previous, lines[1]!.hash);
+    }));
+  test("keeps whether a line was rebuilt", (ledger) =>
+    Effect.gen(function* () {
+      yield* ledger.append(entry("a"));
+      yield* ledger.append({ ...entry("b"), rebuilt: true });
+      const { entries } = yield* ledger.entries;
+      assert.deepStrictEqual(
+        entries.map(({ rebuilt }) => rebuilt),
+        [undefined, true],
+      );
+    }));
+  test("remembers what was audited, each archive for itself", (ledger) =>
+    Effect.gen(function* () {
+      const [one, two] = ["1".repeat(32), "2".repeat(32)] as [Session, Session];
+      assert.strictEqual((yield* ledger.audits).size, 0);
+      const sampled = { at: "2026-01-02T03:04:05Z", blocks: 7 };
+      yield* ledger.audited([one, two], (before) => ({ ...before, sampled }));
+      yield* ledger.audited([two], (before) => ({ ...before, failed: "2026-01-03T00:00:00Z" }));
+      yield* ledger.audited([], () => ({}));
+      assert.deepStrictEqual(
+        yield* ledger.audits,
+        new Map([
+          [one as string, { sampled }],
+          [two as string, { sampled, failed: "2026-01-03T00:00:00Z" }],
+        ]),
+      );
+    }));
+  test("keeps every audit that is noted at the same time", (ledger) =>
+    Effect.gen(function* () {
+      const sessions = Array.from({ length: 8 }, (_, i) => String(i).repeat(32) as Session);
+      const whole = "2026-01-02T03:04:05Z";
+      yield* Effect.forEach(sessions, (one) => ledger.audited([one], () => ({ whole })), {
+        concurrency: 8,
+      });
+      assert.strictEqual((yield* ledger.audits).size, 8);
+    }));
   test("pins one key for each qube", (ledger) =>
     Effect.gen(function* () {
       yield* ledger.pin("sys-backup", key("A"));

@@ -14,7 +14,10 @@ export interface Ground {
 const text = (s: string) => new TextEncoder().encode(s);
 /** Why it failed; "nothing" when it did not. */
 const reason = <A, R>(effect: Effect.Effect<A, SafeFsError, R>) =>
-  Effect.match(effect, { onFailure: (error) => error.reason as string, onSuccess: () => "nothing" });
+  Effect.match(effect, {
+    onFailure: (error) => error.reason as string,
+    onSuccess: () => "nothing",
+  });
 
 export const safeFsContract = (name: string, ground: () => Ground): void => {
   const test = (
@@ -160,7 +163,9 @@ export const safeFsContract = (name: string, ground: () => Ground): void => {
         Effect.gen(function* () {
           const g = ground();
           const died = (effect: (root: Directory) => Effect.Effect<unknown, SafeFsError, never>) =>
-            Effect.scoped(Effect.flatMap(SafeFs, (fs) => fs.root(g.root)).pipe(Effect.flatMap(effect))).pipe(
+            Effect.scoped(
+              Effect.flatMap(SafeFs, (fs) => fs.root(g.root)).pipe(Effect.flatMap(effect)),
+            ).pipe(
               Effect.provide(g.layer),
               Effect.catchDefect(() => Effect.succeed("died")),
             );
@@ -172,7 +177,8 @@ export const safeFsContract = (name: string, ground: () => Ground): void => {
             (root) => root.stat(bad),
             (root) => root.remove(bad),
             (root) => root.link(bad, root, "x"),
-            (root) => Effect.scoped(Effect.andThen(root.create("y", 0o600), root.link("y", root, bad))),
+            (root) =>
+              Effect.scoped(Effect.andThen(root.create("y", 0o600), root.link("y", root, bad))),
           ];
           for (const [i, call] of calls.entries()) {
             assert.strictEqual(yield* died(call), "died", `call ${i}`);

@@ -10,19 +10,19 @@ export class Life {
   /** Calls on the world so far. */
   steps = 0;
   readonly name: string;
-  /** Asked before each call: "before" and "after" say when, with regard to it, the process dies. */
-  readonly doom: (life: Life, what: string) => "before" | "after" | undefined;
-  /** Told when it dies through `doom`. */
-  readonly dies: (life: Life) => void;
-  constructor(
-    name: string,
-    doom: (life: Life, what: string) => "before" | "after" | undefined = () => undefined,
-    dies: (life: Life) => void = () => {},
-  ) {
+  /** Asked before each call. */
+  readonly doom: (life: Life, what: string) => Doom | undefined;
+  constructor(name: string, doom: (life: Life, what: string) => Doom | undefined) {
     this.name = name;
     this.doom = doom;
-    this.dies = dies;
   }
+}
+
+/** Says that a process dies with a call, before or after it took effect. */
+export interface Doom {
+  readonly moment: "before" | "after";
+  /** What else happens then. */
+  readonly dies: () => void;
 }
 
 const originals = new WeakMap<object, object>();
@@ -46,21 +46,19 @@ export const gated = <A extends object>(
   const guard = (what: string | undefined, effect: Effect.Effect<unknown, unknown, unknown>) =>
     Effect.suspend(() => {
       if (life.dead) return gone;
-      let doomed: "before" | "after" | undefined;
+      let doom: Doom | undefined;
       if (what !== undefined) {
         life.steps += 1;
-        doomed = life.doom(life, what);
+        doom = life.doom(life, what);
       }
-      if (doomed === "before") {
+      const die = Effect.sync(() => {
+        if (doom === undefined || life.dead) return;
         life.dead = true;
-        life.dies(life);
-        return gone;
-      }
-      return Effect.flatMap(effect, (value) => {
-        if (doomed === "after" && !life.dead) {
-          life.dead = true;
-          life.dies(life);
-        }
+        doom.dies();
+      });
+      if (doom?.moment === "before") return Effect.andThen(die, gone);
+      const done = doom === undefined ? effect : Effect.ensuring(effect, die);
+      return Effect.flatMap(done, (value) => {
         if (life.dead) return gone;
         return Effect.succeed(isService(value) ? gated(life, value, step) : value);
       });

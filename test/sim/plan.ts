@@ -26,10 +26,7 @@ const makers: ReadonlyArray<() => Buffer> = [
   () => archive(2, mebi + 300_000),
   () => archive(3, 2 * mebi + 900_000),
   () => archive(4, 3 * mebi),
-  () => {
-    const whole = archive(5, 5 * mebi - 30_720);
-    return whole.length === 5 * mebi ? whole : archive(5, 10 * mebi - 30_720 - whole.length);
-  },
+  () => archive(5, 5 * mebi - 40_960),
   () => archive(6, 9 * mebi + 5000),
   () => archive(7, 18 * mebi),
 ];
@@ -93,7 +90,11 @@ export interface Plan {
   readonly sound: Omit<LinkPlan, "broken" | "corrupt">;
   readonly deaths: ReadonlyArray<Death>;
   /** dom0's n-th step. `torn`: a line of the ledger is half-written by it. */
-  readonly dom0Dies?: { readonly at: number; readonly moment: "before" | "after"; readonly torn: boolean };
+  readonly dom0Dies?: {
+    readonly at: number;
+    readonly moment: "before" | "after";
+    readonly torn: boolean;
+  };
   /** Milliseconds after the beginning of the call. */
   readonly carrierDies?: { readonly call: number; readonly after: number };
   /** Calls on the server's disk (of those that can fail) from `at` on, `count` of them. */
@@ -102,8 +103,6 @@ export interface Plan {
     readonly count: number;
     readonly reason: "no-space" | "io";
   };
-  /** Bytes that fit beyond what the server asks for at first. */
-  readonly capacity?: number;
   readonly ledger?: { readonly at: number; readonly count: number };
   readonly clocks: ReadonlyArray<{
     readonly machine: "dom0" | "server";
@@ -157,7 +156,24 @@ export const planOf = (seed: number): Plan => {
   // mulberry32 starts alike for neighbours.
   for (let i = 0; i < 8; i++) r.next();
   const likely = (chance: number) => r.next() < chance;
-  const n = r.pick([0, 0, 1, 1, 1, 2, 2, 2, 2, 3, 3, 4, 4, 5, 6, likely(0.3) ? 7 : 3]);
+  const n = r.pick([
+    0,
+    0,
+    0,
+    1,
+    1,
+    1,
+    2,
+    2,
+    2,
+    2,
+    2,
+    3,
+    3,
+    4,
+    likely(0.5) ? 5 : 2,
+    likely(0.2) ? r.pick([6, 7]) : 2,
+  ]);
   const size = archiveNumber(n).length;
   const plain = sound(r);
   const links: Array<LinkPlan> = [];
@@ -247,7 +263,6 @@ export const planOf = (seed: number): Plan => {
           },
         }
       : {}),
-    ...(likely(0.05) ? { capacity: r.int(0, size) } : {}),
     ...(likely(0.08) ? { ledger: { at: r.int(0, 14), count: r.pick([1, 2, 100]) } } : {}),
     clocks,
     qvm,

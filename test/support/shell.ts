@@ -25,8 +25,9 @@ export const pipe = (capacity = Number.POSITIVE_INFINITY) => {
   let dead = false;
   const waiting = new Set<() => void>();
   const wake = () => {
-    // A copy: who is woken may wait again at once.
-    for (const ring of [...waiting]) ring();
+    const woken = [...waiting]; // who is woken may wait again at once
+    waiting.clear();
+    for (const ring of woken) ring();
   };
   const change = Effect.callback<void>((done) => {
     const ring = () => {

@@ -50,11 +50,7 @@ const listen = (name: string, token: Buffer, asked: () => void) =>
     });
     server.maxConnections = strangers;
     server.on("error", (cause: NodeJS.ErrnoException) =>
-      done(
-        cause.code === "EADDRINUSE"
-          ? Effect.succeed(undefined)
-          : Effect.fail(new LockFailed({ cause })),
-      ),
+      done(cause.code === "EADDRINUSE" ? Effect.undefined : Effect.fail(new LockFailed({ cause }))),
     );
     server.listen({ path: name, exclusive: true }, () => done(Effect.succeed({ server, clients })));
     server.unref();

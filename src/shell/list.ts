@@ -115,5 +115,5 @@ const unlessGone = <A, R>(
   Effect.catchIf(
     effect,
     ({ reason }) => reason === "not-found" || reason === "not-permitted" || reason === "not-plain",
-    () => Effect.succeed(undefined),
+    () => Effect.undefined,
   );

@@ -36,7 +36,7 @@ export const whereFound = <A, R>(
   Effect.catchIf(
     effect,
     (error) => error.reason === "not-found",
-    () => Effect.succeed(undefined),
+    () => Effect.undefined,
   );
 
 export const find = (
@@ -158,7 +158,7 @@ export const readRecord = Effect.fnUntraced(function* (
     Effect.catchIf(
       ({ reason }) =>
         reason === "not-found" || reason === "not-plain" || reason === "not-permitted",
-      () => Effect.succeed(undefined),
+      () => Effect.undefined,
     ),
   );
   return text === undefined ? undefined : parseRecord(text);

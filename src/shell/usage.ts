@@ -29,7 +29,7 @@ const visibleSize = (directory: Directory, path: string): Effect.Effect<number, 
       if (entry?.kind !== "directory" || inside.split("/").length > deepest) continue;
       size += yield* Effect.scoped(
         Effect.flatMap(directory.directory(name), (next) => visibleSize(next, inside)),
-      ).pipe(Effect.catch(() => Effect.succeed(0)));
+      ).pipe(Effect.orElseSucceed(() => 0));
     }
     return size;
   });

@@ -3,6 +3,7 @@ import * as Effect from "effect/Effect";
 import { closeSync, fstatSync, read as fsRead } from "node:fs";
 import { Socket } from "node:net";
 import type { Readable, Writable } from "node:stream";
+import { isatty, ReadStream } from "node:tty";
 import { BytesError, type Sink, type Source } from "#services/Bytes";
 
 /**
@@ -16,8 +17,10 @@ import { BytesError, type Sink, type Source } from "#services/Bytes";
  * under way fails.
  */
 export const fromFd = (fd: number, ahead = 65_536): Source & { readonly close: () => void } => {
-  // A socket cannot be made of a file; a file never makes a read wait, so fs.read will do for it.
-  if (fstatSync(fd).isFile()) return fromFile(fd);
+  const kind = fstatSync(fd);
+  if (isatty(fd)) return Object.assign(fromReadable(new ReadStream(fd)), { close: () => {} });
+  // A socket cannot be made of a file or /dev/null; neither makes a read wait, so fs.read will do.
+  if (kind.isFile() || kind.isCharacterDevice()) return fromFile(fd);
 
   const spill = Buffer.allocUnsafeSlow(ahead);
   /** Read while nobody waited, or into a buffer whose reader was interrupted. */

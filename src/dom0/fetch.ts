@@ -13,7 +13,7 @@ import type { Name } from "#src/wire/names";
 import { parseReply } from "#src/wire/reply";
 import { failed, type RunFailed } from "./failure.ts";
 import { inLedger } from "./record.ts";
-import { openCall, refusal, whyEnded } from "./upload.ts";
+import { answer, openCall, refusal, whyEnded } from "./upload.ts";
 
 /** What dom0 knows of an archive, and on whose word nothing depends but its own. */
 export interface Trusted {
@@ -39,7 +39,6 @@ export const fromLedger = Effect.fnUntraced(function* (name: string, destination
 export const blocksOf = (size: number): number => Math.ceil(size / blockSize);
 
 /** Seconds. */
-const readyLimit = 90;
 const silenceLimit = 60;
 /** Bytes that must come in that time: one byte a minute is silence too. */
 const least = 4096;
@@ -86,11 +85,8 @@ export const fetchBlocks = Effect.fnUntraced(function* <R>(
   const once = Effect.gen(function* () {
     const request = { verb: "read", name, first: at, count: first + count - at } as const;
     const { call, next, rest } = yield* openCall(destination, request);
-    const ready = yield* next.pipe(
-      Effect.timeoutOrElse({
-        duration: `${readyLimit} seconds`,
-        orElse: () => new Broken({ reason: `no answer within ${readyLimit} s` }),
-      }),
+    const ready = yield* answer(next).pipe(
+      Effect.catchTag("TimeoutError", () => new Broken({ reason: "no answer came" })),
     );
     if (ready === undefined) return yield* new Broken(yield* whyEnded(call, destination));
     if (ready.type === "error") {

@@ -6,7 +6,7 @@
 import * as Effect from "effect/Effect";
 import * as Layer from "effect/Layer";
 import * as fs from "node:fs";
-import { homedir } from "node:os";
+import { constants, homedir } from "node:os";
 import { type Directory, type Entry, type File, SafeFs, SafeFsError } from "#services/SafeFs";
 
 type Reason = SafeFsError["reason"];
@@ -21,7 +21,6 @@ const reasons: Readonly<Record<string, Reason>> = {
   ENXIO: "not-plain", // a FIFO opened for writing without a reader, a socket
   ENODEV: "not-plain",
   ENOSPC: "no-space",
-  EDQUOT: "no-space",
   EFBIG: "no-space",
   EACCES: "not-permitted",
   EPERM: "not-permitted",
@@ -33,10 +32,16 @@ const reasons: Readonly<Record<string, Reason>> = {
 };
 
 const failure = (operation: string, cause: unknown, reason?: Reason): SafeFsError => {
-  const code = (cause as NodeJS.ErrnoException | null)?.code ?? "";
+  const { code = "", errno = 0 } = (cause as NodeJS.ErrnoException | null) ?? {};
   // A file system without hard links answers EPERM, of all things.
   const linked = operation === "link" && code === "EPERM" ? "unsupported" : undefined;
-  return new SafeFsError({ reason: reason ?? linked ?? reasons[code] ?? "io", operation, cause });
+  // libuv has no name for it, so its code is a sentence.
+  const quota = errno === -constants.errno.EDQUOT ? "no-space" : undefined;
+  return new SafeFsError({
+    reason: reason ?? linked ?? quota ?? reasons[code] ?? "io",
+    operation,
+    cause,
+  });
 };
 
 /**

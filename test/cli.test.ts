@@ -10,6 +10,7 @@ import { Notifier } from "#services/Notifier";
 import { Qrexec } from "#services/Qrexec";
 import { Qubes } from "#services/Qubes";
 import { QvmBackup } from "#services/QvmBackup";
+import { QvmRestore } from "#services/QvmRestore";
 import { Settings } from "#services/Settings";
 import { normalise, onTerminal } from "#src/dom0/argv";
 import { dom0 } from "#src/dom0/main";
@@ -119,6 +120,7 @@ const cli = Effect.fnUntraced(function* (...args: ReadonlyArray<string>) {
         Layer.mock(Qrexec, {}),
         Layer.mock(Qubes, {}),
         Layer.mock(QvmBackup, {}),
+        Layer.mock(QvmRestore, {}),
         Layer.mock(Settings, { get: () => Effect.succeed(undefined) }),
         NodeServices.layer,
       ),

@@ -13,6 +13,7 @@ import { memoryQvmBackup, qvmBackupScript, type QvmBackupScript } from "#layers/
 import { memoryReporter, type Said } from "#layers/MemoryReporter";
 import { memorySettings } from "#layers/MemorySettings";
 import { Invocation } from "#services/Invocation";
+import { QvmRestore } from "#services/QvmRestore";
 import { dom0 } from "#src/dom0/main";
 import { parseManifest } from "#src/wire/manifest";
 import { keyOf, type Lies, peer, type Shelf, shelf, treeHash } from "#test/support/peer";
@@ -74,6 +75,7 @@ const qbackup = Effect.fnUntraced(function* (
         memoryLedger(w.disk),
         memoryQubes(w.table),
         memoryQvmBackup(w.script),
+        Layer.mock(QvmRestore, {}),
         memoryLocks(),
         memorySettings({}),
         inProcessQrexec(

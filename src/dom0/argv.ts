@@ -16,13 +16,42 @@ export const flags = {
   "link-timeout": { type: "string" },
   "qubes-timeout": { type: "string" },
   json: { type: "boolean" },
+  receipts: { type: "boolean" },
+  "on-server": { type: "boolean" },
+  decrypt: { type: "boolean" },
+  force: { type: "boolean" },
+  blocks: { type: "string" },
+  budget: { type: "string" },
+  "verify-only": { type: "boolean" },
+  paranoid: { type: "boolean" },
+  exclude: { type: "string" },
+  "skip-dom0-home": { type: "boolean" },
+  "rename-conflicting": { type: "boolean" },
+  "skip-conflicting": { type: "boolean" },
+  "skip-broken": { type: "boolean" },
+  "ignore-missing": { type: "boolean" },
+  "ignore-username-mismatch": { type: "boolean" },
+  "ignore-size-limit": { type: "boolean" },
+  "compression-filter": { type: "string", short: "Z" },
   help: { type: "boolean", short: "h" },
   version: { type: "boolean" },
 } as const;
 
-export const verbs = ["run", "list", "help"] as const;
+export const verbs = [
+  "run",
+  "list",
+  "verify",
+  "audit",
+  "ledger",
+  "recovery-sheet",
+  "restore",
+  "help",
+] as const;
 const isVerb = (word: string | undefined): word is (typeof verbs)[number] =>
   verbs.some((verb) => verb === word);
+
+/** Flags that may be given again and again: their values are joined by commas. */
+const lists: ReadonlySet<string> = new Set(["exclude"]);
 
 /**
  * VERB, then each flag once as `--name=value` (the last one given wins), then `--` and the rest. The
@@ -45,8 +74,11 @@ export const normalise = (argv: ReadonlyArray<string>): ReadonlyArray<string> =>
     const flag = Object.hasOwn(flags, token.name)
       ? flags[token.name as keyof typeof flags]
       : undefined;
+    const before = given.get(token.name);
     // An unknown flag, or a value where none belongs, goes on as it is, for effect/cli to refuse.
     if (flag === undefined) given.set(token.rawName, token.rawName);
+    else if (lists.has(token.name) && token.value !== undefined && before !== undefined)
+      given.set(token.name, `${before},${token.value}`);
     else if (flag.type === "boolean" && token.value === undefined)
       given.set(token.name, `--${token.name}=true`);
     else

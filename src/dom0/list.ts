@@ -174,10 +174,7 @@ export const list = Effect.fnUntraced(function* (options: ListOptions) {
   const { say } = yield* Reporter;
 
   yield* visit({ destination, keepRunning: options.keepRunning });
-  const archives = yield* listArchives(
-    destination,
-    prefix === "" ? undefined : (prefix as Prefix),
-  );
+  const archives = yield* listArchives(destination, prefix === "" ? undefined : (prefix as Prefix));
   const known = yield* knownArchives(destination);
   const rows = yield* Effect.forEach(
     archives,
@@ -195,18 +192,16 @@ export const list = Effect.fnUntraced(function* (options: ListOptions) {
   const missing = [...known.values()]
     .filter(({ audit, entry }) => !there.has(entry.name) && audit.forgotten === undefined)
     .filter(({ entry }) => entry.name.startsWith(prefix))
-    .map(
-      ({ audit, entry, manifest }): Row => ({
-        name: entry.name,
-        stored: entry.finished,
-        size: manifest.size,
-        treehash: manifest.treehash,
-        proof: "missing",
-        note: "the server does not list it any more",
-        qubes: entry.qubes.map((qube) => qube.name),
-        ...readBack(audit),
-      }),
-    );
+    .map(({ audit, entry, manifest }): Row => ({
+      name: entry.name,
+      stored: entry.finished,
+      size: manifest.size,
+      treehash: manifest.treehash,
+      proof: "missing",
+      note: "the server does not list it any more",
+      qubes: entry.qubes.map((qube) => qube.name),
+      ...readBack(audit),
+    }));
   const all = [...rows, ...missing].sort((a, b) => (a.name < b.name ? -1 : 1));
   yield* print(options.json ? `${JSON.stringify(all, undefined, 2)}\n` : table(all));
   for (const { name, note, proof } of all) {

@@ -6,21 +6,27 @@ import { Reporter } from "#services/Reporter";
 import { exitCode } from "#src/wire/exit";
 import { printable } from "#src/wire/names";
 import { normalise } from "./argv.ts";
+import { audit } from "./audit.ts";
 import { RunFailed } from "./failure.ts";
-import { help, version } from "./help.ts";
+import { helpFor, version } from "./help.ts";
+import { ledger } from "./ledger.ts";
 import { list } from "./list.ts";
+import { restore } from "./restore.ts";
 import { run } from "./run.ts";
+import { recoverySheet } from "./sheet.ts";
+import { verify } from "./verify.ts";
 
 const boolean = (name: string) => Flag.Boolean(name).pipe(Flag.withDefault(false));
 const text = (name: string) => Flag.String(name).pipe(Flag.optional);
-const number = (name: string, value: number, least: number, most: number) =>
+const within = (name: string, least: number, most: number) =>
   Flag.Int(name).pipe(
     Flag.filter(
       (n) => n >= least && n <= most,
       (n) => `--${name} is ${n}, but must be from ${least} to ${most}`,
     ),
-    Flag.withDefault(value),
   );
+const number = (name: string, value: number, least: number, most: number) =>
+  within(name, least, most).pipe(Flag.withDefault(value));
 
 /** Minutes in a month: a limit beyond that is a slip. */
 const month = 43_200;
@@ -54,13 +60,113 @@ const listCommand = Command.make(
     to: text("to"),
     keepRunning: boolean("keep-running"),
     json: boolean("json"),
+    receipts: boolean("receipts"),
     prefix: Argument.String("prefix").pipe(Argument.optional),
   },
   ({ prefix, to, ...options }) =>
     list({ ...options, to: Option.getOrUndefined(to), prefix: Option.getOrUndefined(prefix) }),
 );
 
-const root = Command.make("qbackup").pipe(Command.withSubcommands([runCommand, listCommand]));
+const verifyCommand = Command.make(
+  "verify",
+  {
+    to: text("to"),
+    passphraseFile: text("passphrase-file"),
+    keepRunning: boolean("keep-running"),
+    json: boolean("json"),
+    onServer: boolean("on-server"),
+    decrypt: boolean("decrypt"),
+    force: boolean("force"),
+    qubesTimeout: number("qubes-timeout", 60, 1, month),
+    name: Argument.String("name"),
+  },
+  ({ passphraseFile, to, ...options }) =>
+    verify({
+      ...options,
+      to: Option.getOrUndefined(to),
+      passphraseFile: Option.getOrUndefined(passphraseFile),
+    }),
+);
+
+/** A block is 1 MiB; more than a million of them is no sample. */
+const many = 1_000_000;
+
+const auditCommand = Command.make(
+  "audit",
+  {
+    to: text("to"),
+    keepRunning: boolean("keep-running"),
+    json: boolean("json"),
+    blocks: within("blocks", 1, many).pipe(Flag.optional),
+    budget: within("budget", 1, many).pipe(Flag.optional),
+    names: Argument.String("names").pipe(Argument.variadic()),
+  },
+  ({ blocks, budget, to, ...options }) =>
+    audit({
+      ...options,
+      to: Option.getOrUndefined(to),
+      blocks: Option.getOrUndefined(blocks),
+      budget: Option.getOrUndefined(budget),
+    }),
+);
+
+const ledgerCommand = Command.make(
+  "ledger",
+  {
+    to: text("to"),
+    keepRunning: boolean("keep-running"),
+    words: Argument.String("action").pipe(Argument.variadic()),
+  },
+  ({ to, ...options }) => ledger({ ...options, to: Option.getOrUndefined(to) }),
+);
+
+const sheetCommand = Command.make("recovery-sheet", { to: text("to") }, ({ to }) =>
+  recoverySheet({ to: Option.getOrUndefined(to) }),
+);
+
+const restoreCommand = Command.make(
+  "restore",
+  {
+    to: text("to"),
+    passphraseFile: text("passphrase-file"),
+    keepRunning: boolean("keep-running"),
+    verifyOnly: boolean("verify-only"),
+    force: boolean("force"),
+    paranoid: boolean("paranoid"),
+    exclude: text("exclude"),
+    skipDom0Home: boolean("skip-dom0-home"),
+    renameConflicting: boolean("rename-conflicting"),
+    skipConflicting: boolean("skip-conflicting"),
+    skipBroken: boolean("skip-broken"),
+    ignoreMissing: boolean("ignore-missing"),
+    ignoreUsernameMismatch: boolean("ignore-username-mismatch"),
+    ignoreSizeLimit: boolean("ignore-size-limit"),
+    compressionFilter: text("compression-filter"),
+    qubesTimeout: number("qubes-timeout", 60, 1, month),
+    name: Argument.String("name"),
+    qubes: Argument.String("vms").pipe(Argument.variadic()),
+  },
+  ({ compressionFilter, exclude, passphraseFile, to, ...options }) =>
+    restore({
+      ...options,
+      to: Option.getOrUndefined(to),
+      passphraseFile: Option.getOrUndefined(passphraseFile),
+      exclude: Option.match(exclude, { onNone: () => [], onSome: (names) => names.split(",") }),
+      compressionFilter: Option.getOrUndefined(compressionFilter),
+    }),
+);
+
+const root = Command.make("qbackup").pipe(
+  Command.withSubcommands([
+    runCommand,
+    listCommand,
+    verifyCommand,
+    auditCommand,
+    ledgerCommand,
+    sheetCommand,
+    restoreCommand,
+  ]),
+);
 
 /** The program: its value is the exit code. */
 export const dom0 = Effect.gen(function* () {
@@ -72,7 +178,7 @@ export const dom0 = Effect.gen(function* () {
     CliOutput.layerPresenter({
       present: (event) =>
         event._tag === "Help"
-          ? print(help)
+          ? print(helpFor(args))
           : event._tag === "Version"
             ? print(`qbackup ${version}\n`)
             : Effect.void, // told below, as one line

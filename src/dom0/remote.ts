@@ -149,7 +149,8 @@ export interface Vouched {
 export const fetchRecord = Effect.fnUntraced(function* (destination: string, name: Name) {
   const text = yield* ask(destination, { verb: "manifest", name }, (next, call, rest) =>
     Effect.gen(function* () {
-      const reply = yield* nextReply(next, call, destination);
+      let reply = yield* nextReply(next, call, destination);
+      while (reply.type === "alive") reply = yield* nextReply(next, call, destination);
       if (reply.type !== "ready" || !("size" in reply) || "treehash" in reply)
         return yield* misplaced(reply);
       if (reply.size === 0 || reply.size > recordLimit) {

@@ -90,7 +90,7 @@ const takeIn = (
     }),
     // What came before the link broke need not come again. Whoever takes over cannot wait for it.
     Effect.tapErrorTag("LinkLost", ({ stepDown }) =>
-      stepDown === true ? Effect.void : upload.flush,
+      stepDown === true ? upload.sound : upload.flush,
     ),
   );
 };

@@ -38,6 +38,8 @@ export interface Upload {
   readonly add: (block: Uint8Array) => Effect.Effect<void, Refused | SafeFsError>;
   /** Returns when what was taken before is durable. */
   readonly flush: Effect.Effect<void, SafeFsError>;
+  /** Fails where a flush has failed: any error of a flush ends an upload for good. */
+  readonly sound: Effect.Effect<void, SafeFsError>;
   /** Flushes again and again, and runs `synced` after each; ends only by failing. */
   readonly flushing: <E>(synced: Effect.Effect<void, E>) => Effect.Effect<never, E | SafeFsError>;
 }
@@ -146,7 +148,10 @@ export const openUpload = Effect.fnUntraced(function* (
   if (found?.links !== 1 && (found !== undefined || (yield* find(store.digests, session)))) {
     return yield* refuse("bad-request", "that session has its archive already");
   }
-  const opened = yield* found === undefined ? create(store, session) : reopen(store, session);
+  const opened = yield* found === undefined
+    ? create(store, session)
+    : // A flush that fails here is a failed flush, too.
+      Effect.tapError(reopen(store, session), () => Effect.ignore(discard(store, session)));
   const { data, digests } = opened;
 
   const tree = treeHasher();
@@ -174,10 +179,13 @@ export const openUpload = Effect.fnUntraced(function* (
   const many = Latch.makeUnsafe(false);
   const roomy = Latch.makeUnsafe(true);
   const turn = Semaphore.makeUnsafe(1);
+  /** What a flush failed with. A later one may succeed, and what the first lost is lost all the same. */
+  let failed: SafeFsError | undefined;
 
   const flush = turn.withPermits(1)(
     Effect.uninterruptible(
       Effect.gen(function* () {
+        if (failed !== undefined) return yield* failed;
         if (synced === taken && rooted) return;
         const upTo = taken;
         const batch = fresh;
@@ -194,7 +202,14 @@ export const openUpload = Effect.fnUntraced(function* (
         if (taken - synced < syncAfter) many.closeUnsafe();
         if (taken === synced) some.closeUnsafe();
         roomy.openUnsafe();
-      }),
+      }).pipe(
+        // Kept, because whoever ran this flush may have been interrupted while it went on.
+        Effect.tapError((error) =>
+          Effect.sync(() => {
+            failed = error;
+          }),
+        ),
+      ),
     ),
   );
 
@@ -224,6 +239,7 @@ export const openUpload = Effect.fnUntraced(function* (
       if (taken - synced >= syncAfter) many.openUnsafe();
     }),
     flush,
+    sound: Effect.suspend(() => (failed === undefined ? Effect.void : failed)),
     flushing: Effect.fnUntraced(function* (after) {
       for (;;) {
         yield* some.await;

@@ -7,6 +7,7 @@ import * as crypto from "node:crypto";
 import { once } from "node:events";
 import * as fs from "node:fs";
 import * as net from "node:net";
+import { isDeepStrictEqual } from "node:util";
 import { Walk } from "#src/archive/walk";
 import { archiveOf } from "#test/support/archive";
 
@@ -88,7 +89,14 @@ class Session {
   /** `alone`: on a connection of its own, which can be cut. */
   constructor(account: string, command: string, alone = false) {
     const path = alone ? "none" : `/test/connection-${account}`;
-    const args = [...sshOptions, "-o", `ControlPath=${path}`, "--", `${account}@127.0.0.1`, command];
+    const args = [
+      ...sshOptions,
+      "-o",
+      `ControlPath=${path}`,
+      "--",
+      `${account}@127.0.0.1`,
+      command,
+    ];
     this.child = spawn("/usr/bin/ssh", args, { stdio: "pipe" });
     const timer = setTimeout(() => this.child.kill("SIGKILL"), limit);
     this.child.stdin!.on("error", () => {});
@@ -211,9 +219,23 @@ const listed = async (account: string) => {
   must(found.at(-1)?.type === "end", `no end in ${call.stdout}`);
   return found;
 };
-const isListed = async (account: string, name: string, verified: boolean) => {
-  const found = (await listed(account)).find((reply) => reply["name"] === name);
-  must(found?.["verified"] === verified, `${name}: ${JSON.stringify(found)}`);
+/** The archives, and whether they are verified. */
+const isListed = async (account: string, wanted: Readonly<Record<string, boolean>>) => {
+  const found = (await listed(account)).filter(({ type }) => type === "archive");
+  const said = Object.fromEntries(found.map((reply) => [reply["name"], reply["verified"]]));
+  must(isDeepStrictEqual(said, wanted), `listed: ${JSON.stringify(said)}`);
+};
+const bare = async (account: string) => {
+  const bytes = sample(4, 100_000);
+  const call = new Session(account, "bare.backup");
+  call.send(bytes);
+  must((await call.finish()) === 0, call.stderr);
+  must(fs.readFileSync(`/home/${account}/bare.backup`).equals(bytes), "other bytes were stored");
+};
+const otherWords = async (account: string) => {
+  const call = new Session(account, "sh -c id");
+  must((await call.finish()) !== 0, "exit 0");
+  must(!call.stdout.includes("uid="), call.stdout);
 };
 
 const refused = async (account: string, command: string, code: string) => {
@@ -240,12 +262,12 @@ const labels = () =>
       }
     });
 
-const wellBehaved = async () => {
-  const archive = sample(1, 20 * mib);
+const wellBehavedAlice = async () => {
+  // Small, because an emulated processor hashes it four times over.
+  const archive = sample(1, 3.5 * mib);
   const session = newSession();
   const put = `qbackup/1 put a.backup ${session}`;
-  for (const account of ["alice", "bob", "carol"]) connect(account);
-  let durable = 0;
+  connect("alice");
 
   await step('alice (login shell): identity, as "make server" asks for it', async () => {
     const options = { uid: 1001, gid: 1001, env: { HOME: "/home/alice" }, timeout: limit };
@@ -255,25 +277,28 @@ const wellBehaved = async () => {
   await step("alice: two connections for one upload, the first steps down", async () => {
     const first = new Session("alice", put, true);
     must((await first.expect("ready"))["offset"] === 0, "something was there already");
-    first.send(frames(archive, 0, 9 * mib));
-    await first.acknowledged(8 * mib);
-    must(labels().length === 1, `${labels().length} shells run`);
-    must(labels()[0] === "qbackup-shell (enforce)", `label ${labels()[0]}`);
+    first.send(frames(archive, 0, mib));
+    await first.acknowledged(mib);
+    const running = labels();
+    must(
+      running.length > 0 && running.every((text) => text === "qbackup-shell (enforce)"),
+      `labels ${running.join()}`,
+    );
     const second = new Session("alice", put, true);
-    durable = Number((await second.expect("ready"))["offset"]);
-    must(durable >= 8 * mib, `only ${durable} bytes are left`);
+    const { offset } = await second.expect("ready");
+    must(offset === mib, `the second begins at ${String(offset)}`);
     must((await first.ended) !== 0, "the first ended with 0");
     must(first.stderr.includes("took over"), first.stderr);
-    second.send(frames(archive, durable, durable + 4 * mib));
-    await second.acknowledged(durable + 4 * mib);
+    second.send(frames(archive, mib, 2 * mib));
+    await second.acknowledged(2 * mib);
     second.child.kill("SIGKILL");
     await second.ended;
   });
   await step("alice: put, resumed after a cut", async () => {
     const third = new Session("alice", put);
     const { offset, server } = await third.expect("ready");
-    must(Number(offset) >= durable + 4 * mib, `resumed at ${String(offset)}`);
-    third.send(frames(archive, Number(offset)));
+    must(offset === 2 * mib, `resumed at ${String(offset)}`);
+    third.send(frames(archive, 2 * mib));
     third.send(ending(archive, "a.backup", session, server));
     await third.expect("stored");
     must((await third.finish()) === 0, third.stderr);
@@ -286,72 +311,56 @@ const wellBehaved = async () => {
     must((await again.finish()) === 0, again.stderr);
     await refused("alice", `qbackup/1 put a.backup ${newSession()}`, "exists");
   });
-  await step(
-    "alice: put into a directory, over an orphan's manifest, an abandoned upload removed",
-    async () => {
-      fs.mkdirSync("/home/alice/laptop");
-      fs.chownSync("/home/alice/laptop", 1001, 1001);
-      const orphan = "/home/alice/laptop/b.backup.manifest.json";
-      const old = `/home/alice/.qbackup/incoming/${newSession()}`;
-      for (const file of [orphan, old]) {
-        fs.writeFileSync(file, "{}");
-        fs.chownSync(file, 1001, 1001);
-      }
-      fs.utimesSync(old, 1e9, 1e9);
-      await upload("alice", "laptop/b.backup", sample(2, 100_000));
-      must(!fs.existsSync(old), "the abandoned upload is left");
-    },
-  );
+  await step("alice: put below, over a lone manifest; an abandoned upload goes", async () => {
+    fs.mkdirSync("/home/alice/laptop");
+    fs.chownSync("/home/alice/laptop", 1001, 1001);
+    const lone = "/home/alice/laptop/b.backup.manifest.json";
+    const old = `/home/alice/.qbackup/incoming/${newSession()}`;
+    for (const file of [lone, old]) {
+      fs.writeFileSync(file, "{}");
+      fs.chownSync(file, 1001, 1001);
+    }
+    fs.utimesSync(old, 1e9, 1e9);
+    await upload("alice", "laptop/b.backup", sample(2, 100_000));
+    must(!fs.existsSync(old), "the abandoned upload is left");
+  });
   await step("alice: put, given up", async () => {
     const call = new Session("alice", `qbackup/1 put c.backup ${newSession()}`);
     await call.expect("ready");
-    call.send(Buffer.concat([frames(archive, 0, 2 * mib), prefix(0xffff_ffff)]));
+    call.send(Buffer.concat([frames(archive, 0, mib), prefix(0xffff_ffff)]));
     must((await call.finish()) === 0, call.stderr);
     must(fs.readdirSync("/home/alice/.qbackup/incoming").length === 0, "the upload is left");
   });
-  await step("alice: list", async () => {
-    await isListed("alice", "a.backup", true);
-    await isListed("alice", "laptop/b.backup", true);
-  });
+  await step("alice: a bare path", () => bare("alice"));
+  await step("alice: list", () =>
+    isListed("alice", { "a.backup": true, "laptop/b.backup": true, "bare.backup": false }),
+  );
+  for (const request of ["manifest a.backup", "read a.backup 0 1", "check a.backup"]) {
+    await step(`alice: ${request}`, async () => {
+      const call = new Session("alice", `qbackup/1 ${request}`);
+      const code = await call.finish();
+      if (call.stdout.includes('"unsupported"')) return "not in this version";
+      must(code === 0 && !call.stdout.includes('"type":"error"'), `exit ${code}: ${call.stderr}`);
+      return undefined;
+    });
+  }
+  await step("alice: other words are refused", () => otherWords("alice"));
+};
 
+const wellBehavedOthers = async () => {
   for (const [account, how] of [
-    ["alice", "login shell"],
     ["bob", "forced command, with a quota"],
-    ["carol", "login shell and make server-sshd"],
+    ["carol", 'login shell, "make server-sshd"'],
   ] as const) {
-    if (account !== "alice") {
-      await step(`${account} (${how}): put`, async () => {
-        await upload(account, "a.backup", sample(3, 3 * mib));
-      });
-      await step(`${account}: list`, () => isListed(account, "a.backup", true));
-    }
-    await step(`${account}: a bare path`, async () => {
-      const bytes = sample(4, 2 * mib);
-      const call = new Session(account, "bare.backup");
-      call.send(bytes);
-      must((await call.finish()) === 0, call.stderr);
-      must(
-        fs.readFileSync(`/home/${account}/bare.backup`).equals(bytes),
-        "other bytes were stored",
-      );
-      await isListed(account, "bare.backup", false);
+    connect(account);
+    await step(`${account} (${how}): put`, async () => {
+      await upload(account, "a.backup", sample(3, 100_000));
     });
-    for (const request of ["manifest a.backup", "read a.backup 0 1", "check a.backup"]) {
-      await step(`${account}: ${request}`, async () => {
-        const call = new Session(account, `qbackup/1 ${request}`);
-        const code = await call.finish();
-        if (call.stdout.includes('"unsupported"')) return "not in this version";
-        must(code === 0 && !call.stdout.includes('"error"'), `exit ${code}: ${call.stderr}`);
-        return undefined;
-      });
-    }
-    await step(`${account}: other words are refused`, async () => {
-      for (const words of ["id", "sh -c id"]) {
-        const call = new Session(account, words);
-        must((await call.finish()) !== 0, "exit 0");
-        must(!call.stdout.includes("uid="), call.stdout);
-      }
-    });
+    await step(`${account}: a bare path`, () => bare(account));
+    await step(`${account}: list`, () =>
+      isListed(account, { "a.backup": true, "bare.backup": false }),
+    );
+    await step(`${account}: other words are refused`, () => otherWords(account));
   }
 };
 
@@ -566,23 +575,27 @@ const started = Date.now();
 const seconds = () => `${Math.round((Date.now() - started) / 1000)} s`;
 const main = async () => {
   let wrong = 0;
-  await wellBehaved();
-  wrong += table("The program itself, over ssh", ["case", "unconfined", "confined"]);
-  const noise = denials();
-  if (noise.size > 0) say(`\nRefused while it did what it should:\n${[...noise].join("\n")}\n`);
-  layouts();
-  wrong += table("Where node and its libraries may lie", ["case", "unconfined", "confined"]);
-  await hostile();
-  machineCode();
-  wrong += table("A hostile program in its place", [
-    "case",
-    "unconfined, root",
-    "confined, root",
-    "confined, the account",
-  ]);
-  say(
-    `\n${wrong === 0 ? "all as it should be" : `${wrong} not as it should be (marked !)`}; ${seconds()} in the guest\n`,
-  );
+  // "phases" on the kernel's command line, for whoever works on one of them.
+  const phases = (process.env["phases"] ?? "program,layouts,hostile").split(",");
+  if (phases.includes("program")) {
+    await Promise.all([wellBehavedAlice(), wellBehavedOthers()]);
+    rows.sort((a, b) => (a.name.split(/[ :]/)[0]! < b.name.split(/[ :]/)[0]! ? -1 : 1));
+    wrong += table("The program itself, over ssh", ["case", "unconfined", "confined"]);
+    const noise = denials();
+    if (noise.size > 0) say(`\nRefused while it did what it should:\n${[...noise].join("\n")}\n`);
+  }
+  if (phases.includes("layouts")) {
+    layouts();
+    wrong += table("Where node and its libraries may lie", ["case", "unconfined", "confined"]);
+  }
+  if (phases.includes("hostile")) {
+    await hostile();
+    machineCode();
+    const who = ["unconfined, root", "confined, root", "confined, the account"];
+    wrong += table("A hostile program in its place", ["case", ...who]);
+  }
+  const verdict = wrong === 0 ? "all as it should be" : `${wrong} not as it should be (marked !)`;
+  say(`\n${verdict}; ${seconds()} in the guest\n`);
   process.exit(wrong === 0 ? 0 : 1);
 };
 void main();

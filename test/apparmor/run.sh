@@ -211,7 +211,7 @@ timeout -k 5 "$guest_limit" qemu-system-x86_64 -machine q35,accel=tcg -cpu max -
 	-display none -no-reboot -nodefaults -monitor none -net none \
 	-serial "file:$work/console" -serial "file:$work/report" \
 	-kernel "$kernel" -initrd "$work/initrd" \
-	-append 'console=ttyS0 quiet apparmor=1 security=apparmor audit_backlog_limit=8192 panic=-1' \
+	-append 'console=ttyS0 quiet apparmor=1 security=apparmor audit_backlog_limit=8192 panic=-1 mitigations=off '"${PHASES:+phases=$PHASES}" \
 	</dev/null >"$work/qemu" 2>&1 &
 qemu=$!
 wait "$qemu" || :

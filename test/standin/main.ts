@@ -18,6 +18,7 @@ import { takeFaults, writeFaults } from "./faults.ts";
 import type { Fault } from "./faults.ts";
 import { qrexecClient, qvmRun } from "./qrexec.ts";
 import { serve } from "./qubesd.ts";
+import { qvmBackupRestore } from "./restore.ts";
 import { send } from "./sender.ts";
 import type { Sending } from "./sender.ts";
 import { hang, recordCall } from "./state.ts";
@@ -57,6 +58,7 @@ const runTool = async (
   recordCall(dir, tool, argv, process.env);
   await commonFaults(dir, tool, argv);
   if (tool === "qvm-backup") return qvmBackup(dir, argv);
+  if (tool === "qvm-backup-restore") return qvmBackupRestore(dir, argv);
   if (tool === "qvm-run") return qvmRun(dir, argv);
   const known = tools[tool];
   if (known === undefined) throw new Exit(127, `the stand-in has no ${tool}`);

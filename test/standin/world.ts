@@ -27,6 +27,7 @@ export { imageOf, writeImage } from "./images.ts";
 
 export const TOOLS = [
   "qvm-backup",
+  "qvm-backup-restore",
   "qvm-run",
   "qvm-start",
   "qvm-shutdown",

@@ -48,7 +48,7 @@ export const meter = () => {
 /**
  * `[#####.....]  42.00%  1.2 GiB sent  35.1 MiB/s  0:12:34`, at most `width` columns; the bar takes
  * what room there is, up to 40 columns. `rate` in bytes a second, `elapsed` in seconds. With a width
- * of 0 there is no bar.
+ * of 0 there is no bar. Where the bytes in all are known, the time that is left stands at the end.
  */
 export const progressLine = (
   now: Progress,
@@ -64,6 +64,9 @@ export const progressLine = (
     `${humanSize(now.bytes)}${sending ? " sent" : ""}`,
     `${humanSize(rate)}/s`,
     humanDuration(elapsed),
+    ...(now.total === undefined || now.percent !== undefined || rate <= 0
+      ? []
+      : [`${humanDuration(Math.max(0, now.total - now.bytes) / rate)} left`]),
   ].join("  ");
   const label = sending ? "" : `${now.doing}  `;
   if (width === 0) return label + facts.trimStart();

@@ -79,8 +79,11 @@ describe("the progress line", () => {
     );
     assert.strictEqual(
       progressLine({ doing: "verifying", bytes: 1024, total: 4096 }, { ...of, width: 0 }),
-      "verifying  25.00%  1.0 KiB  35.1 MiB/s  0:12:34",
+      "verifying  25.00%  1.0 KiB  35.1 MiB/s  0:12:34  0:00:00 left",
     );
+    const half = { doing: "verifying", bytes: 2 ** 30, total: 2 ** 31 };
+    assert.match(progressLine(half, { elapsed: 9, rate: 2 ** 20, width: 0 }), / {2}0:17:04 left$/);
+    assert.notMatch(progressLine(half, { elapsed: 9, rate: 0, width: 0 }), /left/);
   });
   it("ends at 100, though qvm-backup goes on", () => {
     const line = progressLine({ ...now, percent: 100.06 }, { ...of, width: 80 });

@@ -675,7 +675,7 @@ describe("list", () => {
       ]);
       assert.match(
         (yield* list()).out,
-        new RegExp(`^NAME.*\n${name} .* proven +work mail vault\n$`),
+        new RegExp(`^NAME.*\n${name} .* proven +- +work mail vault\n$`),
       );
       const kept = w.shelf.committed.get(name)!;
       w.shelf.committed.set("other.backup", kept);
@@ -684,14 +684,14 @@ describe("list", () => {
       assert.strictEqual(changed.code, 6);
       assert.deepStrictEqual(
         JSON.parse(changed.out).map((row: { proof: string }) => row.proof),
-        ["changed", "unknown"],
+        ["changed", "unverified"],
       );
       w.shelf.committed.delete(name);
       const missing = yield* list("--json");
       assert.strictEqual(missing.code, 6);
       assert.deepStrictEqual(
         JSON.parse(missing.out).map((row: { proof: string }) => row.proof),
-        ["missing", "unknown"],
+        ["missing", "unverified"],
       );
       tidy(w);
     }),

@@ -86,6 +86,8 @@ export const fetchBlocks = Effect.fnUntraced(function* <R>(
     const request = { verb: "read", name, first: at, count: first + count - at } as const;
     const { call, next, rest } = yield* openCall(destination, request);
     const ready = yield* answer(next).pipe(
+      // Signs of life alone are no answer.
+      Effect.timeout("30 minutes"),
       Effect.catchTag("TimeoutError", () => new Broken({ reason: "no answer came" })),
     );
     if (ready === undefined) return yield* new Broken(yield* whyEnded(call, destination));

@@ -49,7 +49,12 @@ export const bare = Effect.fnUntraced(function* (
 ) {
   const { entropy } = yield* Invocation;
   const place = yield* locate(store.root, name);
-  if ((yield* find(place.directory, place.base)) !== undefined) {
+  const record = yield* find(place.directory, place.record);
+  if (
+    (yield* find(place.directory, place.base)) !== undefined ||
+    // A record without its archive is what a crash leaves; anything else under that name is not.
+    (record !== undefined && record.kind !== "file")
+  ) {
     return yield* refuse("exists", "there is something of that name already");
   }
   yield* admit(store, place);

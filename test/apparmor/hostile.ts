@@ -10,7 +10,10 @@ import { once } from "node:events";
 import * as fs from "node:fs";
 import * as net from "node:net";
 
-/** Refused, granted, or as the kernel has it: then it is only told. */
+/**
+ * Refused, granted, or told: what the profile cannot refuse (yet). Kernels before 6.17 do not look at
+ * the addresses of unix sockets, and "owner" does not apply to what does not exist before.
+ */
 type Should = "refused" | "granted" | "told";
 
 const [own, other] = ["/home/alice", "/home/bob"];
@@ -78,7 +81,7 @@ const cases: ReadonlyArray<readonly [string, Should, () => unknown]> = [
   ["make an archive writable", "refused", () => fs.chmodSync(archive, 0o666)],
   ["link an archive into its books", "refused", () => fs.linkSync(archive, `${books}/alias`)],
   ["rename an archive", "refused", () => fs.renameSync(archive, `${books}/taken`)],
-  ["rename onto an archive", "refused", () => fs.renameSync(`${books}/probe`, `${own}/b.backup`)],
+  ["rename onto an archive", "refused", () => fs.renameSync(`${books}/moved`, `${own}/b.backup`)],
   ["remove an archive", "refused", () => fs.unlinkSync(`${own}/c.backup`)],
   ["write a file of its own into the store", "refused", create(`${own}/file`)],
   ["make a directory in the store", "refused", () => fs.mkdirSync(`${own}/directory`)],
@@ -160,7 +163,7 @@ const cases: ReadonlyArray<readonly [string, Should, () => unknown]> = [
   ["TCP over IPv6, listen", "refused", listen({ host: "::1", port: 2001 })],
   ["UDP", "refused", datagram("udp4")],
   ["UDP over IPv6", "refused", datagram("udp6")],
-  ["unix socket with a path, connect", "refused", connect({ path: "/run/victim" })],
+  ["unix socket with a path, connect", "told", connect({ path: "/run/victim" })],
   ["unix socket with a path, listen", "refused", listen({ path: "/tmp/hostile.socket" })],
   ["abstract unix socket of another name, connect", "told", connect({ path: "\0victim" })],
   ["abstract unix socket of another name, listen", "told", listen({ path: "\0other" })],

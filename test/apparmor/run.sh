@@ -8,7 +8,8 @@ set -eu
 export PATH="$PATH:/usr/sbin:/sbin"
 cd "$(dirname "$0")/../.."
 cache=$PWD/tmp/apparmor
-guest_limit=${L:-150} # seconds
+# In seconds; PHASES and LIMIT are for whoever works on it, on a machine that is busy.
+guest_limit=${LIMIT:-160}
 
 skip() {
 	printf 'test-apparmor: skipped: %s\n' "$*" >&2
@@ -84,7 +85,7 @@ fi
 work=$(mktemp -d "$cache/guest.XXXXXX")
 qemu=
 # QEMU is below timeout, which passes the signal on.
-trap '[ -z "$qemu" ] || kill "$qemu" 2>/dev/null || :; cp "$work/initrd" "$work/console" "$work/report" /tmp/aa/ ; rm -rf "$work"' EXIT
+trap '[ -z "$qemu" ] || kill "$qemu" 2>/dev/null || :; rm -rf "$work"' EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM HUP
 root=$work/root
@@ -206,13 +207,25 @@ rm -rf "$root"
 
 # The run -------------------------------------------------------------------------------------------
 
-# TCG: a /dev/kvm that opens need not work.
-timeout -k 5 "$guest_limit" qemu-system-x86_64 -machine q35,accel=tcg -cpu max -smp 2 -m 1024 \
-	-display none -no-reboot -nodefaults -monitor none -net none \
-	-serial "file:$work/console" -serial "file:$work/report" \
-	-kernel "$kernel" -initrd "$work/initrd" \
-	-append 'console=ttyS0 quiet apparmor=1 security=apparmor audit_backlog_limit=8192 panic=-1 mitigations=off '"${PHASES:+phases=$PHASES}" \
-	</dev/null >"$work/qemu" 2>&1 &
+bare='-display none -no-reboot -nodefaults -monitor none -net none'
+# A /dev/kvm that opens need not work: does a kernel get to its panic for want of a root?
+cpu='-machine q35,accel=tcg -cpu max'
+if [ -w /dev/kvm ]; then
+	kvm='-machine q35,accel=kvm -cpu host'
+	# shellcheck disable=SC2086
+	timeout -k 1 10 qemu-system-x86_64 $bare $kvm -m 256 -kernel "$kernel" -serial "file:$work/probe" \
+		-append 'console=ttyS0 panic=-1' </dev/null >/dev/null 2>&1 || :
+	! grep -aq 'Kernel panic' "$work/probe" 2>/dev/null || cpu=$kvm
+fi
+
+# Guards against flaws of processors make an emulated one slow.
+append='console=ttyS0 quiet panic=-1 mitigations=off apparmor=1 security=apparmor audit_backlog_limit=8192'
+# Unknown words of the form a=b become the environment of init.
+append="$append limit=$((guest_limit - 15))${PHASES:+ phases=$PHASES}"
+# shellcheck disable=SC2086
+timeout -k 5 "$guest_limit" qemu-system-x86_64 $bare $cpu -smp 2 -m 1024 \
+	-kernel "$kernel" -initrd "$work/initrd" -append "$append" \
+	-serial "file:$work/console" -serial "file:$work/report" </dev/null >"$work/qemu" 2>&1 &
 qemu=$!
 wait "$qemu" || :
 qemu=

@@ -209,9 +209,13 @@ export const planOf = (seed: number): Plan => {
     }
   }
   const pauses: Array<Plan["pauses"][number]> = [];
-  if (likely(0.2)) {
+  // An acknowledgement comes two seconds after a block: without pauses there would be none to break.
+  if (likely(0.5)) {
     for (let i = r.int(1, 3); i > 0; i--) {
-      pauses.push({ at: r.int(0, size), millis: r.pick([10, 2500, 20_000, 90_000, 600_000]) });
+      pauses.push({
+        at: r.int(0, size),
+        millis: r.pick([10, 2500, 2500, 20_000, 90_000, 600_000]),
+      });
     }
   }
   const clocks: Array<Plan["clocks"][number]> = [];

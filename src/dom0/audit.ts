@@ -1,0 +1,177 @@
+/** Random blocks of the archives, fetched and proven: a small price for knowing that they are there. */
+import { Effect } from "effect";
+import type { Audit } from "#services/Ledger";
+import { Invocation } from "#services/Invocation";
+import { Reporter } from "#services/Reporter";
+import { humanSize } from "#src/wire/format";
+import { blockSize } from "#src/wire/frames";
+import { destinationFor } from "./destination.ts";
+import { failed, type RunFailed } from "./failure.ts";
+import { blocksOf, fetchBlocks } from "./fetch.ts";
+import { knownArchives } from "./list.ts";
+import { certainty, choose, share, stretches } from "./sample.ts";
+import { alarm, note } from "./verify.ts";
+import { columns, print, visit } from "./visit.ts";
+
+export interface AuditOptions {
+  readonly to: string | undefined;
+  readonly keepRunning: boolean;
+  readonly json: boolean;
+  /** So many of each archive, instead of a budget for all. */
+  readonly blocks: number | undefined;
+  /** MiB, which are blocks, for all archives together. */
+  readonly budget: number | undefined;
+  /** Empty: all of the ledger. */
+  readonly names: ReadonlyArray<string>;
+}
+
+/** Finds a loss of 1 % with 99 % certainty. */
+export const usualBudget = 459;
+/** Each call costs an ssh connection, a quarter of a second or more, mostly waiting. */
+const callsAtOnce = 4;
+/** Blocks between two chosen ones that cost less to read than a call of their own. */
+const gap = 2;
+
+/** Longest unread first; never read before all others. */
+const lastRead = ({ sampled, whole }: Audit): string =>
+  [sampled?.at ?? "", whole ?? ""].sort().at(-1)!;
+
+const percent = (share: number): string =>
+  share >= 1 ? "100 %" : `${Math.min(99.9, Math.floor(share * 1000) / 10).toFixed(1)} %`;
+
+const select = Effect.fnUntraced(function* (options: AuditOptions, destination: string) {
+  const known = yield* knownArchives(destination);
+  const unknown = options.names.filter((name) => !known.has(name));
+  if (unknown.length > 0) {
+    return yield* failed(
+      "usage",
+      "the ledger does not know an archive of that name",
+      "qbackup list shows the names",
+    );
+  }
+  const wanted = [...known.values()].filter(({ audit, entry }) =>
+    options.names.length > 0 ? options.names.includes(entry.name) : audit.forgotten === undefined,
+  );
+  if (wanted.length === 0) {
+    return yield* failed("usage", `the ledger has no archive that went through ${destination}`);
+  }
+  const ordered = wanted.sort((a, b) => (lastRead(a.audit) < lastRead(b.audit) ? -1 : 1));
+  const sizes = ordered.map(({ manifest }) => blocksOf(manifest.size));
+  const counts =
+    options.blocks === undefined
+      ? share(sizes, options.budget ?? usualBudget)
+      : sizes.map((size) => Math.min(size, options.blocks!));
+  if (counts.length < ordered.length) {
+    const { say } = yield* Reporter;
+    yield* say("info", `${ordered.length - counts.length} archives are left for the next time`);
+  }
+  return counts.map((count, i) => {
+    const { entry, manifest } = ordered[i]!;
+    const { session, size, treehash } = manifest;
+    return {
+      trusted: { name: entry.name, destination, size, treehash },
+      session,
+      rebuilt: entry.rebuilt === true,
+      of: sizes[i]!,
+      count,
+    };
+  });
+});
+
+export const audit = Effect.fnUntraced(function* (options: AuditOptions) {
+  const { entropy } = yield* Invocation;
+  const { progress, say } = yield* Reporter;
+  const destination = yield* destinationFor(options.to);
+  const targets = yield* select(options, destination);
+  // All is chosen before the server is asked for anything.
+  const jobs = targets.flatMap((target) =>
+    stretches(choose(entropy, target.count, target.of), gap).map((stretch) => ({
+      target,
+      stretch,
+    })),
+  );
+  const total = jobs.reduce((sum, { stretch }) => sum + stretch.count, 0) * blockSize;
+
+  yield* visit({ destination, keepRunning: options.keepRunning });
+  const bad = new Map<string, RunFailed>();
+  let bytes = 0;
+  yield* Effect.forEach(
+    jobs,
+    ({ stretch, target: { trusted } }) =>
+      bad.has(trusted.name)
+        ? Effect.void
+        : fetchBlocks(trusted, stretch.first, stretch.count, (_, block) =>
+            Effect.suspend(() => {
+              bytes += block.length;
+              return progress({ doing: "auditing", bytes, total });
+            }),
+          ).pipe(
+            // One archive that is damaged, or kept back, does not hide the next one.
+            Effect.catch((failure) =>
+              failure.exit === "integrity" || failure.exit === "refused"
+                ? Effect.sync(() => void bad.set(trusted.name, failure))
+                : failed(failure.exit, `${failure.message} (${trusted.name})`, failure.hint),
+            ),
+          ),
+    { concurrency: callsAtOnce, discard: true },
+  );
+
+  const damaged = targets.filter(({ trusted }) => bad.get(trusted.name)?.exit === "integrity");
+  const good = targets.filter(({ trusted }) => !bad.has(trusted.name));
+  const counts = new Map(good.map(({ count, session }) => [session, count]));
+  yield* note([...counts.keys()], (before, at, session) => ({
+    ...before,
+    sampled: { at, blocks: counts.get(session) ?? 0 },
+  }));
+  yield* note(
+    damaged.map(({ session }) => session),
+    (before, now) => ({ ...before, failed: now }),
+  );
+  const rows = targets.map(({ count, of, rebuilt, trusted: { name } }) => {
+    const failure = bad.get(name);
+    const result =
+      failure === undefined ? "proven" : failure.exit === "integrity" ? "damaged" : "refused";
+    return { name, blocks: count, of, result, rebuilt };
+  });
+  const chosen = rows.reduce((sum, row) => sum + row.blocks, 0);
+  const all = rows.reduce((sum, row) => sum + row.of, 0);
+  // Of each archive apart, the least that is true of any; of all together, what the budget gives.
+  const drawn = options.blocks ?? options.budget ?? usualBudget;
+  const complete = rows.every((row) => row.blocks === row.of);
+  const sure = (lost: number) => (complete ? 1 : certainty(drawn, lost));
+  const summary = [
+    `${chosen} of ${all} blocks (${humanSize(all * blockSize)}), chosen at random, ${bad.size === 0 ? "came back proven" : "were asked for"}`,
+    ...(bad.size > 0
+      ? []
+      : complete
+        ? ["that is all of them; qbackup verify also looks at the structure"]
+        : [
+            `were 1 % of ${options.blocks === undefined ? "them" : "any archive"} lost or changed, this would have been found with ${percent(sure(0.01))} certainty; 0.1 %: ${percent(sure(0.001))}`,
+          ]),
+  ];
+  yield* print(
+    options.json
+      ? `${JSON.stringify({ archives: rows, blocks: chosen, of: all, finds: { "1%": sure(0.01), "0.1%": sure(0.001) } }, undefined, 2)}\n`
+      : columns([
+          ["NAME", "BLOCKS", "OF", "RESULT"],
+          ...rows.map((row) => [row.name, `${row.blocks}`, `${row.of}`, row.result]),
+        ]) + summary.map((line) => `${line}\n`).join(""),
+  );
+  if (rows.some((row) => row.rebuilt)) {
+    yield* say(
+      "warning",
+      "the ledger was rebuilt: that these are what dom0 backed up is the server's word",
+    );
+  }
+  for (const failure of bad.values()) yield* say("warning", failure.message);
+  if (damaged.length > 0) {
+    yield* alarm;
+    return yield* failed(
+      "integrity",
+      `${damaged.length} of ${rows.length} archives did not come back as they were`,
+      "qbackup verify NAME reads one as a whole; make a new backup meanwhile",
+    );
+  }
+  const [refused] = bad.values();
+  if (refused !== undefined) return yield* refused;
+}, Effect.scoped);

@@ -1,0 +1,303 @@
+/**
+ * An archive, fed into qvm-backup-restore pass by pass, and judged by what that made of it. Each block
+ * is checked before a byte of it is used; each pass gets only the members that it reads, because
+ * qvm-backup-restore would read the whole archive for its first kilobytes.
+ */
+import { Deferred, Effect } from "effect";
+import type { Sink } from "#services/Bytes";
+import { type Ended, QvmRestore, type RestorePlan } from "#services/QvmRestore";
+import { Reporter } from "#services/Reporter";
+import { blockSize } from "#src/wire/frames";
+import type { Member } from "#src/wire/manifest";
+import { printable } from "#src/wire/names";
+import { failed, type RunFailed } from "./failure.ts";
+import { fetchBlocks, type Trusted } from "./fetch.ts";
+import { type RestoreLog, restoreLog } from "./restorelog.ts";
+
+export interface Archive {
+  readonly trusted: Trusted;
+  readonly members: ReadonlyArray<Member>;
+  /** The qubes behind the ids in the members' paths, as far as they are known. */
+  readonly qubes: ReadonlyArray<{ readonly name: string; readonly qid: number }>;
+}
+
+export interface Job {
+  readonly archive: Archive;
+  readonly plan: Omit<RestorePlan, "see">;
+  /** The directories that the last pass needs; all, if it is not said. */
+  readonly directories?: ReadonlySet<string>;
+  /** The qubes that must come back. */
+  readonly names: ReadonlyArray<string>;
+  /** The tool was told to leave out what does not fit. */
+  readonly maySkip: boolean;
+  /** Minutes in which the tool must take a byte or say something. */
+  readonly timeout: number;
+  /** Sees each block once, in order, those between the members that are needed left out. */
+  readonly onBlock?: (bytes: Uint8Array) => Effect.Effect<void, RunFailed>;
+}
+
+/** What stands in front: the header pair, and qubes.xml. */
+const headPaths = ["backup-header", "backup-header.hmac", "qubes.xml.000.enc"] as const;
+const heads = headPaths.length;
+/** Blocks that are not needed, but cost less than another call. */
+const gap = 8;
+/** Seconds that the tool may need for each member after it has taken the last byte: scrypt is slow. */
+const perMember = 30;
+
+/** Bytes from `start` up to, but not including, `end`. */
+interface Range {
+  readonly start: number;
+  end: number;
+}
+
+export const directoryOf = (member: Member): string =>
+  member.path.slice(0, Math.max(0, member.path.indexOf("/")));
+
+export const directoryName = (qid: number): string => (qid === 0 ? "dom0-home" : `vm${qid}`);
+
+/** One behind the other they are the whole archive, and begin as every archive does. */
+const covers = (members: ReadonlyArray<Member>, size: number): boolean => {
+  let at = 0;
+  for (const [i, { length, path, start }] of members.entries()) {
+    if (start !== at || length === 0) return false;
+    if (i < heads && path !== headPaths[i]) return false;
+    at += length;
+  }
+  return at === size && members.length > heads;
+};
+
+const rangesOf = (members: ReadonlyArray<Member>): ReadonlyArray<Range> => {
+  const ranges: Array<Range> = [];
+  for (const { start, length } of members) {
+    const last = ranges.at(-1);
+    if (last?.end === start) last.end = start + length;
+    else ranges.push({ start, end: start + length });
+  }
+  return ranges;
+};
+
+/** The blocks that cover ranges, in as few calls as is worth while. */
+const runsOf = (ranges: ReadonlyArray<Range>, from: number) => {
+  const runs: Array<{ readonly first: number; last: number }> = [];
+  for (const { start, end } of ranges) {
+    const first = Math.max(from, Math.floor(start / blockSize));
+    const last = Math.floor((end - 1) / blockSize);
+    const before = runs.at(-1);
+    if (last < first) continue;
+    if (before !== undefined && first - before.last <= gap)
+      before.last = Math.max(before.last, last);
+    else runs.push({ first, last });
+  }
+  return runs;
+};
+
+/** The first blocks, which two passes read and the third may: fetched once, and kept. */
+const fetchHeads = Effect.fnUntraced(function* ({ archive, onBlock }: Job) {
+  const { members, trusted } = archive;
+  const last = members[heads - 1]!;
+  const blocks: Array<Uint8Array> = [];
+  yield* fetchBlocks(trusted, 0, Math.ceil((last.start + last.length) / blockSize), (_, bytes) =>
+    Effect.suspend(() => {
+      blocks.push(Uint8Array.from(bytes));
+      return onBlock?.(bytes) ?? Effect.void;
+    }),
+  );
+  return blocks;
+});
+
+/** Returns when all was taken, or when the reader would take no more. */
+const feed = Effect.fnUntraced(function* (
+  job: Job,
+  kept: ReadonlyArray<Uint8Array>,
+  ranges: ReadonlyArray<Range>,
+  sink: Sink,
+  moved: (bytes: number, upTo: number) => void,
+) {
+  const stopped = Deferred.makeUnsafe<void>();
+  let at = 0;
+  const give = Effect.fnUntraced(function* (index: number, bytes: Uint8Array) {
+    const from = index * blockSize;
+    const to = from + bytes.length;
+    for (let range = ranges[at]; range !== undefined && range.start < to; range = ranges[at]) {
+      const start = Math.max(range.start, from);
+      const end = Math.min(range.end, to);
+      if (start < end) {
+        yield* sink
+          .write(bytes.subarray(start - from, end - from))
+          .pipe(
+            Effect.catch(() => Effect.andThen(Deferred.succeed(stopped, undefined), Effect.never)),
+          );
+        moved(end - start, end);
+      }
+      if (range.end > to) return;
+      at += 1;
+    }
+  });
+  const all = Effect.gen(function* () {
+    for (const [index, bytes] of kept.entries()) yield* give(index, bytes);
+    for (const { first, last } of runsOf(ranges, kept.length)) {
+      yield* fetchBlocks(job.archive.trusted, first, last - first + 1, (index, bytes) =>
+        Effect.andThen(job.onBlock?.(bytes) ?? Effect.void, give(index, bytes)),
+      );
+    }
+  });
+  yield* Effect.raceFirst(all, Deferred.await(stopped));
+});
+
+/** Counts its own steps instead of reading a clock: a suspended machine has not been stalled. */
+const watch = (signs: () => number, seconds: () => number) =>
+  Effect.gen(function* () {
+    let quiet = 0;
+    let seen = -1;
+    for (;;) {
+      yield* Effect.sleep("1 second");
+      const now = signs();
+      quiet = now === seen ? quiet + 1 : 0;
+      seen = now;
+      if (quiet >= seconds()) {
+        return yield* failed(
+          "qubes",
+          `qvm-backup-restore has neither read nor said anything for ${Math.ceil(seconds() / 60)} minutes`,
+          "a longer limit is set with --qubes-timeout",
+        );
+      }
+    }
+  });
+
+/** Says what the tool says, as far as it matters, and how far it is. */
+const tell = Effect.fnUntraced(function* (log: RestoreLog) {
+  const reporter = yield* Reporter;
+  for (const { level, text } of log.take()) yield* reporter.say(level, text);
+});
+
+export const logFor = ({ qubes }: Archive): RestoreLog => {
+  const names = new Map(qubes.map(({ name, qid }) => [directoryName(qid), name]));
+  return restoreLog((id) => names.get(id) ?? id);
+};
+
+const adviceFor = (text: string): string | undefined =>
+  /password correct|Corrupted backup header/.test(text)
+    ? "is the passphrase in the file the one that this backup was made with?"
+    : /conflicting names/.test(text)
+      ? "a qube that exists is never overwritten: --rename-conflicting, --skip-conflicting, or remove it first"
+      : /--skip-broken|--ignore-missing|[Mm]issing/.test(text)
+        ? "--ignore-missing takes the defaults for templates and netvms that are not there, --skip-broken leaves such qubes out"
+        : /--ignore-username-mismatch/.test(text)
+          ? "--skip-dom0-home leaves dom0's home out, --ignore-username-mismatch restores it all the same"
+          : /Too little space|No space left/.test(text)
+            ? "qvm-backup-restore needs 1 GiB in ~/QubesIncoming, and the qubes need room in their pool"
+            : undefined;
+
+const some = 12;
+/** Names in a message: not all of hundreds. */
+export const listed = (names: Iterable<string>): string => {
+  const all = [...names].map((name) => printable(name, 64));
+  const more = all.length - some;
+  return more > 0 ? `${all.slice(0, some).join(", ")} and ${more} more` : all.join(", ");
+};
+
+/** Fails for whatever is not as it must be, with the qubes that it concerns. */
+export const judge = Effect.fnUntraced(function* (
+  { names, maySkip, plan }: Pick<Job, "names" | "maySkip" | "plan">,
+  ended: Ended,
+  log: RestoreLog,
+) {
+  const { say } = yield* Reporter;
+  const who = listed(log.failed);
+  const done = plan.verifyOnly ? "verified" : "restored whole";
+  const text = [...log.faults, ...ended.said].join("\n");
+  if (ended.code !== 0) {
+    const said = log.faults.at(0) ?? ended.said.at(-1);
+    return yield* failed(
+      "qubes",
+      `qvm-backup-restore failed with exit code ${ended.code}${who === "" ? "" : ` at ${who}`}${said === undefined ? "" : `: ${said}`}`,
+      adviceFor(text),
+    );
+  }
+  if (log.faults.length > 0) {
+    return yield* failed(
+      "qubes",
+      `not ${done}: ${who === "" ? "nobody knows which qubes" : who}; qvm-backup-restore said: ${log.faults[0]!}`,
+      adviceFor(text) ?? "remove what was restored of these qubes, and restore them again",
+    );
+  }
+  const left = names.filter((name) => !log.begun.has(name));
+  if (left.length > 0 && !maySkip) {
+    return yield* failed("qubes", `not ${done}: ${listed(left)}; qvm-backup-restore left it out`);
+  }
+  if (!log.done()) {
+    return yield* failed("qubes", "qvm-backup-restore exited 0, but did not say that it was done");
+  }
+  if (left.length > 0) yield* say("warning", `left out, as asked for: ${listed(left)}`);
+});
+
+/** Runs qvm-backup-restore over the archive. Succeeds when all that was asked for came through. */
+export const extract = Effect.fnUntraced(function* (job: Job) {
+  const { archive, directories, maySkip, plan, timeout } = job;
+  const reporter = yield* Reporter;
+  const { members } = archive;
+  if (!covers(members, archive.trusted.size)) {
+    return yield* failed("integrity", `the manifest of ${archive.trusted.name} is not one`);
+  }
+  // First of all: nothing is started for an archive that cannot be fetched.
+  const kept = yield* fetchHeads(job);
+
+  const log = logFor(archive);
+  const data = members
+    .slice(heads)
+    .filter((member) => directories?.has(directoryOf(member)) ?? true);
+  const total = data.reduce((sum, { length }) => sum + length, 0);
+  const restoring = yield* (yield* QvmRestore)
+    .start({ ...plan, see: log.see })
+    .pipe(Effect.mapError((error) => failed("qubes", error.message)));
+  let fed = 0;
+  let upTo = 0;
+  let all = false;
+  yield* Effect.gen(function* () {
+    for (;;) {
+      yield* tell(log);
+      const doing = plan.verifyOnly ? "verifying" : "restoring";
+      yield* reporter.progress({ doing, bytes: fed, total });
+      yield* Effect.sleep("200 millis");
+    }
+  }).pipe(Effect.forkScoped);
+
+  const passes = [members.slice(0, 2), members.slice(2, heads), data];
+  const work = Effect.gen(function* () {
+    for (const [pass, wanted] of passes.entries()) {
+      const sink = yield* restoring.opened;
+      if (sink === undefined) break;
+      yield* feed(job, kept, rangesOf(wanted), sink, (bytes, end) => {
+        fed += pass === heads - 1 ? bytes : 0;
+        upTo = end;
+      }).pipe(Effect.raceFirst(restoring.ended));
+      // Only where the reading ended well: a source that broke off must not look like one that ends.
+      yield* sink.end;
+    }
+    all = true;
+    return yield* restoring.ended;
+  }).pipe(Effect.catchTag("QubesError", (error) => failed("qubes", error.message)));
+  const ended = yield* Effect.raceFirst(
+    work,
+    watch(
+      () => upTo + log.count(),
+      () => timeout * 60 + (all ? data.length * perMember : 0),
+    ),
+  );
+  yield* tell(log);
+  yield* judge(job, ended, log);
+  // Only members of qubes that it was told to leave out may not have been read.
+  const needed = data.filter(
+    (member) => !maySkip || [...log.begun].some((name) => ofQube(archive, member, name)),
+  );
+  const end = needed.reduce((last, { length, start }) => Math.max(last, start + length), 0);
+  if (upTo < end) {
+    return yield* failed(
+      "qubes",
+      `qvm-backup-restore stopped reading at byte ${upTo} of ${end}, and exited 0`,
+    );
+  }
+}, Effect.scoped);
+
+const ofQube = ({ qubes }: Archive, member: Member, name: string): boolean =>
+  qubes.some((qube) => qube.name === name && directoryName(qube.qid) === directoryOf(member));

@@ -1,0 +1,214 @@
+/** The ledger itself: its head for paper, the paper held against it, and how a lost one is rebuilt. */
+import { Effect } from "effect";
+import { Invocation } from "#services/Invocation";
+import { type Entry, Ledger, type Line } from "#services/Ledger";
+import { Reporter } from "#services/Reporter";
+import { type Manifest, parseManifest } from "#src/wire/manifest";
+import type { Session } from "#src/wire/names";
+import { destinationFor, startDestination, takeLock } from "./destination.ts";
+import { failed } from "./failure.ts";
+import { fromPaper, onPaper } from "./head.ts";
+import { inLedger } from "./record.ts";
+import { fetchRecord, listArchives, type Vouched } from "./remote.ts";
+import { checkServer } from "./upload.ts";
+import { note } from "./verify.ts";
+import { print } from "./visit.ts";
+
+export interface LedgerOptions {
+  readonly to: string | undefined;
+  readonly keepRunning: boolean;
+  /** What is to be done, and to what. */
+  readonly words: ReadonlyArray<string>;
+}
+
+const minute = (instant: string): string => `${instant.slice(0, 16).replace("T", " ")} UTC`;
+
+/** The last line and its head; undefined while there is none. */
+export const currentHead = Effect.gen(function* () {
+  const { lines } = yield* inLedger((yield* Ledger).chain);
+  const last = lines.at(-1);
+  return last === undefined ? undefined : { last, head: onPaper(last.number, last.hash) };
+});
+
+const describe = ({ entry, number }: Line): string =>
+  `line ${number}, ${minute(entry.finished)}, ${entry.name}`;
+
+const head = Effect.gen(function* () {
+  const current = yield* currentHead;
+  if (current === undefined) return yield* failed("usage", "the ledger is empty: it has no head");
+  yield* print(`${current.head}\n${describe(current.last)}\n`);
+});
+
+const check = Effect.fnUntraced(function* (text: string) {
+  const { say } = yield* Reporter;
+  const paper = fromPaper(text);
+  if (paper === undefined) {
+    return yield* failed(
+      "usage",
+      "that is no head of a ledger, or a sign of it is wrong",
+      "as qbackup ledger head prints it: a number and six groups of four",
+    );
+  }
+  const { damaged, lines, unlinked } = yield* inLedger((yield* Ledger).chain);
+  const last = lines.at(-1)?.number ?? 0;
+  const unlike = (what: string) =>
+    failed(
+      "integrity",
+      what,
+      "the ledger was cut short, changed or exchanged since, or rebuilt; the paper can be of another machine too",
+    );
+  const there = lines.find(({ hash }) => hash.startsWith(paper.hash));
+  if (there === undefined) {
+    return yield* paper.line > last
+      ? unlike(`the paper has line ${paper.line}, but the ledger ends with line ${last}`)
+      : unlike(`line ${paper.line} of the ledger is not the one on paper`);
+  }
+  if (there.number !== paper.line) {
+    return yield* unlike(`line ${paper.line} of the paper is line ${there.number} of the ledger`);
+  }
+  const broken = [...damaged, ...unlinked].sort((a, b) => a - b);
+  const [before] = broken.filter((number) => number <= paper.line);
+  if (before !== undefined) {
+    return yield* unlike(`the paper's line is there, but line ${before}, before it, is not sound`);
+  }
+  if (broken.length > 0) {
+    yield* say("warning", `not sound, since the paper was written: lines ${broken.join(", ")}`);
+  }
+  const since = lines.filter(({ number }) => number > paper.line).length;
+  yield* print(`on paper: ${describe(there)}\nunchanged up to there; ${since} lines since\n`);
+  if (broken.length > 0) {
+    return yield* failed("integrity", "the ledger was damaged or changed after that line");
+  }
+});
+
+/** What was learnt from the server about an archive, as a line that says so. */
+const entryOf = (
+  { manifest, manifestText, receipt, receiptText, signature }: Vouched,
+  destination: string,
+): Omit<Entry, "version" | "previous"> => {
+  const ids = new Set(manifest.members.slice(3).map(({ path }) => path.split("/")[0]!));
+  const qubes = [...ids].flatMap((id) => {
+    if (id === "dom0-home") return [{ name: "dom0", qid: 0 }];
+    const qid = /^vm([1-9][0-9]{0,9})$/.exec(id)?.[1];
+    return qid === undefined ? [] : [{ name: id, qid: Number(qid) }];
+  });
+  return {
+    name: manifest.name,
+    session: manifest.session,
+    destination,
+    server: manifest.server,
+    asked: { qubes: [], includeDom0: ids.has("dom0-home"), prefix: prefixOf(manifest) },
+    qubes,
+    manifest: manifestText,
+    receipt: receiptText,
+    signature,
+    finished: receipt.stored,
+    rebuilt: true,
+  };
+};
+
+/** What stands before the time in a name that qbackup made. */
+const prefixOf = ({ name }: Manifest): string =>
+  /^(.*)\d{4}-\d{2}-\d{2}T\d{4}\.backup(?:-[0-9a-f]{6})?$/.exec(name)?.[1] ?? name;
+
+/** Bytes of lines that one rebuilding adds at most: the ledger itself takes no more than 256 MiB. */
+const addedLimit = 134_217_728;
+
+const rebuild = Effect.fnUntraced(function* (options: LedgerOptions) {
+  const { say } = yield* Reporter;
+  const ledger = yield* Ledger;
+  const destination = yield* destinationFor(options.to);
+  yield* takeLock;
+  const session = Buffer.from((yield* Invocation).entropy(16)).toString("hex") as Session;
+  yield* startDestination({ destination, session, keepRunning: options.keepRunning });
+
+  const listed = yield* listArchives(destination, undefined);
+  const archives = listed.filter(({ verified }) => verified);
+  archives.sort((a, b) => (a.stored < b.stored ? -1 : 1));
+  const there = new Set(
+    (yield* inLedger(ledger.entries)).entries
+      .filter((entry) => parseManifest(entry.manifest) !== undefined)
+      .map((entry) => entry.session as string),
+  );
+  // The key that signed last is the server's present one, so that is the one to pin, if none is.
+  const newest = archives.at(-1);
+  if (newest !== undefined && (yield* inLedger(ledger.pinned(destination))) === undefined) {
+    const vouched = yield* fetchRecord(destination, newest.name);
+    if (vouched !== undefined) yield* checkServer(destination, vouched.manifest.server);
+  }
+  const pinned = yield* inLedger(ledger.pinned(destination));
+  let added = 0;
+  let bytes = 0;
+  let refused = 0;
+  for (const { name, size, treehash } of archives) {
+    const reason = yield* fetchRecord(destination, name).pipe(
+      Effect.flatMap((vouched) => {
+        if (vouched === undefined) return Effect.succeed("it has no receipt");
+        const { manifest } = vouched;
+        if (manifest.server !== pinned) return Effect.succeed("another key signed it");
+        if (manifest.size !== size || manifest.treehash !== treehash) {
+          return Effect.succeed("list and receipt differ");
+        }
+        if (there.has(manifest.session)) return Effect.succeed(undefined);
+        bytes += vouched.manifestText.length;
+        if (bytes > addedLimit) {
+          return failed("integrity", "the server has more manifests than a ledger can hold");
+        }
+        there.add(manifest.session);
+        added += 1;
+        return Effect.as(inLedger(ledger.append(entryOf(vouched, destination))), undefined);
+      }),
+      Effect.catchIf(
+        ({ exit, message }) => exit !== "link" && exit !== "usage" && !message.includes("can hold"),
+        ({ message }) => Effect.succeed(message),
+      ),
+    );
+    if (reason === undefined) continue;
+    refused += 1;
+    yield* say("warning", `${name} is not taken into the ledger: ${reason}`);
+  }
+  const silent = listed.length - archives.length;
+  yield* print(
+    `${added} lines added, marked as rebuilt; ${archives.length - added - refused} archives were in the ledger already\n`,
+  );
+  if (silent > 0)
+    yield* say("warning", `${silent} archives have no receipt: they are listed as unverified`);
+  if (added > 0) {
+    yield* say(
+      "warning",
+      "what the new lines say is the server's word. No longer proven: that nothing was removed or put back before today, and that these archives are what dom0 sent",
+    );
+    yield* say("hint", "now write the new head on paper: qbackup ledger head");
+  }
+  if (refused > 0) {
+    return yield* failed("integrity", `${refused} archives have no receipt that holds`);
+  }
+}, Effect.scoped);
+
+const forget = Effect.fnUntraced(function* (options: LedgerOptions, names: ReadonlyArray<string>) {
+  const ledger = yield* Ledger;
+  const { entries } = yield* inLedger(ledger.entries);
+  const destination = yield* destinationFor(options.to);
+  const sessions = names.map((name) =>
+    entries.findLast((entry) => entry.name === name && entry.destination === destination),
+  );
+  const known = sessions.flatMap((entry) => (entry === undefined ? [] : [entry.session]));
+  if (names.length === 0 || known.length < names.length) {
+    return yield* failed("usage", "the ledger does not know an archive of that name");
+  }
+  yield* note(known, (before, now) => ({ ...before, forgotten: now }));
+  yield* print(`${known.length} archives are missed no more once they are gone\n`);
+});
+
+export const ledger = (options: LedgerOptions) => {
+  const [action, ...rest] = options.words;
+  if (action === "head" && rest.length === 0) return head;
+  if (action === "check" && rest.length > 0) return check(rest.join(" "));
+  if (action === "rebuild" && rest.length === 0) return rebuild(options);
+  if (action === "forget") return forget(options, rest);
+  return failed(
+    "usage",
+    "what is to be done with the ledger?",
+    "qbackup ledger head | check HEAD | rebuild | forget NAME...",
+  );
+};

@@ -1,0 +1,343 @@
+/**
+ * The way back into Qubes: qubes of an archive on the server, through qvm-backup-restore.
+ *
+ * What reaches that tool is what was backed up, block by block; that what it restores is right, its
+ * own decryption proves, because scrypt authenticates every member with its place in the archive.
+ */
+import { Effect } from "effect";
+import { Invocation } from "#services/Invocation";
+import type { Entry } from "#services/Ledger";
+import { QvmBackup } from "#services/QvmBackup";
+import { QvmRestore } from "#services/QvmRestore";
+import { Reporter } from "#services/Reporter";
+import { FullChunk } from "#src/archive/parameters";
+import { ArchiveFault, Walk } from "#src/archive/walk";
+import { humanSize } from "#src/wire/format";
+import type { Manifest } from "#src/wire/manifest";
+import { isName, type Name, type Session } from "#src/wire/names";
+import { settingsFor, startDestination, takeLock } from "./destination.ts";
+import {
+  type Archive,
+  directoryName,
+  extract,
+  type Job,
+  judge,
+  listed,
+  logFor,
+} from "./extract.ts";
+import { failed } from "./failure.ts";
+import { blocksOf, fetchBlocks, fromLedger, type Trusted } from "./fetch.ts";
+import { ask, fetchRecord, misplaced, nextReply } from "./remote.ts";
+import { checkServer } from "./upload.ts";
+
+export interface RestoreOptions {
+  readonly name: string;
+  /** Empty: all that are in the archive. */
+  readonly qubes: ReadonlyArray<string>;
+  readonly to: string | undefined;
+  readonly passphraseFile: string | undefined;
+  readonly keepRunning: boolean;
+  readonly verifyOnly: boolean;
+  readonly force: boolean;
+  readonly paranoid: boolean;
+  readonly exclude: ReadonlyArray<string>;
+  readonly skipDom0Home: boolean;
+  readonly renameConflicting: boolean;
+  readonly skipConflicting: boolean;
+  readonly skipBroken: boolean;
+  readonly ignoreMissing: boolean;
+  readonly ignoreUsernameMismatch: boolean;
+  readonly ignoreSizeLimit: boolean;
+  readonly compressionFilter: string | undefined;
+  /** Minutes in which qvm-backup-restore must read or say something. */
+  readonly qubesTimeout: number;
+}
+
+const passphraseAt = Effect.fnUntraced(function* (file: string) {
+  const { path, warning } = yield* (yield* QvmBackup)
+    .checkPassphrase(file)
+    .pipe(Effect.mapError((error) => failed("usage", error.message)));
+  if (warning !== undefined) yield* (yield* Reporter).say("warning", warning);
+  return path;
+});
+
+/** Size and tree hash as the server has them now. */
+const askContent = (destination: string, name: Name) =>
+  ask(destination, { verb: "read", name, first: 0, count: 0 }, (next, call) =>
+    Effect.gen(function* () {
+      const reply = yield* nextReply(next, call, destination);
+      if (reply.type !== "ready" || !("treehash" in reply) || reply.size === 0)
+        return yield* misplaced(reply);
+      const trusted: Trusted = { name, destination, size: reply.size, treehash: reply.treehash };
+      return trusted;
+    }),
+  );
+
+/** A walk over the blocks of an archive as they come, and what it says of them at the end. */
+const walker = Effect.fnUntraced(function* (name: string, qubes?: Archive["qubes"]) {
+  const walk = new Walk({
+    fullChunk: yield* FullChunk,
+    ...(qubes === undefined
+      ? {}
+      : { expected: new Set(qubes.map(({ qid }) => directoryName(qid))) }),
+  });
+  const broken = ({ message }: ArchiveFault) =>
+    failed("integrity", `${name} is no whole archive: ${message}`);
+  return {
+    offset: () => walk.offset,
+    push: (bytes: Uint8Array) =>
+      Effect.suspend(() => {
+        const fault = walk.push(bytes);
+        return fault === undefined ? Effect.void : broken(fault);
+      }),
+    finish: Effect.suspend(() => {
+      const members = walk.finish();
+      return members instanceof ArchiveFault ? broken(members) : Effect.succeed(members);
+    }),
+  };
+});
+
+/** Extracts all of an archive, and walks it meanwhile: each block before a byte of it is used. */
+const extractAll = Effect.fnUntraced(function* (job: Job, qubes?: Archive["qubes"]) {
+  const walk = yield* walker(job.archive.trusted.name, qubes);
+  yield* extract({ ...job, onBlock: walk.push });
+  yield* walk.finish;
+});
+
+/** Finds out what the members are where nobody wrote it down: one reading of all of it. */
+const walkAll = Effect.fnUntraced(function* (trusted: Trusted) {
+  const reporter = yield* Reporter;
+  const walk = yield* walker(trusted.name);
+  yield* fetchBlocks(trusted, 0, blocksOf(trusted.size), (_, bytes) =>
+    Effect.andThen(
+      walk.push(bytes),
+      reporter.progress({ doing: "reading", bytes: walk.offset(), total: trusted.size }),
+    ),
+  );
+  return yield* walk.finish;
+});
+
+const notProven =
+  "not proven: that this is what was backed up here under this name, and all of it. What is there is still authenticated by the passphrase, member by member";
+
+/** An archive that the ledger has never heard of, as far as the server's word goes. */
+const onTheServersWord = Effect.fnUntraced(function* (destination: string, name: Name) {
+  const { say } = yield* Reporter;
+  yield* say(
+    "warning",
+    `the ledger here has nothing of ${name}, so it is taken on the server's word`,
+  );
+  const record = yield* fetchRecord(destination, name).pipe(
+    Effect.catchIf(
+      ({ exit }) => exit === "refused",
+      () => Effect.succeed(undefined),
+    ),
+  );
+  let archive: Archive;
+  if (record === undefined) {
+    yield* say("info", "it has no manifest: it is read twice, first to see what is in it");
+    const trusted = yield* askContent(destination, name);
+    archive = { trusted, members: yield* walkAll(trusted), qubes: [] };
+  } else {
+    yield* checkServer(destination, record.manifest.server);
+    const { members, size, treehash } = record.manifest;
+    archive = { trusted: { name, destination, size, treehash }, members, qubes: [] };
+  }
+  yield* say("warning", notProven);
+  return archive;
+});
+
+interface Choice {
+  readonly names: ReadonlyArray<string>;
+  readonly directories?: ReadonlySet<string>;
+  /** What the tool is told. */
+  readonly qubes: ReadonlyArray<string>;
+  readonly options: ReadonlyArray<string>;
+}
+
+/** What is to come back. A name that is not there is refused: the tool would restore nothing, and exit 0. */
+const choose = Effect.fnUntraced(function* (options: RestoreOptions, entry: Entry) {
+  const there = entry.qubes.map(({ name }) => name);
+  const unknown = [...options.qubes, ...options.exclude].filter((name) => !there.includes(name));
+  if (unknown.length > 0) {
+    return yield* failed(
+      "usage",
+      `not in ${entry.name}: ${listed(unknown)}`,
+      `it has ${listed(there)}`,
+    );
+  }
+  const all = options.qubes.length === 0;
+  const chosen = entry.qubes.filter(
+    ({ name, qid }) =>
+      (all || options.qubes.includes(name)) &&
+      !options.exclude.includes(name) &&
+      !(qid === 0 && options.skipDom0Home),
+  );
+  if (chosen.length === 0) return yield* failed("usage", "that leaves no qube to restore");
+  const names = chosen.map(({ name }) => name);
+  const whole = chosen.length === entry.qubes.length;
+  const choice: Choice = {
+    names,
+    ...(whole ? {} : { directories: new Set(chosen.map(({ qid }) => directoryName(qid))) }),
+    qubes: whole ? [] : names,
+    // Naming qubes does not keep the tool from restoring dom0's home.
+    options: whole || names.includes("dom0") ? [] : ["--skip-dom0-home"],
+  };
+  return choice;
+});
+
+/** The same without knowing which qubes there are. */
+const chooseUnknown = ({ exclude, qubes, skipDom0Home }: RestoreOptions): Choice => ({
+  names: qubes.filter((name) => !exclude.includes(name)),
+  qubes,
+  options: [
+    ...exclude.filter((name) => name !== "dom0").map((name) => `--exclude=${name}`),
+    ...(skipDom0Home || exclude.includes("dom0") || (qubes.length > 0 && !qubes.includes("dom0"))
+      ? ["--skip-dom0-home"]
+      : []),
+  ],
+});
+
+const passedOn = (options: RestoreOptions): ReadonlyArray<string> => [
+  ...(options.renameConflicting ? ["--rename-conflicting"] : []),
+  ...(options.skipConflicting ? ["--skip-conflicting"] : []),
+  ...(options.skipBroken ? ["--skip-broken"] : []),
+  // Verifying needs no templates, but the tool asks for them all the same.
+  ...(options.ignoreMissing || options.verifyOnly ? ["--ignore-missing"] : []),
+  ...(options.ignoreUsernameMismatch ? ["--ignore-username-mismatch"] : []),
+  ...(options.ignoreSizeLimit ? ["--ignore-size-limit"] : []),
+  ...(options.compressionFilter === undefined
+    ? []
+    : [`--compression-filter=${options.compressionFilter}`]),
+];
+
+/** Where the carrier's program may lie; it is also the program that fetches. */
+const carrierPath = "/usr/local/etc/qubes-rpc:/etc/qubes-rpc:/usr/local/bin:/usr/bin:/bin";
+
+/** Has the tool fetch the archive by itself, from a disposable. */
+const paranoid = Effect.fnUntraced(function* (
+  { size, treehash, name, destination }: Trusted,
+  job: Job,
+) {
+  const { say } = yield* Reporter;
+  const command = `env PATH=${carrierPath} qubes.BackupCarrier fetch ${name} ${size} ${treehash}`;
+  yield* say("info", `in ${destination}: ${command}`);
+  yield* say(
+    "warning",
+    `nothing of the archive passes through here: that its bytes are the right ones is for ${destination} to check, and each member's by its passphrase`,
+  );
+  const log = logFor(job.archive);
+  const running = yield* (yield* QvmRestore)
+    .startParanoid({ ...job.plan, see: log.see }, destination, command)
+    .pipe(Effect.mapError((error) => failed("qubes", error.message)));
+  const ended = yield* running.ended.pipe(
+    Effect.timeoutOrElse({
+      duration: `${24 * 60} minutes`,
+      orElse: () => failed("qubes", "qvm-backup-restore has not ended within a day"),
+    }),
+  );
+  for (const { level, text } of log.take()) yield* say(level, text);
+  yield* judge(job, ended, log);
+}, Effect.scoped);
+
+const badName = failed(
+  "usage",
+  "that is not the name of an archive",
+  "qbackup list shows the names",
+);
+
+export const restore = Effect.fnUntraced(function* (options: RestoreOptions) {
+  const { say } = yield* Reporter;
+  const { name } = options;
+  if (!isName(name)) return yield* badName;
+  if (!/^[A-Za-z0-9._+-]{1,64}$/.test(options.compressionFilter ?? "gzip")) {
+    return yield* failed("usage", "--compression-filter must name a program");
+  }
+  const { destination, passphraseFile: file } = yield* settingsFor(options);
+  const passphraseFile = yield* passphraseAt(file);
+  yield* takeLock;
+  const known = yield* fromLedger(name, destination);
+  if (known === undefined && !options.force) {
+    return yield* failed(
+      "usage",
+      `the ledger here has nothing of ${name} through ${destination}, so nothing proves what it is`,
+      "--force takes it on the server's word; the copy of a lost ledger belongs into the state directory",
+    );
+  }
+  // A rebuilt line has ids for names.
+  const rebuilt = known?.entry.rebuilt === true;
+  const chosen = known === undefined || rebuilt ? undefined : yield* choose(options, known.entry);
+  const session = Buffer.from((yield* Invocation).entropy(16)).toString("hex") as Session;
+  yield* startDestination({ destination, session, keepRunning: options.keepRunning });
+
+  const archive: Archive =
+    known === undefined
+      ? yield* onTheServersWord(destination, name)
+      : {
+          trusted: known.trusted,
+          members: known.manifest.members,
+          qubes: rebuilt ? [] : known.entry.qubes,
+        };
+  if (rebuilt) yield* say("warning", notProven);
+  const choice = chosen ?? chooseUnknown(options);
+  const { directories, names } = choice;
+  const plan: Job["plan"] = {
+    verifyOnly: options.verifyOnly,
+    qubes: choice.qubes,
+    passphraseFile,
+    options: [...passedOn(options), ...choice.options],
+  };
+  const job: Job = {
+    archive,
+    plan,
+    names,
+    maySkip: options.skipConflicting || options.skipBroken,
+    timeout: options.qubesTimeout,
+    ...(directories === undefined ? {} : { directories }),
+  };
+  yield* say(
+    "info",
+    `${options.verifyOnly ? "verifying" : "restoring"} ${names.length === 0 ? "all qubes" : listed(names)} of ${name} (${humanSize(archive.trusted.size)}) through ${destination}`,
+  );
+  if (options.paranoid) yield* paranoid(archive.trusted, job);
+  else if (known === undefined) yield* extractAll(job);
+  else yield* extract(job);
+  yield* say(
+    "info",
+    options.verifyOnly
+      ? `${name}: all that was asked for decrypts, and is what was backed up`
+      : `restored from ${name}: ${names.length === 0 ? "all qubes" : listed(names)}`,
+  );
+}, Effect.scoped);
+
+export interface DecryptAll {
+  readonly trusted: Trusted;
+  readonly manifest: Manifest;
+  /** Which qubes must be in it, where that is known. */
+  readonly qubes?: Archive["qubes"] | undefined;
+  readonly passphraseFile: string;
+  /** Minutes in which qvm-backup-restore must read or say something. */
+  readonly qubesTimeout: number;
+}
+
+/**
+ * Feeds a whole archive to `qvm-backup-restore --verify-only`, each block read once, and adds what
+ * that does not notice: that nothing is missing. The destination qube must run, and the lock be held.
+ */
+export const decryptAll = Effect.fnUntraced(function* (options: DecryptAll) {
+  const { manifest, qubes, trusted } = options;
+  const plan: Job["plan"] = {
+    verifyOnly: true,
+    qubes: [],
+    passphraseFile: yield* passphraseAt(options.passphraseFile),
+    options: ["--ignore-missing"],
+  };
+  const job: Job = {
+    archive: { trusted, members: manifest.members, qubes: qubes ?? [] },
+    plan,
+    names: (qubes ?? []).map(({ name }) => name),
+    maySkip: false,
+    timeout: options.qubesTimeout,
+  };
+  yield* extractAll(job, qubes);
+});

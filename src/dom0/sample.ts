@@ -1,0 +1,56 @@
+/** Which blocks an audit asks for: chosen by dom0, evenly, and not to be foreseen by a server. */
+
+type Entropy = (bytes: number) => Uint8Array;
+
+/** A whole number from 0 up to, not including, `limit` (at most 2^47), each as likely as the others. */
+export const below = (entropy: Entropy, limit: number): number => {
+  const range = 2 ** 48;
+  // Numbers at the ragged end of the range would favour the small remainders: they are drawn again.
+  const even = range - (range % limit);
+  for (;;) {
+    const bytes = entropy(6);
+    const drawn = bytes.reduce((sum, byte) => sum * 256 + byte, 0);
+    if (drawn < even) return drawn % limit;
+  }
+};
+
+/** `count` different numbers below `limit`, every such set as likely as the others, sorted (R. Floyd). */
+export const choose = (entropy: Entropy, count: number, limit: number): ReadonlyArray<number> => {
+  const chosen = new Set<number>();
+  for (let top = limit - Math.min(count, limit); top < limit; top++) {
+    const drawn = below(entropy, top + 1);
+    chosen.add(chosen.has(drawn) ? top : drawn);
+  }
+  return [...chosen].sort((a, b) => a - b);
+};
+
+/**
+ * How many blocks of each archive, where `sizes` are theirs in blocks and `budget` is for all: to each
+ * its share, rounded up, so that a loss anywhere is found at least as surely as by `budget` blocks
+ * drawn from all of them together. With more archives than budget the first of them get one each.
+ */
+export const share = (sizes: ReadonlyArray<number>, budget: number): ReadonlyArray<number> => {
+  const taken = sizes.slice(0, budget);
+  const all = taken.reduce((sum, size) => sum + size, 0);
+  return taken.map((size) => Math.min(size, Math.ceil((budget * size) / all)));
+};
+
+/** How surely `count` random blocks show that this share of all blocks is lost: at least so much. */
+export const certainty = (count: number, lost: number): number => 1 - (1 - lost) ** count;
+
+export interface Stretch {
+  readonly first: number;
+  readonly count: number;
+}
+
+/** Sorted block numbers as stretches to read in one go; up to `gap` blocks between two are read too. */
+export const stretches = (blocks: ReadonlyArray<number>, gap: number): ReadonlyArray<Stretch> => {
+  const found: Array<{ first: number; count: number }> = [];
+  for (const block of blocks) {
+    const last = found.at(-1);
+    if (last !== undefined && block - (last.first + last.count) <= gap)
+      last.count = block - last.first + 1;
+    else found.push({ first: block, count: 1 });
+  }
+  return found;
+};

@@ -1,0 +1,89 @@
+/** One page for the bad day: what a restore needs, for a drawer far from this machine. */
+import { DateTime, Effect } from "effect";
+import { type Entry, Ledger } from "#services/Ledger";
+import { humanSize } from "#src/wire/format";
+import { fingerprint } from "#src/wire/keys";
+import { parseManifest } from "#src/wire/manifest";
+import { printable } from "#src/wire/names";
+import { destinationFor } from "./destination.ts";
+import { currentHead } from "./ledger.ts";
+import { inLedger } from "./record.ts";
+import { print } from "./visit.ts";
+
+/** As many as fit on the page. */
+const most = 8;
+
+const minute = (instant: string): string => instant.slice(0, 16).replace("T", " ");
+
+const archiveLines = (entry: Entry): ReadonlyArray<string> => {
+  const manifest = parseManifest(entry.manifest);
+  if (manifest === undefined) return [];
+  const qubes = entry.qubes.map(({ name }) => name).join(" ");
+  return [
+    `   ${entry.name}`,
+    `      ${minute(entry.finished)} UTC, ${humanSize(manifest.size)}, ${manifest.size} bytes${entry.rebuilt === true ? ", rebuilt" : ""}`,
+    `      tree hash ${manifest.treehash}`,
+    `      ${printable(qubes, 70)}`,
+  ];
+};
+
+export const recoverySheet = Effect.fnUntraced(function* (options: {
+  readonly to: string | undefined;
+}) {
+  const destination = yield* destinationFor(options.to);
+  const ledger = yield* Ledger;
+  const { entries } = yield* inLedger(ledger.entries);
+  const key = yield* inLedger(ledger.pinned(destination));
+  const current = yield* currentHead;
+  const audits = yield* inLedger(ledger.audits);
+  const latest = new Map<string, Entry>();
+  for (const entry of entries) {
+    if (entry.destination !== destination) continue;
+    if (audits.get(entry.session)?.forgotten !== undefined) continue;
+    latest.delete(entry.asked.prefix);
+    latest.set(entry.asked.prefix, entry);
+  }
+  const shown = [...latest.values()].slice(-most).reverse();
+  const [name = "NAME"] = shown.map((entry) => entry.name as string);
+  const now = DateTime.formatIso(yield* DateTime.now);
+  yield* print(
+    [
+      `RECOVERY SHEET of qbackup                                   ${minute(now)} UTC`,
+      "",
+      "1  The passphrase of the backups. Without it nothing below helps. It is kept:",
+      "",
+      "   ______________________________________________________________________",
+      "",
+      "2  The server: account and address as SSH_CONN has them, in ~/.bashrc of the",
+      `   qube ${destination}:`,
+      "",
+      "   ______________________________________________________________________",
+      "",
+      "   its owner, who can let a new ssh key in:",
+      "",
+      "   ______________________________________________________________________",
+      "",
+      `   its key: ${key === undefined ? "not seen yet" : fingerprint(key)}`,
+      `   the ledger's head: ${current?.head ?? "no run yet"}`,
+      "",
+      `3  The latest archives${latest.size > most ? ` (of ${latest.size} prefixes)` : ""}:`,
+      "",
+      ...(shown.length === 0 ? ["   none yet"] : shown.flatMap(archiveLines)),
+      "",
+      "4  With Qubes: install qbackup in dom0 and in a qube with network, as its",
+      "   README says; give that qube an ssh key that the server lets in, and SSH_CONN;",
+      "   write the passphrase into a file that only you can read. Then, in dom0:",
+      "",
+      `      qbackup ledger rebuild -t ${destination}`,
+      "         (or copy the old ledger back, then: qbackup ledger check HEAD)",
+      `      qbackup list -t ${destination}`,
+      `      qbackup restore -t ${destination} -p FILE ${name}`,
+      "",
+      "   Compare the key, and each tree hash, with this sheet.",
+      "",
+      "5  Without Qubes, on any Linux with ssh, tar and scrypt: docs/recovery.md, and",
+      "   the script qbackup-recover, both beside the sources of qbackup.",
+      "",
+    ].join("\n"),
+  );
+});

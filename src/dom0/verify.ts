@@ -1,0 +1,236 @@
+/** Reads an archive back and holds all of it against the ledger; or has the server look at it. */
+import { DateTime, Effect } from "effect";
+import { type Audit, type Entry, Ledger } from "#services/Ledger";
+import { Notifier } from "#services/Notifier";
+import { Reporter } from "#services/Reporter";
+import { FullChunk } from "#src/archive/parameters";
+import { leafOf, treeHasher } from "#src/archive/treehash";
+import { ArchiveFault, Walk } from "#src/archive/walk";
+import { humanSize } from "#src/wire/format";
+import { fingerprint } from "#src/wire/keys";
+import { type Manifest, manifestDiffers } from "#src/wire/manifest";
+import { isName, type Name, type Session } from "#src/wire/names";
+import { destinationFor, settingsFor } from "./destination.ts";
+import { failed, type RunFailed } from "./failure.ts";
+import { blocksOf, fetchBlocks, fromLedger } from "./fetch.ts";
+import { inLedger } from "./record.ts";
+import { ask, fetchRecord, misplaced, nextReply } from "./remote.ts";
+import { decryptAll } from "./restore.ts";
+import { checkServer } from "./upload.ts";
+import { print, visit } from "./visit.ts";
+
+export interface VerifyOptions {
+  readonly to: string | undefined;
+  readonly keepRunning: boolean;
+  readonly json: boolean;
+  /** Has the server read it, instead of reading it back. */
+  readonly onServer: boolean;
+  /** Decrypts it on the way, with the passphrase in this file. */
+  readonly decrypt: boolean;
+  readonly passphraseFile: string | undefined;
+  /** Minutes in which qvm-backup-restore must read or say something. */
+  readonly qubesTimeout: number;
+  /** Takes the server's receipt for an archive that the ledger does not know. */
+  readonly force: boolean;
+  readonly name: string;
+}
+
+/** What an archive is held against, and how much that is worth. */
+interface Anchor {
+  readonly name: Name;
+  readonly manifest: Manifest;
+  readonly by: "ledger" | "rebuilt" | "receipt";
+  /** Which must be in it; only a record of dom0's own knows. */
+  readonly qubes: Entry["qubes"] | undefined;
+}
+
+const ownAnchor = Effect.fnUntraced(function* (name: Name, destination: string) {
+  const known = yield* fromLedger(name, destination);
+  if (known === undefined) return undefined;
+  const { entry, manifest } = known;
+  const rebuilt = entry.rebuilt === true;
+  const anchor: Anchor = {
+    name,
+    manifest,
+    by: rebuilt ? "rebuilt" : "ledger",
+    qubes: rebuilt ? undefined : entry.qubes,
+  };
+  return anchor;
+});
+
+const notKnown = Effect.fnUntraced(function* (name: Name, destination: string) {
+  const { entries } = yield* inLedger((yield* Ledger).entries);
+  const other = entries.findLast((entry) => entry.name === name)?.destination;
+  return failed(
+    "usage",
+    `the ledger does not know ${name}, so there is nothing to hold it against`,
+    other !== undefined && other !== destination
+      ? `it was sent through ${other}: give -t ${other}`
+      : "qbackup list shows the names; --force takes the server's own receipt instead",
+  );
+});
+
+/** The server's word in place of a record of our own. */
+const theirAnchor = Effect.fnUntraced(function* (name: Name, destination: string) {
+  const { say } = yield* Reporter;
+  const vouched = yield* fetchRecord(destination, name);
+  if (vouched === undefined) {
+    return yield* failed(
+      "usage",
+      `the server has no receipt for ${name} either`,
+      "nobody can say what it should be; only a restore shows what it is",
+    );
+  }
+  const { manifest, receipt } = vouched;
+  yield* checkServer(destination, manifest.server);
+  yield* say(
+    "warning",
+    `${name} is held against the server's receipt of ${receipt.stored}, not against a record of our own`,
+  );
+  const anchor: Anchor = { name, manifest, by: "receipt", qubes: undefined };
+  return anchor;
+});
+
+const worth: { readonly [B in Anchor["by"]]: string } = {
+  ledger: "it is what dom0 backed up, whole, and it is there",
+  rebuilt:
+    "it is whole and what the server's receipt says; that this is what dom0 backed up is the server's word: the ledger was rebuilt",
+  receipt:
+    "it is whole and what the server's receipt says; not proven: that this is what dom0 backed up, and which qubes must be in it",
+};
+
+/** Notes what a look at archives gave; a note that cannot be made does not change the result. */
+export const note = Effect.fnUntraced(function* (
+  sessions: ReadonlyArray<Session>,
+  change: (before: Audit, now: string, session: Session) => Audit,
+) {
+  if (sessions.length === 0) return;
+  const ledger = yield* Ledger;
+  const { say } = yield* Reporter;
+  const now = DateTime.formatIso(yield* DateTime.now);
+  yield* ledger
+    .audited(sessions, (before, session) => change(before, now, session))
+    .pipe(Effect.catch((error) => say("warning", error.message)));
+});
+
+/** Tells the desktop too: a look at the backups may run from a timer. */
+export const alarm = Effect.flatMap(Notifier, ({ notify }) =>
+  notify("critical", "Backups are damaged", "See: qbackup list"),
+);
+
+const readBack = Effect.fnUntraced(function* (anchor: Anchor, destination: string) {
+  const { progress } = yield* Reporter;
+  const { manifest, name, qubes } = anchor;
+  const { size, treehash } = manifest;
+  const walk = new Walk({
+    fullChunk: yield* FullChunk,
+    ...(qubes === undefined
+      ? {}
+      : { expected: new Set(qubes.map(({ qid }) => (qid === 0 ? "dom0-home" : `vm${qid}`))) }),
+  });
+  const tree = treeHasher();
+  const broken = (what: string) =>
+    failed("integrity", `${name} came back, but it is no whole archive: ${what}`);
+  yield* fetchBlocks({ name, destination, size, treehash }, 0, blocksOf(size), (_, bytes) =>
+    Effect.suspend(() => {
+      tree.push(leafOf(bytes));
+      const fault = walk.push(bytes);
+      return fault === undefined
+        ? progress({ doing: "verifying", bytes: walk.offset, total: size })
+        : broken(fault.message);
+    }),
+  );
+  const members = walk.finish();
+  if (members instanceof ArchiveFault) return yield* broken(members.message);
+  const seen = { ...manifest, size: walk.offset, treehash: tree.root() ?? "", members };
+  const differs = manifestDiffers(manifest, seen);
+  if (differs !== undefined) return yield* broken(`its ${differs} differs`);
+});
+
+/** Minutes that a server may take for reading a GiB: 1 MiB/s, and some to begin with. */
+const minutesFor = (size: number): `${number} minutes` =>
+  `${10 + 18 * Math.ceil(size / 1_073_741_824)} minutes`;
+
+const onServer = Effect.fnUntraced(function* ({ manifest, name }: Anchor, destination: string) {
+  const missing = failed("integrity", `${name} is not on the server any more`);
+  const checked = yield* ask(
+    destination,
+    { verb: "check", name },
+    (next, call) =>
+      Effect.gen(function* () {
+        for (;;) {
+          const reply = yield* nextReply(next, call, destination, missing);
+          if (reply.type === "checked") return reply;
+          if (reply.type !== "alive") return yield* misplaced(reply);
+        }
+      }),
+    minutesFor(manifest.size),
+  );
+  if (
+    checked.size !== manifest.size ||
+    checked.treehash !== manifest.treehash ||
+    checked.members !== manifest.members.length
+  ) {
+    return yield* failed("integrity", `the server has something else under the name ${name}`);
+  }
+});
+
+export const verify = Effect.fnUntraced(function* (options: VerifyOptions) {
+  const { name } = options;
+  if (!isName(name)) return yield* failed("usage", "that is not a name that an archive can have");
+  if (options.decrypt && options.onServer) {
+    return yield* failed("usage", "--decrypt and --on-server exclude each other");
+  }
+  const destination = yield* destinationFor(options.to);
+  const own = yield* ownAnchor(name, destination);
+  if (own === undefined && !options.force) {
+    return yield* yield* notKnown(name, destination);
+  }
+  const passphraseFile = options.decrypt ? (yield* settingsFor(options)).passphraseFile : undefined;
+  yield* visit({ destination, keepRunning: options.keepRunning, exclusive: options.decrypt });
+  const anchor = own ?? (yield* theirAnchor(name, destination));
+  const { manifest } = anchor;
+  const { session, size, treehash } = manifest;
+
+  const looked = options.onServer
+    ? onServer(anchor, destination)
+    : passphraseFile === undefined
+      ? readBack(anchor, destination)
+      : decryptAll({
+          trusted: { name, destination, size, treehash },
+          manifest,
+          qubes: anchor.qubes,
+          passphraseFile,
+          qubesTimeout: options.qubesTimeout,
+        });
+  yield* looked.pipe(
+    Effect.tapError((failure: RunFailed) =>
+      failure.exit === "integrity" && own !== undefined
+        ? Effect.andThen(
+            note([session], (before, now) => ({ ...before, failed: now })),
+            alarm,
+          )
+        : Effect.void,
+    ),
+  );
+  if (!options.onServer && own !== undefined) {
+    yield* note([session], ({ failed: _cleared, ...before }, now) => ({ ...before, whole: now }));
+  }
+  const proof = options.onServer ? "server's word" : anchor.by;
+  const members = manifest.members.length;
+  yield* print(
+    options.json
+      ? `${JSON.stringify({ name, size, treehash, members, blocks: blocksOf(size), proof })}\n`
+      : [
+          options.onServer
+            ? `${name}: the server says that it is whole and unchanged`
+            : `${name}: verified${options.decrypt ? ", and all of it decrypts" : ""}`,
+          `  ${humanSize(size)}, ${blocksOf(size)} blocks, ${members} members, tree hash ${treehash}`,
+          options.onServer
+            ? "  it read the archive itself: this finds decay on its disk, but proves nothing against a server that lies"
+            : `  proven: ${worth[anchor.by]}`,
+          ...(anchor.by === "receipt" ? [`  signed by ${fingerprint(manifest.server)}`] : []),
+          "",
+        ].join("\n"),
+  );
+}, Effect.scoped);

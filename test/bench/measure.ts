@@ -1,0 +1,78 @@
+/** Clocks, memory and processor time of processes, and what to make of several runs. */
+import * as fs from "node:fs";
+
+export const MiB = 1_048_576;
+export const GiB = 1024 * MiB;
+
+export const median = (values: ReadonlyArray<number>): number => {
+  const sorted = values.toSorted((a, b) => a - b);
+  const middle = sorted.length >> 1;
+  return sorted.length % 2 === 1
+    ? sorted[middle]!
+    : ((sorted[middle - 1] ?? Number.NaN) + (sorted[middle] ?? Number.NaN)) / 2;
+};
+
+/** What a process used up to the last look at it. */
+export interface Usage {
+  /** User and system time of all its threads, without children. Seconds. */
+  readonly cpu: number;
+  /** The most memory it ever had (VmHWM). MiB. */
+  readonly peak: number;
+}
+
+const usageOf = (pid: number): Usage | undefined => {
+  try {
+    const stat = fs.readFileSync(`/proc/${pid}/stat`, "latin1");
+    const fields = stat.slice(stat.lastIndexOf(")") + 2).split(" ");
+    const peak = /^VmHWM:\s+([0-9]+) kB/m.exec(fs.readFileSync(`/proc/${pid}/status`, "latin1"));
+    // A process that is ending has no memory any more. Ticks are hundredths of a second everywhere.
+    if (peak === null) return undefined;
+    return { cpu: (Number(fields[11]) + Number(fields[12])) / 100, peak: Number(peak[1]) / 1024 };
+  } catch {
+    return undefined;
+  }
+};
+
+/** Looks at processes now and then until `stop`, which gives the last that was seen of each. */
+export const watch = (pids: { readonly [role: string]: () => number | undefined }) => {
+  const seen: { [role: string]: Usage } = {};
+  const look = () => {
+    for (const [role, pid] of Object.entries(pids)) {
+      const id = pid();
+      const usage = id === undefined ? undefined : usageOf(id);
+      if (usage !== undefined) seen[role] = usage;
+    }
+  };
+  const timer = setInterval(look, 20);
+  return {
+    stop: (): { readonly [role: string]: Usage } => {
+      clearInterval(timer);
+      return seen;
+    },
+  };
+};
+
+/** Runs every contender once a round, in turn, each round beginning with another one. */
+export const interleave = async <K extends string>(
+  rounds: number,
+  contenders: { readonly [name in K]: () => Promise<number> },
+): Promise<{ readonly [name in K]: ReadonlyArray<number> }> => {
+  const names = Object.keys(contenders) as Array<K>;
+  const times = {} as { [name in K]: Array<number> };
+  for (const name of names) times[name] = [];
+  for (let round = 0; round < rounds; round++) {
+    for (let i = 0; i < names.length; i++) {
+      const name = names[(round + i) % names.length]!;
+      times[name].push(await contenders[name]());
+    }
+  }
+  return times;
+};
+
+/** The median of the ratios within each round: what slows both down does not count. */
+export const paired = (over: ReadonlyArray<number>, under: ReadonlyArray<number>) => {
+  const ratios = over.map((value, round) => value / under[round]!);
+  return { ratio: median(ratios), least: Math.min(...ratios), most: Math.max(...ratios) };
+};
+
+export const load = (): number => Number(fs.readFileSync("/proc/loadavg", "latin1").split(" ")[0]);

@@ -1,0 +1,307 @@
+/** Disks that are full, fill up, or fail: the server's, call by call and for real, and dom0's. */
+import { execFileSync } from "node:child_process";
+import { afterAll, afterEach, assert, describe, it, vi } from "vitest";
+import * as fs from "node:fs";
+import * as path from "node:path";
+import { isRoot } from "#test/support/server";
+import { type Whole, whole, type WholeOptions } from "#test/support/whole";
+import { counting, noStrace, type Point, pointsOf, stopping } from "./strace.ts";
+import {
+  archive,
+  below,
+  command,
+  full,
+  holdsOnly,
+  inTurns,
+  listed,
+  type Parcel,
+  pause,
+  put,
+  removeScratch,
+  scratch,
+  serve,
+  sessionOf,
+  until,
+} from "./wire.ts";
+
+vi.setConfig({ testTimeout: 120_000 });
+
+const mounts: Array<string> = [];
+/** A file system of that size, at a directory that is there; for root. */
+const mount = (at: string, options: string): void => {
+  execFileSync("mount", ["-t", "tmpfs", "-o", options, "none", at]);
+  mounts.push(at);
+};
+const unmount = (): void => {
+  for (const at of mounts.splice(0)) execFileSync("umount", ["-l", at]);
+};
+afterEach(unmount);
+afterAll(removeScratch);
+
+const parcel: Parcel = {
+  name: "a.backup",
+  session: sessionOf(1),
+  archive: archive(9_900_000),
+};
+/** Writes until there is no room for a page more, whoever else is writing there. */
+const fillUp = (file: string): void => {
+  const fd = fs.openSync(file, "a");
+  try {
+    for (const size of [1_048_576, 4096]) {
+      const zeros = Buffer.alloc(size);
+      try {
+        while (fs.writeSync(fd, zeros) > 0);
+      } catch {
+        // Full, for pieces of that size.
+      }
+    }
+  } finally {
+    fs.closeSync(fd);
+  }
+};
+const complaints = (stderr: string): ReadonlyArray<string> =>
+  stderr.split("\n").filter((line) => line !== "");
+
+/** Refused as it should be, with nothing left of it; then, on a disk that works, it goes well. */
+const refusedAt = async (
+  point: Point,
+  error: "ENOSPC" | "EIO" | "EDQUOT",
+  before: (store: string) => Promise<unknown>,
+) => {
+  const store = scratch();
+  try {
+    await before(store);
+    const tracer = stopping(point, `error=${error}`);
+    const said = await put(serve(store, command(parcel), tracer), parcel);
+    const wanted = error === "EIO" ? "internal" : "no-space";
+    if (said.error?.["code"] !== wanted) {
+      return `said ${JSON.stringify(said.error ?? said.stored)}, exit ${said.ran.code}`;
+    }
+    if (said.ran.code !== 5) return `exit ${said.ran.code}`;
+    const lines = complaints(said.ran.stderr);
+    if (lines.length !== 1 || !/^qbackup-shell: error: the server's disk /.test(lines[0]!)) {
+      return `stderr: ${said.ran.stderr}`;
+    }
+    if ((await listed(store)).length > 0) return "it is listed all the same";
+    const left = below(store).filter(
+      (name) => !/^\.qbackup(\/(digests|incoming|identity))?$/.test(name),
+    );
+    if (left.some((name) => !name.endsWith(".identity"))) return `left: ${left.join(", ")}`;
+    const again = await put(serve(store, command(parcel)), parcel);
+    if (again.stored === undefined) return `the retry: ${JSON.stringify(again.error)}`;
+    return left.length > 0 ? undefined : holdsOnly(store, [parcel]);
+  } finally {
+    fs.rmSync(store, { recursive: true, force: true });
+  }
+};
+
+describe.skipIf(noStrace !== undefined)(`the server's disk ${noStrace ?? ""}`, () => {
+  const situations: Record<string, (store: string) => Promise<unknown>> = {
+    "of a new upload": async () => {},
+    "of one that goes on": (store) =>
+      put(serve(store, command(parcel)), parcel, { cutAt: 8 * 1_048_576 + 500_000 }),
+  };
+  it.each(Object.entries(situations))(
+    "fails or is full at a write, flush or link %s: exit 5, one line, nothing left",
+    async (_, before) => {
+      const store = scratch();
+      await before(store);
+      const log = path.join(scratch(), "log");
+      const counted = await put(serve(store, command(parcel), counting(log)), parcel);
+      assert.isDefined(counted.stored, counted.ran.stderr);
+      const points = pointsOf(log).filter(({ needsDisk }) => needsDisk);
+      assert.isAbove(points.length, 15);
+      const errors = ["ENOSPC", "EIO", "EDQUOT"] as const;
+      const cases = points.flatMap((point, i) =>
+        errors
+          .filter((_, j) => full || (i % 4 === 1 && j === (i >> 2) % 3))
+          .map((error) => ({ point, error })),
+      );
+      const wrong = await inTurns(cases, async ({ error, point }) => {
+        const said = await refusedAt(point, error, before);
+        return said === undefined ? undefined : `${error}, ${point.nth}. ${point.text}: ${said}`;
+      });
+      assert.deepStrictEqual(wrong, []);
+    },
+    900_000,
+  );
+});
+
+describe.skipIf(!isRoot)("a small file system below the store (root only)", () => {
+  const page = 4096;
+  const pages = (bytes: number) => Math.ceil(bytes / page) * page;
+  /** What is free when the bytes of the archive begin to come. */
+  const levels: ReadonlyArray<readonly [string, free: number]> = [
+    ["the data, at its beginning", 100_000],
+    ["the data, in its middle", 5_000_000],
+    ["the data, in its last block", pages(parcel.archive.length) - page],
+    // The bytes just fit; the digests, which come at the first flush, do not.
+    ["the digests", 8 * 1_048_576],
+    ["the record", pages(parcel.archive.length) + page],
+  ];
+  it("is full at each stage in turn: no-space, exit 5, and all of the space comes back", async () => {
+    const store = scratch();
+    mount(store, "size=100m");
+    // Makes what a store has of its own.
+    await put(serve(store, command(parcel)), parcel, { cutAt: 0 });
+    const stats = () => fs.statfsSync(store);
+    const before = stats();
+    for (const [stage, free] of levels) {
+      const filler = path.join(store, ".filler");
+      const said = await put(serve(store, command(parcel)), parcel, {
+        ready: () => {
+          const { bavail, bsize } = stats();
+          execFileSync("fallocate", ["-l", String(bavail * bsize - free), filler]);
+        },
+      });
+      assert.strictEqual(
+        said.error?.["code"],
+        "no-space",
+        `${stage}: ${JSON.stringify(said.stored)}`,
+      );
+      assert.strictEqual(said.ran.code, 5, stage);
+      assert.deepStrictEqual(complaints(said.ran.stderr), [
+        "qbackup-shell: error: the server's disk is full",
+      ]);
+      fs.rmSync(filler);
+      assert.strictEqual(stats().bfree, before.bfree, `${stage}: space is lost`);
+      assert.strictEqual(stats().ffree, before.ffree, `${stage}: names are lost`);
+      assert.deepStrictEqual(await listed(store), []);
+    }
+    // Nearly full from the beginning: told before a byte is sent.
+    execFileSync("fallocate", ["-l", "50m", path.join(store, ".filler")]);
+    const early = await put(serve(store, command(parcel)), parcel);
+    assert.strictEqual(early.first?.["code"], "no-space");
+    fs.rmSync(path.join(store, ".filler"));
+    assert.isDefined((await put(serve(store, command(parcel)), parcel)).stored);
+    assert.isUndefined(holdsOnly(store, [parcel]));
+  });
+
+  it("has no names left for the links of the commit", async () => {
+    const store = scratch();
+    mount(store, "size=100m,nr_inodes=64");
+    await put(serve(store, command(parcel)), parcel, { cutAt: 0 });
+    const before = fs.statfsSync(store).ffree;
+    for (const left of [0, 1, 2, 3]) {
+      const fillers: Array<string> = [];
+      const said = await put(serve(store, command(parcel)), parcel, {
+        ready: () => {
+          while (fs.statfsSync(store).ffree > left) {
+            fillers.push(path.join(store, `.filler${fillers.length}`));
+            fs.writeFileSync(fillers.at(-1)!, "");
+          }
+        },
+      });
+      assert.strictEqual(said.error?.["code"], "no-space", `${left} left`);
+      assert.strictEqual(said.ran.code, 5);
+      for (const each of fillers) fs.rmSync(each);
+      assert.strictEqual(fs.statfsSync(store).ffree, before, `${left} left: names are lost`);
+      assert.deepStrictEqual(await listed(store), []);
+    }
+    assert.isDefined((await put(serve(store, command(parcel)), parcel)).stored);
+  });
+});
+
+describe.skipIf(!isRoot)("dom0, from end to end (root only)", () => {
+  let now: Whole | undefined;
+  afterEach(() => {
+    unmount();
+    now?.stop();
+    now = undefined;
+  });
+  const setUp = async (options: WholeOptions = {}) => (now = await whole(options));
+  const errors = (stderr: string) =>
+    complaints(stderr).filter((line) => line.startsWith("qbackup: error: "));
+  const tidy = (w: Whole) => {
+    assert.isFalse(fs.existsSync(path.join(w.state, "run")));
+    assert.strictEqual(w.world.qube("net").state, "Halted");
+    assert.deepStrictEqual(w.world.profiles(), []);
+  };
+  const big = {
+    qubes: [
+      { name: "work", size: 24_000_000 },
+      { name: "net", size: 0, include: false },
+    ],
+    settings: { raw: true },
+  } satisfies WholeOptions;
+
+  it("the server's disk fills in the middle: exit 5, one line, nothing stored", async () => {
+    const w = await setUp(big);
+    mount(w.server.store, "size=100m");
+    execFileSync("chown", [`${w.server.account}:`, w.server.store]);
+    w.world.faults({ tool: "qvm-backup", kind: "slow", bytesPerSecond: 9_000_000 });
+    const { ended } = w.start("-t", "net", "-p", w.passphraseFile, "work");
+    const incoming = path.join(w.server.store, ".qbackup/incoming");
+    await until(
+      "some of it is there",
+      () =>
+        fs.existsSync(incoming) &&
+        below(incoming).some((name) => fs.statSync(path.join(incoming, name)).size > 3_000_000),
+    );
+    const filler = path.join(w.server.store, ".filler");
+    fillUp(filler);
+    const ran = await ended;
+    assert.strictEqual(ran.code, 5, ran.stderr);
+    assert.deepStrictEqual(errors(ran.stderr), [
+      "qbackup: error: the server refused (no-space): the server's disk is full",
+    ]);
+    assert.match(ran.stderr, /^qbackup: hint: free space on the server$/m);
+    assert.deepStrictEqual(below(incoming), []);
+    assert.notInclude((await w.ssh("qbackup/1 list")).stdout, "archive");
+    assert.lengthOf(w.ledger(), 0);
+    tidy(w);
+    fs.rmSync(filler);
+    w.world.faults();
+    assert.strictEqual((await w.run("work")).code, 0);
+  });
+
+  it("qubesd's temporary directory fills in the middle: exit 3, and nothing is stored", async () => {
+    const tmp = scratch();
+    mount(tmp, "size=300m");
+    const w = await setUp({ ...big, settings: { ...big.settings, tmpdir: tmp } });
+    w.world.faults({ tool: "qvm-backup", kind: "slow", bytesPerSecond: 2_000_000 });
+    const { ended } = w.start("-t", "net", "-p", w.passphraseFile, "work");
+    await until("it runs", () => w.world.processes("tar").length > 0);
+    await pause(500);
+    execFileSync("fallocate", ["-l", "100m", path.join(tmp, "filler")]);
+    const ran = await ended;
+    assert.strictEqual(ran.code, 3, ran.stderr);
+    assert.lengthOf(errors(ran.stderr), 1);
+    assert.match(ran.stderr, /error: only .* are left in .*: chunks may have been cut short/);
+    assert.notInclude((await w.ssh("qbackup/1 list")).stdout, "archive");
+    assert.deepStrictEqual(below(path.join(w.server.store, ".qbackup/incoming")), []);
+    tidy(w);
+  });
+
+  it("the ledger's disk is full: at the start, and at the end with the archive already stored", async () => {
+    const w = await setUp();
+    fs.mkdirSync(w.state, { recursive: true, mode: 0o700 });
+    mount(w.state, "size=64k,mode=700");
+    const filler = path.join(w.state, "filler");
+    fillUp(filler);
+    const early = await w.run("work");
+    assert.notStrictEqual(early.code, 0);
+    assert.lengthOf(errors(early.stderr), 1, early.stderr);
+    assert.lengthOf(w.world.calls("qvm-backup"), 0);
+    tidy(w);
+    fs.rmSync(filler);
+
+    // The page that this run's mark and pin need is there, but none for the line in the ledger.
+    w.world.faults({ tool: "qvm-backup", kind: "slow", bytesPerSecond: 400_000 });
+    const { ended } = w.start("-t", "net", "-p", w.passphraseFile, "work");
+    await until("the server is pinned", () => fs.existsSync(path.join(w.state, "known_servers")));
+    await until("it runs", () => w.world.processes("tar").length > 0);
+    fillUp(filler);
+    const late = await ended;
+    assert.strictEqual(late.code, 2, late.stderr);
+    assert.lengthOf(errors(late.stderr), 1, late.stderr);
+    assert.match(late.stderr, /disk is full|no space/i);
+    tidy(w);
+    assert.lengthOf(w.ledger(), 0, late.stderr);
+    fs.rmSync(filler);
+    w.world.faults();
+    const next = await w.run("work");
+    assert.strictEqual(next.code, 0, next.stderr);
+    tidy(w);
+  });
+});

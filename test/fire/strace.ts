@@ -1,0 +1,90 @@
+/** System calls of qbackup-shell on its files: counted in one run, stopped one by one in others. */
+import { spawnSync } from "node:child_process";
+import * as fs from "node:fs";
+
+/** Why strace cannot be used here; undefined where it can. */
+export const noStrace: string | undefined = (() => {
+  const tried = spawnSync("strace", ["-qq", "-o", "/dev/null", "true"], { encoding: "utf8" });
+  if (tried.error !== undefined) return "strace is not installed";
+  return tried.status === 0 ? undefined : `strace may not trace: ${tried.stderr.trim()}`;
+})();
+
+/** All that changes a file system, or makes a change last. */
+const changing = [
+  "mkdir",
+  "openat",
+  "pwrite64",
+  "fsync",
+  "fdatasync",
+  "link",
+  "unlink",
+  "fchmod",
+  "ftruncate",
+];
+
+/** One system call of the run that was counted. */
+export interface Point {
+  readonly syscall: string;
+  /** The nth of its thread; of an openat, the nth with this path. */
+  readonly nth: number;
+  readonly path?: string;
+  readonly text: string;
+  /** It makes a file or a name, writes, or flushes: a full or a broken disk may refuse it. */
+  readonly needsDisk: boolean;
+}
+
+export const counting = (log: string): ReadonlyArray<string> => [
+  "strace",
+  "-f",
+  "-qq",
+  "-o",
+  log,
+  "-e",
+  `trace=${changing.join(",")}`,
+];
+
+/** What the log of a counted run has, in its order. */
+export const pointsOf = (log: string): ReadonlyArray<Point> => {
+  const points: Array<Point> = [];
+  const counts = new Map<string, number>();
+  for (const line of fs.readFileSync(log, "utf8").split("\n")) {
+    const match = /^(\d+) +(\w+)\((.*)$/.exec(line);
+    if (match === null) continue;
+    const [, thread, syscall, rest] = match as unknown as [string, string, string, string];
+    const path = syscall === "openat" ? /^\w+, "([^"]*)"/.exec(rest)?.[1] : undefined;
+    // Of what is opened, only names in the store; libraries are none of our business.
+    if (syscall === "openat" && !/^\/proc\/self\/fd\/\d+\/[^/]/.test(path ?? "")) continue;
+    const key = path ?? `${thread} ${syscall}`;
+    const nth = (counts.get(key) ?? 0) + 1;
+    counts.set(key, nth);
+    // A name at random will not come again.
+    if (path !== undefined && path.endsWith(".identity")) continue;
+    points.push({
+      syscall,
+      nth,
+      text: `${syscall}(${rest.slice(0, 100)}`,
+      needsDisk:
+        !rest.includes(" = -1 ") &&
+        (/^(mkdir|pwrite64|fsync|fdatasync|link)$/.test(syscall) || rest.includes("O_CREAT")),
+      ...(path === undefined ? {} : { path }),
+    });
+  }
+  return points;
+};
+
+/** Runs a program so that this call of it does not happen, but `what` does. */
+export const stopping = (
+  { nth, path, syscall }: Point,
+  what: "signal=SIGKILL" | "error=ENOSPC" | "error=EIO" | "error=EDQUOT",
+): ReadonlyArray<string> => [
+  "strace",
+  "-f",
+  "-qq",
+  "-o",
+  "/dev/null",
+  ...(path === undefined ? [] : ["-P", path]),
+  "-e",
+  `trace=${syscall}`,
+  "-e",
+  `inject=${syscall}:${what}:when=${nth}`,
+];

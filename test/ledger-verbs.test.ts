@@ -1,0 +1,255 @@
+/** The ledger's own verbs: its head on paper, what was done to it since, a lost one rebuilt; the sheet. */
+import { assert, describe, it } from "@effect/vitest";
+import { Effect } from "effect";
+import { parseLedger } from "#layers/FileLedger";
+import { Ledger } from "#services/Ledger";
+import { keyOf } from "#test/support/peer";
+import { anArchive, keep, qbackup, server, world } from "#test/support/readback";
+
+const small = anArchive(1, 200_000);
+const names = ["a", "b", "c", "d"].map((letter) => `${letter}-2026-01-31T0400.backup`);
+const full = (count = 4) => {
+  const w = world();
+  names.slice(0, count).forEach((name, i) => {
+    keep(w, name, anArchive(10 + i, 100_000), { at: `2026-01-0${i + 1}T00:00:00Z` });
+  });
+  return w;
+};
+
+describe("ledger check", () => {
+  it.effect("knows the head on paper as long as nothing before it changed", () =>
+    Effect.gen(function* () {
+      const w = full(2);
+      const { code, out } = yield* qbackup(w, ["ledger", "head"]);
+      assert.strictEqual(code, 0);
+      const [paper, described] = out.split("\n");
+      assert.match(paper!, /^2(-[0-9A-Z]{4}){6}$/);
+      assert.strictEqual(described, `line 2, 2026-01-02 00:00 UTC, ${names[1]}`);
+      const same = yield* qbackup(w, ["ledger", "check", paper!]);
+      assert.strictEqual(same.code, 0);
+      assert.match(same.out, /^on paper: line 2, .*\nunchanged up to there; 0 lines since\n$/);
+      keep(w, names[2]!, small);
+      const groups = paper!.toLowerCase().split("-");
+      const later = yield* qbackup(w, ["ledger", "check", ...groups]);
+      assert.strictEqual(later.code, 0, later.text);
+      assert.match(later.out, /1 lines since/);
+      const slip = yield* qbackup(w, ["ledger", "check", paper!.replace(/^2/, "3")]);
+      assert.strictEqual(slip.code, 2);
+      assert.match(slip.text, /a sign of it is wrong/);
+      for (const args of [
+        ["ledger"],
+        ["ledger", "x"],
+        ["ledger", "check"],
+        ["ledger", "head", "x"],
+      ])
+        assert.strictEqual((yield* qbackup(w, args)).code, 2);
+      assert.strictEqual((yield* qbackup(world(), ["ledger", "head"])).code, 2);
+      assert.strictEqual(w.shelf.calls, 0);
+    }),
+  );
+  it.effect("finds truncation, edits, removal, insertion and rollback", () =>
+    Effect.gen(function* () {
+      const w = full(3);
+      const paper = (yield* qbackup(w, ["ledger", "head"])).out.split("\n")[0]!;
+      const good = w.disk.text;
+      const lines = good.trimEnd().split("\n");
+      const other = full(2);
+      keep(other, names[2]!, small);
+      for (const [text, said] of [
+        ["", /has line 3, but the ledger ends with line 0/],
+        [`${lines[0]}\n`, /ends with line 1/],
+        [lines.slice(0, 2).join("\n"), /ends with line 2/],
+        [good.slice(0, -100), /ends with line 2/],
+        [[lines[1], lines[2], ""].join("\n"), /line 3 of the paper is line 2/],
+        [[lines[0], lines[2], ""].join("\n"), /line 3 of the paper is line 2/],
+        [[lines[1], lines[0], lines[2], ""].join("\n"), /line 1, before it, is not sound/],
+        [[lines[0], "{}", lines[1], lines[2], ""].join("\n"), /line 3 of the paper is line 4/],
+        [[lines[0], "{}", lines[2], ""].join("\n"), /line 2, before it, is not sound/],
+        [
+          [lines[0]!.replace('"work"', '"wxrk"'), lines[1], lines[2], ""].join("\n"),
+          /line 2, before it, is not sound/,
+        ],
+        [good.replace(/T00:00:00Z"}?$/m, 'T00:00:01Z"}'), /./],
+        [
+          [lines[0], lines[1], lines[2]!.replace('"work"', '"wxrk"'), ""].join("\n"),
+          /line 3 of the ledger is not the one on paper/,
+        ],
+        [other.disk.text, /line 3 of the ledger is not the one on paper/],
+      ] as const) {
+        if (text === good) continue;
+        w.disk.text = text;
+        const { code, out, text: told } = yield* qbackup(w, ["ledger", "check", paper]);
+        assert.strictEqual(code, 6, told);
+        assert.match(told, said);
+        assert.strictEqual(out, "");
+      }
+      w.disk.text = `${good}{"half`;
+      const since = yield* qbackup(w, ["ledger", "check", paper]);
+      assert.strictEqual(since.code, 6);
+      assert.match(since.text, /not sound, since the paper was written: lines 4/);
+      assert.match(since.out, /unchanged up to there/);
+    }),
+  );
+});
+
+describe("ledger rebuild", () => {
+  it.effect("fetches what the server has receipts for, marks it, and says what is lost", () =>
+    Effect.gen(function* () {
+      const w = full();
+      const before = parseLedger(Buffer.from(w.disk.text)).entries;
+      w.disk.text = "";
+      w.disk.pins.clear();
+      const { code, out, text } = yield* qbackup(w, ["ledger", "rebuild"]);
+      assert.strictEqual(code, 0, text);
+      assert.match(
+        out,
+        /^4 lines added, marked as rebuilt; 0 archives were in the ledger already\n$/,
+      );
+      assert.match(text, /first contact: pinned the server behind net, SHA256:/);
+      assert.match(text, /No longer proven: that nothing was removed or put back/);
+      assert.strictEqual(w.disk.pins.get("net"), server.server);
+      const { entries, unlinked } = parseLedger(Buffer.from(w.disk.text));
+      assert.deepStrictEqual(unlinked, []);
+      assert.deepStrictEqual(
+        entries.map(({ manifest, receipt, rebuilt, session, signature }) => ({
+          manifest,
+          receipt,
+          rebuilt,
+          session,
+          signature,
+        })),
+        before.map(({ manifest, receipt, session, signature }) => ({
+          manifest,
+          receipt,
+          rebuilt: true as const,
+          session,
+          signature,
+        })),
+      );
+      assert.deepStrictEqual(entries[0]!.qubes, [
+        { name: "vm2", qid: 2 },
+        { name: "vm3", qid: 3 },
+      ]);
+      assert.strictEqual(entries[0]!.asked.prefix, "a-");
+      const list = yield* qbackup(w, ["list"]);
+      assert.strictEqual(list.code, 0);
+      assert.match(list.out, /^a-2026-01-31T0400.backup .* rebuilt +- +vm2 vm3$/m);
+      const verify = yield* qbackup(w, ["verify", names[0]!]);
+      assert.strictEqual(verify.code, 0, verify.text);
+      assert.match(verify.out, /is the server's word: the ledger was rebuilt/);
+      const audit = yield* qbackup(w, ["audit"]);
+      assert.match(audit.text, /warning: the ledger was rebuilt/);
+      const again = yield* qbackup(w, ["ledger", "rebuild"]);
+      assert.match(again.out, /^0 lines added.*; 4 archives were in the ledger already\n$/);
+    }),
+  );
+  it.effect("adds what damaged lines said, and leaves every readable line as it is", () =>
+    Effect.gen(function* () {
+      const w = full();
+      const lines = w.disk.text.trimEnd().split("\n");
+      lines[1] = lines[1]!.slice(0, 100);
+      w.disk.text = `${lines.join("\n")}\n{"torn`;
+      const { code, text } = yield* qbackup(w, ["ledger", "rebuild"]);
+      assert.strictEqual(code, 0, text);
+      assert.isTrue(w.disk.text.startsWith(`${lines.join("\n")}\n`));
+      const { damaged, entries } = parseLedger(Buffer.from(w.disk.text));
+      assert.deepStrictEqual(damaged, [2]);
+      assert.deepStrictEqual(
+        entries.map(({ name, rebuilt }) => [name as string, rebuilt]),
+        [
+          [names[0], undefined],
+          [names[2], undefined],
+          [names[3], undefined],
+          [names[1], true],
+        ],
+      );
+    }),
+  );
+  it.effect("takes nothing that the pinned key has not signed, for just that", () =>
+    Effect.gen(function* () {
+      const w = full();
+      w.disk.text = "";
+      keep(w, names[1]!, small, { known: false, key: keyOf("another") });
+      const mixed = yield* qbackup(w, ["ledger", "rebuild"]);
+      assert.strictEqual(mixed.code, 6);
+      assert.match(mixed.text, new RegExp(`${names[1]} is not taken into the ledger: another key`));
+      assert.lengthOf(parseLedger(Buffer.from(w.disk.text)).entries, 3);
+      const another = keyOf("another");
+      for (const [lies, said] of [
+        [
+          {
+            record: (r: { receipt: string | null }) => ({
+              ...r,
+              receiptSignature: another.sign(r.receipt!),
+            }),
+          },
+          /not signed/,
+        ],
+        [{ record: () => "null" }, /not readable/],
+        [{ record: (r: object) => ({ ...r, receipt: null }) }, /has no receipt/],
+        [
+          {
+            listed: (l: ReadonlyArray<object>) =>
+              l.map((x) => ("size" in x ? { ...x, size: 5 } : x)),
+          },
+          /list and receipt differ/,
+        ],
+      ] as const) {
+        const fresh = full();
+        fresh.disk.text = "";
+        const { code, text } = yield* qbackup(fresh, ["ledger", "rebuild"], {
+          lies: lies as never,
+        });
+        assert.strictEqual(code, 6, text);
+        assert.match(text, said);
+        assert.strictEqual(fresh.disk.text, "");
+      }
+    }),
+  );
+  it.effect("not beside a run, and not through a dead link", () =>
+    Effect.gen(function* () {
+      const w = full();
+      const dead = yield* qbackup(w, ["ledger", "rebuild"], { far: () => Effect.succeed(1) });
+      assert.strictEqual(dead.code, 4);
+      w.disk.fails = (call) => (call.startsWith("append") ? "the disk is full" : undefined);
+      w.disk.text = "";
+      const disk = yield* qbackup(w, ["ledger", "rebuild"]);
+      assert.strictEqual(disk.code, 2, disk.text);
+      assert.isDefined(Ledger);
+    }),
+  );
+});
+
+describe("recovery-sheet", () => {
+  it.effect("is one page with what a restore needs, and asks no server", () =>
+    Effect.gen(function* () {
+      const w = full();
+      for (let i = 0; i < 12; i++) keep(w, `p${String.fromCharCode(97 + i)}-2026.backup`, small);
+      keep(w, names[0]!, small, { at: "2026-05-05T05:05:05Z" });
+      const { code, out } = yield* qbackup(w, ["recovery-sheet"]);
+      assert.strictEqual(code, 0);
+      const lines = out.split("\n");
+      assert.isAtMost(lines.length, 75, out);
+      assert.isTrue(
+        lines.every((line) => line.length <= 80 || /^ +\S+$/.test(line)),
+        out,
+      );
+      const head = (yield* qbackup(w, ["ledger", "head"])).out.split("\n")[0]!;
+      for (const part of [
+        head,
+        "SHA256:",
+        names[0]!,
+        "2026-05-05 05:05 UTC",
+        "qbackup restore",
+        "qbackup-recover",
+        "of 16 prefixes",
+      ])
+        assert.include(out, part);
+      assert.strictEqual(out.split("tree hash").length - 1, 9);
+      assert.notMatch(out, /\/pass/);
+      assert.strictEqual(w.shelf.calls, 0);
+      const empty = yield* qbackup(world(), ["recovery-sheet"]);
+      assert.match(empty.out, /no run yet/);
+    }),
+  );
+});

@@ -1,0 +1,597 @@
+/** What dom0 finds out about its archives: list, verify, audit, against servers of every kind. */
+import { assert, describe, it } from "@effect/vitest";
+import { Effect } from "effect";
+import { choose, stretches } from "#src/dom0/sample";
+import {
+  anArchive,
+  keep,
+  qbackup,
+  server,
+  type Stored,
+  type World,
+  world,
+} from "#test/support/readback";
+import { framed, keyOf, type Lies } from "#test/support/peer";
+import { rng } from "#test/support/random";
+
+const mib = 1_048_576;
+const small = anArchive(1, 3.4 * mib);
+const other = anArchive(2, 3.4 * mib);
+const listed = (out: string) =>
+  (JSON.parse(out) as Array<{ name: string; proof: string; note?: string }>).map(
+    ({ name, proof }) => [name, proof],
+  );
+/** What lies on the shelf under this name is now this; the server does not know. */
+const replace = (w: World, name: string, bytes: Buffer) =>
+  w.shelf.committed.set(name, { ...w.shelf.committed.get(name)!, bytes });
+const bent = (bytes: Buffer, at: number): Buffer => {
+  const copy = Buffer.from(bytes);
+  copy[at]! ^= 1;
+  return copy;
+};
+
+describe("verify", () => {
+  it.effect("reads all of it back: proven, with progress, and remembered", () =>
+    Effect.gen(function* () {
+      const w = world();
+      const { session } = keep(w, "a-2026.backup", small);
+      const { code, out, text } = yield* qbackup(w, ["verify", "a-2026.backup"]);
+      assert.strictEqual(code, 0, text);
+      assert.match(
+        out,
+        /^a-2026.backup: verified\n  3\.\d MiB, 4 blocks, 5 members, tree hash [0-9a-f]{64}\n  proven: it is what dom0 backed up, whole, and it is there\n$/,
+      );
+      assert.deepStrictEqual(w.said.progress.at(-1), {
+        doing: "verifying",
+        bytes: small.length,
+        total: small.length,
+      });
+      assert.isDefined(w.disk.audits.get(session)?.whole);
+      const json = yield* qbackup(w, ["verify", "--json", "a-2026.backup"]);
+      assert.containsSubset(JSON.parse(json.out), {
+        name: "a-2026.backup",
+        size: small.length,
+        proof: "ledger",
+        members: 5,
+      });
+      assert.strictEqual(w.shelf.calls, 2);
+    }),
+  );
+  it.effect("through a link that breaks at every block", () =>
+    Effect.gen(function* () {
+      const w = world();
+      keep(w, "a.backup", small);
+      const seen = new Set<number>();
+      const { code, text } = yield* qbackup(w, ["verify", "a.backup"], {
+        lies: {
+          frame: (frame, index) => {
+            if (seen.has(index)) return frame;
+            seen.add(index);
+            return "cut";
+          },
+        },
+      });
+      assert.strictEqual(code, 0, text);
+      assert.strictEqual(w.shelf.calls, 5);
+      assert.match(text, /the link broke: the link ended; again in/);
+    }),
+  );
+  it.effect(
+    "an archive that the ledger does not know: exit 2, unless the receipt is taken for it",
+    () =>
+      Effect.gen(function* () {
+        const w = world();
+        keep(w, "a.backup", small, { known: false });
+        const refused = yield* qbackup(w, ["verify", "a.backup"]);
+        assert.strictEqual(refused.code, 2);
+        assert.match(refused.text, /error: the ledger does not know a.backup/);
+        assert.match(refused.text, /hint: .*--force/);
+        assert.strictEqual(w.shelf.calls, 0);
+        const taken = yield* qbackup(w, ["verify", "--force", "a.backup"]);
+        assert.strictEqual(taken.code, 0, taken.text);
+        assert.match(taken.text, /warning: .*the server's receipt of 2026-01-31T04:00:00Z/);
+        assert.match(taken.out, /not proven: that this is what dom0 backed up/);
+        assert.strictEqual(w.disk.audits.size, 0);
+        // Its own bytes must still be what its receipt says, and the receipt be by the known key.
+        replace(w, "a.backup", bent(small, 2_000_000));
+        assert.strictEqual((yield* qbackup(w, ["verify", "--force", "a.backup"])).code, 6);
+        keep(w, "b.backup", small, { known: false, key: keyOf("another") });
+        const forged = yield* qbackup(w, ["verify", "--force", "b.backup"]);
+        assert.strictEqual(forged.code, 6);
+        assert.match(forged.text, /the server's key changed/);
+        const none = yield* qbackup(w, ["verify", "--force", "none.backup"]);
+        assert.strictEqual(none.code, 5, none.text);
+      }),
+  );
+  it.effect("has the server look, and says what that is worth", () =>
+    Effect.gen(function* () {
+      const w = world();
+      const { session } = keep(w, "a.backup", small);
+      const { code, out, text } = yield* qbackup(w, ["verify", "--on-server", "a.backup"]);
+      assert.strictEqual(code, 0, text);
+      assert.match(
+        out,
+        /the server says that it is whole.*\n.*\n.*proves nothing against a server/,
+      );
+      assert.isUndefined(w.disk.audits.get(session));
+      const lie = (reply: object) =>
+        qbackup(w, ["verify", "--on-server", "a.backup"], { lies: { checked: () => reply } });
+      const good = { type: "checked", size: small.length, treehash: "0".repeat(64), members: 5 };
+      for (const [reply, code] of [
+        [good, 6],
+        [{ ...good, size: 1 }, 6],
+        [{ type: "stored", receipt: "{}", signature: server.sign("{}") }, 6],
+        [{ type: "error", code: "incomplete", message: "\u001b[2J" }, 6],
+        [{ type: "error", code: "internal", message: "x" }, 5],
+        [{ type: "nonsense" }, 6],
+      ] as const) {
+        assert.strictEqual((yield* lie(reply)).code, code, JSON.stringify(reply));
+      }
+      replace(w, "a.backup", bent(small, 5));
+      assert.strictEqual((yield* qbackup(w, ["verify", "--on-server", "a.backup"])).code, 6);
+      w.shelf.committed.clear();
+      const gone = yield* qbackup(w, ["verify", "--on-server", "a.backup"]);
+      assert.strictEqual(gone.code, 6);
+      assert.match(gone.text, /is not on the server any more/);
+      assert.isDefined(w.disk.audits.get(session)?.failed);
+    }),
+  );
+  it.effect("an archive that lacks a qube, or has members that the manifest does not have", () =>
+    Effect.gen(function* () {
+      const w = world();
+      keep(w, "a.backup", small, { qubes: [{ name: "vault", qid: 4 }] });
+      const lacks = yield* qbackup(w, ["verify", "a.backup"]);
+      assert.strictEqual(lacks.code, 6);
+      assert.match(lacks.text, /no whole archive: .*not asked for/);
+      keep(w, "b.backup", small, { members: [] });
+      const differs = yield* qbackup(w, ["verify", "b.backup"]);
+      assert.strictEqual(differs.code, 6);
+      assert.match(differs.text, /its members differs/);
+    }),
+  );
+});
+
+describe("anything done to the store", () => {
+  const cases: ReadonlyArray<readonly [string, (w: World, stored: Stored) => void]> = [
+    ["a flipped bit at the start", (w, { name }) => replace(w, name, bent(small, 0))],
+    [
+      "a flipped bit in the last byte",
+      (w, { name }) => replace(w, name, bent(small, small.length - 1)),
+    ],
+    [
+      "a block that is gone",
+      (w, { name }) =>
+        replace(w, name, Buffer.concat([small.subarray(0, mib), small.subarray(2 * mib)])),
+    ],
+    [
+      "two blocks that changed places",
+      (w, { name }) =>
+        replace(
+          w,
+          name,
+          Buffer.concat([
+            small.subarray(mib, 2 * mib),
+            small.subarray(0, mib),
+            small.subarray(2 * mib),
+          ]),
+        ),
+    ],
+    ["an end that is cut off", (w, { name }) => replace(w, name, small.subarray(0, -512))],
+    [
+      "a block more",
+      (w, { name }) => replace(w, name, Buffer.concat([small, Buffer.alloc(10_240)])),
+    ],
+    ["other content of the same size", (w, { name }) => replace(w, name, other)],
+    ["nothing there", (w, { name }) => void w.shelf.committed.delete(name)],
+    [
+      "an older archive with its manifest",
+      (w, { name }) => {
+        const old = w.shelf.committed.get("old.backup")!;
+        w.shelf.committed.set(name, old);
+      },
+    ],
+    [
+      "an older archive, and a manifest that the server signed for it anew",
+      (w, { name }) => {
+        keep(w, name, other, { known: false, at: "2026-01-01T00:00:00Z" });
+      },
+    ],
+  ];
+  it.effect.each(cases)(
+    "%s: verify says so, so does an audit of all blocks, and list from then on",
+    ([, change]) =>
+      Effect.gen(function* () {
+        const w = world();
+        keep(w, "old.backup", other, { at: "2026-01-01T00:00:00Z" });
+        const stored = keep(w, "new.backup", small);
+        assert.strictEqual((yield* qbackup(w, ["verify", "new.backup"])).code, 0);
+        change(w, stored);
+        const audit = yield* qbackup(w, ["audit", "--blocks", "9", "new.backup"]);
+        assert.strictEqual(audit.code, 6, audit.out + audit.text);
+        assert.notMatch(audit.out, /new\.backup.*proven/);
+        const verify = yield* qbackup(w, ["verify", "new.backup"]);
+        assert.strictEqual(verify.code, 6, verify.text);
+        assert.strictEqual(verify.out, "");
+        assert.isTrue(w.notes.every(({ urgency }) => urgency === "critical"));
+        assert.lengthOf(w.notes, 2);
+        const list = yield* qbackup(w, ["list", "--json"]);
+        assert.strictEqual(list.code, 6);
+        const proofs = new Map(listed(list.out) as Array<[string, string]>);
+        assert.include(["changed", "damaged", "missing"], proofs.get("new.backup"));
+        assert.strictEqual(proofs.get("old.backup"), "proven");
+        // Put right, it is only good again once all of it was read.
+        keep(w, "new.backup", small, { known: false });
+        assert.strictEqual((yield* qbackup(w, ["audit", "new.backup"])).code, 0);
+        assert.strictEqual((yield* qbackup(w, ["list"])).code, 6);
+        assert.strictEqual((yield* qbackup(w, ["verify", "new.backup"])).code, 0);
+        assert.strictEqual((yield* qbackup(w, ["list"])).code, 0);
+      }),
+  );
+});
+
+describe("list", () => {
+  it.effect("sees what the server's own list gives away, and says what it is", () =>
+    Effect.gen(function* () {
+      const w = world();
+      keep(w, "old.backup", other, { at: "2026-01-01T00:00:00Z" });
+      keep(w, "new.backup", small);
+      const good = yield* qbackup(w, ["list", "--receipts"]);
+      assert.strictEqual(good.code, 0, good.text);
+      assert.match(good.out, /^NAME +STORED +SIZE +PROOF +READ BACK +QUBES\n/);
+      assert.match(good.out, /^new.backup +2026-01-31 04:00 +3.4 MiB +proven +- +work mail$/m);
+      const { committed } = w.shelf;
+      const [first, second] = [committed.get("old.backup")!, committed.get("new.backup")!];
+      for (const [change, note] of [
+        [() => committed.set("new.backup", first), "the content of old.backup"],
+        [() => keep(w, "new.backup", anArchive(3, mib), { known: false }), "other content"],
+        [
+          () => keep(w, "new.backup", small, { known: false, at: "2026-02-02T00:00:00Z" }),
+          "another receipt: it was stored again",
+        ],
+        [
+          () => committed.set("new.backup", { ...second, bytes: small.subarray(1) }),
+          "other content",
+        ],
+        [() => committed.delete("new.backup"), "the server does not list it any more"],
+      ] as const) {
+        change();
+        const { code, out, text } = yield* qbackup(w, ["list"]);
+        assert.strictEqual(code, 6, out);
+        assert.include(
+          text,
+          `warning: new.backup is ${note.startsWith("the server") ? "missing" : "changed"}: ${note}`,
+        );
+        assert.match(out, /^old.backup .* proven/m);
+        committed.set("new.backup", second);
+      }
+      // With its receipts a server shows more than it means to.
+      const lie = (lies: Lies) => qbackup(w, ["list", "--receipts"], { lies });
+      const another = keyOf("another");
+      for (const [lies, note] of [
+        [{ record: (r) => ({ ...r, receiptSignature: another.sign(r.receipt!) }) }, /not signed/],
+        [{ record: (r) => ({ ...r, receipt: null }) }, /has no receipt/],
+        [{ record: () => "{" }, /not readable/],
+        [
+          { record: (r) => ({ ...r, manifest: r.manifest!.replace("vm2", "vm7") }) },
+          /its manifest differs/,
+        ],
+        [
+          { recordReady: () => ({ type: "error", code: "not-found", message: "gone" }) },
+          /not-found/,
+        ],
+      ] satisfies ReadonlyArray<[Lies, RegExp]>) {
+        const { code, text } = yield* lie(lies);
+        assert.strictEqual(code, 6, text);
+        assert.match(text, note);
+      }
+      keep(w, "new.backup", small, { known: false, key: another });
+      const forked = yield* qbackup(w, ["list", "--receipts"]);
+      assert.strictEqual(forked.code, 6);
+      assert.include(forked.text, "new.backup is changed: signed by another key");
+    }),
+  );
+  it.effect("a session that is not ours, under a name and with a content that are", () =>
+    Effect.gen(function* () {
+      const w = world();
+      keep(w, "a.backup", small);
+      keep(w, "a.backup", small, { known: false, at: "2026-01-31T04:00:01Z" });
+      const honest = w.shelf.committed.get("a.backup")!;
+      // It says the old time in its list, and shows the new receipt.
+      const lies: Lies = {
+        listed: (lines) =>
+          lines.map((line) =>
+            "stored" in line ? { ...line, stored: "2026-01-31T04:00:00Z" } : line,
+          ),
+      };
+      assert.strictEqual((yield* qbackup(w, ["list"], { lies })).code, 0);
+      const { code, text } = yield* qbackup(w, ["list", "--receipts"], { lies });
+      assert.strictEqual(code, 6);
+      assert.include(text, "another session's archive");
+      assert.isDefined(honest);
+    }),
+  );
+  it.effect("what is unknown, unverified, forgotten, rebuilt; a damaged ledger", () =>
+    Effect.gen(function* () {
+      const w = world();
+      keep(w, "a.backup", small);
+      keep(w, "b.backup", other, { known: false });
+      keep(w, "gone.backup", other, { at: "2026-01-01T00:00:00Z" });
+      w.shelf.committed.delete("gone.backup");
+      assert.strictEqual((yield* qbackup(w, ["list"])).code, 6);
+      assert.strictEqual((yield* qbackup(w, ["audit"])).code, 6);
+      const wrong = yield* qbackup(w, ["ledger", "forget", "never.backup"]);
+      assert.strictEqual(wrong.code, 2);
+      const forget = yield* qbackup(w, ["ledger", "forget", "gone.backup"]);
+      assert.strictEqual(forget.code, 0, forget.text);
+      const audit = yield* qbackup(w, ["audit"]);
+      assert.strictEqual(audit.code, 0, audit.text);
+      const list = yield* qbackup(w, ["list", "--json"], {
+        lies: {
+          listed: (lines) => [
+            { ...lines[0], name: "c.backup", treehash: null, verified: false },
+            ...lines.slice(0, -1),
+            { type: "end", count: lines.length },
+          ],
+        },
+      });
+      assert.strictEqual(list.code, 0, list.text);
+      assert.deepStrictEqual(listed(list.out), [
+        ["a.backup", "proven"],
+        ["b.backup", "unknown"],
+        ["c.backup", "unverified"],
+      ]);
+      w.disk.text = `{"torn\n${w.disk.text.replace('"previous":null', `"previous":"${"0".repeat(64)}"`)}`;
+      const damaged = yield* qbackup(w, ["list"]);
+      assert.match(damaged.text, /lines cannot all be read: 1\n/);
+      assert.match(damaged.text, /the ledger was changed: .*: 2, 3/);
+    }),
+  );
+});
+
+describe("audit", () => {
+  it.effect(
+    "spreads a budget over all, says what it proves, remembers, and goes on where it was",
+    () =>
+      Effect.gen(function* () {
+        const w = world();
+        for (const name of ["a", "b", "c"]) keep(w, `${name}.backup`, name === "b" ? other : small);
+        const first = yield* qbackup(w, ["audit", "--budget", "6"]);
+        assert.strictEqual(first.code, 0, first.text);
+        assert.match(first.out, /^a.backup +2 +4 +proven$/m);
+        assert.match(
+          first.out,
+          /^6 of 12 blocks \(12.0 MiB\), chosen at random, came back proven$/m,
+        );
+        assert.match(first.out, /^were 1 % of them lost.* 5\.8 % certainty; 0\.1 %: 0\.5 %$/m);
+        const list = yield* qbackup(w, ["list"]);
+        assert.match(list.out, /a.backup .* proven +1970-01-01 2\/4 /);
+        const few = yield* qbackup(w, ["audit", "--budget", "1", "--json"]);
+        const [one] = JSON.parse(few.out).archives as Array<{ name: string; blocks: number }>;
+        assert.match(few.text, /2 archives are left for the next time/);
+        yield* qbackup(w, ["audit", "--budget", "1", "--json"]);
+        assert.strictEqual(one!.blocks, 1);
+        const all = yield* qbackup(w, ["audit"]);
+        assert.match(all.out, /^12 of 12 blocks .* came back proven\nthat is all of them/m);
+        const unknown = yield* qbackup(w, ["audit", "d.backup"]);
+        assert.strictEqual(unknown.code, 2);
+        assert.strictEqual((yield* qbackup(world(), ["audit"])).code, 2);
+        for (const args of [
+          ["--blocks", "0"],
+          ["--budget", "x"],
+          ["--blocks", "1.5"],
+        ])
+          assert.strictEqual((yield* qbackup(w, ["audit", ...args])).code, 2);
+      }),
+  );
+  it.effect("one damaged archive does not hide the others", () =>
+    Effect.gen(function* () {
+      const w = world();
+      for (const name of ["a", "b", "c"]) keep(w, `${name}.backup`, name === "b" ? other : small);
+      replace(w, "a.backup", bent(small, 3));
+      w.shelf.committed.delete("b.backup");
+      const { code, out, text } = yield* qbackup(w, ["audit"]);
+      assert.strictEqual(code, 6);
+      assert.match(out, /a.backup .* damaged\nb.backup .* damaged\nc.backup .* proven\n/);
+      assert.match(text, /error: 2 of 3 archives/);
+      assert.match(text, /block 0 of a.backup is not what was backed up/);
+      assert.match(text, /b.backup is not on the server any more/);
+      const list = yield* qbackup(w, ["list", "--json"]);
+      assert.deepStrictEqual(listed(list.out), [
+        ["a.backup", "damaged"],
+        ["b.backup", "missing"],
+        ["c.backup", "proven"],
+      ]);
+    }),
+  );
+  it.effect(
+    "finds a lost block as often as it says, over 1,000 trials",
+    () =>
+      Effect.gen(function* () {
+        const w = world();
+        const bytes = anArchive(7, 9.5 * mib);
+        const random = rng(99);
+        const blocks = Math.ceil(bytes.length / mib);
+        const [count, trials] = [2, 1000];
+        const { session } = keep(w, "a.backup", bytes);
+        w.shelf.committed.set("a.backup", {
+          ...w.shelf.committed.get("a.backup")!,
+          digestsOf: Buffer.from(bytes),
+        });
+        let found = 0;
+        for (let trial = 0; trial < trials; trial++) {
+          const lost = random.int(0, blocks - 1);
+          bytes[lost * mib + 77]! ^= 1;
+          const seed = 1000 + trial;
+          const chosen = choose(rng(seed).bytes, count, blocks);
+          const { code } = yield* qbackup(w, ["audit", "--blocks", String(count)], { seed });
+          bytes[lost * mib + 77]! ^= 1;
+          // It finds exactly what lies in what it read, be it chosen or between two chosen ones.
+          const read = stretches(chosen, 2).some(
+            ({ count, first }) => lost >= first && lost < first + count,
+          );
+          assert.strictEqual(code, read ? 6 : 0, `trial ${trial}`);
+          if (chosen.includes(lost)) found += 1;
+        }
+        const share = count / blocks;
+        const spread = Math.sqrt(trials * share * (1 - share));
+        assert.isBelow(Math.abs(found - trials * share), 4 * spread, `${found} of ${trials}`);
+        assert.isDefined(w.disk.audits.get(session)?.failed);
+      }),
+    120_000,
+  );
+});
+
+describe("a hostile server on the way back", () => {
+  const raw = (length: number, ...parts: ReadonlyArray<Uint8Array>) => {
+    const head = Buffer.alloc(4);
+    head.writeUInt32BE(length);
+    return Buffer.concat([head, ...parts]);
+  };
+  const errorLine = '{"type":"error","code":"internal","message":"\\u001b[2J\\u202ebad"}\n';
+  const readLies: ReadonlyArray<readonly [string, Lies, ReadonlyArray<number>]> = [
+    ["another size", { read: (r) => ({ ...r, size: r.size + 1 }) }, [6]],
+    ["another tree hash", { read: (r) => ({ ...r, treehash: "0".repeat(64) }) }, [6]],
+    ["put's ready", { read: () => ({ type: "ready", offset: 0, server: server.server }) }, [6]],
+    ["no reply", { read: () => "nonsense\n".repeat(100) }, [4, 6]],
+    ["a line without an end", { read: () => "x".repeat(100_000) }, [6]],
+    ["an error with escapes", { read: () => errorLine }, [5]],
+    ["an unknown error", { read: () => ({ type: "error", code: "x", message: "" }) }, [4, 6]],
+    ["a frame of 2 GiB", { frame: () => raw(0x7fffffff) }, [6]],
+    ["a frame of one byte", { frame: () => raw(1, Buffer.from("x")) }, [6]],
+    ["an end too early", { frame: () => Buffer.alloc(4) }, [6]],
+    [
+      "a broken frame and an error with escapes",
+      { frame: () => raw(0xffffffff, Buffer.from(errorLine)) },
+      [5],
+    ],
+    [
+      "a broken frame and no end of a line",
+      { frame: () => raw(0xffffffff, Buffer.alloc(100_000, 65)) },
+      [4, 6],
+    ],
+    ["proofs cut short", { frame: (f) => framed(f.subarray(4, -32)) }, [6]],
+    ["proofs too long", { frame: (f) => framed(f.subarray(4), Buffer.alloc(32)) }, [6]],
+    [
+      "the first block again and again",
+      {
+        frame: (() => {
+          let first: Buffer | undefined;
+          return (f) => (first ??= f);
+        })(),
+      },
+      [6],
+    ],
+    ["cut at once, each time", { frame: () => "cut" }, [4]],
+    ["cut before one block, each time", { frame: (f, i) => (i === 2 ? "cut" : f) }, [4]],
+    ["silence", { frame: () => "mute" }, [4]],
+    ["silence before one block", { frame: (f, i) => (i === 2 ? "mute" : f) }, [4]],
+    ["silence at once", { mute: "at-once" }, [4]],
+  ];
+  it.effect.each(readLies)(
+    "read, %s: verify and audit fail, in time, and nothing is proven",
+    ([, lies, codes]) =>
+      Effect.gen(function* () {
+        for (const args of [
+          ["verify", "a.backup"],
+          ["audit", "--blocks", "9"],
+        ]) {
+          const w = world();
+          const { session } = keep(w, "a.backup", small);
+          const { code, out, text } = yield* qbackup(w, args, { lies, within: "3 hours" });
+          assert.include(codes, code, text);
+          assert.notMatch(out, /verified|a\.backup.*proven/);
+          assert.isUndefined(w.disk.audits.get(session)?.whole);
+          assert.isUndefined(w.disk.audits.get(session)?.sampled);
+        }
+      }),
+  );
+  const listLies: ReadonlyArray<readonly [string, Lies, ReadonlyArray<number>]> = [
+    ["a name twice", { listed: (l) => [l[0], l[0], { type: "end", count: 2 }] }, [6]],
+    ["a name that is none", { listed: (l) => [l[0], { ...l[0], name: "../x" }, ...l] }, [6, 4]],
+    ["another count", { listed: (l) => [l[0], { type: "end", count: 5 }] }, [6]],
+    ["no end", { listed: (l) => [l[0]] }, [4]],
+    [
+      "stored",
+      { listed: () => [{ type: "stored", receipt: "", signature: server.sign("") }] },
+      [6],
+    ],
+    ["no line's end", { listed: () => ["x".repeat(90_000)] }, [6]],
+    ["escapes", { listed: () => [errorLine] }, [5]],
+    ["nothing", { listed: () => [] }, [4]],
+    ["silence", { mute: "at-once" }, [4]],
+    [
+      "200,000 archives",
+      {
+        listed: (l) => Array.from({ length: 200_000 }, (_, i) => ({ ...l[0], name: `n${i}` })),
+      },
+      [6],
+    ],
+  ];
+  it.effect.each(listLies)(
+    "list, %s",
+    ([, lies, codes]) =>
+      Effect.gen(function* () {
+        const w = world();
+        keep(w, "a.backup", small);
+        const { code, out, text } = yield* qbackup(w, ["list"], { lies });
+        assert.include(codes, code, text);
+        assert.strictEqual(out, "");
+      }),
+    60_000,
+  );
+  const recordLies: ReadonlyArray<readonly [string, Lies, ReadonlyArray<number>]> = [
+    ["a record of 4 GiB", { recordReady: () => ({ type: "ready", size: 4_000_000_000 }) }, [6]],
+    ["another size than it said", { recordReady: () => ({ type: "ready", size: 1000 }) }, [6]],
+    [
+      "one that does not come",
+      { recordReady: () => ({ type: "ready", size: 30_000_000 }), record: () => "x" },
+      [6],
+    ],
+    [
+      "read's ready",
+      { recordReady: () => ({ type: "ready", size: 9, treehash: "0".repeat(64) }) },
+      [6],
+    ],
+    [
+      "for another name",
+      { record: (r) => ({ ...r, manifest: r.manifest!.replace("a.backup", "b.backup") }) },
+      [6],
+    ],
+    ["no JSON", { record: () => "\u001b[2J" }, [6]],
+    ["silence", { mute: "at-once" }, [4]],
+  ];
+  it.effect.each(recordLies)("manifest, %s", ([, lies, codes]) =>
+    Effect.gen(function* () {
+      const w = world();
+      keep(w, "a.backup", small, { known: false });
+      const { code, out, text } = yield* qbackup(w, ["verify", "--force", "a.backup"], { lies });
+      assert.include(codes, code, text);
+      assert.strictEqual(out, "");
+    }),
+  );
+  it.effect("one that is alive for ever is given up, in list, manifest, check and read", () =>
+    Effect.gen(function* () {
+      for (const args of [
+        ["list"],
+        ["verify", "--on-server", "a.backup"],
+        ["verify", "--force", "b.backup"],
+        ["verify", "a.backup"],
+      ]) {
+        const w = world();
+        keep(w, "a.backup", small);
+        keep(w, "b.backup", small, { known: false });
+        const { code, text } = yield* qbackup(w, args, {
+          within: "4 hours",
+          far: ({ stdout }) =>
+            Effect.gen(function* () {
+              for (;;) {
+                yield* stdout.write(Buffer.from('\n{"type":"alive"}\n'));
+                yield* Effect.sleep("15 seconds");
+              }
+            }).pipe(Effect.catch(() => Effect.succeed(1))),
+        });
+        assert.include([4, 6], code, `${args.join(" ")}: ${text}`);
+      }
+    }),
+  );
+});

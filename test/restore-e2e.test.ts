@@ -1,0 +1,395 @@
+/** There and back again: the built programs, the stand-in Qubes, a real sshd, real FIFOs. */
+import { afterEach, assert, describe, it, vi } from "vitest";
+import * as fs from "node:fs";
+import * as path from "node:path";
+import { parseManifest } from "#src/wire/manifest";
+import { imageOf, writeImage } from "#test/standin/world";
+import { processesWith } from "#test/support/programs";
+import { passphrase, type Ran, type Whole, whole, type WholeOptions } from "#test/support/whole";
+
+vi.setConfig({ testTimeout: 120_000, hookTimeout: 60_000 });
+
+let now: Whole | undefined;
+const setUp = async (options: WholeOptions = {}) => (now = await whole(options));
+afterEach(() => {
+  now?.stop();
+  now = undefined;
+});
+
+const until = async (what: string, ready: () => boolean, limit = 15_000) => {
+  for (let waited = 0; !ready(); waited += 20) {
+    if (waited > limit) throw new Error(`did not happen within ${limit} ms: ${what}`);
+    await new Promise((resolve) => setTimeout(resolve, 20));
+  }
+};
+
+const backup = async (w: Whole, ...args: ReadonlyArray<string>) => {
+  const ran = await w.run(...args);
+  assert.strictEqual(ran.code, 0, ran.stderr);
+  const { name, manifest } = w.ledger().at(-1)!;
+  return { name, members: parseManifest(manifest)!.members };
+};
+const restore = (w: Whole, ...args: ReadonlyArray<string>) =>
+  w.start("restore", "-t", "net", "-p", w.passphraseFile, ...args).ended;
+
+interface Seen {
+  readonly reading: number;
+  readonly path: string;
+  readonly sha256: string;
+}
+/** The members that the tool was shown, by reading. */
+const seen = (w: Whole): ReadonlyArray<ReadonlyArray<Seen>> => {
+  const file = path.join(w.world.dir, "restored/members.jsonl");
+  const all = fs.existsSync(file)
+    ? fs
+        .readFileSync(file, "utf8")
+        .trim()
+        .split("\n")
+        .map((line) => JSON.parse(line) as Seen)
+    : [];
+  return [0, 1, 2].map((n) => all.filter(({ reading }) => reading === n));
+};
+const paths = (w: Whole) => seen(w).map((reading) => reading.map((member) => member.path));
+const forget = (w: Whole) =>
+  fs.rmSync(path.join(w.world.dir, "restored"), { recursive: true, force: true });
+
+/** The image of a volume came back, byte for byte. */
+const cameBack = (w: Whole, name: string, as: string) => {
+  const qube = w.world.qube(name);
+  const wanted = path.join(w.dir, "wanted.img");
+  for (const [volume, described] of Object.entries(qube.volumes)) {
+    writeImage(imageOf(qube, volume, described), wanted);
+    const got = fs.readFileSync(path.join(w.world.dir, "restored", as, `${volume}.img`));
+    assert.isTrue(got.equals(fs.readFileSync(wanted)), `${name}: ${volume}`);
+  }
+};
+
+/** No process, no FIFO, no running qube, whatever happened. */
+const tidy = async (w: Whole) => {
+  assert.isFalse(fs.existsSync(path.join(w.state, "restore")), "the FIFOs' directory is left");
+  await until("the tool ends", () => processesWith(path.join(w.state, "restore")).length === 0);
+  assert.strictEqual(w.world.qube("net").state, "Halted");
+};
+const failed = async (w: Whole, ran: Ran, code: number, text: RegExp) => {
+  assert.strictEqual(ran.code, code, ran.stderr);
+  assert.match(ran.stderr, text);
+  assert.notInclude(ran.stderr, passphrase);
+  await tidy(w);
+};
+
+const big: WholeOptions = {
+  qubes: [
+    { name: "work", size: 24_000_000 },
+    { name: "vault", size: 9_000_000 },
+    { name: "net", size: 0, include: false },
+  ],
+  settings: { raw: true },
+};
+
+describe("a restore", () => {
+  it("brings back what was sent, and shows each pass what it reads", async () => {
+    const w = await setUp({
+      qubes: [
+        { name: "work", size: 3_000_000, data: 400_000, files: { "firewall.xml": "<x/>\n" } },
+        { name: "vault", size: 200_000 },
+        { name: "net", size: 0, include: false },
+      ],
+    });
+    fs.writeFileSync(path.join(w.world.home("dom0"), "notes"), "of dom0\n");
+    const { members, name } = await backup(w, "--include-dom0", "work", "vault");
+    const ran = await restore(w, "--rename-conflicting", name);
+    assert.strictEqual(ran.code, 0, ran.stderr);
+    assert.match(ran.stderr, /restored from .*: .*work/);
+    cameBack(w, "work", "work1");
+    cameBack(w, "vault", "vault1");
+    const place = path.join(w.world.dir, "restored");
+    assert.strictEqual(fs.readFileSync(path.join(place, "work1/firewall.xml"), "utf8"), "<x/>\n");
+    assert.strictEqual(fs.readFileSync(path.join(place, "dom0/user/notes"), "utf8"), "of dom0\n");
+    assert.deepStrictEqual(paths(w), [
+      ["backup-header", "backup-header.hmac"],
+      ["qubes.xml.000.enc"],
+      members.slice(3).map((member) => member.path),
+    ]);
+    const [call] = w.world.calls("qvm-backup-restore");
+    assert.strictEqual(call!.umask, 0o077);
+    assert.notInclude(JSON.stringify(call), passphrase);
+    await tidy(w);
+
+    forget(w);
+    const one = await restore(w, "--rename-conflicting", name, "vault");
+    assert.strictEqual(one.code, 0, one.stderr);
+    const { qid } = w.world.qube("vault");
+    assert.deepStrictEqual(paths(w)[2], [`vm${qid}/private.img.000.enc`]);
+    assert.deepStrictEqual(fs.readdirSync(place).sort(), ["members.jsonl", "vault1"]);
+
+    forget(w);
+    const rest = await restore(
+      w,
+      "--rename-conflicting",
+      "--exclude",
+      "vault",
+      "--exclude=dom0",
+      name,
+    );
+    assert.strictEqual(rest.code, 0, rest.stderr);
+    assert.deepStrictEqual(fs.readdirSync(place).sort(), ["members.jsonl", "work1"]);
+
+    forget(w);
+    const only = await restore(w, "--verify-only", name);
+    assert.strictEqual(only.code, 0, only.stderr);
+    assert.deepStrictEqual(fs.readdirSync(place), ["members.jsonl"]);
+    assert.lengthOf(paths(w).flat(), members.length);
+    await tidy(w);
+  });
+
+  it("of many small qubes", async () => {
+    const many = Array.from({ length: 150 }, (_, i) => ({
+      name: `q${i}`,
+      size: 4096,
+      files: { "firewall.xml": `<rules n="${i}"/>\n`, "notes.txt": `note ${i}\n` },
+    }));
+    const w = await setUp({
+      qubes: [...many, { name: "net", size: 0, include: false }],
+      settings: { logN: 4 },
+    });
+    const { members, name } = await backup(w);
+    assert.isAbove(members.length, 450);
+    const ran = await restore(w, "--rename-conflicting", name);
+    assert.strictEqual(ran.code, 0, ran.stderr);
+    assert.lengthOf(paths(w)[2]!, members.length - 3);
+    for (const i of [0, 77, 149]) {
+      cameBack(w, `q${i}`, `q${i}1`);
+      const note = path.join(w.world.dir, "restored", `q${i}1`, "notes.txt");
+      assert.strictEqual(fs.readFileSync(note, "utf8"), `note ${i}\n`);
+    }
+    forget(w);
+    const few = await restore(w, "--rename-conflicting", name, "q7", "q8", "q120");
+    assert.strictEqual(few.code, 0, few.stderr);
+    assert.lengthOf(paths(w)[2]!, 9);
+    cameBack(w, "q120", "q1201");
+    await tidy(w);
+  });
+
+  it("goes on where the link was cut, again and again", async () => {
+    const kill = `(sleep 0.8; kill -KILL $$) & exec /usr/bin/ssh $(eval echo $OPTIONS) "$@"`;
+    const w = await setUp({
+      ...big,
+      sshScript: `case "$*" in *" read "*) ;; *) exec /usr/bin/ssh $(eval echo $OPTIONS) "$@";; esac
+n=$(cat COUNT 2>/dev/null || echo 0); echo $((n+1)) > COUNT
+[ $n -ge 4 ] && exec /usr/bin/ssh $(eval echo $OPTIONS) "$@"
+/usr/bin/ssh $(eval echo $OPTIONS) "$@" | head -c 7000000`.replaceAll(
+        "COUNT",
+        "$(dirname $0)/count",
+      ),
+    });
+    void kill;
+    const { members, name } = await backup(w, "work", "vault");
+    const ran = await restore(w, "--rename-conflicting", name);
+    assert.strictEqual(ran.code, 0, ran.stderr);
+    assert.isAtLeast(ran.stderr.match(/the link broke/g)?.length ?? 0, 2, ran.stderr);
+    assert.deepStrictEqual(
+      paths(w)[2],
+      members.slice(3).map((member) => member.path),
+    );
+    await tidy(w);
+  });
+
+  it("moves less than 4 MiB for the header and qubes.xml", async () => {
+    const w = await setUp({
+      ...big,
+      sshScript: `/usr/bin/ssh $(eval echo $OPTIONS) "$@" | tee -a $(dirname $0)/moved`,
+    });
+    const { name } = await backup(w, "work", "vault");
+    const moved = path.join(w.dir, "bin/moved");
+    fs.rmSync(moved);
+    w.world.faults({ tool: "qvm-backup-restore", kind: "stop-after-header" });
+    await failed(w, await restore(w, name), 3, /exited 0, but|left it out|not restored whole/);
+    assert.isBelow(fs.statSync(moved).size, 4_194_304);
+  });
+});
+
+describe("what is refused", () => {
+  it("names that are not there, an archive that the ledger does not know, a qube that exists", async () => {
+    const w = await setUp();
+    const { name } = await backup(w, "work", "vault");
+    const calls = () => w.world.calls("qvm-backup-restore").length;
+    for (const [args, code, text] of [
+      [[name, "wrok"], 2, /not in .*: wrok\n.*hint: it has /],
+      [[name, "--exclude", "nobody"], 2, /not in .*: nobody/],
+      [[name, "work", "--exclude", "work"], 2, /no qube to restore/],
+      [["no-such.backup"], 2, /the ledger here has nothing of no-such.backup/],
+      [["../etc/passwd"], 2, /not the name of an archive/],
+      [[name, "-Z", "rm -rf"], 2, /must name a program/],
+      [["no-such.backup", "--force"], 5, /not-found/],
+    ] as const) {
+      await failed(w, await restore(w, ...args), code, text);
+      assert.strictEqual(calls(), 0);
+    }
+    await failed(w, await restore(w, name), 3, /conflicting names[^]*hint: .*--rename-conflicting/);
+    assert.deepStrictEqual(fs.readdirSync(path.join(w.world.dir, "restored")), ["members.jsonl"]);
+    const wrong = path.join(w.dir, "wrong");
+    fs.writeFileSync(wrong, "another\n", { mode: 0o600 });
+    await failed(
+      w,
+      await restore(w, "-p", wrong, name),
+      3,
+      /Is the password correct[^]*hint: is the passphrase/,
+    );
+  });
+
+  it("skips what exists when asked to, and says so", async () => {
+    const w = await setUp();
+    const { name } = await backup(w, "work", "vault");
+    const ran = await restore(w, "--skip-conflicting", name);
+    assert.match(ran.stderr, /left out, as asked for: .*work/);
+  });
+});
+
+describe("an archive without a record here", () => {
+  it("is restored with --force on the server's word, which is said", async () => {
+    const w = await setUp();
+    const { name } = await backup(w, "work", "vault");
+    fs.rmSync(w.state, { recursive: true });
+    const ran = await restore(w, "--force", "--rename-conflicting", name);
+    assert.strictEqual(ran.code, 0, ran.stderr);
+    assert.match(ran.stderr, /not proven: /);
+    assert.match(ran.stderr, /first contact: pinned the server/);
+    cameBack(w, "work", "work1");
+    // From now on the server is known, and another one's signature is not taken.
+    const servers = path.join(w.state, "known_servers");
+    const text = fs.readFileSync(servers, "utf8");
+    fs.writeFileSync(servers, text.replace(/[A-Za-z0-9+/]{43}=/, `${"A".repeat(43)}=`));
+    await failed(w, await restore(w, "--force", name), 6, /the server's key changed/);
+  });
+  it("of the old form is read twice", async () => {
+    const w = await setUp();
+    const { name } = await backup(w, "work");
+    const bytes = fs.readFileSync(path.join(w.server.store, name));
+    assert.strictEqual((await w.ssh("seed.backup", bytes)).code, 0);
+    await failed(w, await restore(w, "seed.backup"), 2, /the ledger here has nothing/);
+    const ran = await restore(w, "--force", "--rename-conflicting", "seed.backup");
+    assert.strictEqual(ran.code, 0, ran.stderr);
+    assert.match(ran.stderr, /no manifest: it is read twice/);
+    cameBack(w, "work", "work1");
+  });
+});
+
+describe("a store that changed", () => {
+  const change = (title: string, how: (bytes: Buffer, starts: ReadonlyArray<number>) => Buffer) =>
+    it(title, async () => {
+      const w = await setUp();
+      const { members, name } = await backup(w, "work", "vault");
+      assert.strictEqual((await restore(w, "--verify-only", name)).code, 0);
+      const good = new Set(
+        seen(w)
+          .flat()
+          .map(({ sha256 }) => sha256),
+      );
+      forget(w);
+      const file = path.join(w.server.store, name);
+      const bytes = fs.readFileSync(file);
+      fs.chmodSync(file, 0o640);
+      fs.writeFileSync(
+        file,
+        how(
+          bytes,
+          members.map(({ start }) => start),
+        ),
+      );
+      for (const args of [["--rename-conflicting"], ["--verify-only"]]) {
+        const ran = await restore(w, ...args, name);
+        await failed(w, ran, 6, /error: /);
+        assert.isTrue(
+          seen(w)
+            .flat()
+            .every(({ sha256 }) => good.has(sha256)),
+        );
+        assert.isFalse(fs.existsSync(path.join(w.world.dir, "restored/work1")));
+      }
+    });
+  change("a bit flipped never reaches the tool", (bytes, starts) => {
+    bytes[starts[3]! + 5000]! ^= 1;
+    return bytes;
+  });
+  change("cut at a member", (bytes, starts) => bytes.subarray(0, starts.at(-1)));
+  change("two members swapped", (bytes, starts) => {
+    const [a, b] = [starts[3]!, starts[4]!];
+    return Buffer.concat([bytes.subarray(0, a), bytes.subarray(b), bytes.subarray(a, b)]);
+  });
+});
+
+describe("a tool that fails", () => {
+  const fault = (
+    title: string,
+    fault: Record<string, unknown>,
+    text: RegExp,
+    ...args: ReadonlyArray<string>
+  ) =>
+    it(title, async () => {
+      const w = await setUp();
+      const { name } = await backup(w, "work", "vault");
+      w.world.faults({ tool: "qvm-backup-restore", ...fault } as never);
+      await failed(w, await restore(w, "--rename-conflicting", ...args, name), 3, text);
+    });
+  fault("stops after the header, exit 0", { kind: "stop-after-header" }, /not restored whole: /);
+  fault("dies in the data", { kind: "die", after: 100_000 }, /failed with exit code 137/);
+  fault(
+    "stops reading, exit 0",
+    { kind: "stop-reading", after: 100 },
+    /stopped reading/,
+    "--verify-only",
+  );
+  fault(
+    "fails a qube, exit 0",
+    { kind: "fail-qube", vm: "vault" },
+    /not restored whole: vault; .*Failed to restore volume/,
+  );
+  fault(
+    "logs an error, exit 0",
+    { kind: "extract-error", text: "failed to decrypt /x/vm3/private.img.000.enc: b''" },
+    /not restored whole: (work|vault);/,
+  );
+  fault(
+    "refuses",
+    { kind: "fail", code: 1, text: "qvm-backup-restore: error: Too little space in /home/user" },
+    /exit code 1: .*Too little space[^]*hint: .*1 GiB/,
+  );
+
+  it("never opens its archive: a signal ends it, and nothing is left", async () => {
+    const w = await setUp();
+    const { name } = await backup(w, "work");
+    w.world.faults({ tool: "qvm-backup-restore", kind: "never-opens" });
+    const { child, ended } = w.start("restore", "-t", "net", "-p", w.passphraseFile, name);
+    await until("it hangs", () => w.world.calls("qvm-backup-restore").length > 0);
+    await new Promise((resolve) => setTimeout(resolve, 300));
+    child.kill("SIGINT");
+    assert.strictEqual((await ended).code, 130);
+    await tidy(w);
+  });
+
+  it("does not outlive a killed qbackup, and the next restore clears up", async () => {
+    const w = await setUp();
+    const { name } = await backup(w, "work");
+    w.world.faults({ tool: "qvm-backup-restore", kind: "never-opens", times: 1 });
+    const { child, ended } = w.start("restore", "-t", "net", "-p", w.passphraseFile, name);
+    await until("it hangs", () => w.world.calls("qvm-backup-restore").length > 0);
+    await new Promise((resolve) => setTimeout(resolve, 300));
+    child.kill("SIGKILL");
+    await ended;
+    await until("it ends", () => processesWith(path.join(w.state, "restore")).length === 0);
+    const ran = await restore(w, "--rename-conflicting", name);
+    assert.strictEqual(ran.code, 0, ran.stderr);
+    cameBack(w, "work", "work1");
+    await tidy(w);
+  });
+});
+
+it("verify --decrypt reads all of it back, decrypts it, and notices what is missing", async () => {
+  const w = await setUp();
+  const { members, name } = await backup(w, "work", "vault");
+  const ran = await w.start("verify", "--decrypt", "-t", "net", "-p", w.passphraseFile, name).ended;
+  assert.strictEqual(ran.code, 0, ran.stderr);
+  assert.match(ran.stdout, /all of it decrypts/);
+  assert.lengthOf(paths(w).flat(), members.length);
+  await tidy(w);
+});

@@ -1,0 +1,181 @@
+/**
+ * One put, and the disk fails it at every single step: the power goes, or the call does not succeed.
+ * What the simulation meets by chance is tried here to the last.
+ */
+import { assert, describe, it } from "@effect/vitest";
+import { Effect } from "effect";
+import { Disk } from "#layers/MemorySafeFs";
+import { blockSize } from "#src/wire/frames";
+import { planOf } from "#test/sim/plan";
+import { tell } from "#test/sim/story";
+import { archiveOf } from "#test/support/archive";
+import { rng } from "#test/support/random";
+import { listed, memoryWorld, smallChunk, upload } from "#test/support/shell";
+
+/** A block and a rest: the second put has something to go on from. */
+const archive = archiveOf({
+  seed: 5,
+  chunk: smallChunk,
+  files: [{ path: "vm7/private.img", size: blockSize }],
+});
+const name = "a.backup";
+
+const changes = new Set([
+  ...["make", "create", "write", "truncate", "protect"],
+  ...["sync", "link", "remove", "sync-directory"],
+]);
+/** How many calls that change the disk one put makes. */
+const count = (disk: Disk): number => disk.log.filter((one) => changes.has(one.operation)).length;
+/** Fails the call number `at` of those that change the disk. */
+const failAt = (disk: Disk, at: number, as: "off" | "io" | "no-space", times = 1): void => {
+  let n = -1;
+  disk.fault = (call) => {
+    if (!changes.has(call.operation)) return undefined;
+    n += 1;
+    return n >= at && n < at + times ? as : undefined;
+  };
+};
+const calmly = (disk: Disk): void => {
+  disk.fault = () => undefined;
+};
+
+const verified = Effect.fnUntraced(function* (disk: Disk) {
+  const { archives } = yield* listed(memoryWorld(disk));
+  for (const one of archives) {
+    assert.isTrue(one.verified, `${one.name} is listed as not verified`);
+    assert.isTrue(disk.bytes(one.name)!.equals(archive), `${one.name} is not what was sent`);
+  }
+  for (const file of disk.files()) {
+    if (file.startsWith(".qbackup/") || file.endsWith(".manifest.json")) continue;
+    assert.isTrue(disk.bytes(file)!.equals(archive), `${file} is half an archive`);
+  }
+  return archives.length === 1;
+});
+
+const once = Effect.fnUntraced(function* (disk: Disk) {
+  const { code, replies } = yield* upload(memoryWorld(disk), { archive, name });
+  return { code, last: replies.at(-1) };
+});
+
+const losses: ReadonlyArray<readonly [string, () => (() => number) | undefined]> = [
+  ["nothing unsynced is left", () => undefined],
+  ["all of it is left", () => () => 0.999],
+  ...[1, 2, 3, 4].map((seed) => [`a part is left (${seed})`, () => rng(seed).next] as const),
+];
+
+describe("the power fails in the middle of a put", () => {
+  it.effect.each(losses)(
+    "%s",
+    ([, loss]) =>
+      Effect.gen(function* () {
+        const whole = new Disk();
+        assert.strictEqual((yield* once(whole)).code, 0);
+        const steps = count(whole);
+        assert.isAbove(steps, 25);
+        for (let at = 0; at <= steps; at++) {
+          const disk = new Disk();
+          failAt(disk, at, "off");
+          const { last } = yield* once(disk);
+          disk.crash(loss());
+          calmly(disk);
+          const there = yield* verified(disk);
+          if (last?.type === "stored") assert.isTrue(there, `step ${at}: stored, and gone`);
+          // And in the middle of the put that puts it right, too.
+          const next = yield* once(disk);
+          assert.strictEqual(next.code, 0, `step ${at}: the repeated put: ${JSON.stringify(next)}`);
+          assert.strictEqual(next.last?.type, "stored");
+          disk.crash(loss());
+          assert.isTrue(yield* verified(disk), `step ${at}: stored again, and gone`);
+        }
+      }),
+    120_000,
+  );
+  it.effect(
+    "and once more in the middle of the repeated put",
+    () =>
+      Effect.gen(function* () {
+        const whole = new Disk();
+        yield* once(whole);
+        const steps = count(whole);
+        for (let first = 0; first <= steps; first++) {
+          for (let second = 0; second <= steps + 12; second += 1 + (first % 3)) {
+            const random = rng(first * 1000 + second).next;
+            const disk = new Disk();
+            failAt(disk, first, "off");
+            yield* once(disk);
+            disk.crash(random);
+            failAt(disk, second, "off");
+            const { last } = yield* once(disk);
+            disk.crash(random);
+            calmly(disk);
+            const there = yield* verified(disk);
+            const when = `steps ${first} and ${second}`;
+            if (last?.type === "stored") assert.isTrue(there, `${when}: stored, and gone`);
+            const next = yield* once(disk);
+            assert.strictEqual(next.code, 0, `${when}: ${JSON.stringify(next)}`);
+            assert.isTrue(yield* verified(disk), when);
+          }
+        }
+      }),
+    240_000,
+  );
+});
+
+describe("a call on the disk does not succeed", () => {
+  for (const reason of ["no-space", "io"] as const) {
+    for (const times of [1, 1000]) {
+      it.effect(
+        `${reason}, ${times === 1 ? "once" : "from then on"}`,
+        () =>
+          Effect.gen(function* () {
+            const whole = new Disk();
+            yield* once(whole);
+            const steps = count(whole);
+            for (let at = 0; at < steps; at++) {
+              const disk = new Disk();
+              failAt(disk, at, reason, times);
+              const { code, last } = yield* once(disk);
+              const when = `step ${at}: ${JSON.stringify(last)}`;
+              calmly(disk);
+              const there = yield* verified(disk);
+              if (code === 0) {
+                // What failed was only the tidying up behind the commit.
+                assert.isTrue(there, when);
+                assert.strictEqual(last?.type, "stored", when);
+              } else {
+                assert.strictEqual(code, 5, when);
+                assert.isTrue(last?.type === "error", when);
+                if (last?.type === "error") {
+                  assert.strictEqual(last.code, reason === "io" ? "internal" : "no-space", when);
+                }
+                assert.isFalse(there, when);
+                // Where the disk still lets files be removed, the upload's space is given back.
+                if (times === 1) {
+                  const left = disk.files().filter((file) => /incoming\/0+1$/.test(file));
+                  assert.deepStrictEqual(left, [], when);
+                }
+              }
+              const next = yield* once(disk);
+              assert.strictEqual(next.code, 0, `${when}; again: ${JSON.stringify(next)}`);
+              assert.isTrue(yield* verified(disk), when);
+            }
+          }),
+        120_000,
+      );
+      it(
+        `${reason}, ${times === 1 ? "once" : "from then on"}: what dom0 makes of it`,
+        { timeout: 120_000 },
+        () => {
+          const { carrierDies: _1, dom0Dies: _2, ledger: _3, second: _4, ...rest } = planOf(1);
+          const calm = { ...rest, links: [], deaths: [], clocks: [], pauses: [], archive: 2 };
+          for (let at = 1; at <= 48; at++) {
+            const disk = { at, count: times, reason };
+            const told = tell(1, { ...calm, qvm: { kind: "sound" }, disk, rest: 1000 });
+            assert.deepStrictEqual([...told.violations], [], `at ${at}`);
+            assert.include([0, 5], told.codes[0], `at ${at}`);
+          }
+        },
+      );
+    }
+  }
+});

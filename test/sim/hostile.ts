@@ -1,0 +1,105 @@
+/**
+ * A far side that lies: carrier and server in one, written against the description of the wire. What
+ * a lie must come to is known beforehand, so that a dom0 which believes it is found out even where the
+ * run fails later for another reason.
+ */
+import { Effect } from "effect";
+import { inProcessQrexec, memoryPipe } from "#layers/MemoryPipe";
+import { archiveNumber } from "#test/sim/plan";
+import type { World } from "#test/sim/world";
+import { keyOf, type Lies, peer, type Shelf, shelf } from "#test/support/peer";
+import type { Rng } from "#test/support/random";
+
+const mebi = 1_048_576;
+
+interface Lie {
+  readonly name: string;
+  readonly lies: Lies;
+  /** The exit code that it must come to. */
+  readonly code: number;
+}
+
+/** Changes a field of the receipt, and signs that with the right key: an insider's lie. */
+const receiptWith =
+  (field: string, value: unknown): NonNullable<Lies["stored"]> =>
+  (reply, key) => {
+    const receipt = JSON.stringify({ ...(JSON.parse(reply.receipt) as object), [field]: value });
+    return { ...reply, receipt, signature: key.sign(receipt) };
+  };
+
+const lieOf = (r: Rng, blocks: number): Lie => {
+  const other = keyOf("another server");
+  const hex = r.bytes(32).toString("hex");
+  const far = mebi * r.int(blocks + 1, blocks + 90);
+  const second = (
+    lie: (reply: { type: string; offset: number; server: string }) => unknown,
+  ): Lies => ({
+    dropAfter: (call) => (call === 1 ? Math.min(2, blocks) : undefined),
+    ready: (reply, call) => (call > 1 ? lie(reply) : reply),
+  });
+  return r.pick<Lie>([
+    { name: "no lie", lies: {}, code: 0 },
+    {
+      name: "ready ahead",
+      lies: { ready: (s) => ({ ...s, offset: mebi * r.int(1, 9) }) },
+      code: 6,
+    },
+    { name: "ready odd", lies: { ready: (s) => ({ ...s, offset: r.int(1, mebi - 1) }) }, code: 6 },
+    { name: "ready ahead, later", lies: second((s) => ({ ...s, offset: far })), code: 6 },
+    { name: "ready back", lies: second((s) => ({ ...s, offset: 0 })), code: 6 },
+    { name: "another key, later", lies: second((s) => ({ ...s, server: other.server })), code: 6 },
+    { name: "ack ahead", lies: { ack: () => ({ type: "ack", offset: far }) }, code: 6 },
+    { name: "ack odd", lies: { ack: (n) => ({ type: "ack", offset: n - 1 }) }, code: 6 },
+    {
+      name: "ready twice",
+      lies: { onBlock: () => ({ type: "ready", offset: 0, server: other.server }) },
+      code: 6,
+    },
+    { name: "no JSON", lies: { onBlock: () => `${r.bytes(20).toString("hex")}\n` }, code: 6 },
+    {
+      name: "signed by another",
+      lies: { stored: (s) => ({ ...s, signature: other.sign(s.receipt) }) },
+      code: 6,
+    },
+    {
+      name: "signed for another text",
+      lies: { stored: (s) => ({ ...s, receipt: `${s.receipt} ` }) },
+      code: 6,
+    },
+    { name: "another name", lies: { stored: receiptWith("name", "other.backup") }, code: 6 },
+    { name: "another session", lies: { stored: receiptWith("session", hex.slice(32)) }, code: 6 },
+    { name: "another size", lies: { stored: receiptWith("size", r.int(1, mebi)) }, code: 6 },
+    { name: "another hash", lies: { stored: receiptWith("treehash", hex) }, code: 6 },
+    { name: "another manifest", lies: { stored: receiptWith("manifest", hex) }, code: 6 },
+    { name: "no receipt", lies: { stored: receiptWith("version", 2) }, code: 6 },
+  ]);
+};
+
+/** One run against a liar. */
+export const hostileTale = Effect.fnUntraced(function* (world: World) {
+  const number = world.random.pick([2, 3, 4]);
+  const archive = archiveNumber(number);
+  const { code, lies, name } = lieOf(world.random, Math.floor(archive.length / mebi));
+  world.note(`the lie: ${name}`);
+  const kept: Shelf = shelf();
+  const qrexec = inProcessQrexec(
+    peer(kept, lies),
+    Effect.sync(() => ({ up: memoryPipe(), down: memoryPipe() })),
+  );
+  const home = world.dom0("home");
+  const run = world.start(
+    home,
+    { id: "first", archive, qvm: { kind: "sound" }, doomed: false },
+    qrexec,
+  );
+  const ended = yield* world.end(run);
+  if (ended !== code) {
+    const text = run.said.lines.map((line) => line.text).join("; ");
+    world.broken(`P4 ${name} came to exit ${ended}, not ${code}: ${text.slice(-200)}`);
+  }
+  if ((home.ledger.text !== "") !== (code === 0)) world.broken(`P2 ${name}: a wrong ledger`);
+  if (ended === 0 && [...kept.committed.values()][0]?.bytes.equals(archive) !== true) {
+    world.broken(`P2 ${name}: not what was sent`);
+  }
+  return run;
+});

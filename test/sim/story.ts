@@ -1,0 +1,293 @@
+/**
+ * One story: a run of qbackup in which something goes wrong, the checks of what was promised, and then
+ * a run in which nothing does, which has to put everything right.
+ */
+import { Effect } from "effect";
+import { parseLedger } from "#layers/FileLedger";
+import { signatureHolds } from "#src/wire/keys";
+import { parseManifest, parseReceipt, receiptDiffers } from "#src/wire/manifest";
+import { hostileTale } from "#test/sim/hostile";
+import { archiveNumber, type Plan, planOf } from "#test/sim/plan";
+import { type Run, World } from "#test/sim/world";
+import { treeHash } from "#test/support/peer";
+
+export interface Told {
+  readonly seed: number;
+  readonly plan: Plan;
+  /** Exit codes of the runs; undefined where the run was killed. */
+  readonly codes: ReadonlyArray<number | undefined>;
+  readonly trace: ReadonlyArray<string>;
+  readonly violations: ReadonlyArray<string>;
+  /** Simulated. */
+  readonly seconds: number;
+}
+
+/** No run may take longer. In simulated seconds. */
+const longest = 4 * 3600;
+const mebi = 1_048_576;
+
+const hashes = new WeakMap<Buffer, string>();
+const treeHashOf = (archive: Buffer): string => {
+  const found = hashes.get(archive) ?? treeHash(archive);
+  hashes.set(archive, found);
+  return found;
+};
+
+/** The bytes of a file, not copied: these checks are made often. */
+const look = (world: World, path: string): Buffer | undefined => {
+  const node = world.disk.find(path);
+  return node?.kind === "file" ? node.now.view() : undefined;
+};
+const isVisible = (file: string): boolean =>
+  !file.startsWith(".qbackup/") && !file.endsWith(".manifest.json");
+
+/** What has to be true of the server's disk at every moment, power or no power. */
+const checkDisk = (world: World, when: string): void => {
+  const archives = new Set(world.runs.map((run) => run.archive));
+  for (const file of world.disk.files()) {
+    if (!isVisible(file)) continue;
+    const bytes = look(world, file)!;
+    if (![...archives].some((archive) => archive.equals(bytes))) {
+      world.broken(`P1 ${when}: ${file} (${bytes.length} bytes) is no archive that was sent`);
+    }
+  }
+  for (const run of world.runs) {
+    if (run.code !== 0) continue;
+    for (const entry of entriesOf(run).filter(({ session }) => session === run.session)) {
+      const bytes = look(world, entry.name);
+      if (bytes?.equals(run.archive) !== true) {
+        world.broken(`P2 ${when}: ${run.id} exited 0, but ${entry.name} is not there`);
+      }
+    }
+  }
+};
+
+/** What was acknowledged to a run that still goes on is there, with its digests. */
+const checkAcked = (world: World): void => {
+  for (const run of world.runs) {
+    if (run.session === undefined || run.acked === 0 || !world.mustKeep(run)) continue;
+    if ([...world.stored.values()].includes(run.session)) continue;
+    const committed = world.disk
+      .files()
+      .some((file) => isVisible(file) && look(world, file)!.equals(run.archive));
+    if (committed) continue;
+    const bytes = look(world, `.qbackup/incoming/${run.session}`);
+    const digests = look(world, `.qbackup/incoming/${run.session}.digests`);
+    const there = bytes?.subarray(0, run.acked).equals(run.archive.subarray(0, run.acked)) === true;
+    if (!there || (digests?.length ?? 0) < (run.acked / mebi) * 32) {
+      world.broken(`${run.id}: ${run.acked} bytes were acknowledged, and a power loss took them`);
+    }
+  }
+};
+
+const entriesOf = (run: Run) => parseLedger(Buffer.from(run.dom0.ledger.text)).entries;
+
+/** What has to be true when a run has ended by itself. */
+const checkRun = (world: World, run: Run): void => {
+  const { code, dom0, notes, said } = run;
+  const { ledger, table } = dom0;
+  const mine = entriesOf(run).filter(({ session }) => session === run.session);
+  const wrong = (what: string) => world.broken(`${run.id} (exit ${code}): ${what}`);
+  if (said.lines.some(({ text }) => !/^[\x20-\x7e]*$/.test(text))) wrong("P4 unprintable words");
+  if (run.out.length > 0) wrong("stdout is not for words");
+  if (run.widest > 17 * mebi) wrong(`the window grew to ${run.widest} bytes`);
+  if (code === 0) {
+    const [entry] = mine;
+    const manifest = entry === undefined ? undefined : parseManifest(entry.manifest);
+    const receipt = entry === undefined ? undefined : parseReceipt(entry.receipt);
+    if (entry === undefined || manifest === undefined || receipt === undefined || mine.length > 1) {
+      wrong("P2 no single entry in the ledger");
+    } else {
+      if (!run.sound) wrong("P2 qvm-backup did not write it whole, or did not exit 0");
+      if (!signatureHolds(ledger.pins.get("net") ?? "", entry.receipt, entry.signature)) {
+        wrong("P2 the receipt is not signed by the pinned key");
+      }
+      if (receiptDiffers(receipt, entry.manifest) !== undefined) wrong("P2 a receipt for another");
+      if (manifest.size !== run.archive.length || manifest.treehash !== treeHashOf(run.archive)) {
+        wrong("P2 the manifest is not of what qvm-backup wrote");
+      }
+    }
+    if (ledger.unfinished !== undefined && !world.ledgerFailed) wrong("P7 a mark is left");
+    if (said.lines.some(({ level }) => level === "error")) wrong("an error was reported");
+    if (notes.at(-1)?.urgency !== "normal") wrong("P5 no good news");
+  } else {
+    if (!said.lines.some(({ level }) => level === "error")) wrong("P5 no error reported");
+    if (notes.at(-1)?.urgency !== "critical" && code !== 7) wrong("P5 no notification");
+    if (mine.length > 0 && !world.ledgerFailed) wrong("P2 there is an entry all the same");
+    const left = ledger.unfinished;
+    if (left !== undefined && left.submission === undefined && !world.ledgerFailed && code !== 7) {
+      wrong("P7 a mark without a receipt to fetch is left");
+    }
+  }
+  const alone = world.runs.filter((other) => other.dom0 === dom0 && other.code === undefined);
+  if (alone.length === 0 && !world.ledgerFailed && code !== 7) {
+    const started = table.calls.includes("start net");
+    const state = table.qubes.find(({ name }) => name === "net")!.state;
+    const wanted = world.plan.running || (world.plan.keepRunning && started) ? "Running" : "Halted";
+    // A killed run leaves it running, and the next one puts that right unless it was told -x.
+    if (state !== wanted && !(world.plan.keepRunning && state === "Running")) {
+      wrong(`P7 the destination qube is ${state}`);
+    }
+  }
+  if (run.script.started.length > 0 && run.script.cancelled === 0 && code !== 0) {
+    if (world.plan.qvm.kind === "hangs" && run.id === "first") wrong("P7 qvm-backup goes on");
+  }
+};
+
+const checkList = Effect.fnUntraced(function* (world: World, when: string) {
+  const listed = yield* world.list();
+  for (const { name, size, treehash, verified } of listed) {
+    if (!verified) {
+      world.broken(`${when}: ${name} is listed as not verified`);
+      continue;
+    }
+    const bytes = look(world, name)!;
+    const sent = world.runs.some(
+      ({ archive, sound }) =>
+        sound &&
+        archive.length === size &&
+        treeHashOf(archive) === treehash &&
+        archive.equals(bytes),
+    );
+    if (!sent) world.broken(`P1 ${when}: ${name} is listed as verified and is not what was sent`);
+  }
+  for (const run of world.runs) {
+    if (run.code !== 0) continue;
+    for (const { name } of entriesOf(run).filter(({ session }) => session === run.session)) {
+      if (!listed.some((archive) => archive.name === name && archive.verified)) {
+        world.broken(`P2 ${when}: ${run.id} exited 0, but ${name} is not listed as verified`);
+      }
+    }
+  }
+  return listed;
+});
+
+/** Nothing is left on the server but archives and what belongs to them. */
+const checkLeft = (world: World, listed: ReadonlyArray<{ readonly name: string }>): void => {
+  const names = new Set(listed.map(({ name }) => name));
+  const sessions = new Set(
+    world.runs.flatMap((run) => entriesOf(run).map(({ session }) => session as string)),
+  );
+  for (const file of world.disk.files()) {
+    const own = /^\.qbackup\/(incoming|digests)\/([0-9a-f]{32})/.exec(file);
+    if (own !== null && own[1] === "digests" && sessions.has(own[2]!)) continue;
+    if (file === ".qbackup/identity" || names.has(file)) continue;
+    if (file.endsWith(".manifest.json") && names.has(file.slice(0, -14))) continue;
+    world.broken(`P7 in the end ${file} is left on the server`);
+  }
+};
+
+const tale = Effect.fnUntraced(function* (world: World) {
+  const { plan } = world;
+  world.afterPowerLoss = () => {
+    checkDisk(world, "after a power loss");
+    checkAcked(world);
+  };
+  const home = world.dom0("home");
+  const first = world.start(home, {
+    id: "first",
+    archive: archiveNumber(plan.archive),
+    qvm: plan.qvm,
+    doomed: true,
+  });
+  const others: Array<Run> = [];
+  if (plan.second !== undefined) {
+    yield* Effect.sleep(plan.second.after);
+    const same = plan.second.who === "same";
+    const run = world.start(same ? home : world.dom0("elsewhere"), {
+      id: same ? "twin" : "rival",
+      archive: archiveNumber((plan.archive + 2) % 5),
+      qvm: { kind: "sound" },
+      doomed: false,
+    });
+    others.push(run);
+  }
+  const ran = [first, ...others];
+  yield* Effect.forEach(ran, (run) => world.end(run), { concurrency: "unbounded" });
+  for (const run of ran) if (run.code !== undefined) checkRun(world, run);
+  checkDisk(world, "after the run");
+
+  // Trouble that a run has to survive: whatever the link and the server's machine did.
+  const mild =
+    !world.corrupted &&
+    !world.diskFailed &&
+    !world.ledgerFailed &&
+    !world.clockStepped &&
+    others.length === 0 &&
+    plan.qvm.kind === "sound";
+  const faultless = mild && plan.links.length === 0 && plan.deaths.length === 0;
+  if (faultless && plan.carrierDies === undefined && !first.life.dead && first.code !== 0) {
+    world.broken(`nothing went wrong, but the first run exited with ${first.code}`);
+  }
+  if (mild && first.code !== undefined && first.code !== 0) {
+    const text = first.said.lines.map((line) => line.text).join("\n");
+    if (first.code !== 4 || !/no link to the server/.test(text)) {
+      world.broken(
+        `a link that breaks made the first run exit with ${first.code}: ${text.slice(-300)}`,
+      );
+    }
+  }
+
+  yield* Effect.sleep(plan.rest);
+  world.calm = true;
+  const places = [...new Set(ran.map((run) => run.dom0))];
+  for (const place of places) {
+    const run = world.start(place, {
+      id: `last of ${place.name}`,
+      archive: archiveNumber(1),
+      qvm: { kind: "sound" },
+      doomed: false,
+    });
+    if ((yield* world.end(run)) !== 0) {
+      const text = run.said.lines.map((line) => line.text).join("\n");
+      world.broken(`${run.id}: all is well, but it exited with ${run.code}: ${text.slice(-300)}`);
+    }
+    checkRun(world, run);
+  }
+  // Half-open processes end by themselves, within a minute and the time of a sync.
+  yield* Effect.sleep(120_000);
+  if (world.serving > 0) world.broken("P5 a process of the server waits for ever");
+  const before = yield* checkList(world, "at the end");
+  if (plan.rest > 7_200_000 && !world.diskFailed && !world.clockStepped) checkLeft(world, before);
+  yield* world.powerLoss({ power: plan.last, told: true, away: 10 });
+  checkDisk(world, "after the last power loss");
+  const listed = yield* checkList(world, "after the last power loss");
+
+  // Every archive that the server vouches for is known to the one who sent it.
+  if (!world.diskFailed && !world.ledgerFailed) {
+    const known = new Set(
+      world.runs.flatMap((run) => entriesOf(run).map(({ name }) => name as string)),
+    );
+    for (const { name } of listed) {
+      if (!known.has(name)) world.broken(`P7 ${name} is on the server and in no ledger`);
+    }
+  }
+});
+
+export const tell = (seed: number, plan: Plan = planOf(seed)): Told => {
+  const world = new World(plan);
+  const hostile = seed % 12 === 11;
+  const fiber = world.go(
+    hostile ? Effect.map(hostileTale(world), (run) => checkRun(world, run)) : tale(world),
+  );
+  try {
+    if (!world.universe.run(fiber, longest)) {
+      world.broken(
+        `P5 somebody waits for ever: ${world.runs.map((run) => `${run.id} ${run.code}`).join(", ")}`,
+      );
+    } else {
+      const exit = fiber.pollUnsafe()!;
+      if (exit._tag === "Failure") world.broken(`the story broke off: ${String(exit.cause)}`);
+    }
+  } catch (error) {
+    world.broken(String(error instanceof Error ? error.stack : error));
+  }
+  return {
+    seed,
+    plan,
+    codes: world.runs.map((run) => run.code),
+    trace: world.trace,
+    violations: world.violations,
+    seconds: world.universe.seconds,
+  };
+};

@@ -1,0 +1,759 @@
+/**
+ * The machines of a story: dom0s, one carrier for each call, one server, and the links between them.
+ * Each runs the real program on the layers for tests; what a machine keeps (a disk, a ledger, the
+ * state of the qubes) outlives the programs on it.
+ */
+import { NodeServices } from "@effect/platform-node";
+import { Clock, type Context, Deferred, Effect, Exit, Fiber, Layer, Random, Scope } from "effect";
+import * as crypto from "node:crypto";
+import { type LedgerDisk, ledgerDisk, memoryLedger } from "#layers/MemoryLedger";
+import { type LockTable, memoryLocks } from "#layers/MemoryLocks";
+import { memoryNotifier, type Notification } from "#layers/MemoryNotifier";
+import { memoryPipe, type Pipe } from "#layers/MemoryPipe";
+import { aQube, memoryQubes, type QubesTable, qubesTable } from "#layers/MemoryQubes";
+import { memoryQvmBackup, qvmBackupScript, type QvmBackupScript } from "#layers/MemoryQvmBackup";
+import { memoryReporter, type Said } from "#layers/MemoryReporter";
+import { Disk, memorySafeFs, type Operation } from "#layers/MemorySafeFs";
+import { memorySettings } from "#layers/MemorySettings";
+import type { Sink, Source } from "#services/Bytes";
+import { Invocation } from "#services/Invocation";
+import { Ledger } from "#services/Ledger";
+import { Notifier } from "#services/Notifier";
+import { Qrexec } from "#services/Qrexec";
+import { Qubes } from "#services/Qubes";
+import { QvmBackup } from "#services/QvmBackup";
+import { QvmRestore } from "#services/QvmRestore";
+import { Reporter } from "#services/Reporter";
+import { SafeFs } from "#services/SafeFs";
+import { SshTransport } from "#services/SshTransport";
+import { carrier } from "#src/carrier/carrier";
+import { dom0 } from "#src/dom0/main";
+import { shell } from "#src/shell/main";
+import { parseReply, type Reply } from "#src/wire/reply";
+import { type Doom, gated, Life } from "#test/sim/life";
+import type { Death, LinkPlan, Plan } from "#test/sim/plan";
+import { Universe } from "#test/sim/universe";
+import { type Rng, rng } from "#test/support/random";
+
+/** What effect/cli wants to have; the programs touch none of it. */
+const cliNeeds: Context.Context<NodeServices.NodeServices> = await Effect.runPromise(
+  Layer.buildWithScope(NodeServices.layer, Scope.makeUnsafe()),
+);
+
+/** Only through `step` is a call counted; the rest of the world costs a process no step. */
+const through = <I, S extends object>(
+  life: Life,
+  key: Context.Service<I, S>,
+  layer: Layer.Layer<I>,
+  step?: (member: string) => string | undefined,
+): Layer.Layer<I> =>
+  Layer.effect(
+    key,
+    Effect.map(Effect.service(key), (service) => gated(life, service, step)),
+  ).pipe(Layer.provide(layer));
+
+/** One run of qbackup in a dom0. */
+export interface Run {
+  readonly id: string;
+  readonly dom0: Dom0;
+  /** What qvm-backup writes in it, and whether all of that is an archive that it vouches for. */
+  readonly archive: Buffer;
+  readonly sound: boolean;
+  readonly script: QvmBackupScript;
+  readonly life: Life;
+  readonly said: Said;
+  readonly notes: Array<Notification>;
+  readonly out: Array<string>;
+  /** Chosen by the program; undefined before that. */
+  session: string | undefined;
+  /** Most that the server said to have, as dom0 heard it. In bytes. */
+  acked: number;
+  /** The window: most that was read from qvm-backup and not acknowledged. In bytes. */
+  widest: number;
+  /** The server said that it will not, or was told that it need not. */
+  forsaken: boolean;
+  fiber?: Fiber.Fiber<number>;
+  code: number | undefined;
+}
+
+/** One dom0: a ledger and a table of qubes. */
+export interface Dom0 {
+  readonly name: string;
+  readonly ledger: LedgerDisk;
+  readonly table: QubesTable;
+  readonly locks: LockTable;
+  calls: number;
+  wrong: number;
+}
+
+interface Process {
+  readonly life: Life;
+  fiber?: Fiber.Fiber<number>;
+  /** Ends the link with it, telling the client or not. */
+  readonly hangUp: (told: boolean) => Effect.Effect<void>;
+}
+
+const failing = new Set<Operation["operation"]>([
+  "make",
+  "create",
+  "write",
+  "truncate",
+  "protect",
+  "sync",
+  "link",
+  "remove",
+  "sync-directory",
+]);
+const needsSpace = new Set<Operation["operation"]>(["make", "create", "write", "link"]);
+
+export class World {
+  readonly plan: Plan;
+  readonly random: Rng;
+  readonly universe: Universe;
+  readonly trace: Array<string> = [];
+  readonly runs: Array<Run> = [];
+  readonly scope = Scope.makeUnsafe();
+  readonly disk = new Disk();
+  readonly serverSaid: Said = { lines: [], progress: [] };
+  /** Names for which a server process said `stored`, and the session. */
+  readonly stored = new Map<string, string>();
+  /** A disk that once failed may have lost what it had said to have. */
+  diskFailed = false;
+  ledgerFailed = false;
+  clockStepped = false;
+  corrupted = false;
+  powerFailed = 0;
+  /** Faults are over: what happens now has to go well. */
+  calm = false;
+  /** Called when the power has just failed, before anything runs again. */
+  afterPowerLoss: () => void = () => {};
+  readonly #processes = new Set<Process>();
+  #serverLocks: LockTable = new Map();
+  #serverAway = false;
+  #serverWrong = 0;
+  #serverSteps = 0;
+  #deaths: Array<Death>;
+  #entropy = 0;
+  readonly #serverClock: Clock.Clock;
+
+  constructor(plan: Plan) {
+    this.plan = plan;
+    this.random = rng(plan.seed ^ 0x5eed);
+    this.universe = new Universe(rng(plan.seed ^ 0x0dd5), plan.disorder);
+    this.#deaths = [...plan.deaths];
+    this.#serverClock = this.universe.clock(() => this.#serverWrong);
+    this.disk.plant("appvms", "directory");
+    this.disk.syncing = plan.syncing === 0 ? Effect.void : Effect.sleep(plan.syncing);
+    let operations = 0;
+    this.disk.fault = ({ operation }) => {
+      const fault = plan.disk;
+      if (fault === undefined || this.calm || !failing.has(operation)) return undefined;
+      operations += 1;
+      if (operations < fault.at || operations >= fault.at + fault.count) return undefined;
+      if (fault.reason === "no-space" && !needsSpace.has(operation)) return undefined;
+      this.diskFailed = true;
+      this.note(`disk ${fault.reason} at ${operation}`);
+      return fault.reason;
+    };
+    for (const { after, by, machine } of plan.clocks) {
+      const step = Effect.sync(() => {
+        if (this.calm) return;
+        this.clockStepped = true;
+        this.note(`clock of ${machine} steps by ${by}`);
+        if (machine === "server") this.#serverWrong += by;
+        else for (const run of this.runs) run.dom0.wrong += by;
+      });
+      this.go(Effect.delay(step, after));
+    }
+  }
+
+  note(what: string): void {
+    this.trace.push(`${(this.universe.now - this.universe.begin).toFixed(0)} ${what}`);
+  }
+  /** Starts something in this world; it lives as long as the world. */
+  go<A, E>(effect: Effect.Effect<A, E>): Fiber.Fiber<A, E> {
+    return Effect.runForkWith(cliNeeds as Context.Context<never>)(
+      effect.pipe(
+        Effect.provideService(Clock.Clock, this.universe.clock()),
+        Random.withSeed(`${this.plan.seed}`),
+      ),
+      { scheduler: this.universe },
+    );
+  }
+  entropy(n: number): Uint8Array {
+    this.#entropy += 1;
+    const text = `${this.plan.seed} ${this.#entropy}`;
+    return new Uint8Array(crypto.createHash("sha256").update(text).digest().subarray(0, n));
+  }
+
+  // The server.
+
+  /** Kills processes; the finalizers that run then find every gate shut. */
+  #kill(processes: ReadonlyArray<Process>, told: boolean): Effect.Effect<void> {
+    for (const process of processes) {
+      process.life.dead = true;
+      this.#processes.delete(process);
+    }
+    return Effect.forEach(
+      processes,
+      (process) => Effect.andThen(Fiber.interrupt(process.fiber!), process.hangUp(told)),
+      { discard: true },
+    );
+  }
+
+  /** The power of the server fails; it is back when this returns. */
+  powerLoss(death: Pick<Death, "power" | "told" | "away">): Effect.Effect<void> {
+    return Effect.suspend(() => {
+      this.note(`the server loses power`);
+      this.#serverAway = true;
+      const ending = this.#kill([...this.#processes], death.told);
+      // At once: a sync that was under way has not happened.
+      this.disk.crash(death.power === "any" ? () => this.random.next() : undefined);
+      this.#serverLocks = new Map();
+      this.afterPowerLoss();
+      return Effect.andThen(ending, Effect.sleep(death.away));
+    }).pipe(
+      Effect.andThen(
+        Effect.sync(() => {
+          this.#serverAway = false;
+          this.note("the server is back");
+        }),
+      ),
+    );
+  }
+
+  #doom(life: Life, what: string): Doom | undefined {
+    if (this.calm) return undefined;
+    this.#serverSteps += 1;
+    const next = this.#deaths[0];
+    if (next === undefined || this.#serverSteps < next.at) return undefined;
+    this.#deaths.shift();
+    this.note(`${life.name} dies ${next.moment} ${what}`);
+    return {
+      moment: next.moment,
+      dies: () => {
+        const itself = [...this.#processes].filter((process) => process.life === life);
+        // Its fiber is the one that runs just now: it cannot end before its turn has.
+        const end = next.power === undefined ? this.#kill(itself, next.told) : this.powerLoss(next);
+        this.go(end);
+      },
+    };
+  }
+
+  /** qbackup-shell on the server, as sshd starts it. Its exit code, when it has one. */
+  serve(command: string, stdin: Source, stdout: Sink, hangUp: Process["hangUp"]) {
+    const name = `shell ${command.split(" ")[1]}`;
+    const life = new Life(name, (mine, what) => this.#doom(mine, what));
+    const disk = memorySafeFs(this.disk);
+    const layer = Layer.mergeAll(
+      through(life, SafeFs, disk, (member) => (readOnly.has(member) ? undefined : member)),
+      memoryLocks(this.#serverLocks),
+      through(life, Reporter, memoryReporter(this.serverSaid)),
+      Layer.succeed(
+        Invocation,
+        gated(life, {
+          args: [],
+          env: { SSH_ORIGINAL_COMMAND: command },
+          stdin: gated(life, stdin),
+          stdout: gated(life, stdout),
+          entropy: (n) => this.entropy(n),
+        }),
+      ),
+    );
+    const process: Process = { life, hangUp };
+    this.#processes.add(process);
+    process.fiber = this.go(
+      Effect.andThen(
+        Effect.yieldNow,
+        shell.pipe(
+          Effect.provide(layer, { local: true }),
+          Effect.provideService(Clock.Clock, this.#serverClock),
+        ),
+      ),
+    );
+    return Fiber.await(process.fiber).pipe(
+      Effect.tap(() =>
+        Effect.sync(() => {
+          this.#processes.delete(process);
+        }),
+      ),
+    );
+  }
+
+  /** Processes of the server that have not ended. */
+  get serving(): number {
+    return this.#processes.size;
+  }
+
+  /** What the server lists, asked on the server itself. */
+  list(): Effect.Effect<ReadonlyArray<Extract<Reply, { type: "archive" }>>> {
+    return Effect.gen({ self: this }, function* () {
+      const up = memoryPipe();
+      const down = memoryPipe(Number.MAX_SAFE_INTEGER);
+      yield* up.sink.end;
+      const exit = yield* this.serve("qbackup/1 list", up.source, down.sink, () => Effect.void);
+      if (!Exit.isSuccess(exit) || exit.value !== 0) throw new Error("the server does not list");
+      yield* down.sink.end;
+      const into = new Uint8Array(1 << 16);
+      const n = yield* Effect.orDie(down.source.read(into, into.length));
+      return Buffer.from(into.subarray(0, n))
+        .toString()
+        .split("\n")
+        .flatMap((line) => {
+          const reply = parseReply(line);
+          return reply?.type === "archive" ? [reply] : [];
+        });
+    });
+  }
+
+  // The link and the carrier.
+
+  #pass(
+    plan: Omit<LinkPlan, "broken">,
+    way: "up" | "down",
+    broken: LinkPlan["broken"],
+    cut: Effect.Effect<void>,
+  ) {
+    const random = rng(plan.seed ^ (way === "up" ? 1 : 2));
+    const limit =
+      broken === undefined
+        ? undefined
+        : way in broken.when
+          ? (broken.when as { up: number })[way as "up"]
+          : undefined;
+    let passed = 0;
+    return (bytes: Uint8Array): Effect.Effect<ReadonlyArray<Uint8Array>> => {
+      const from = passed;
+      passed += bytes.length;
+      const corrupt = plan.corrupt;
+      if (corrupt?.direction === way && corrupt.at >= from && corrupt.at < passed && !this.calm) {
+        this.corrupted = true;
+        this.note(`a bit flips at ${way} ${corrupt.at}`);
+        bytes[corrupt.at - from]! ^= 1 << (corrupt.at % 8);
+      }
+      let rest = bytes;
+      if (limit !== undefined && limit < passed)
+        rest = bytes.subarray(0, Math.max(0, limit - from));
+      const parts: Array<Uint8Array> = [];
+      for (let n = random.int(1, plan.pieces); n > 1 && rest.length > 1; n--) {
+        const at = random.int(1, rest.length - 1);
+        parts.push(rest.subarray(0, at));
+        rest = rest.subarray(at);
+      }
+      if (rest.length > 0) parts.push(rest);
+      const wait = plan.delay === 0 ? 0 : random.int(0, plan.delay);
+      const delivered =
+        wait === 0 ? Effect.succeed(parts) : Effect.delay(Effect.succeed(parts), wait);
+      // The bytes before the cut are on their way first.
+      return limit !== undefined && limit < passed && limit >= from
+        ? Effect.tap(delivered, () =>
+            Effect.sync(() => void this.go(Effect.andThen(Effect.yieldNow, cut))),
+          )
+        : delivered;
+    };
+  }
+
+  /** One call from dom0, through a carrier of its own, to the server. */
+  #call(run: Run, service: string) {
+    return Effect.gen({ self: this }, function* () {
+      const number = run.dom0.calls;
+      run.dom0.calls += 1;
+      const plan: LinkPlan = (this.calm ? undefined : this.plan.links[number]) ?? this.plan.sound;
+      const { broken } = plan;
+      let lost = false;
+      const gone = Deferred.makeUnsafe<void>();
+      const lose = (
+        what: string,
+        dom0Knows: boolean,
+        serverKnows: "ended" | "failed" | undefined,
+        keep: boolean,
+      ) =>
+        Effect.suspend(() => {
+          if (!lost) this.note(`${run.id} call ${number}: ${what}`);
+          lost = true;
+          return Effect.andThen(
+            up.lose({
+              reader: serverKnows,
+              writer: dom0Knows,
+              keep: keep && serverKnows === "ended",
+            }),
+            down.lose({
+              reader: dom0Knows ? "ended" : undefined,
+              writer: serverKnows !== undefined,
+              keep: keep && dom0Knows,
+            }),
+          ).pipe(Effect.andThen(Deferred.succeed(gone, undefined)));
+        });
+      const cut =
+        broken === undefined
+          ? Effect.void
+          : lose("the link breaks", broken.dom0Knows, broken.serverKnows, broken.keep);
+      const up: Pipe = memoryPipe(plan.capacity, this.#pass(plan, "up", broken, cut));
+      const down: Pipe = memoryPipe(plan.capacity, this.#pass(plan, "down", broken, cut));
+      if (broken !== undefined && "after" in broken.when) {
+        this.go(Effect.delay(cut, broken.when.after));
+      }
+
+      const program = (mine: Invocation["Service"], command: string) =>
+        Effect.gen({ self: this }, function* () {
+          if (this.#serverAway) {
+            yield* Effect.sleep(this.random.int(10, 5000));
+            return { code: 255, reason: "unreachable" as const, said: ["no route"] };
+          }
+          [, , , session] = command.split(" ");
+          const stdout: Sink = {
+            ...mine.stdout,
+            write: (bytes) => {
+              this.#heard(run, command, bytes);
+              return mine.stdout.write(bytes);
+            },
+          };
+          const served = this.go(
+            Effect.gen({ self: this }, function* () {
+              const exit = yield* this.serve(command, mine.stdin, stdout, (told) =>
+                lose("the server dies", told, "failed", false),
+              );
+              // What the kernel does for a process that is gone.
+              yield* up.lose({ writer: true });
+              yield* down.sink.end;
+              return Exit.isSuccess(exit) ? exit.value : 137;
+            }),
+          );
+          const code = yield* Effect.raceFirst(
+            Fiber.join(served),
+            Effect.as(Deferred.await(gone), undefined),
+          );
+          return code === undefined
+            ? { code: 255, reason: "lost" as const, said: [] }
+            : { code, reason: "done" as const, said: [] };
+        });
+      const said: Said = { lines: [], progress: [] };
+      const [, verb] = service.split("+");
+      const mine: Invocation["Service"] = {
+        args: verb === undefined ? [] : [verb],
+        env: { QREXEC_REMOTE_DOMAIN: "dom0" },
+        stdin: up.source,
+        stdout: down.sink,
+        entropy: () => new Uint8Array(0),
+      };
+      const fiber = this.go(
+        carrier.pipe(
+          Effect.provide(
+            Layer.mergeAll(
+              Layer.succeed(Invocation, mine),
+              Layer.succeed(SshTransport, {
+                handOver: (_to: string, command: string) => program(mine, command),
+              }),
+              memoryReporter(said),
+              memorySettings({ SSH_CONN: "backup@server" }),
+            ),
+            { local: true },
+          ),
+        ),
+      );
+      const doom = this.plan.carrierDies;
+      if (doom?.call === number && !this.calm) {
+        const dies = Effect.andThen(
+          lose("the carrier dies", true, "failed", false),
+          Fiber.interrupt(fiber),
+        );
+        this.go(Effect.delay(dies, doom.after));
+      }
+      // dom0 lets go: qvm-run and ssh close what they hold; what is under way still arrives.
+      yield* Effect.addFinalizer(() =>
+        Effect.suspend(() => {
+          if (lost) return up.lose({ writer: true, keep: true });
+          lost = true;
+          return Effect.andThen(
+            up.lose({ reader: "ended", writer: true, keep: true }),
+            down.lose({ reader: "ended", writer: true }),
+          );
+        }),
+      );
+      let line = "";
+      /** What the call is about; not every one is about the archive of this run. */
+      let session: string | undefined;
+      const stdout: Source = {
+        received: down.source.received,
+        read: (into, atLeast) =>
+          Effect.tap(down.source.read(into, atLeast), (n) =>
+            Effect.sync(() => {
+              const lines = (line + Buffer.from(into.subarray(0, n)).toString("latin1")).split(
+                "\n",
+              );
+              line = lines.pop()!;
+              if (session === run.session) for (const whole of lines) this.#delivered(run, whole);
+            }),
+          ),
+      };
+      return {
+        stdin: up.sink,
+        stdout,
+        ended: Fiber.await(fiber).pipe(
+          Effect.map((exit) => ({
+            code: Exit.isSuccess(exit) ? exit.value : 1,
+            said: said.lines.map(({ text }) => text),
+          })),
+        ),
+      };
+    });
+  }
+
+  /** What a server process says, whether or not it arrives. */
+  #heard(run: Run, command: string, bytes: Uint8Array): void {
+    for (const line of Buffer.from(bytes).toString().split("\n")) {
+      const reply = parseReply(line);
+      if (reply === undefined) continue;
+      const [, verb, name, session] = command.split(" ");
+      this.note(`${verb} says ${line.slice(0, 60)}`);
+      if (reply.type === "stored") this.stored.set(name!, session!);
+      if (reply.type === "error" && reply.code !== "busy") run.forsaken = true;
+      if (reply.type === "ready" && "offset" in reply && session === run.session) {
+        if (reply.offset < run.acked && this.mustKeep(run)) {
+          this.broken(`${run.id}: ready ${reply.offset} after an acknowledgement of ${run.acked}`);
+        }
+      }
+    }
+  }
+  readonly #violations: Array<string> = [];
+  broken(promise: string): void {
+    this.note(`BROKEN: ${promise}`);
+    this.#violations.push(promise);
+  }
+  get violations(): ReadonlyArray<string> {
+    return this.#violations;
+  }
+  /** Is there a run that relies on what the server has acknowledged? */
+  mustKeep(run: Run): boolean {
+    return (
+      run.code === undefined &&
+      !run.life.dead &&
+      !run.forsaken &&
+      !this.diskFailed &&
+      !this.clockStepped &&
+      !this.corrupted
+    );
+  }
+  /** A line that dom0 reads. */
+  #delivered(run: Run, line: string): void {
+    const reply = parseReply(line);
+    if ((reply?.type === "ack" || reply?.type === "ready") && "offset" in reply) {
+      run.acked = Math.max(run.acked, reply.offset);
+    }
+  }
+
+  // dom0.
+
+  dom0(name: string): Dom0 {
+    const table = qubesTable([
+      aQube("work", 2),
+      aQube("mail", 3),
+      aQube("vault", 4),
+      aQube("net", 9, { included: false, state: this.plan.running ? "Running" : "Halted" }),
+    ]);
+    const ledger = ledgerDisk();
+    const { ledger: fault } = this.plan;
+    let calls = 0;
+    ledger.fails = (call) => {
+      if (fault === undefined || this.calm || !/append|mark|pin /.test(call)) return undefined;
+      calls += 1;
+      if (calls <= fault.at || calls > fault.at + fault.count) return undefined;
+      this.ledgerFailed = true;
+      this.note(`the ledger fails at ${call}`);
+      return "no space left on the device";
+    };
+    return { name, ledger, table, locks: new Map(), calls: 0, wrong: 0 };
+  }
+
+  start(
+    where: Dom0,
+    what: {
+      readonly id: string;
+      readonly archive: Buffer;
+      readonly qvm: Plan["qvm"];
+      readonly doomed: boolean;
+    },
+    /** Another far side than the carriers and the server of this world. */
+    far?: Layer.Layer<Qrexec>,
+  ): Run {
+    const { archive, qvm } = what;
+    const { dom0Dies, keepRunning, pauses, prefix } = this.plan;
+    const written =
+      qvm.kind === "cut" || qvm.kind === "hangs" ? archive.subarray(0, qvm.at) : archive;
+    const stops = what.doomed ? pauses.filter(({ at }) => at < written.length) : [];
+    const cuts = [...stops].sort((a, b) => a.at - b.at);
+    const chunks = [...cuts, { at: written.length, millis: 0 }].map(({ at }, i) => ({
+      bytes: written.subarray(i === 0 ? 0 : cuts[i - 1]!.at, at),
+      ...(i === 0 ? {} : { after: cuts[i - 1]!.millis }),
+      percent: Math.floor((100 * at) / Math.max(1, written.length)),
+    }));
+    const code = qvm.kind === "cut" || qvm.kind === "exit" ? qvm.code : 0;
+    const script = qvmBackupScript({
+      chunks,
+      hangs: qvm.kind === "hangs",
+      ends: { code, said: code === 0 ? [] : ["Backup error"] },
+    });
+    const life = new Life(what.id, (mine, step) => {
+      if (!what.doomed || this.calm || mine.steps !== dom0Dies?.at) return undefined;
+      this.note(`${what.id} dies ${dom0Dies.moment} ${step}`);
+      return { moment: dom0Dies.moment, dies };
+    });
+    const dies = () => {
+      const { ledger } = where;
+      const last = ledger.text.trimEnd().lastIndexOf("\n") + 1;
+      // Only while the line is being written can it be torn.
+      if (dom0Dies?.torn === true && ledger.calls.at(-1)?.startsWith("append") === true) {
+        ledger.text = ledger.text.slice(0, last + Math.floor((ledger.text.length - last) / 2));
+        this.note("the last line of the ledger is torn");
+      }
+      this.go(Fiber.interrupt(run.fiber!));
+    };
+    const run: Run = {
+      id: what.id,
+      dom0: where,
+      archive,
+      sound:
+        qvm.kind === "sound" || (qvm.kind === "cut" && qvm.at === archive.length && code === 0),
+      script,
+      life,
+      said: { lines: [], progress: [] },
+      notes: [],
+      out: [],
+      session: undefined,
+      acked: 0,
+      widest: 0,
+      forsaken: false,
+      code: undefined,
+    };
+    this.runs.push(run);
+    const counted = (...members: ReadonlyArray<string>) => {
+      const set = new Set(members);
+      return (member: string) => (set.has(member) ? member : undefined);
+    };
+    const layer = Layer.mergeAll(
+      Layer.succeed(
+        Invocation,
+        gated(life, {
+          args: [
+            ...(keepRunning ? ["-x"] : []),
+            ...(prefix === "" ? [] : ["-f", prefix]),
+            ...["-t", "net", "-p", "/pass", "--window", "16", "--link-timeout", "10"],
+            ...["--qubes-timeout", "30", "work", "mail", "vault"],
+          ],
+          env: {},
+          stdin: { read: () => Effect.die("stdin is read"), received: () => 0 },
+          stdout: {
+            write: (b) => Effect.sync(() => void run.out.push(Buffer.from(b).toString())),
+            end: Effect.void,
+          },
+          entropy: (n) => {
+            const bytes = this.entropy(n);
+            run.session ??= Buffer.from(bytes).toString("hex");
+            return bytes;
+          },
+        }),
+      ),
+      through(life, Reporter, memoryReporter(run.said)),
+      through(life, Notifier, memoryNotifier(run.notes)),
+      through(
+        life,
+        Ledger,
+        memoryLedger(where.ledger),
+        counted("append", "mark", "pin", "pinned", "unfinished"),
+      ),
+      through(
+        life,
+        Qubes,
+        memoryQubes(where.table),
+        counted("list", "running", "start", "shutdown"),
+      ),
+      through(
+        life,
+        QvmBackup,
+        this.#watched(run, memoryQvmBackup(script)),
+        counted("start", "recover"),
+      ),
+      through(
+        life,
+        Qrexec,
+        far ??
+          Layer.succeed(Qrexec, {
+            call: (_qube: string, service: string) => this.#call(run, service),
+          }),
+        counted("call", "write"),
+      ),
+      memoryLocks(where.locks),
+      memorySettings({}),
+      Layer.mock(QvmRestore, {}),
+    );
+    run.fiber = this.go(
+      Effect.andThen(
+        Effect.yieldNow,
+        dom0.pipe(
+          Effect.provide(layer, { local: true }),
+          Effect.provide(cliNeeds),
+          Effect.provideService(
+            Clock.Clock,
+            this.universe.clock(() => where.wrong),
+          ),
+        ),
+      ),
+    );
+    return run;
+  }
+
+  /** Sees how far qvm-backup gets ahead of the acknowledgements. */
+  #watched(run: Run, layer: Layer.Layer<QvmBackup>): Layer.Layer<QvmBackup> {
+    return Layer.effect(
+      QvmBackup,
+      Effect.map(Effect.service(QvmBackup), (service) => ({
+        ...service,
+        start: (plan) =>
+          Effect.map(service.start(plan), (running) => ({
+            ...running,
+            archive: {
+              ...running.archive,
+              read: (into: Uint8Array, atLeast?: number) =>
+                Effect.tap(running.archive.read(into, atLeast), () =>
+                  Effect.sync(() => {
+                    run.widest = Math.max(run.widest, running.archive.received() - run.acked);
+                  }),
+                ),
+            },
+          })),
+      })),
+    ).pipe(Layer.provide(layer));
+  }
+
+  /** Waits for the end of a run; how it ended, or undefined where it was killed. */
+  end(run: Run): Effect.Effect<number | undefined> {
+    return Effect.map(Fiber.await(run.fiber!), (exit) => {
+      if (run.life.dead) {
+        this.note(`${run.id} was killed`);
+        return undefined;
+      }
+      if (!Exit.isSuccess(exit)) {
+        this.broken(`${run.id} ended without an exit code: ${String(exit.cause).slice(0, 300)}`);
+        return undefined;
+      }
+      run.code = exit.value;
+      this.note(`${run.id} exits with ${exit.value}`);
+      return exit.value;
+    });
+  }
+  close(): void {
+    this.go(Scope.close(this.scope, Exit.void));
+  }
+}
+
+const readOnly = new Set([
+  "self",
+  "stat",
+  "read",
+  "names",
+  "free",
+  "writable",
+  "root",
+  "open",
+  "directory",
+]);

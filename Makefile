@@ -29,7 +29,7 @@ fill = sed -e 's|@PREFIX@|$(PREFIX)|g' -e 's|@USER@|$(user)|g' -e 's|@STORE@|$(t
 # The account's home where it exists, else where useradd would put it.
 the_store = $(or $(store),$(shell getent passwd '$(user)' 2>/dev/null | cut -d: -f6),/home/$(user))
 
-.PHONY: help install build check test demo clean dom0 templatevm appvm server server-aa server-sshd \
+.PHONY: help install build check test test-apparmor demo clean dom0 templatevm appvm server server-aa server-sshd \
 	uninstall-dom0 uninstall-templatevm uninstall-appvm uninstall-server uninstall-server-aa \
 	uninstall-server-sshd node words needs
 .NOTPARALLEL:
@@ -69,6 +69,10 @@ needs:
 # npm test builds first.
 test: needs | $(tools)
 	npm test
+
+# The profile in force, in a virtual machine; exit 77 where that cannot be tried.
+test-apparmor: dist/qbackup-shell | $(tools)
+	@sh test/apparmor/run.sh
 
 check: | $(tools)
 	npm run check

@@ -3,18 +3,22 @@ import * as Effect from "effect/Effect";
 import * as Layer from "effect/Layer";
 import { nodeInvocation } from "#layers/NodeInvocation";
 import { runRole } from "#layers/NodeMain";
+import { openSshFetch } from "#layers/OpenSshFetch";
 import { openSshTransport } from "#layers/OpenSshTransport";
 import { shellSettings } from "#layers/ShellSettings";
 import { stderrReporter } from "#layers/StderrReporter";
 import { carrier } from "#src/carrier/carrier";
+import { fetch } from "#src/carrier/fetch";
 
+// qrexec gives a service one argument at most: with more, the qube's own user runs this.
 runRole(
-  carrier.pipe(
+  (process.argv.length > 3 ? fetch : carrier).pipe(
     Effect.provide(
       Layer.mergeAll(
         nodeInvocation(1), // what follows the request line belongs to ssh
         shellSettings(),
         openSshTransport(),
+        openSshFetch(),
         stderrReporter("qubes.BackupCarrier"),
       ),
     ),

@@ -70,7 +70,8 @@ describe("the way back", () => {
     const list = await qbackup(w, "list");
     assert.match(
       list.stdout,
-      new RegExp(`^${one} .* proven +20..-..-..( ./..)? +work vault$`, "m"),
+      new RegExp(`^${one} .* proven +20\\d\\d-\\S+.* work`, "m"),
+      list.stdout,
     );
     const paper = (await qbackup(w, "ledger", "head")).stdout.split("\n")[0]!;
     const sheet = await qbackup(w, "recovery-sheet");
@@ -133,13 +134,13 @@ describe("the way back", () => {
   it("goes on where a link was cut, again and again, and waits for no dead one", async () => {
     const w = await setUp({
       ...big(40_000_000),
-      // Every connection carries 9 MB back and no more.
-      sshScript: `eval "/usr/bin/ssh $OPTIONS \\"\\$@\\"" | head -c 9000000`,
+      // Every connection carries some 5 to 15 MB back and no more.
+      sshScript: `eval "/usr/bin/ssh $OPTIONS \\"\\$@\\"" | dd bs=65536 count=250 status=none`,
     });
     const name = await backup(w, "", "work", "vault");
     const ran = await qbackup(w, "verify", name);
     assert.strictEqual(ran.code, 0, ran.stderr);
-    assert.isAtLeast(ran.stderr.match(/the link broke/g)?.length ?? 0, 4, ran.stderr);
+    assert.isAtLeast(ran.stderr.match(/the link broke/g)?.length ?? 0, 2, ran.stderr);
     fs.writeFileSync(path.join(w.dir, "bin/ssh"), "#!/bin/sh\nexit 255\n", { mode: 0o755 });
     for (const args of [["verify", name], ["audit"], ["list"], ["verify", "--on-server", name]]) {
       const dead = await qbackup(w, ...args);

@@ -63,7 +63,8 @@ const setting = Effect.fnUntraced(function* (name: string) {
     );
 });
 
-const destination = Effect.gen(function* () {
+/** Where SSH_CONN says that the server is. */
+export const destination = Effect.gen(function* () {
   const text = yield* setting("SSH_CONN");
   if (text === undefined) {
     return yield* refuse(

@@ -42,10 +42,13 @@ export const settingsFor = Effect.fnUntraced(function* (options: {
   return { destination, passphraseFile };
 });
 
-/** One run at a time for each ledger; held until the scope closes. */
+/** The name of the lock on what may be done only one at a time with a ledger. */
+export const lockOf = (place: string): string => `a run with the ledger in ${place}`;
+
+/** One run at a time for each ledger; held until the scope closes. A verb that only looks steps aside. */
 export const takeLock = Effect.gen(function* () {
   const { place } = yield* Ledger;
-  yield* (yield* Locks).hold(`a run with the ledger in ${place}`).pipe(
+  yield* (yield* Locks).hold(lockOf(place), { stepDownWithin: "1 second" }).pipe(
     Effect.catchTags({
       LockBusy: () =>
         failed("locked", "another run is under way", "it shows in: journalctl -t qbackup"),
@@ -63,6 +66,8 @@ export const startDestination = Effect.fnUntraced(function* (options: {
   readonly destination: string;
   readonly session: Session;
   readonly keepRunning: boolean;
+  /** Whether somebody else has taken the qube over meanwhile, and the mark with it. */
+  readonly takenOver?: () => boolean;
 }) {
   const { destination, session } = options;
   const qubes = yield* Qubes;
@@ -89,6 +94,7 @@ export const startDestination = Effect.fnUntraced(function* (options: {
   );
   yield* Effect.addFinalizer(() =>
     Effect.gen(function* () {
+      if (options.takenOver?.() === true) return;
       if (started && !options.keepRunning) yield* fromQubes(qubes.shutdown(destination));
       // What the server may have committed stays noted until its receipt was fetched.
       yield* remark((mark) =>
@@ -97,4 +103,5 @@ export const startDestination = Effect.fnUntraced(function* (options: {
     }).pipe(Effect.catch((failure) => reporter.say("warning", failure.message))),
   );
   if (!running) yield* fromQubes(qubes.start(destination));
+  return { started };
 });

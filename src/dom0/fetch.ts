@@ -13,6 +13,7 @@ import type { Name } from "#src/wire/names";
 import { parseReply } from "#src/wire/reply";
 import { failed, type RunFailed } from "./failure.ts";
 import { inLedger } from "./record.ts";
+import { contentOf } from "./remote.ts";
 import { answer, openCall, refusal, whyEnded } from "./upload.ts";
 
 /** What dom0 knows of an archive, and on whose word nothing depends but its own. */
@@ -93,9 +94,15 @@ export const fetchBlocks = Effect.fnUntraced(function* <R>(
     if (ready === undefined) return yield* new Broken(yield* whyEnded(call, destination));
     if (ready.type === "error") {
       if (ready.code === "busy") return yield* new Broken({ reason: "the server is busy" });
-      return yield* ready.code === "not-found"
-        ? failed("integrity", `${name} is not on the server any more`)
-        : refusal(ready);
+      if (ready.code === "not-found") {
+        return yield* failed("integrity", `${name} is not on the server any more`);
+      }
+      // A shorter archive in its place does not have the block.
+      const there =
+        ready.code === "bad-request" ? yield* contentOf(destination, name) : { size, treehash };
+      return yield* there.size === size && there.treehash === treehash
+        ? refusal(ready)
+        : failed("integrity", `the server has something else under the name ${name}`);
     }
     if (ready.type !== "ready" || !("treehash" in ready)) {
       return yield* failed("integrity", `the server began with ${ready.type}`);
@@ -112,7 +119,7 @@ export const fetchBlocks = Effect.fnUntraced(function* <R>(
         while (at < first + count) {
           waiting = true;
           const frame = yield* frames.next;
-          waiting = false;
+          waiting = frame.kind === "error"; // for its line
           if (frame.kind === "cut") return yield* new Broken({ reason: "the link ended" });
           if (frame.kind === "error") {
             const line = yield* readExactLine(rest);

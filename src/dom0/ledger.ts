@@ -149,7 +149,7 @@ const rebuild = Effect.fnUntraced(function* (options: LedgerOptions) {
         if (manifest.size !== size || manifest.treehash !== treehash) {
           return Effect.succeed("list and receipt differ");
         }
-        if (there.has(manifest.session)) return Effect.succeed(undefined);
+        if (there.has(manifest.session)) return Effect.void;
         bytes += vouched.manifestText.length;
         if (bytes > addedLimit) {
           return failed("integrity", "the server has more manifests than a ledger can hold");

@@ -78,10 +78,11 @@ export const ask = <A, R>(
       duration: limit,
       orElse: () => failed("link", `the server has not come to an end within ${limit}`),
     }),
-    Effect.catchTag("BytesError", () => failed("link", "the link broke")),
-    Effect.catchTag("WireError", (error) =>
-      failed("integrity", `what came back is not of the wire: ${error.reason}`),
-    ),
+    Effect.catchTags({
+      BytesError: () => failed("link", "the link broke"),
+      WireError: (error) =>
+        failed("integrity", `what came back is not of the wire: ${error.reason}`),
+    }),
   );
 
 /** The archives whose names begin with `prefix`, as the server lists them. */
@@ -105,6 +106,16 @@ export const listArchives = (destination: string, prefix: Prefix | undefined) =>
         }
         archives.set(reply.name, reply);
       }
+    }),
+  );
+
+/** What the server has under this name at present: size and tree hash. */
+export const contentOf = (destination: string, name: Name) =>
+  ask(destination, { verb: "read", name, first: 0, count: 0 }, (next, call) =>
+    Effect.gen(function* () {
+      let reply = yield* nextReply(next, call, destination);
+      while (reply.type === "alive") reply = yield* nextReply(next, call, destination);
+      return reply.type === "ready" && "treehash" in reply ? reply : yield* misplaced(reply);
     }),
   );
 

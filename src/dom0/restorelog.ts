@@ -24,7 +24,9 @@ const named = [
 const member = /(?:^|[^A-Za-z0-9_.-])(vm[1-9][0-9]{0,9}|dom0-home)\//g;
 /** Whatever else begins like that is no good news. */
 const trouble =
-  /^(?:\*\*\* )?(?:error|failed|failure|unable|unexpected|premature|corrupted|traceback|invalid|too little|cannot|could not|exception|EOF from tar)\b/i;
+  /^(?:\*\*\* )?(?:error|failed|failure|unable|unexpected|premature|corrupted|traceback|invalid|too little|cannot|could not|exception|EOF from tar)(?=[\s:,.]|$)/i;
+/** A row of the table of qubes, which may be called anything. */
+const row = /^\s*[A-Za-z][A-Za-z0-9_.-]{0,63} \|/;
 
 export interface RestoreLog {
   readonly see: (line: string) => void;
@@ -58,6 +60,7 @@ export const restoreLog = (nameOf: (id: string) => string): RestoreLog => {
   return {
     see: (line) => {
       count += 1;
+      if (row.test(line)) return;
       const marked = /(?:^|: )(?:error|ERROR): /.test(line.slice(0, 80));
       const text = line.replace(prefix, "").trim();
       const beginning = begins.exec(text);

@@ -1,30 +1,62 @@
 /** For the verbs that only look at what is on the server: the destination qube, for as long as it takes. */
-import { Effect } from "effect";
+import { Effect, Exit, Scope } from "effect";
 import { Invocation } from "#services/Invocation";
 import { Ledger } from "#services/Ledger";
 import { Locks } from "#services/Locks";
+import { Qubes } from "#services/Qubes";
 import type { Session } from "#src/wire/names";
-import { startDestination, takeLock } from "./destination.ts";
+import { lockOf, startDestination, takeLock } from "./destination.ts";
 
-/** Has the destination qube run until the scope closes. */
+/**
+ * Has the destination qube run until the scope closes. A look may take hours, and a backup is not to
+ * fail for it: a run that asks for the lock gets it, and the care for the qube too.
+ */
 export const visit = Effect.fnUntraced(function* (options: {
   readonly destination: string;
   readonly keepRunning: boolean;
-  /** Not beside a run: fails while one is under way. */
+  /** Not beside a run: fails while one is under way, and none may begin. */
   readonly exclusive?: boolean;
 }) {
+  const { destination, keepRunning } = options;
   const { place } = yield* Ledger;
-  // While a run is under way the qube runs anyway, and stopping it is the run's business.
-  if (options.exclusive === true) yield* takeLock;
-  const alone =
-    options.exclusive === true ||
-    (yield* (yield* Locks).hold(`a run with the ledger in ${place}`).pipe(
-      Effect.as(true),
-      Effect.catch(() => Effect.succeed(false)),
-    ));
-  if (!alone) return;
+  const locks = yield* Locks;
+  const qubes = yield* Qubes;
   const session = Buffer.from((yield* Invocation).entropy(16)).toString("hex") as Session;
-  yield* startDestination({ ...options, session });
+  if (options.exclusive === true) {
+    yield* takeLock;
+    yield* startDestination({ destination, keepRunning, session });
+    return;
+  }
+  const lock = yield* Effect.acquireRelease(Scope.make(), (scope) => Scope.close(scope, Exit.void));
+  const held = yield* locks.hold(lockOf(place)).pipe(Scope.provide(lock), Effect.option);
+  // While a run is under way the qube runs anyway, and stopping it is the run's business.
+  if (held._tag === "None") return;
+  let over = false;
+  let mine = false;
+  // The run may have stopped the qube before this was through with it, so that a call started it anew.
+  yield* Effect.addFinalizer(() =>
+    over && mine && !keepRunning
+      ? locks
+          .hold(lockOf(place))
+          .pipe(Effect.andThen(qubes.shutdown(destination)), Effect.scoped, Effect.ignore)
+      : Effect.void,
+  );
+  const { started } = yield* startDestination({
+    destination,
+    keepRunning,
+    session,
+    takenOver: () => over,
+  });
+  mine = started;
+  yield* held.value.asked.pipe(
+    Effect.andThen(
+      Effect.suspend(() => {
+        over = true;
+        return Scope.close(lock, Exit.void);
+      }),
+    ),
+    Effect.forkScoped,
+  );
 });
 
 /** Writes data for whoever called; nobody may be reading it any more. */

@@ -28,7 +28,7 @@ chmod 1777 /tmp
 
 if apparmor_parser -r -K /etc/apparmor.d/qbackup-shell >/test/parser 2>&1; then
 	/usr/sbin/sshd -f /etc/ssh/sshd_config -E /var/log/sshd
-	timeout "${limit:-150}" /usr/bin/node /test/guest >/dev/ttyS1 2>&1
+	timeout "${limit:-150}" /usr/bin/node /test/guest "${phases:-program,layouts,hostile}" >/dev/ttyS1 2>&1
 	code=$?
 else
 	cat /test/parser >/dev/ttyS1

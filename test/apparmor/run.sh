@@ -233,7 +233,9 @@ qemu=
 tr -d '\r' <"$work/report" 2>/dev/null | grep -v '^EXIT ' || :
 code=$(tr -d '\r' <"$work/report" 2>/dev/null | sed -n 's/^EXIT //p')
 if [ "$code" != 0 ]; then
-	if [ -z "$code" ]; then
+	if [ "$code" = 143 ]; then
+		echo "test-apparmor: error: not done within $guest_limit s; LIMIT=300 allows a busy machine more" >&2
+	elif [ -z "$code" ]; then
 		echo "test-apparmor: error: the guest did not get to its end (within $guest_limit s)" >&2
 		tail -n 30 "$work/qemu" "$work/console" >&2 || :
 	fi

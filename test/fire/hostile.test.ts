@@ -626,7 +626,6 @@ describe.each(modes)("as %s", (as) => {
         LD_LIBRARY_PATH: dir,
         LD_AUDIT: path.join(dir, "x.so"),
         LD_DEBUG: "all",
-        LD_DEBUG_OUTPUT: path.join(dir, "watched/outside/ld"),
         GCONV_PATH: dir,
         GLIBC_TUNABLES: "glibc.malloc.check=3",
         OPENSSL_CONF: hook,
@@ -638,7 +637,6 @@ describe.each(modes)("as %s", (as) => {
       const call = talk([
         "/usr/bin/ssh",
         ...server.ssh,
-        "-tt",
         "-A",
         "-X",
         // Not from ssh's own environment, where they would hit ssh. It heeds one SetEnv only.

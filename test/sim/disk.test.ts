@@ -18,6 +18,8 @@ const archive = archiveOf({
   chunk: smallChunk,
   files: [{ path: "vm7/private.img", size: blockSize }],
 });
+/** Less than a block, for what is tried most often. */
+const small = archiveOf({ seed: 6, chunk: smallChunk, files: [{ path: "vm7/root.img", size: 9 }] });
 const name = "a.backup";
 
 const changes = new Set([
@@ -26,34 +28,39 @@ const changes = new Set([
 ]);
 /** How many calls that change the disk one put makes. */
 const count = (disk: Disk): number => disk.log.filter((one) => changes.has(one.operation)).length;
-/** Fails the call number `at` of those that change the disk. */
+/** A full disk still lets things be removed and flushed. */
+const needsSpace = new Set(["make", "create", "write", "link"]);
+/** Fails the call number `at` of those that change the disk, and those after it. */
 const failAt = (disk: Disk, at: number, as: "off" | "io" | "no-space", times = 1): void => {
   let n = -1;
   disk.fault = (call) => {
     if (!changes.has(call.operation)) return undefined;
     n += 1;
-    return n >= at && n < at + times ? as : undefined;
+    if (n < at || n >= at + times) return undefined;
+    return as === "no-space" && !needsSpace.has(call.operation) ? undefined : as;
   };
 };
 const calmly = (disk: Disk): void => {
   disk.fault = () => undefined;
 };
 
+const isWhole = (bytes: Buffer): boolean => bytes.equals(archive) || bytes.equals(small);
+
 const verified = Effect.fnUntraced(function* (disk: Disk) {
   const { archives } = yield* listed(memoryWorld(disk));
   for (const one of archives) {
     assert.isTrue(one.verified, `${one.name} is listed as not verified`);
-    assert.isTrue(disk.bytes(one.name)!.equals(archive), `${one.name} is not what was sent`);
+    assert.isTrue(isWhole(disk.bytes(one.name)!), `${one.name} is not what was sent`);
   }
   for (const file of disk.files()) {
     if (file.startsWith(".qbackup/") || file.endsWith(".manifest.json")) continue;
-    assert.isTrue(disk.bytes(file)!.equals(archive), `${file} is half an archive`);
+    assert.isTrue(isWhole(disk.bytes(file)!), `${file} is half an archive`);
   }
   return archives.length === 1;
 });
 
-const once = Effect.fnUntraced(function* (disk: Disk) {
-  const { code, replies } = yield* upload(memoryWorld(disk), { archive, name });
+const once = Effect.fnUntraced(function* (disk: Disk, bytes = archive) {
+  const { code, replies } = yield* upload(memoryWorld(disk), { archive: bytes, name });
   return { code, last: replies.at(-1) };
 });
 
@@ -95,23 +102,23 @@ describe("the power fails in the middle of a put", () => {
     () =>
       Effect.gen(function* () {
         const whole = new Disk();
-        yield* once(whole);
+        yield* once(whole, small);
         const steps = count(whole);
         for (let first = 0; first <= steps; first++) {
-          for (let second = 0; second <= steps + 12; second += 1 + (first % 3)) {
+          for (let second = 0; second <= steps + 12; second += 1 + (first % 2)) {
             const random = rng(first * 1000 + second).next;
             const disk = new Disk();
             failAt(disk, first, "off");
-            yield* once(disk);
+            yield* once(disk, small);
             disk.crash(random);
             failAt(disk, second, "off");
-            const { last } = yield* once(disk);
+            const { last } = yield* once(disk, small);
             disk.crash(random);
             calmly(disk);
             const there = yield* verified(disk);
             const when = `steps ${first} and ${second}`;
             if (last?.type === "stored") assert.isTrue(there, `${when}: stored, and gone`);
-            const next = yield* once(disk);
+            const next = yield* once(disk, small);
             assert.strictEqual(next.code, 0, `${when}: ${JSON.stringify(next)}`);
             assert.isTrue(yield* verified(disk), when);
           }
@@ -148,7 +155,8 @@ describe("a call on the disk does not succeed", () => {
                 if (last?.type === "error") {
                   assert.strictEqual(last.code, reason === "io" ? "internal" : "no-space", when);
                 }
-                assert.isFalse(there, when);
+                // On a disk that takes nothing any more, a name cannot be taken back either.
+                if (reason !== "io" || times === 1) assert.isFalse(there, when);
                 // Where the disk still lets files be removed, the upload's space is given back.
                 if (times === 1) {
                   const left = disk.files().filter((file) => /incoming\/0+1$/.test(file));

@@ -17,6 +17,8 @@ export interface Planted {
   readonly changes: ReadonlyArray<Change>;
   /** Stories within which it is found. */
   readonly within: number;
+  /** So few of them that every run of the tests can look. */
+  readonly quick?: boolean;
 }
 
 const one = (name: string, within: number, file: string, from: string, to = ""): Planted => ({

@@ -129,8 +129,8 @@ const checkRun = (world: World, run: Run): void => {
       wrong(`P7 the destination qube is ${state}`);
     }
   }
-  if (run.script.started.length > 0 && run.script.cancelled === 0 && code !== 0) {
-    if (world.plan.qvm.kind === "hangs" && run.id === "first") wrong("P7 qvm-backup goes on");
+  if (run.script.hangs === true && run.script.started.length > run.script.cancelled) {
+    wrong("P7 qvm-backup goes on");
   }
 };
 
@@ -265,8 +265,10 @@ const tale = Effect.fnUntraced(function* (world: World) {
 });
 
 export const tell = (seed: number, plan: Plan = planOf(seed)): Told => {
-  const world = new World(plan);
+  // Every twelfth story is about a liar; nothing else goes wrong in it.
   const hostile = seed % 12 === 11;
+  const { ledger: _, ...honest } = plan;
+  const world = new World(hostile ? honest : plan);
   const fiber = world.go(
     hostile ? Effect.map(hostileTale(world), (run) => checkRun(world, run)) : tale(world),
   );

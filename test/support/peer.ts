@@ -213,6 +213,10 @@ export const peer = (shelf: Shelf, lies: Lies = {}) =>
           yield* say(lies.checked === undefined ? answer : lies.checked(answer));
           return whole ? 0 : 6;
         }
+        if (request.first + request.count > Math.ceil(bytes.length / 1_048_576)) {
+          yield* say({ type: "error", code: "bad-request", message: "it has no such block" });
+          return 2;
+        }
         const ready = { type: "ready", size: bytes.length, treehash };
         yield* say(lies.read === undefined ? ready : lies.read(ready, call, request.name));
         const levels = keptTree(kept.digestsOf ?? bytes);

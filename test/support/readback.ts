@@ -136,6 +136,7 @@ export const qbackup = Effect.fnUntraced(function* (
     readonly seed?: number;
     readonly far?: ReturnType<typeof peer>;
     readonly within?: Duration.Input;
+    readonly tools?: Layer.Layer<QvmBackup | QvmRestore>;
   } = {},
 ) {
   const random = rng(options.seed ?? 1);
@@ -159,8 +160,7 @@ export const qbackup = Effect.fnUntraced(function* (
         memoryNotifier(w.notes),
         memoryLedger(w.disk),
         memoryQubes(w.table),
-        Layer.mock(QvmBackup, {}),
-        Layer.mock(QvmRestore, {}),
+        options.tools ?? Layer.mergeAll(Layer.mock(QvmBackup, {}), Layer.mock(QvmRestore, {})),
         w.locks,
         memorySettings({}),
         inProcessQrexec(

@@ -1,0 +1,136 @@
+/**
+ * `qubes.BackupCarrier fetch NAME SIZE TREEHASH`, a program for the qube's own user: prints an archive.
+ *
+ * This is what qvm-backup-restore runs here in its paranoid mode, where a disposable extracts and dom0
+ * sees no byte of it. SIZE and TREEHASH come from dom0's ledger, so that at least the server need not
+ * be believed: each block is checked before it is printed.
+ */
+import { Effect, Schema } from "effect";
+import { Invocation } from "#services/Invocation";
+import { Reporter } from "#services/Reporter";
+import type { Settings } from "#services/Settings";
+import { SshFetch } from "#services/SshFetch";
+import { leafOf, rootFrom } from "#src/archive/treehash";
+import { type exitCodes, exitCode } from "#src/wire/exit";
+import { blockFrames, blockSize } from "#src/wire/frames";
+import { readExactLine, replies } from "#src/wire/lines";
+import { isName, parseNumber, printable } from "#src/wire/names";
+import { parseReply } from "#src/wire/reply";
+import { toCommand } from "#src/wire/request";
+import { advice } from "./advice.ts";
+import { destination } from "./carrier.ts";
+
+/** Seconds: for ssh to connect and the server to look; between frames. */
+const readyLimit = 90;
+const silenceLimit = 60;
+/** Calls in a row that brought nothing new. */
+const tries = 5;
+
+class Stopped extends Schema.TaggedError<Stopped>()("Stopped", {
+  exit: Schema.Literals(["done", "usage", "link", "refused", "integrity"]),
+  reason: Schema.String,
+  hint: Schema.optionalKey(Schema.String),
+}) {}
+const stop = (exit: Stopped["exit"] & keyof typeof exitCodes, reason: string, hint?: string) =>
+  new Stopped({ exit, reason, ...(hint === undefined ? {} : { hint }) });
+
+const within = (seconds: number) =>
+  Effect.timeoutOrElse({
+    duration: `${seconds} seconds`,
+    orElse: () => stop("link", `silence for ${seconds} s`),
+  });
+
+const print = Effect.gen(function* () {
+  const { args, stdout } = yield* Invocation;
+  const reporter = yield* Reporter;
+  const [, name, sizeText = "", treehash = "", ...more] = args;
+  const size = parseNumber(sizeText) ?? 0;
+  if (!isName(name) || size === 0 || !/^[0-9a-f]{64}$/.test(treehash) || more.length > 0) {
+    return yield* stop("usage", "usage: qubes.BackupCarrier fetch NAME SIZE TREEHASH");
+  }
+  const to = yield* destination.pipe(
+    Effect.mapError(({ hint, reason }) => stop("usage", reason, hint)),
+  );
+  const leaves = Math.ceil(size / blockSize);
+  let at = 0;
+
+  const once = Effect.gen(function* () {
+    const request = { verb: "read", name, first: at, count: leaves - at } as const;
+    const call = yield* (yield* SshFetch)
+      .read(to, toCommand(request))
+      .pipe(Effect.mapError(({ why }) => stop("usage", why)));
+    const { next, rest } = replies(call.stdout, (line) => reporter.say("info", line));
+    const ready = yield* within(readyLimit)(next);
+    if (ready === undefined) {
+      const { reason } = yield* within(silenceLimit)(call.ended);
+      const { error, hint } = advice(
+        reason === "done" || reason === "no-ssh" ? "lost" : reason,
+        to,
+      );
+      return yield* stop("link", error, hint);
+    }
+    if (ready.type === "error") {
+      const exit = ready.code === "busy" ? "link" : "refused";
+      return yield* stop(exit, `the server refused: ${printable(ready.message)}`);
+    }
+    if (ready.type !== "ready" || !("treehash" in ready)) {
+      return yield* stop("integrity", `the server began with ${ready.type}`);
+    }
+    const frames = blockFrames(rest);
+    while (at < leaves) {
+      const frame = yield* within(silenceLimit)(frames.next);
+      if (frame.kind === "error") {
+        const line = yield* within(silenceLimit)(readExactLine(rest));
+        const reply = line === undefined ? undefined : parseReply(line);
+        const said = reply?.type === "error" ? printable(reply.message) : "the server broke off";
+        return yield* stop("refused", said);
+      }
+      if (frame.kind !== "block") return yield* stop("link", "the link ended");
+      const length = Math.min(blockSize, size - at * blockSize);
+      const bytes = frame.bytes.subarray(0, length);
+      if (rootFrom(leafOf(bytes), at, leaves, frame.bytes.subarray(length)) !== treehash) {
+        return yield* stop("integrity", `block ${at} of ${name} is not what dom0 asked for`);
+      }
+      // Whoever reads may have seen enough: that is no failure.
+      yield* stdout
+        .write(bytes)
+        .pipe(Effect.mapError(() => stop("done", "the reader has stopped")));
+      at += 1;
+    }
+  }).pipe(
+    Effect.scoped,
+    Effect.catchTags({
+      BytesError: () => stop("link", "the link broke"),
+      WireError: ({ reason }) => stop("integrity", reason),
+    }),
+  );
+  for (let left = tries; at < leaves;) {
+    const before = at;
+    const broken = yield* once.pipe(
+      Effect.as(undefined),
+      Effect.catchIf(
+        ({ exit }) => exit === "link",
+        (failure) => Effect.succeed(failure),
+      ),
+    );
+    left = at > before ? tries : left - 1;
+    if (broken === undefined) return;
+    if (left === 0) return yield* broken;
+    yield* Effect.sleep("2 seconds");
+  }
+});
+
+/** The role. stdout is the archive; whoever reads it may stop early. */
+export const fetch: Effect.Effect<number, never, Invocation | Reporter | Settings | SshFetch> =
+  print.pipe(
+    Effect.as(exitCode("done")),
+    Effect.catchTag("Stopped", ({ exit, hint, reason }) =>
+      Effect.gen(function* () {
+        if (exit === "done") return exitCode("done");
+        const { say } = yield* Reporter;
+        yield* say("error", reason);
+        if (hint !== undefined) yield* say("hint", hint);
+        return exitCode(exit);
+      }),
+    ),
+  );

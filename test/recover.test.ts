@@ -1,0 +1,162 @@
+/** The way back without Qubes and without qbackup: one shell script, against the genuine samples. */
+import { execFileSync, spawnSync } from "node:child_process";
+import { afterAll, assert, beforeAll, describe, it } from "vitest";
+import * as fs from "node:fs";
+import * as os from "node:os";
+import * as path from "node:path";
+import * as zlib from "node:zlib";
+import { Walk } from "#src/archive/walk";
+import { decrypted, unpacked } from "#test/standin/restore";
+
+const script = path.resolve("install/qbackup-recover");
+const passphrase = "correct horse battery staple";
+const has = (program: string) =>
+  spawnSync("sh", ["-c", `command -v ${program}`], { stdio: "ignore" }).status === 0;
+const shells = [["dash"], ["busybox", "sh"], ["bash", "--posix"]].filter(([shell]) => has(shell!));
+
+let dir: string;
+beforeAll(() => {
+  dir = fs.mkdtempSync(path.join(os.tmpdir(), "qbackup-recover-"));
+  fs.writeFileSync(path.join(dir, "passphrase"), `${passphrase} \n`);
+});
+afterAll(() => fs.rmSync(dir, { recursive: true, force: true }));
+
+const recover = (
+  shell: ReadonlyArray<string>,
+  args: ReadonlyArray<string>,
+  file = path.join(dir, "passphrase"),
+) => {
+  const [program, ...rest] = shell;
+  const ran = spawnSync(program!, [...rest, script, ...args], {
+    encoding: "utf8",
+    timeout: 60_000,
+    env: { PATH: process.env["PATH"], PASSPHRASE_FILE: file, TMPDIR: dir },
+  });
+  return { code: ran.status, stdout: ran.stdout, stderr: ran.stderr };
+};
+
+const sampleFile = (name: string) =>
+  path.resolve(`test/fixtures/sample-${name}-lowcost.qubes-backup`);
+/** The images of a sample, decrypted by node's own crypto. */
+const imagesOf = (name: string, fullChunk?: number): Map<string, Buffer> => {
+  const bytes = fs.readFileSync(sampleFile(name));
+  const walk = new Walk(fullChunk === undefined ? {} : { fullChunk });
+  walk.push(bytes);
+  const members = walk.finish() as ReadonlyArray<{
+    path: string;
+    start: number;
+    length: number;
+    size: number;
+  }>;
+  assert.isArray(members);
+  const dataOf = (member: (typeof members)[number]) => {
+    // The header of the data is the last ustar header before it; a pax header may stand in front.
+    const tar = bytes.subarray(member.start, member.start + member.length);
+    const at = tar.toString("latin1", 156, 157) === "x" ? 1536 : 512;
+    return tar.subarray(at, at + member.size);
+  };
+  const id = /^backup-id=(.*)$/m.exec(dataOf(members[0]!).toString())![1]!;
+  const files = new Map<string, Array<Buffer>>();
+  for (const member of members.slice(3)) {
+    const origin = member.path.replace(/\.enc$/, "");
+    const plain = decrypted(dataOf(member), `${id}!${origin}!${passphrase}`);
+    assert.isDefined(plain);
+    const file = origin.replace(/\.\d+$/, "");
+    files.set(file, [...(files.get(file) ?? []), plain!]);
+  }
+  const images = new Map<string, Buffer>();
+  for (const parts of files.values()) {
+    for (const [inner, data] of unpacked(zlib.gunzipSync(Buffer.concat(parts))))
+      images.set(inner, data);
+  }
+  return images;
+};
+
+describe.each(shells.map((shell) => [shell.join(" "), shell] as const))("%s", (_, shell) => {
+  it.each([
+    ["tiny", undefined, ["vm2", "vm3", "vm4"]],
+    ["multichunk", 65_664, ["vm2", "vm3"]],
+  ] as const)("brings back the images of the genuine sample %s", (name, fullChunk, qubes) => {
+    const file = sampleFile(name);
+    const out = path.join(dir, `${shell[0]}-${name}`);
+    const ran = recover(shell, ["extract", file, "all", out]);
+    assert.strictEqual(ran.code, 0, ran.stderr);
+    const images = imagesOf(name, fullChunk);
+    assert.deepStrictEqual(
+      [...images.keys()].sort(),
+      qubes.map((qube) => `${qube}/private.img`),
+    );
+    for (const [inner, data] of images) {
+      const got = path.join(out, inner);
+      assert.isTrue(fs.readFileSync(got).equals(data), inner);
+      // 4 MiB with next to nothing in it.
+      assert.isBelow(fs.statSync(got).blocks * 512, data.length / 4, "the holes were filled");
+    }
+    assert.deepStrictEqual(fs.readdirSync(out).sort(), [...qubes]);
+    assert.notInclude(ran.stdout + ran.stderr, passphrase);
+
+    const one = path.join(dir, `${shell[0]}-${name}-one`);
+    assert.strictEqual(recover(shell, ["extract", file, "mail", one]).code, 0);
+    assert.deepStrictEqual(fs.readdirSync(one), ["vm3"]);
+    const listed = recover(shell, ["list", file]);
+    assert.match(listed.stdout, /^vm2\/ +work +\d+ bytes in \d chunks$/m);
+    const checked = recover(shell, ["check", file], "/nonexistent");
+    assert.strictEqual(checked.code, 0, checked.stderr);
+    assert.match(checked.stdout, /^ +60459  vm2\/private\.img\.000\.enc$|vm2\/private\.img\.002/m);
+  });
+
+  it("refuses what is not whole, not there, or not decrypted", () => {
+    const bytes = fs.readFileSync(sampleFile("multichunk"));
+    const walk = new Walk({ fullChunk: 65_664 });
+    walk.push(bytes);
+    const members = walk.finish() as ReadonlyArray<{ path: string; start: number; length: number }>;
+    const without = (index: number) =>
+      Buffer.concat([
+        bytes.subarray(0, members[index]!.start),
+        bytes.subarray(members[index]!.start + members[index]!.length),
+      ]);
+    const flipped = Buffer.from(bytes);
+    flipped[members[3]!.start + 3000]! ^= 1;
+    const wrong = path.join(dir, "wrong");
+    fs.writeFileSync(wrong, "another\n");
+    const file = path.join(dir, "damaged");
+    for (const [damaged, text] of [
+      [bytes.subarray(0, -1), /multiple of 10240|cannot be read/],
+      [without(0), /no Qubes backup/],
+      [without(3), /chunk 0 is missing/],
+      [without(6), /chunk 1 is missing/],
+      [Buffer.concat([bytes, bytes.subarray(members[3]!.start)]), /comes twice|missing/],
+      [bytes.subarray(0, members[3]!.start), /no qube in it/],
+      [Buffer.from("no archive".repeat(1024)), /cannot be read/],
+    ] as const) {
+      fs.writeFileSync(file, damaged);
+      const ran = recover(shell, ["check", file]);
+      assert.strictEqual(ran.code, 1, String(text));
+      assert.match(ran.stderr, text);
+    }
+    fs.writeFileSync(file, flipped);
+    const out = path.join(dir, "flipped");
+    const ran = recover(shell, ["extract", file, "all", out]);
+    assert.strictEqual(ran.code, 1);
+    assert.match(ran.stderr, /is damaged: what is there of it is not whole/);
+    const good = sampleFile("tiny");
+    for (const [args, code, text, pass] of [
+      [["extract", good, "nobody", out], 1, /no qube nobody in it/, undefined],
+      [["list", good], 1, /passphrase is not the right one/, wrong],
+      [["list", "/nonexistent"], 1, /no file/, undefined],
+      [["extract", good], 2, /qbackup-recover check FILE/, undefined],
+      [[], 2, /qbackup-recover check FILE/, undefined],
+    ] as const) {
+      const ran = recover(shell, args, pass);
+      assert.strictEqual(ran.code, code, ran.stderr);
+      assert.match(ran.stderr, text);
+    }
+    const left = fs.readdirSync(dir).filter((name) => name.startsWith("qbackup-recover."));
+    assert.deepStrictEqual(left, []);
+  });
+});
+
+it.skipIf(!has("shellcheck"))("is clean for shellcheck, and short enough to be copied", () => {
+  execFileSync("shellcheck", ["-s", "sh", script], { stdio: "pipe" });
+  assert.isBelow(fs.readFileSync(script, "utf8").split("\n").length, 151);
+});

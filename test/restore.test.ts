@@ -1,0 +1,426 @@
+/** A restore against a far side that is honest, broken or hostile, and a tool that fails or hangs. */
+import { assert, describe, it } from "@effect/vitest";
+import { Effect, Layer } from "effect";
+import { memoryQvmBackup, qvmBackupScript } from "#layers/MemoryQvmBackup";
+import {
+  memoryQvmRestore,
+  qvmRestoreScript,
+  type QvmRestoreScript,
+} from "#layers/MemoryQvmRestore";
+import { Walk } from "#src/archive/walk";
+import { restoreLog } from "#src/dom0/restorelog";
+import type { Member } from "#src/wire/manifest";
+import { archiveOf, memberOf, scryptOf } from "#test/support/archive";
+import { keyOf, type Lies } from "#test/support/peer";
+import { anArchive, keep, qbackup, world } from "#test/support/readback";
+
+const mebibyte = 1_048_576;
+const said = (...names: ReadonlyArray<string>) => [
+  "app: Checking backup content...",
+  ...names.map((name) => `qubesadmin.backup: -> Restoring ${name}...`),
+  "qubesadmin.backup: -> Done.",
+];
+const run = (
+  w: ReturnType<typeof world>,
+  args: ReadonlyArray<string>,
+  script: QvmRestoreScript,
+  lies: Lies = {},
+) =>
+  qbackup(w, ["restore", "-p", "/pass", ...args], {
+    lies,
+    tools: Layer.merge(memoryQvmBackup(qvmBackupScript({ chunks: [] })), memoryQvmRestore(script)),
+  });
+const membersOf = (bytes: Buffer): ReadonlyArray<Member> => {
+  const walk = new Walk();
+  walk.push(bytes);
+  return walk.finish() as ReadonlyArray<Member>;
+};
+/** The members of these directories, one behind the other. */
+const segments = (bytes: Buffer, ...directories: ReadonlyArray<string>) =>
+  Buffer.concat(
+    membersOf(bytes)
+      .filter(({ path }) => directories.some((directory) => path.startsWith(`${directory}/`)))
+      .map(({ length, start }) => bytes.subarray(start, start + length)),
+  );
+const counting = () => {
+  let bytes = 0;
+  let blocks = 0;
+  const lies: Lies = {
+    frame: (frame) => {
+      bytes += frame.length;
+      blocks += 1;
+      return frame;
+    },
+  };
+  return { lies, bytes: () => bytes, blocks: () => blocks };
+};
+
+describe("what the tool is fed", () => {
+  it.effect("each pass its own members, and no byte more", () =>
+    Effect.gen(function* () {
+      const w = world();
+      const bytes = anArchive(1, 5_000_000);
+      keep(w, "a.backup", bytes);
+      const script = qvmRestoreScript({ says: said("work", "mail") });
+      const { code, text } = yield* run(w, ["a.backup"], script);
+      assert.strictEqual(code, 0, text);
+      const members = membersOf(bytes);
+      const [first, second, third, fourth] = members;
+      assert.isTrue(script.fed[0]!.equals(bytes.subarray(0, third!.start)));
+      assert.isTrue(script.fed[1]!.equals(bytes.subarray(third!.start, fourth!.start)));
+      assert.isTrue(script.fed[2]!.equals(bytes.subarray(fourth!.start)));
+      assert.isDefined(first && second);
+      assert.deepInclude(script.started[0], { verifyOnly: false, qubes: [], options: [] });
+
+      const one = qvmRestoreScript({ says: said("mail") });
+      const ran = yield* run(w, ["--rename-conflicting", "a.backup", "mail"], one);
+      assert.strictEqual(ran.code, 0, ran.text);
+      assert.isTrue(one.fed[2]!.equals(segments(bytes, "vm3")));
+      assert.deepInclude(one.started[0], {
+        qubes: ["mail"],
+        options: ["--rename-conflicting", "--skip-dom0-home"],
+      });
+    }),
+  );
+  it.effect("of an archive with thousands of members, scattered ones", () =>
+    Effect.gen(function* () {
+      const w = world();
+      const ids = Array.from({ length: 900 }, (_, i) => i + 2);
+      const bytes = archiveOf({
+        seed: 3,
+        files: ids.flatMap((id) =>
+          ["private.img", "firewall.xml", "notes.txt"].map((file) => ({
+            path: `vm${id}/${file}`,
+            size: 900,
+          })),
+        ),
+      });
+      keep(w, "many.backup", bytes, { qubes: ids.map((qid) => ({ name: `q${qid}`, qid })) });
+      assert.isAbove(membersOf(bytes).length, 2700);
+      const all = qvmRestoreScript({ says: said(...ids.map((id) => `q${id}`)) });
+      const whole = yield* run(w, ["many.backup"], all);
+      assert.strictEqual(whole.code, 0, whole.text.slice(-500));
+      assert.isTrue(all.fed[2]!.equals(bytes.subarray(membersOf(bytes)[3]!.start)));
+
+      const some = [2, 3, 300, 450, 451, 901];
+      const count = counting();
+      const script = qvmRestoreScript({ says: said(...some.map((id) => `q${id}`)) });
+      const names = some.map((id) => `q${id}`);
+      const { code, text } = yield* run(w, ["many.backup", ...names], script, count.lies);
+      assert.strictEqual(code, 0, text);
+      assert.isTrue(script.fed[2]!.equals(segments(bytes, ...some.map((id) => `vm${id}`))));
+      assert.isBelow(count.blocks(), bytes.length / mebibyte);
+    }),
+  );
+  it.effect("one block, where the tool only looks at the header and qubes.xml", () =>
+    Effect.gen(function* () {
+      const w = world();
+      keep(w, "a.backup", anArchive(1, 40_000_000));
+      const count = counting();
+      const script = qvmRestoreScript({
+        exitsBefore: 2,
+        code: 1,
+        says: ["qvm-backup-restore: error: no"],
+      });
+      const { code } = yield* run(w, ["a.backup"], script, count.lies);
+      assert.strictEqual(code, 3);
+      assert.strictEqual(count.blocks(), 1);
+      assert.isBelow(count.bytes(), 4 * mebibyte);
+    }),
+  );
+  it.effect("the same bytes over a link that breaks", () =>
+    Effect.gen(function* () {
+      const w = world();
+      const bytes = anArchive(1, 12_000_000);
+      keep(w, "a.backup", bytes);
+      const script = qvmRestoreScript({ says: said("work", "mail") });
+      let frames = 0;
+      const { code, text } = yield* run(w, ["a.backup"], script, {
+        frame: (frame) => ((frames += 1) % 4 === 0 ? "cut" : frame),
+      });
+      assert.strictEqual(code, 0, text);
+      assert.include(text, "the link broke");
+      assert.isTrue(script.fed[2]!.equals(bytes.subarray(membersOf(bytes)[3]!.start)));
+    }),
+  );
+});
+
+describe("what never reaches the tool", () => {
+  it.effect.each([
+    ["a bit of a block", (frame: Buffer) => (frame[5000]! ^= 1)],
+    ["a bit of a proof", (frame: Buffer) => (frame[frame.length - 1]! ^= 1)],
+  ] as const)("%s turned over: exit 6, and the tool is stopped", ([, lie]) =>
+    Effect.gen(function* () {
+      for (const wrong of [0, 2, 5]) {
+        const w = world();
+        const bytes = anArchive(1, 8_000_000);
+        keep(w, "a.backup", bytes);
+        const script = qvmRestoreScript({ says: said("work", "mail") });
+        const { code, text } = yield* run(w, ["a.backup"], script, {
+          frame: (frame, index) => {
+            const copy = Buffer.from(frame);
+            if (index === wrong) lie(copy);
+            return copy;
+          },
+        });
+        assert.strictEqual(code, 6, text);
+        assert.match(text, /is not what was backed up/);
+        // Nothing is even started for an archive whose first block is wrong.
+        assert.strictEqual(script.started.length, wrong === 0 ? 0 : 1);
+        assert.strictEqual(script.stopped, script.started.length);
+        const start = membersOf(bytes)[3]!.start;
+        const fed = script.fed[2] ?? Buffer.alloc(0);
+        assert.isTrue(fed.equals(bytes.subarray(start, start + fed.length)));
+        assert.isAtMost(start + fed.length, Math.max(start, wrong * mebibyte));
+      }
+    }),
+  );
+  it.effect("another block, or another archive", () =>
+    Effect.gen(function* () {
+      const w = world();
+      const bytes = anArchive(1, 8_000_000);
+      keep(w, "a.backup", bytes);
+      keep(w, "b.backup", anArchive(2, 8_000_000));
+      const frames: Array<Buffer> = [];
+      const swapped = qvmRestoreScript({ says: said("work", "mail") });
+      const first = yield* run(w, ["a.backup"], swapped, {
+        frame: (frame, index) => {
+          frames[index] = frame;
+          return index === 4 ? frames[3]! : frame;
+        },
+      });
+      assert.strictEqual(first.code, 6, first.text);
+      assert.strictEqual(swapped.stopped, 1);
+      w.shelf.committed.set("a.backup", w.shelf.committed.get("b.backup")!);
+      const other = qvmRestoreScript();
+      const second = yield* run(w, ["a.backup"], other);
+      assert.strictEqual(second.code, 6, second.text);
+      assert.lengthOf(other.started, 0);
+    }),
+  );
+  it.effect("the end of the bytes, when the link is lost for good", () =>
+    Effect.gen(function* () {
+      const w = world();
+      keep(w, "a.backup", anArchive(1, 8_000_000));
+      const script = qvmRestoreScript({ says: said("work", "mail") });
+      const { code, text } = yield* run(w, ["a.backup"], script, {
+        frame: (frame, index) => (index >= 4 ? "cut" : frame),
+      });
+      assert.strictEqual(code, 4, text);
+      assert.strictEqual(script.stopped, 1);
+    }),
+  );
+  it.effect("what a hostile server has signed itself: odd manifests, odd members", () =>
+    Effect.gen(function* () {
+      const good = anArchive(1, 3_000_000);
+      const members = membersOf(good);
+      const lies: ReadonlyArray<ReadonlyArray<object>> = [
+        [],
+        members.slice(0, 3),
+        members.slice(1),
+        members.map((member, i) =>
+          i === 4 ? { ...member, start: member.start + 10_240 } : member,
+        ),
+        members.map((member, i) => (i === 4 ? { ...member, length: 2 ** 50 } : member)),
+        members.map((member, i) => (i === 0 ? { ...member, length: 0 } : member)),
+        members.map((member, i) => (i === 2 ? { ...member, path: "../../etc/passwd" } : member)),
+        [...members].reverse(),
+      ];
+      for (const lie of lies) {
+        const w = world();
+        keep(w, "a.backup", good, { known: false, members: lie });
+        const script = qvmRestoreScript({ says: said("work", "mail") });
+        const { code, text } = yield* run(w, ["--force", "a.backup"], script);
+        assert.strictEqual(code, 6, text);
+        assert.lengthOf(script.started, 0);
+      }
+      // Its manifest fits, but the bytes are no member that a backup has.
+      const cut = members[3]!.start;
+      const evil = memberOf(
+        "../../../etc/cron.d/x",
+        scryptOf(Buffer.alloc(2_000_000), Buffer.alloc(32, 7)),
+      );
+      const bytes = Buffer.concat([good.subarray(0, cut), evil]);
+      const w = world();
+      const path = "vm2/private.img.000.enc";
+      const claimed = [...members.slice(0, 3), { path, start: cut, length: evil.length, size: 10 }];
+      keep(w, "a.backup", bytes, { known: false, members: claimed });
+      const script = qvmRestoreScript({ says: said("work", "mail") });
+      const { code, text } = yield* run(w, ["--force", "a.backup"], script);
+      assert.strictEqual(code, 6, text);
+      assert.match(text, /is not a member that a Qubes backup has/);
+      assert.isUndefined(script.fed[2]);
+    }),
+  );
+  it.effect("a record that another key signed", () =>
+    Effect.gen(function* () {
+      const w = world();
+      keep(w, "a.backup", anArchive(1, 3_000_000), { known: false, key: keyOf("another") });
+      const script = qvmRestoreScript();
+      const { code, text } = yield* run(w, ["--force", "a.backup"], script);
+      assert.strictEqual(code, 6, text);
+      assert.lengthOf(script.started, 0);
+    }),
+  );
+});
+
+describe("a tool that does not end as it should", () => {
+  const attempt = (
+    title: string,
+    script: Parameters<typeof qvmRestoreScript>[0],
+    text: RegExp,
+    ...args: ReadonlyArray<string>
+  ) =>
+    it.effect(title, () =>
+      Effect.gen(function* () {
+        const w = world();
+        keep(w, "a.backup", anArchive(1, 3_000_000));
+        const made = qvmRestoreScript(script);
+        const ran = yield* run(w, ["--qubes-timeout", "7", ...args, "a.backup"], made);
+        assert.strictEqual(ran.code, 3, ran.text);
+        assert.match(ran.text, text);
+        assert.isBelow(ran.seconds, 15 * 60);
+      }),
+    );
+  const silent = /neither read nor said anything for 7 minutes/;
+  attempt("never opens its archive", { neverOpens: 0 }, silent);
+  attempt("does not come back for the data", { neverOpens: 2 }, silent);
+  attempt("hangs in the middle", { hangsIn: 2 }, silent);
+  attempt("cannot be started", { refuses: "not installed" }, /not installed/);
+  attempt(
+    "exits 0 before it has read the data",
+    { exitsBefore: 2 },
+    /not restored whole: work, mail/,
+  );
+  attempt(
+    "stops early",
+    { stopsAfter: [undefined, undefined, 30_000], says: said("work", "mail") },
+    /stopped reading at byte/,
+  );
+  attempt(
+    "does not say that it is done",
+    { says: said("work", "mail").slice(0, -1) },
+    /did not say that it was done/,
+  );
+  attempt("leaves one out", { says: said("work") }, /not restored whole: mail/);
+  attempt(
+    "fails",
+    { code: 1, says: ["qvm-backup-restore: error: No space left on device"] },
+    /exit code 1: No space[^]*1 GiB/,
+  );
+  attempt(
+    "logs that a volume failed",
+    {
+      says: [
+        "qubesadmin.backup: Failed to restore volume private (size 12) of VM mail: \u001b[31mno\u0007",
+        ...said("work", "mail"),
+      ],
+    },
+    /not restored whole: mail; /,
+  );
+  it.effect("leaves out what it was told to leave out, which is fine", () =>
+    Effect.gen(function* () {
+      const w = world();
+      keep(w, "a.backup", anArchive(1, 3_000_000));
+      const script = qvmRestoreScript({ says: said("work"), stopsAfter: [] });
+      const { code, text } = yield* run(w, ["--skip-conflicting", "a.backup"], script);
+      assert.strictEqual(code, 0, text);
+      assert.match(text, /left out, as asked for: mail/);
+    }),
+  );
+});
+
+it.effect(
+  "--paranoid gives the tool a command for the storage qube, and says what that means",
+  () =>
+    Effect.gen(function* () {
+      const w = world();
+      const bytes = anArchive(1, 3_000_000);
+      const { manifest } = keep(w, "dir/a.backup", bytes);
+      const { size, treehash } = JSON.parse(manifest) as { size: number; treehash: string };
+      const script = qvmRestoreScript({ says: said("work", "mail") });
+      const { code, text } = yield* run(w, ["--paranoid", "dir/a.backup"], script);
+      assert.strictEqual(code, 0, text);
+      assert.lengthOf(script.commands, 1);
+      assert.match(script.commands[0]!, /^net: env PATH=[a-z/:-]+ qubes\.BackupCarrier fetch /);
+      assert.isTrue(script.commands[0]!.endsWith(` dir/a.backup ${size} ${treehash}`));
+      assert.match(text, /nothing of the archive passes through here/);
+    }),
+);
+
+describe("the lines of qvm-backup-restore", () => {
+  const names = new Map([
+    ["vm2", "work"],
+    ["vm7", "vault-2"],
+    ["dom0-home", "dom0"],
+  ]);
+  const read = (...lines: ReadonlyArray<string>) => {
+    const log = restoreLog((id) => names.get(id) ?? id);
+    lines.forEach(log.see);
+    return log;
+  };
+  it.effect.each([
+    [
+      "qubesadmin.backup: Failed to restore volume root of VM vault-2: Got empty response",
+      ["vault-2"],
+    ],
+    ["qubesadmin.backup: Failed to restore volume private (size None) of VM work: x", ["work"]],
+    ["qubesadmin.backup: Failed to resize volume private of VM work to 5: x", ["work"]],
+    ["qubesadmin.backup: Error restoring VM work, skipping: no such label", ["work"]],
+    [
+      "qubesadmin.backup: Error extracting data: failed to decrypt /home/u/QubesIncoming/backup#restore/tmpab/vm7/private.img.003.enc: b'scrypt: x'",
+      ["vault-2"],
+    ],
+    [
+      "qubesadmin.backup.extract: ERROR: unable to extract files for /tmp/restore/vm2/root.img.000, tar output:",
+      ["work"],
+    ],
+    [
+      "qubesadmin.backup.extract: Error while processing '/t/dom0-home/user.000': tar failed",
+      ["dom0"],
+    ],
+    ["qubesadmin.backup.extract: Unexpected file in archive: /t/vm9/x.001, expected y", ["vm9"]],
+    ["qvm-backup-restore: error: unable to read the qubes backup file x (2): y", []],
+    ["Traceback (most recent call last):", []],
+    [
+      "qubesadmin.backup: Premature end of archive, the last file was vm2/private.img.000.enc",
+      ["work"],
+    ],
+  ] as const)("%s", ([line, who]) =>
+    Effect.sync(() => {
+      const log = read(line);
+      assert.lengthOf(log.faults, 1);
+      assert.deepStrictEqual([...log.failed], [...who]);
+    }),
+  );
+  it.effect("that are no faults", () =>
+    Effect.sync(() => {
+      const log = read(
+        "app: Checking backup content...",
+        " error-test |  AppVM | <-- Will be renamed to 'error-test1'",
+        "qubesadmin.backup: -> Restoring error-test...",
+        "qubesadmin.backup: Error setting work.kernel to 6.1: no such kernel",
+        "qubesadmin.backup: Extracting data: 1.2 MiB to restore",
+        "-rw------- 0/0 4194304 2026-01-31 vm2/private.img",
+        "qubesadmin.backup: -> Done.",
+        "qubesadmin.backup: -> Please install updates for all the restored templates.",
+      );
+      assert.deepStrictEqual([...log.faults], []);
+      assert.isTrue(log.done());
+      assert.deepStrictEqual([...log.begun], ["error-test"]);
+      assert.deepStrictEqual(
+        log.take().map(({ level }) => level),
+        ["info", "warning", "info", "info"],
+      );
+      assert.lengthOf(log.take(), 0);
+    }),
+  );
+  it.effect("without end are not kept", () =>
+    Effect.sync(() => {
+      const log = read(...Array.from({ length: 5000 }, (_, i) => `error: ${i} /vm${i + 1}/x`));
+      assert.lengthOf(log.faults, 1000);
+      assert.strictEqual(log.failed.size, 1000);
+      assert.lengthOf(log.take(), 1000);
+    }),
+  );
+});

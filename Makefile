@@ -29,7 +29,7 @@ fill = sed -e 's|@PREFIX@|$(PREFIX)|g' -e 's|@USER@|$(user)|g' -e 's|@STORE@|$(t
 # The account's home where it exists, else where useradd would put it.
 the_store = $(or $(store),$(shell getent passwd '$(user)' 2>/dev/null | cut -d: -f6),/home/$(user))
 
-.PHONY: help install build check test test-apparmor demo clean dom0 templatevm appvm server server-aa server-sshd \
+.PHONY: help install build check test test-apparmor bench demo clean dom0 templatevm appvm server server-aa server-sshd \
 	uninstall-dom0 uninstall-templatevm uninstall-appvm uninstall-server uninstall-server-aa \
 	uninstall-server-sshd node words needs
 .NOTPARALLEL:
@@ -38,6 +38,7 @@ help:
 	@echo 'On the machine that you build on:'
 	@echo '  make build                     the three programs, in dist/'
 	@echo '  make test | check | demo       the tests | all checks | a backup from end to end, here'
+	@echo '  make test-apparmor | bench     the profile in a virtual machine | measurements'
 	@echo 'As root, on the machine that it is for (see README.md):'
 	@echo '  make server user=NAME          the account and its shell; store=DIR if not its home'
 	@echo '  make server-sshd user=NAME     what sshd lets the account do; store=DIR likewise'
@@ -79,6 +80,10 @@ check: | $(tools)
 
 demo: needs build
 	@npm run --silent demo
+
+# As root, for accounts and a shaped link. BENCH=--quick only shows that it runs; BENCH=FILE keeps the table.
+bench: needs build
+	@npm run --silent bench -- $(BENCH)
 
 clean:
 	rm -rf dist

@@ -11,8 +11,13 @@ import { carrier } from "#src/carrier/carrier";
 import { fetch } from "#src/carrier/fetch";
 
 // qrexec gives a service one argument at most: with more, the qube's own user runs this.
+const role: Effect.Effect<number, never, Effect.Services<typeof fetch | typeof carrier>> = process
+  .argv.length > 3
+  ? fetch
+  : carrier;
+
 runRole(
-  (process.argv.length > 3 ? fetch : carrier).pipe(
+  role.pipe(
     Effect.provide(
       Layer.mergeAll(
         nodeInvocation(1), // what follows the request line belongs to ssh

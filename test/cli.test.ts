@@ -80,6 +80,19 @@ describe("one form for all", () => {
       ["list", "-t", "net", "--json"],
       ["list", "--to=net", "--json=true", "--"],
     ],
+    [
+      ["verify", "--on-server", "a.backup", "-t", "net"],
+      ["verify", "--on-server=true", "--to=net", "--", "a.backup"],
+    ],
+    [
+      ["audit", "--blocks", "5", "a", "b"],
+      ["audit", "--blocks=5", "--", "a", "b"],
+    ],
+    [
+      ["ledger", "check", "37-ABCD"],
+      ["ledger", "--", "check", "37-ABCD"],
+    ],
+    [["ledger", "-h"], ["--help"]],
     [["-h"], ["--help"]],
     [["run", "-h", "vault"], ["--help"]],
     [["help"], ["--help"]],
@@ -148,6 +161,22 @@ describe("what is said", () => {
       assert.deepStrictEqual(yield* cli("run", "--help"), { code, lines, out });
     }),
   );
+  it.effect("VERB -h: what belongs to that verb, and every verb is in the whole", () =>
+    Effect.gen(function* () {
+      const whole = yield* cli("-h");
+      assert.isAtMost(whole.out.split("\n").length, 60);
+      for (const verb of ["list", "verify", "audit", "ledger", "recovery-sheet"]) {
+        assert.include(whole.out, `qbackup ${verb}`);
+        const { code, lines, out } = yield* cli(verb, "-h");
+        assert.deepStrictEqual([code, lines], [0, []]);
+        assert.match(out, new RegExp(`^usage: qbackup ${verb} `));
+        assert.isAtMost(out.split("\n").length, 30);
+        assert.isAtMost(Math.max(...out.split("\n").map((line) => line.length)), 100);
+        assert.strictEqual((yield* cli("help", verb)).out, out);
+      }
+      assert.strictEqual((yield* cli("help", "constructor")).out, whole.out);
+    }),
+  );
   it.effect("--version", () =>
     Effect.map(cli("--version"), ({ code, out }) =>
       assert.deepStrictEqual([code, out], [0, "qbackup 1.0.0\n"]),
@@ -161,6 +190,14 @@ describe("what is said", () => {
     [["--link-timeout", "0"], /--link-timeout/],
     [["-f"], /prefix/],
     [["list", "a", "b"], /b/],
+    [["verify"], /name/],
+    [["verify", "-t", "net", "../x"], /not a name/],
+    [["verify", "-t", "net", "--on-server", "--decrypt", "x"], /exclude each other/],
+    [["audit", "--blocks", "0"], /--blocks/],
+    [["audit", "--budget", "x"], /budget/],
+    [["ledger"], /what is to be done/],
+    [["ledger", "check", "37-ABCD"], /no head of a ledger/],
+    [["recovery-sheet"], /the destination qube is not set/],
     [["vault"], /the destination qube is not set/],
     [["-t", "net", "vault"], /the passphrase file is not set/],
     [["-t", "net", "-p", "/p", "-f", "../", "vault"], /prefix/],

@@ -1,4 +1,5 @@
 /** The way back without Qubes and without qbackup: one shell script, against the genuine samples. */
+// @effect-diagnostics processEnv:off -- the script is run as a person would run it.
 import { execFileSync, spawnSync } from "node:child_process";
 import { afterAll, assert, beforeAll, describe, it } from "vitest";
 import * as fs from "node:fs";

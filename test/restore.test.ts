@@ -342,7 +342,10 @@ it.effect(
       const { code, text } = yield* run(w, ["--paranoid", "dir/a.backup"], script);
       assert.strictEqual(code, 0, text);
       assert.lengthOf(script.commands, 1);
-      assert.match(script.commands[0]!, /^net: env PATH=[a-z/:-]+ qubes\.BackupCarrier fetch /);
+      assert.match(
+        script.commands[0]!,
+        /^net: env PATH=[a-z/:-]+\$PATH qubes\.BackupCarrier fetch /,
+      );
       assert.isTrue(script.commands[0]!.endsWith(` dir/a.backup ${size} ${treehash}`));
       assert.match(text, /nothing of the archive passes through here/);
     }),

@@ -10,7 +10,7 @@ describe("the choice", () => {
     const random = rng(5);
     for (const limit of [1, 2, 3, 7, 10, 459]) {
       const draws = 2000 * limit;
-      const counts = new Array<number>(limit).fill(0);
+      const counts = Array.from({ length: limit }, () => 0);
       for (let i = 0; i < draws; i++) counts[below(random.bytes, limit)]! += 1;
       const chi = counts.reduce((sum, n) => sum + (n - 2000) ** 2 / 2000, 0);
       assert.isBelow(chi, limit + 5 * Math.sqrt(2 * limit), `of ${limit}`);

@@ -87,15 +87,15 @@ again. Exit code 0 only when all is proven, 6 when something else came back.
 
   --on-server  the server reads it instead: quick, finds decay on its disk, proves nothing against a
                server that lies
-  --decrypt    decrypt it as well, with qvm-backup-restore --verify-only and the passphrase of -p FILE
-  --force      for an archive that the ledger does not know: hold it against the server's own receipt
+  --decrypt    decrypt it too, with qvm-backup-restore --verify-only and the passphrase of -p FILE
+  --force      for an archive that the ledger does not know: hold it against the server's receipt
   --json       for programs
 `,
   audit: `usage: qbackup audit [-t VM] [-x] [--json] [--blocks N | --budget MIB] [NAME...]
 
-Fetches blocks of 1 MiB, chosen at random here, and proves each against the ledger. 459 of them find a
-loss of 1 % with a certainty of 99 %, whatever the size. NAMEs are archives; without any, all of the
-ledger share the budget, those first that were not read for longest.
+Fetches blocks of 1 MiB, chosen at random here, and proves each against the ledger. 459 of them find
+a loss of 1 % with a certainty of 99 %, whatever the size. NAMEs are archives; without any, all of
+the ledger share the budget, those first that were not read for longest.
 
   --budget MIB  blocks in all (459), spread by size, one at least of each archive
   --blocks N    blocks of each archive, instead

@@ -45,6 +45,11 @@ export const checkReceipt = Effect.fnUntraced(function* (
 export const complete = Effect.fnUntraced(function* (submission: Submission, stored: Stored) {
   const ledger = yield* Ledger;
   const finished = DateTime.formatIso(yield* DateTime.now);
+  // A run that died right behind its line in the ledger has left its mark: it is not to come twice.
+  const { entries } = yield* inLedger(ledger.entries);
+  if (entries.some(({ session }) => session === submission.session)) {
+    return yield* remark(withoutSubmission);
+  }
   yield* ledger
     .append({ finished, ...submission, receipt: stored.receipt, signature: stored.signature })
     .pipe(

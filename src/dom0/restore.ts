@@ -130,7 +130,7 @@ const onTheServersWord = Effect.fnUntraced(function* (destination: string, name:
   const record = yield* fetchRecord(destination, name).pipe(
     Effect.catchIf(
       ({ exit }) => exit === "refused",
-      () => Effect.succeed(undefined),
+      () => Effect.void,
     ),
   );
   let archive: Archive;
@@ -212,7 +212,7 @@ const passedOn = (options: RestoreOptions): ReadonlyArray<string> => [
 ];
 
 /** Where the carrier's program may lie; it is also the program that fetches. */
-const carrierPath = "/usr/local/etc/qubes-rpc:/etc/qubes-rpc:/usr/local/bin:/usr/bin:/bin";
+const carrierPath = "/usr/local/etc/qubes-rpc:/etc/qubes-rpc:$PATH";
 
 /** Has the tool fetch the archive by itself, from a disposable. */
 const paranoid = Effect.fnUntraced(function* (
@@ -224,7 +224,7 @@ const paranoid = Effect.fnUntraced(function* (
   yield* say("info", `in ${destination}: ${command}`);
   yield* say(
     "warning",
-    `nothing of the archive passes through here: that its bytes are the right ones is for ${destination} to check, and each member's by its passphrase`,
+    `nothing of the archive passes through here: ${destination} checks its blocks, the passphrase each member, and nobody here that none is missing`,
   );
   const log = logFor(job.archive);
   const running = yield* (yield* QvmRestore)

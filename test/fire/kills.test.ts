@@ -1,7 +1,15 @@
-/** kill -9 of qbackup-shell at every system call by which it changes its store. */
-import { afterAll, assert, describe, it } from "vitest";
+/**
+ * kill -9: of qbackup-shell at every system call by which it changes its store, of everything on the
+ * way at random moments, and of qbackup at every step of its own books.
+ */
+import { afterAll, afterEach, assert, describe, it } from "vitest";
 import * as fs from "node:fs";
 import * as path from "node:path";
+import { parseManifest } from "#src/wire/manifest";
+import { treeHash } from "#test/support/peer";
+import { processesWith } from "#test/support/programs";
+import { rng } from "#test/support/random";
+import { dist, execute, type Ran, type Whole, whole } from "#test/support/whole";
 import { counting, noStrace, type Point, pointsOf, stopping } from "./strace.ts";
 import {
   archive,
@@ -12,9 +20,11 @@ import {
   inTurns,
   listed,
   type Parcel,
+  pause,
   put,
   removeScratch,
   scratch,
+  seed,
   serve,
   sessionOf,
   until,
@@ -132,6 +142,152 @@ describe.skipIf(noStrace !== undefined)(`kill -9 ${noStrace ?? ""}`, () => {
         return said === undefined ? undefined : `${point.nth}. ${point.text}: ${said}`;
       });
       assert.deepStrictEqual(wrong, []);
+    },
+    600_000,
+  );
+});
+
+describe("kill -9 from end to end", () => {
+  let w: Whole | undefined;
+  afterEach(() => {
+    w?.stop();
+    w = undefined;
+  });
+  const kill = (pid: number): void => {
+    try {
+      process.kill(pid, "SIGKILL");
+    } catch {
+      // It ended between the look and the kill.
+    }
+  };
+  /** A run that did its job, and left nothing. */
+  const stored = (each: Whole, ran: Ran): void => {
+    assert.strictEqual(ran.code, 0, ran.stderr);
+    const entry = each.ledger().at(-1)!;
+    const manifest = parseManifest(entry.manifest)!;
+    const bytes = fs.readFileSync(path.join(each.server.store, entry.name));
+    assert.strictEqual(bytes.length, manifest.size);
+    assert.strictEqual(treeHash(bytes), manifest.treehash);
+    assert.isFalse(fs.existsSync(path.join(each.state, "run")));
+    assert.isFalse(fs.existsSync(path.join(each.state, "unfinished.json")));
+    assert.strictEqual(each.world.qube("net").state, "Halted");
+    assert.deepStrictEqual(each.world.profiles(), []);
+  };
+
+  it("of the shell, ssh, the carrier and qrexec-client in turn: the archive is the same", async () => {
+    const each = (w = await whole({
+      qubes: [
+        { name: "work", size: 30_000_000 },
+        { name: "net", size: 0, include: false },
+      ],
+      settings: { raw: true },
+    }));
+    each.world.faults({ tool: "qvm-backup", kind: "slow", bytesPerSecond: 4_000_000 });
+    const random = rng(seed);
+    const { child, ended } = each.start("-o", "-t", "net", "-p", each.passphraseFile, "work");
+    const on = [
+      () => processesWith(path.join(each.dir, "bin/qbackup-shell")),
+      () => processesWith(each.server.knownHosts),
+      () => each.world.processes("service").map(({ pid }) => pid),
+      () => each.world.processes("qrexec-client").map(({ pid }) => pid),
+    ];
+    // Before the first `ready` a few failures end the run, and rightly.
+    const incoming = path.join(each.server.store, ".qbackup/incoming");
+    await until(
+      "it has begun",
+      () =>
+        fs.existsSync(incoming) &&
+        below(incoming).some((name) => fs.statSync(path.join(incoming, name)).size > 1_000_000),
+      30_000,
+    );
+    for (let round = 0; round < (full ? 24 : 8) && child.exitCode === null; round++) {
+      const pids = on[round % on.length]!;
+      await until(
+        "there is one to kill",
+        () => pids().length > 0 || child.exitCode !== null,
+        30_000,
+      );
+      await pause(random.int(200, 900));
+      for (const pid of pids()) kill(pid);
+    }
+    const ran = await ended;
+    stored(each, ran);
+    assert.isAtLeast(ran.stderr.match(/the link broke/g)?.length ?? 0, 3, ran.stderr);
+  }, 300_000);
+
+  it.skipIf(noStrace !== undefined)(
+    "of qbackup at the steps of its books: the next run puts all right",
+    async () => {
+      const each = (w = await whole());
+      const files = ["unfinished.json", "unfinished.json.new", "ledger.jsonl", "known_servers.new"];
+      const at = (name: string) => path.join(each.state, name);
+      /** qbackup and all that it starts are traced; only what touches its books is stopped. */
+      const traced = (syscall: string, nth: number, of: ReadonlyArray<string>) =>
+        execute(
+          [
+            "strace",
+            "-f",
+            "-qq",
+            "-o",
+            "/dev/null",
+            ...of.flatMap((file) => ["-P", file]),
+            "-e",
+            `trace=${syscall}`,
+            "-e",
+            `inject=${syscall}:signal=SIGKILL:when=${nth}`,
+            dist("qbackup"),
+            "-t",
+            "net",
+            "-p",
+            each.passphraseFile,
+            "work",
+          ],
+          {
+            env: {
+              ...each.world.env,
+              HOME: each.world.home("dom0"),
+              XDG_STATE_HOME: path.dirname(each.state),
+              UV_THREADPOOL_SIZE: "1",
+              UV_USE_IO_URING: "0",
+            },
+          },
+        ).ended;
+      const run = path.join(each.state, "run");
+      const books = files.map(at);
+      const steps = [
+        ["openat", [1, 4, 6, 9], books],
+        ["rename", [1, 2, 3], books],
+        ["fsync", [1, 2, 3, 4], [...books, each.state]],
+        ["unlink", [1, 2, 3], books],
+        ["write", [1, 2, 3, 4], books],
+        ["openat", [1, 2, 3], [path.join(run, "archive"), path.join(run, "qvm-backup.json")]],
+        ["unlink", [1], [path.join(run, "archive")]],
+        ["rmdir", [1], [run]],
+      ] as const;
+      let killed = 0;
+      const all = steps.flatMap(([syscall, nths, of]) => nths.map((nth) => ({ syscall, nth, of })));
+      for (const [i, { nth, of, syscall }] of all.entries()) {
+        if (!full && ![5, 17, 19].includes(i)) continue;
+        const ran = await traced(syscall, nth, of);
+        if (ran.code === null) killed += 1;
+        else assert.strictEqual(ran.code, 0, `${syscall} ${nth}: ${ran.stderr}`);
+        const asked = await execute(["qvm-ls", "--raw-list"], {
+          env: each.world.env,
+          limit: 20_000,
+        }).ended;
+        assert.strictEqual(asked.code, 0, `qubesd hangs after ${syscall} ${nth}`);
+        const next = await each.run("work");
+        assert.strictEqual(next.code, 0, `after ${syscall} ${nth}: ${next.stderr}`);
+        stored(each, next);
+        // Each archive that is listed as verified is one that dom0 has a line about, once.
+        const listed = (await each.ssh("qbackup/1 list")).stdout
+          .split("\n")
+          .filter((line) => line.includes('"verified":true'))
+          .map((line) => (JSON.parse(line) as { name: string }).name);
+        const known = each.ledger().map(({ name }) => name);
+        assert.sameMembers(known, listed, `after ${syscall} ${nth}`);
+      }
+      assert.isAtLeast(killed, full ? 10 : 2);
     },
     600_000,
   );

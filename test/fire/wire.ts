@@ -17,6 +17,9 @@ import { dist, type Ran } from "#test/support/whole";
 /** Everything that is tried here, not only what a few seconds allow. */
 export const full = process.env["QBACKUP_FULL"] === "1";
 
+/** Of what happens at random; the same again with the same number. */
+export const seed = Number(process.env["QBACKUP_SEED"] ?? 1);
+
 /** A reply as it came; which fields it has its type says. */
 export interface Said {
   readonly type: string;

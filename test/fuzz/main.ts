@@ -3,6 +3,7 @@
  * `TARGET=tar SEED=123 npm run fuzz` repeats one and writes the input that it was made of.
  */
 import * as os from "node:os";
+import { env } from "node:process";
 import { isMainThread, parentPort, Worker, workerData } from "node:worker_threads";
 import { mutate } from "#test/fuzz/mutate";
 import { strike, targets } from "#test/fuzz/targets";
@@ -43,14 +44,14 @@ const run = ({ count, from, target }: Batch): Struck => {
 };
 
 const say = (line: string): void => void process.stdout.write(`${line}\n`);
-const number = (name: string, otherwise: number): number => Number(process.env[name] ?? otherwise);
-const only = process.env["TARGET"];
+const number = (name: string, otherwise: number): number => Number(env[name] ?? otherwise);
+const only = env["TARGET"];
 
 if (!isMainThread) {
   // Refusals are errors, a million of them; nobody looks at where they came from.
   Error.stackTraceLimit = 0;
   parentPort!.on("message", (work: Batch) => parentPort!.postMessage(run(work)));
-} else if (process.env["SEED"] !== undefined) {
+} else if (env["SEED"] !== undefined) {
   const target = targets.find(({ name }) => name === only) ?? targets[0]!;
   strike(target, number("SEED", 0), (corpus, r) => {
     const input = mutate(corpus, r);

@@ -2,12 +2,14 @@
 import type { Rng } from "#test/support/random";
 
 const tokens: ReadonlyArray<Buffer> = [
-  ...["\0", "\n", " ", "  ", "/", "..", "../", "//", ".", "-", "--", "-c", "$(id)", "`id`", ";id"],
-  ...["qbackup/1 ", "qbackup/2 ", "put", "list", "read", "__proto__", "constructor", "toString"],
-  ...[".manifest.json", "0", "00", "-1", "1e3", "9007199254740992", "18446744073709551616", "null"],
-  ...['"', "{", "}", "[", "]", ":", ",", "\\u0000", "\ud800", "\u202e", "é", "true", "1.5", "\\"],
-  ...["ustar", "scrypt\0", "PaxHeader", "vm2/private.img.000.enc", "size=5\n", "path=x\n"],
-].map((text) => Buffer.from(text));
+  ["\0", "\n", " ", "  ", "/", "..", "../", "//", ".", "-", "--", "-c", "$(id)", "`id`", ";id"],
+  ["qbackup/1 ", "qbackup/2 ", "put", "list", "read", "__proto__", "constructor", "toString"],
+  [".manifest.json", "0", "00", "-1", "1e3", "9007199254740992", "18446744073709551616", "null"],
+  ['"', "{", "}", "[", "]", ":", ",", "\\u0000", "\ud800", "\u202e", "é", "true", "1.5", "\\"],
+  ["ustar", "scrypt\0", "PaxHeader", "vm2/private.img.000.enc", "size=5\n", "path=x\n"],
+]
+  .flat()
+  .map((text) => Buffer.from(text));
 const numbers = [
   0, 1, 4, 0xfffff, 0x100000, 0x100001, 0x1000000, 0x1000001, 0x7fffffff, 0x80000000, 0xfffffffe,
   0xffffffff,

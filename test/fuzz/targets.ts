@@ -313,7 +313,6 @@ const answers: Target = {
       "",
     ),
     lines("", { type: "ready", size: 5, treehash: "ab".repeat(32) }, { type: "end" }, ""),
-    lines(...Array.from({ length: 70 }, (_, i) => `line ${i}`), ""),
     lines("x".repeat(5000), ""),
   ],
   check: (input, r) => {
@@ -339,7 +338,8 @@ const answers: Target = {
       for (const line of skipped) assert.match(line, /^[\x20-\x7e]*$/);
       return { found, skipped };
     };
-    assert.deepEqual(read(pieces(input, r)), read(input.length === 0 ? [] : [input]));
+    const inPieces = JSON.stringify(read(pieces(input, r)));
+    assert.equal(inPieces, JSON.stringify(read(input.length === 0 ? [] : [input])));
   },
 };
 
@@ -351,7 +351,7 @@ const tar: Target = {
   corpus: [
     // The genuine one is large, so it is one of several.
     sample("sample-tiny-lowcost.qubes-backup"),
-    ...[1, 2, 3, 1, 2, 3, 1, 2, 1].map((seed) =>
+    ...[1, 2, 3, 1, 2, 3, 1, 2, 1, 1, 1, 2, 1, 1, 2, 1].map((seed) =>
       archiveOf({
         seed,
         chunk,

@@ -3,6 +3,7 @@
  * `SEED=123 npm run sim` tells one, with everything that happened in it.
  */
 import * as os from "node:os";
+import { env } from "node:process";
 import { isMainThread, parentPort, Worker, workerData } from "node:worker_threads";
 import { tell } from "#test/sim/story";
 
@@ -31,13 +32,13 @@ const part = (from: number, step: number, count: number, enough: number): Part =
   return { told, codes, failed };
 };
 
-const number = (name: string, otherwise: number): number => Number(process.env[name] ?? otherwise);
+const number = (name: string, otherwise: number): number => Number(env[name] ?? otherwise);
 const say = (line: string): void => void process.stdout.write(`${line}\n`);
 
 if (!isMainThread) {
   const { from, step, count, enough } = workerData as Record<string, number>;
   parentPort!.postMessage(part(from!, step!, count!, enough!));
-} else if (process.env["SEED"] !== undefined) {
+} else if (env["SEED"] !== undefined) {
   const { plan, trace, violations } = tell(number("SEED", 0));
   say(JSON.stringify(plan, undefined, 2));
   for (const line of trace) say(line);

@@ -580,7 +580,9 @@ export class World {
     const { dom0Dies, keepRunning, pauses, prefix } = this.plan;
     const written =
       qvm.kind === "cut" || qvm.kind === "hangs" ? archive.subarray(0, qvm.at) : archive;
-    const stops = what.doomed ? pauses.filter(({ at }) => at < written.length) : [];
+    // The others take a while too, or the server would have no time to tidy up beside them.
+    const calmly = [{ at: Math.floor(written.length / 2), millis: 15_000 }];
+    const stops = what.doomed ? pauses.filter(({ at }) => at < written.length) : calmly;
     const cuts = [...stops].sort((a, b) => a.at - b.at);
     const chunks = [...cuts, { at: written.length, millis: 0 }].map(({ at }, i) => ({
       bytes: written.subarray(i === 0 ? 0 : cuts[i - 1]!.at, at),
@@ -637,8 +639,10 @@ export class World {
           args: [
             ...(keepRunning ? ["-x"] : []),
             ...(prefix === "" ? [] : ["-f", prefix]),
-            ...["-t", "net", "-p", "/pass", "--window", "16", "--link-timeout", "10"],
-            ...["--qubes-timeout", "30", "work", "mail", "vault"],
+            ..."-t net -p /pass --window 16 --link-timeout 10 --qubes-timeout 30".split(" "),
+            "work",
+            "mail",
+            "vault",
           ],
           env: {},
           stdin: { read: () => Effect.die("stdin is read"), received: () => 0 },

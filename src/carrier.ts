@@ -10,22 +10,10 @@ import { stderrReporter } from "#layers/StderrReporter";
 import { carrier } from "#src/carrier/carrier";
 import { fetch } from "#src/carrier/fetch";
 
+type Needs = Effect.Services<typeof fetch | typeof carrier>;
 // qrexec gives a service one argument at most: with more, the qube's own user runs this.
-const role: Effect.Effect<number, never, Effect.Services<typeof fetch | typeof carrier>> = process
-  .argv.length > 3
-  ? fetch
-  : carrier;
-
-runRole(
-  role.pipe(
-    Effect.provide(
-      Layer.mergeAll(
-        nodeInvocation(1), // what follows the request line belongs to ssh
-        shellSettings(),
-        openSshTransport(),
-        openSshFetch(),
-        stderrReporter("qubes.BackupCarrier"),
-      ),
-    ),
-  ),
-);
+const role: Effect.Effect<number, never, Needs> = process.argv.length > 3 ? fetch : carrier;
+const stdio = nodeInvocation(1); // what follows the request line belongs to ssh
+const ssh = Layer.mergeAll(openSshTransport(), openSshFetch());
+const told = stderrReporter("qubes.BackupCarrier");
+runRole(role.pipe(Effect.provide(Layer.mergeAll(stdio, shellSettings(), ssh, told))));

@@ -111,9 +111,11 @@ export const openForWriting = Effect.fnUntraced(function* (
   let found = yield* readKey(own);
   if (found === undefined) {
     yield* makeKey(own, incoming);
-    yield* root.sync;
     found = yield* readKey(own);
   }
+  // Whoever made it may have died before this, and the client is about to pin it.
+  yield* own.sync;
+  yield* root.sync;
   if (found === undefined) return yield* noKey;
   const { key, pem } = found;
   return { root, own, incoming, digests, key, lockKey: (what) => lockKey(pem, what) };

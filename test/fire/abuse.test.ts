@@ -213,7 +213,7 @@ describe("what answers dom0", () => {
     const used = memory(() => dist("qbackup"));
     const { child, ended } = w.start("-o", "-t", "net", "-p", w.passphraseFile, "work");
     // A peer that keeps saying that it lives is only stopped by a person.
-    const timer = setTimeout(() => child.kill("SIGINT"), 8000);
+    const timer = setTimeout(() => child.kill("SIGINT"), 5000);
     const ran = await ended;
     clearTimeout(timer);
     assert.include([4, 6, 130], ran.code, ran.stderr);

@@ -136,7 +136,7 @@ describe.skipIf(noStrace !== undefined)(`kill -9 ${noStrace ?? ""}`, () => {
       assert.isAbove(points.length, 30);
       // Those around the commit are the ones where the order matters most.
       const commit = points.findIndex(({ syscall }) => syscall === "fchmod");
-      const chosen = points.filter((_, i) => full || (i >= commit && i % 3 === 1) || i % 12 === 5);
+      const chosen = points.filter((_, i) => full || (i >= commit && i % 4 === 1) || i % 16 === 5);
       const wrong = await inTurns(chosen, async (point, index) => {
         const said = await killedAt(point, before, index);
         return said === undefined ? undefined : `${point.nth}. ${point.text}: ${said}`;

@@ -214,7 +214,7 @@ export const planOf = (seed: number): Plan => {
     for (let i = r.int(1, 3); i > 0; i--) {
       pauses.push({
         at: r.int(0, size),
-        millis: r.pick([10, 2500, 2500, 20_000, 90_000, 600_000]),
+        millis: r.pick([10, 2500, 2500, 20_000, 90_000, 200_000]),
       });
     }
   }

@@ -38,3 +38,26 @@ it("a story in which nothing goes wrong ends well", () => {
   assert.deepStrictEqual([...violations], []);
   assert.deepStrictEqual([...codes], [0, 0]);
 });
+
+it(
+  "the key that dom0 has pinned is there for ever, whenever the server that made it died",
+  {
+    timeout: 120_000,
+  },
+  () => {
+    const { carrierDies: _1, disk: _2, dom0Dies: _3, ledger: _4, second: _5, ...rest } = planOf(1);
+    const pauses = [{ at: 100, millis: 20_000 }];
+    const calm = { ...rest, links: [], clocks: [], archive: 2, rest: 1000, syncing: 1, pauses };
+    const death = { moment: "after", told: true, away: 10 } as const;
+    for (let first = 4; first <= 12; first++) {
+      for (let second = first + 8; second <= first + 14; second++) {
+        const deaths = [
+          { ...death, at: first },
+          { ...death, at: second, power: "nothing" as const },
+        ];
+        const { violations } = tell(1, { ...calm, qvm: { kind: "sound" }, deaths });
+        assert.deepStrictEqual([...violations], [], `deaths at ${first} and ${second}`);
+      }
+    }
+  },
+);

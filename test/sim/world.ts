@@ -639,7 +639,7 @@ export class World {
           args: [
             ...(keepRunning ? ["-x"] : []),
             ...(prefix === "" ? [] : ["-f", prefix]),
-            ..."-t net -p /pass --window 16 --link-timeout 10 --qubes-timeout 30".split(" "),
+            ..."-t net -p /pass --window 16 --link-timeout 6 --qubes-timeout 5".split(" "),
             "work",
             "mail",
             "vault",

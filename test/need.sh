@@ -12,6 +12,9 @@ need scrypt scrypt
 need apparmor_parser apparmor
 need setpriv util-linux
 need bash bash
+need strace strace
+need ip iproute2
+need git git
 
 node -e 'process.exit(parseInt(process.versions.node) < 20 ? 1 : 0)' 2>/dev/null || {
 	echo 'qbackup: error: node 20 or later is needed' >&2

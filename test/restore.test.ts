@@ -351,6 +351,34 @@ it.effect(
     }),
 );
 
+it.effect("verify --decrypt finds a qube missing that the tool does not miss", () =>
+  Effect.gen(function* () {
+    const bytes = anArchive(1, 3_000_000);
+    const there = [
+      { name: "work", qid: 2 },
+      { name: "mail", qid: 3 },
+    ];
+    for (const [qubes, code, found] of [
+      [there, 0, /^$/],
+      [[...there, { name: "gone", qid: 5 }], 6, /has nothing of vm5/],
+    ] as const) {
+      const w = world();
+      keep(w, "a.backup", bytes, { qubes });
+      const script = qvmRestoreScript({ says: said(...qubes.map(({ name }) => name)) });
+      const ran = yield* qbackup(w, ["verify", "--decrypt", "-p", "/pass", "a.backup"], {
+        tools: Layer.merge(
+          memoryQvmBackup(qvmBackupScript({ chunks: [] })),
+          memoryQvmRestore(script),
+        ),
+      });
+      assert.strictEqual(ran.code, code, ran.text);
+      assert.match(ran.text.split("\n").findLast((line) => line.startsWith("error")) ?? "", found);
+      assert.isTrue(script.started[0]!.verifyOnly);
+      assert.isTrue(script.fed[2]!.equals(bytes.subarray(membersOf(bytes)[3]!.start)));
+    }
+  }),
+);
+
 describe("the lines of qvm-backup-restore", () => {
   const names = new Map([
     ["vm2", "work"],

@@ -104,7 +104,10 @@ export const openCall = Effect.fnUntraced(function* (destination: string, reques
         failed("qubes", `could not call ${destination}: ${printable(String(error.cause))}`),
       ),
     );
-  yield* call.stdin.write(new TextEncoder().encode(`${toLine(request)}\n`)).pipe(Effect.ignore); // how the call ended is told by what it said
+  // How the call ended is told by what it said; one that takes not even a line says nothing.
+  yield* call.stdin
+    .write(new TextEncoder().encode(`${toLine(request)}\n`))
+    .pipe(Effect.timeout(`${keepAliveAfter} seconds`), Effect.ignore);
   const { next, rest } = replies(call.stdout, (line) =>
     reporter.say("warning", `a login shell on the way printed: ${line}`),
   );

@@ -113,7 +113,11 @@ const checkRun = (world: World, run: Run): void => {
   } else {
     if (!said.lines.some(({ level }) => level === "error")) wrong("P5 no error reported");
     if (notes.at(-1)?.urgency !== "critical" && code !== 7) wrong("P5 no notification");
-    if (mine.length > 0 && !world.ledgerFailed) wrong("P2 there is an entry all the same");
+    // A later run of the same dom0 may have fetched the receipt meanwhile.
+    const settled = world.runs.some((other) => other.dom0 === dom0 && other !== run);
+    if (mine.length > 0 && !world.ledgerFailed && !settled) {
+      wrong("P2 there is an entry all the same");
+    }
     const left = ledger.unfinished;
     if (left !== undefined && left.submission === undefined && !world.ledgerFailed && code !== 7) {
       wrong("P7 a mark without a receipt to fetch is left");
@@ -138,7 +142,8 @@ const checkList = Effect.fnUntraced(function* (world: World, when: string) {
   const listed = yield* world.list();
   for (const { name, size, treehash, verified } of listed) {
     if (!verified) {
-      world.broken(`${when}: ${name} is listed as not verified`);
+      // A disk that does not flush may not let go of a name either.
+      if (!world.diskFailed) world.broken(`${when}: ${name} is listed as not verified`);
       continue;
     }
     const bytes = look(world, name)!;
@@ -240,6 +245,8 @@ const tale = Effect.fnUntraced(function* (world: World) {
     });
     if ((yield* world.end(run)) !== 0) {
       const text = run.said.lines.map((line) => line.text).join("\n");
+      // Nothing signs the server's first word: what a bit made of its key there stays pinned.
+      if (world.corrupted && /the server's key changed/.test(text)) return;
       world.broken(`${run.id}: all is well, but it exited with ${run.code}: ${text.slice(-300)}`);
     }
     checkRun(world, run);

@@ -452,7 +452,7 @@ describe("the forms of the tool before this one", () => {
       "old-2026-01-31T0400.backup",
     );
     const list = await w.start("list", "-t", "net").ended;
-    assert.match(list.stdout, /^old-2026-01-31T0400\.backup .* unverified$/m);
+    assert.match(list.stdout, /^old-2026-01-31T0400\.backup .* unverified\b/m);
   });
   it("its carrier: ssh with a bare path and the bytes on stdin; nothing that is no archive", async () => {
     const w = await setUp();

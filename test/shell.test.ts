@@ -707,8 +707,10 @@ describe("a put", () => {
       yield* old.stdin.write(stream(medium, 0, Buffer.from("{}")).subarray(0, 2_500_000));
       yield* TestClock.adjust("3 seconds");
       const newcomer = yield* Effect.forkChild(upload(world, { archive: medium }));
-      // In steps: it has to be waiting before its time can pass.
-      for (let i = 0; i < 15; i++) yield* TestClock.adjust("1 second");
+      // In steps: its own syncs are slow too, and it has to be waiting before its time can pass.
+      for (let i = 0; i < 300 && newcomer.pollUnsafe() === undefined; i++) {
+        yield* TestClock.adjust("1 second");
+      }
       const { code, replies } = yield* Fiber.join(newcomer);
       assert.deepStrictEqual([code, codeOf(replies)], [5, "busy"]);
       yield* TestClock.adjust("10 minutes");

@@ -11,7 +11,7 @@ import { bare } from "./bare.ts";
 import { exitOf, type Failure, type LinkLost, Refused, refusalOf } from "./failure.ts";
 import { help, version } from "./help.ts";
 import { type Call, type Options, parseInvocation } from "./invocation.ts";
-import { openForReading, openForWriting } from "./store.ts";
+import { keepKey, openForReading, openForWriting } from "./store.ts";
 import { handlerOf } from "./verbs.ts";
 import { makeVoice, type Voice } from "./voice.ts";
 
@@ -49,7 +49,9 @@ const answered = <R>(work: Effect.Effect<void, Failure, R>, voice: Voice | undef
   });
 
 const identity = Effect.fnUntraced(function* (options: Options) {
-  const { key } = yield* openForWriting(options.root);
+  const store = yield* openForWriting(options.root);
+  yield* keepKey(store);
+  const { key } = store;
   yield* print(`fingerprint ${fingerprint(key.server)}\nkey         ${key.server}\n`);
 });
 

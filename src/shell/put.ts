@@ -14,7 +14,7 @@ import type { Request } from "#src/wire/request";
 import { clean } from "./clean.ts";
 import { commit, hold, instant, standing } from "./commit.ts";
 import { type Failure, LinkLost, refuse } from "./failure.ts";
-import { locate, type Place, type WritableStore } from "./store.ts";
+import { keepKey, locate, type Place, type WritableStore } from "./store.ts";
 import { discard, openUpload, type Upload } from "./upload.ts";
 import { roomFor } from "./usage.ts";
 import type { Conversation } from "./verbs.ts";
@@ -194,6 +194,7 @@ export const put = Effect.fnUntraced(function* (
 
   const upload = yield* Effect.raceFirst(openUpload(store, session, room), voice.watch);
   const stored = yield* Effect.gen(function* () {
+    yield* keepKey(store);
     yield* voice.say({ type: "ready", offset: upload.durable(), server: store.key.server });
     yield* Effect.forkScoped(Effect.ignore(clean(store)));
     const trailer = yield* takeIn(upload, voice, asked);

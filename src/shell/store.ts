@@ -93,6 +93,10 @@ const makeKey = Effect.fnUntraced(function* (own: Directory, incoming: Directory
   yield* Effect.ignore(incoming.remove(temporary));
 });
 
+/** Before the key is announced: whoever made it may have died before its name was on disk. */
+export const keepKey = ({ own, root }: WritableStore): Effect.Effect<void, SafeFsError> =>
+  Effect.andThen(own.sync, root.sync);
+
 export const openForReading = Effect.fnUntraced(function* (
   path: string | undefined,
 ): Effect.fn.Return<Store, Refused | SafeFsError, SafeFs | Scope.Scope> {
@@ -113,9 +117,6 @@ export const openForWriting = Effect.fnUntraced(function* (
     yield* makeKey(own, incoming);
     found = yield* readKey(own);
   }
-  // Whoever made it may have died before this, and the client is about to pin it.
-  yield* own.sync;
-  yield* root.sync;
   if (found === undefined) return yield* noKey;
   const { key, pem } = found;
   return { root, own, incoming, digests, key, lockKey: (what) => lockKey(pem, what) };

@@ -287,7 +287,7 @@ describe.skipIf(!isRoot)("dom0, from end to end (root only)", () => {
     fs.rmSync(filler);
 
     // Full before the trailer's mark: then the trailer is not sent, and nothing is stored.
-    w.world.faults({ tool: "qvm-backup", kind: "slow", bytesPerSecond: 100_000 });
+    w.world.faults({ tool: "qvm-backup", kind: "slow", bytesPerSecond: 40_000 });
     const { ended } = w.start("-t", "net", "-p", w.passphraseFile, "work");
     await until("the server is pinned", () => fs.existsSync(path.join(w.state, "known_servers")));
     fillUp(filler);

@@ -218,6 +218,8 @@ describe("a run", () => {
       assert.strictEqual(w.shelf.calls, 0);
       assert.lengthOf(w.script.started, 0);
       assert.notInclude(w.table.calls, "start net");
+      // A scheduled run has nobody who reads its stderr.
+      assert.deepStrictEqual(w.notes.at(-1)?.urgency, "critical");
     }),
   );
 });

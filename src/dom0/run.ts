@@ -11,6 +11,7 @@ import { FullChunk } from "#src/archive/parameters";
 import { leafOf, treeHasher } from "#src/archive/treehash";
 import { ArchiveFault, Walk } from "#src/archive/walk";
 import { humanSize } from "#src/wire/format";
+import { exitCodes } from "#src/wire/exit";
 import { blockSize } from "#src/wire/frames";
 import { fingerprint } from "#src/wire/keys";
 import type { Manifest, Trailer } from "#src/wire/manifest";
@@ -346,36 +347,43 @@ const whatARestoreNeeds = Effect.fnUntraced(function* (
   );
 });
 
-/** One run, from settings to ledger; what it started is put back on every way out. */
-export const run = Effect.fnUntraced(function* (options: RunOptions) {
-  const reporter = yield* Reporter;
-  const notifier = yield* Notifier;
-  const qvmBackup = yield* QvmBackup;
-  const { destination, passphraseFile } = yield* settingsFor(options);
-  const name = yield* archiveName(options.prefix);
-  const passphrase = yield* qvmBackup
-    .checkPassphrase(passphraseFile)
-    .pipe(Effect.mapError((error) => failed("usage", error.message)));
-  if (passphrase.warning !== undefined) yield* reporter.say("warning", passphrase.warning);
-  yield* takeLock;
+const see = "See: journalctl -t qbackup";
 
-  yield* notifier.notify("low", "Backup started", `Through ${destination}`);
-  const stored = yield* Effect.gen(function* () {
+/** Whoever is not looking has to hear of it, of a wrong setting of a scheduled run too. */
+const alarmed = <A, R>(run: Effect.Effect<A, RunFailed, R>) =>
+  Effect.flatMap(Notifier, ({ notify }) =>
+    run.pipe(
+      Effect.tapError(({ exit }) => {
+        const [code, meaning] = exitCodes[exit];
+        return notify("critical", `Backup failed (exit code ${code})`, `${meaning}. ${see}`);
+      }),
+      Effect.tapDefect(() => notify("critical", "Backup failed: a bug", see)),
+      Effect.onInterrupt(() => notify("critical", "Backup interrupted", see)),
+    ),
+  );
+
+/** One run, from settings to ledger; what it started is put back on every way out. */
+export const run = Effect.fnUntraced(
+  function* (options: RunOptions) {
+    const reporter = yield* Reporter;
+    const notifier = yield* Notifier;
+    const qvmBackup = yield* QvmBackup;
+    const { destination, passphraseFile } = yield* settingsFor(options);
+    const name = yield* archiveName(options.prefix);
+    const passphrase = yield* qvmBackup
+      .checkPassphrase(passphraseFile)
+      .pipe(Effect.mapError((error) => failed("usage", error.message)));
+    if (passphrase.warning !== undefined) yield* reporter.say("warning", passphrase.warning);
+    yield* takeLock;
+
+    yield* notifier.notify("low", "Backup started", `Through ${destination}`);
     const recovered = yield* qvmBackup.recover.pipe(
       Effect.mapError((error) => failed("qubes", error.message)),
     );
     for (const line of recovered) yield* reporter.say("warning", `after a killed run: ${line}`);
-    return yield* backup(options, destination, passphrase.path, name);
-  }).pipe(
-    Effect.tapError((failure: RunFailed) =>
-      notifier.notify("critical", `Backup failed: ${failure.exit}`, "See: journalctl -t qbackup"),
-    ),
-    Effect.tapDefect(() =>
-      notifier.notify("critical", "Backup failed: a bug", "See: journalctl -t qbackup"),
-    ),
-    Effect.onInterrupt(() =>
-      notifier.notify("critical", "Backup interrupted", "See: journalctl -t qbackup"),
-    ),
-  );
-  yield* notifier.notify("normal", "Backup stored and proven", stored);
-}, Effect.scoped);
+    const stored = yield* backup(options, destination, passphrase.path, name);
+    yield* notifier.notify("normal", "Backup stored and proven", stored);
+  },
+  Effect.scoped,
+  alarmed,
+);

@@ -2,7 +2,7 @@
  * The one way back: blocks of an archive, each checked against the tree hash that dom0 trusts before
  * a byte of it is used. Verification, audit and restore are made of it.
  */
-import { Effect, Random, Schema } from "effect";
+import { Effect } from "effect";
 import { Ledger } from "#services/Ledger";
 import { Reporter } from "#services/Reporter";
 import { leafOf, proofLength, rootFrom } from "#src/archive/treehash";
@@ -14,7 +14,7 @@ import { parseReply } from "#src/wire/reply";
 import { failed, type RunFailed } from "./failure.ts";
 import { inLedger } from "./record.ts";
 import { contentOf } from "./remote.ts";
-import { answer, openCall, refusal, whyEnded } from "./upload.ts";
+import { answer, LinkBroken, openCall, pauseAfter, refusal, whyEnded } from "./upload.ts";
 
 /** What dom0 knows of an archive, and on whose word nothing depends but its own. */
 export interface Trusted {
@@ -47,11 +47,6 @@ const least = 4096;
 const giveUpAfter = 30;
 const firstTries = 3;
 
-class Broken extends Schema.TaggedError<Broken>()("Broken", {
-  reason: Schema.String,
-  hint: Schema.optionalKey(Schema.String),
-}) {}
-
 /** Fails when too few bytes come for too long, while somebody waits for them. */
 const watch = (received: () => number, waiting: () => boolean) =>
   Effect.gen(function* () {
@@ -62,7 +57,7 @@ const watch = (received: () => number, waiting: () => boolean) =>
       quiet = waiting() && received() - mark < least ? quiet + 1 : 0;
       if (quiet === 0) mark = received();
       if (quiet >= silenceLimit) {
-        return yield* new Broken({ reason: `silence for ${silenceLimit} s` });
+        return yield* new LinkBroken({ reason: `silence for ${silenceLimit} s` });
       }
     }
   });
@@ -89,11 +84,11 @@ export const fetchBlocks = Effect.fnUntraced(function* <R>(
     const ready = yield* answer(next).pipe(
       // Signs of life alone are no answer.
       Effect.timeout("30 minutes"),
-      Effect.catchTag("TimeoutError", () => new Broken({ reason: "no answer came" })),
+      Effect.catchTag("TimeoutError", () => new LinkBroken({ reason: "no answer came" })),
     );
-    if (ready === undefined) return yield* new Broken(yield* whyEnded(call, destination));
+    if (ready === undefined) return yield* new LinkBroken(yield* whyEnded(call, destination));
     if (ready.type === "error") {
-      if (ready.code === "busy") return yield* new Broken({ reason: "the server is busy" });
+      if (ready.code === "busy") return yield* new LinkBroken({ reason: "the server is busy" });
       if (ready.code === "not-found") {
         return yield* failed("integrity", `${name} is not on the server any more`);
       }
@@ -120,13 +115,13 @@ export const fetchBlocks = Effect.fnUntraced(function* <R>(
           waiting = true;
           const frame = yield* frames.next;
           waiting = frame.kind === "error"; // for its line
-          if (frame.kind === "cut") return yield* new Broken({ reason: "the link ended" });
+          if (frame.kind === "cut") return yield* new LinkBroken({ reason: "the link ended" });
           if (frame.kind === "error") {
             const line = yield* readExactLine(rest);
             const reply = line === undefined ? undefined : parseReply(line);
             return yield* reply?.type === "error"
               ? refusal(reply)
-              : new Broken({ reason: "the server broke off" });
+              : new LinkBroken({ reason: "the server broke off" });
           }
           if (frame.kind === "end") return yield* failed("integrity", "the server ended too early");
           const expected = Math.min(blockSize, size - at * blockSize);
@@ -153,12 +148,12 @@ export const fetchBlocks = Effect.fnUntraced(function* <R>(
     const outcome = yield* once.pipe(
       Effect.scoped,
       Effect.catchTags({
-        BytesError: () => new Broken({ reason: "the link broke" }),
+        BytesError: () => new LinkBroken({ reason: "the link broke" }),
         WireError: (error) =>
           failed("integrity", `what came back is not of the wire: ${error.reason}`),
       }),
       Effect.as(undefined),
-      Effect.catchTag("Broken", (broken) => Effect.succeed(broken)),
+      Effect.catchTag("LinkBroken", (broken) => Effect.succeed(broken)),
     );
     if (outcome === undefined) return;
     tries = at > before ? 1 : tries + 1;
@@ -166,7 +161,7 @@ export const fetchBlocks = Effect.fnUntraced(function* <R>(
     if ((at === first && tries >= firstTries) || waited >= giveUpAfter * 60) {
       return yield* failed("link", `no link to the server: ${outcome.reason}`, outcome.hint);
     }
-    const wait = Math.min(60, 0.5 * 2 ** (tries - 1)) * (0.75 + 0.5 * (yield* Random.next));
+    const wait = yield* pauseAfter(tries);
     waited += wait;
     yield* reporter.say(
       "warning",

@@ -62,10 +62,14 @@ const keepAliveAfter = 15;
 const lastWords = 2;
 
 /** The link broke, or could not be made: it may go better the next time. */
-class LinkBroken extends Schema.TaggedError<LinkBroken>()("LinkBroken", {
+export class LinkBroken extends Schema.TaggedError<LinkBroken>()("LinkBroken", {
   reason: Schema.String,
   hint: Schema.optionalKey(Schema.String),
 }) {}
+
+/** Seconds before try number `tries` + 1: half a second, doubled up to a minute, a random part more or less. */
+export const pauseAfter = (tries: number): Effect.Effect<number> =>
+  Effect.map(Random.next, (random) => Math.min(60, 0.5 * 2 ** (tries - 1)) * (0.75 + 0.5 * random));
 
 /** Server replies that say more about the bytes than about the server's wishes. */
 const integrityCodes: ReadonlySet<Code> = new Set(["incomplete", "digest-mismatch", "signature"]);
@@ -357,8 +361,7 @@ export const openUpload = Effect.fnUntraced(function* (options: UploadOptions) {
       if (server === undefined && tries >= firstTries) {
         return yield* failed("link", `no link to the server: ${broken.reason}`, broken.hint);
       }
-      // Half a second, doubled up to a minute, each a random part shorter or longer.
-      const wait = Math.min(60, 0.5 * 2 ** (tries - 1)) * (0.75 + 0.5 * (yield* Random.next));
+      const wait = yield* pauseAfter(tries);
       yield* reporter.say(
         "warning",
         `the link broke after ${acked} bytes were safe: ${broken.reason}; again in ${wait.toFixed(1)} s`,

@@ -1,5 +1,6 @@
 /** Talking to the client: one reply at a time, a sign of life when there is nothing else to say. */
 import { Clock, Effect, Semaphore } from "effect";
+import type { BytesError } from "#services/Bytes";
 import { Invocation } from "#services/Invocation";
 import { replier, type Reply } from "#src/wire/reply";
 import { LinkLost } from "./failure.ts";
@@ -36,36 +37,33 @@ export const makeVoice = Effect.gen(function* () {
   let arrivals = 0;
 
   const lost = (why: string) => Effect.fail(new LinkLost({ why }));
+  /** One write, while it is our turn; the first that fails is the last. */
+  const written = (writing: Effect.Effect<void, BytesError>, what: string) =>
+    Effect.suspend(() =>
+      broken
+        ? lost("the client is gone")
+        : writing.pipe(
+            Effect.catchTag("BytesError", () => lost("the client is gone")),
+            Effect.timeoutOrElse({
+              duration: silenceLimit,
+              orElse: () => lost(`the client takes no ${what}`),
+            }),
+            Effect.tapError(() => Effect.sync(() => (broken = true))),
+          ),
+    );
   const say: Voice["say"] = (reply) =>
     turn.withPermits(1)(
       Effect.gen(function* () {
-        if (broken) return yield* lost("the client is gone");
-        yield* write(reply).pipe(
-          Effect.catchTag("BytesError", () => lost("the client is gone")),
-          Effect.timeoutOrElse({
-            duration: silenceLimit,
-            orElse: () => lost("the client takes no replies"),
-          }),
-          Effect.tapError(() => Effect.sync(() => (broken = true))),
-        );
+        yield* written(write(reply), "replies");
         spoken = yield* Clock.currentTimeMillis;
         heard = stdin.received();
       }),
     );
-
   const send: Voice["send"] = (bytes) =>
     turn.withPermits(1)(
       Effect.gen(function* () {
         for (let at = 0; at < bytes.length; at += piece) {
-          if (broken) return yield* lost("the client is gone");
-          yield* stdout.write(bytes.subarray(at, at + piece)).pipe(
-            Effect.catchTag("BytesError", () => lost("the client is gone")),
-            Effect.timeoutOrElse({
-              duration: silenceLimit,
-              orElse: () => lost("the client takes no bytes"),
-            }),
-            Effect.tapError(() => Effect.sync(() => (broken = true))),
-          );
+          yield* written(stdout.write(bytes.subarray(at, at + piece)), "bytes");
         }
         spoken = yield* Clock.currentTimeMillis;
       }),

@@ -228,10 +228,13 @@ export const openUpload = Effect.fnUntraced(function* (
         roomy.closeUnsafe();
         yield* roomy.await;
       }
-      const leaf = leafOf(block);
       const fault = walk.push(block);
       if (fault !== undefined) return yield* refuse("incomplete", fault.message);
-      yield* data.write(block, taken);
+      // On its way to the disk while it is hashed: that takes another thread, and no longer.
+      const [, leaf] = yield* Effect.all(
+        [data.write(block, taken), Effect.sync(() => leafOf(block))],
+        { concurrency: 2 },
+      );
       tree.push(leaf);
       fresh.push(leaf);
       taken += block.length;

@@ -10,7 +10,7 @@ import * as fs from "node:fs";
 import * as path from "node:path";
 import { createInterface } from "node:readline";
 import { archive, writeAll } from "./archive.ts";
-import { type Usage, watch } from "./measure.ts";
+import { type Usage, warmMemory, watch } from "./measure.ts";
 import { isRoot, type Server, startServer } from "#test/support/server";
 import { dist } from "#test/support/whole";
 
@@ -70,10 +70,10 @@ export interface Bed {
   readonly source: string;
   readonly size: number;
   readonly use: (link: Link) => void;
-  /** `qbackup run`, whose qvm-backup writes what the command `source` prints. */
+  /** `qbackup run`, whose qvm-backup writes what the command `source` prints: about `bytes`. */
   readonly backUp: (
     source?: string,
-    options?: { readonly watched?: boolean; readonly keep?: boolean },
+    options?: { readonly watched?: boolean; readonly keep?: boolean; readonly bytes?: number },
   ) => Promise<Job>;
   /** Another verb of qbackup; seconds to its end, and what it printed. */
   readonly qbackup: (
@@ -88,7 +88,7 @@ export interface Bed {
     source?: string,
   ) => Promise<{ readonly ready: number; readonly stored: number }>;
   /** Seconds that a shell command takes; $SSH is ssh to the server, without options for ciphers. */
-  readonly shell: (command: string) => Promise<number>;
+  readonly shell: (command: string, bytes?: number) => Promise<number>;
   /** The server's program, and the account's directory for plain files. */
   readonly program: (name: string) => string;
   readonly plainDirectory: string;
@@ -182,8 +182,11 @@ exec env -i HOME=${at("home")} PATH="$PATH" QREXEC_REMOTE_DOMAIN=dom0 ${program(
       watched === true
         ? watch({ dom0: () => child.pid, carrier: pid("carrier"), server: pid("server") })
         : undefined;
-    /** What earlier runs left to be written would be charged to the next one. */
-    const settle = () => execFileSync("sync", ["-f", dir]);
+    /** What an earlier run left to be written, or gave back, is not for the next one to pay. */
+    const settle = (bytes = size) => {
+      execFileSync("sync", ["-f", dir]);
+      warmMemory(1.25 * bytes);
+    };
     let runs = 0;
 
     const forget = (name: string) => fs.rmSync(path.join(server.store, name), { force: true });
@@ -202,7 +205,7 @@ exec env -i HOME=${at("home")} PATH="$PATH" QREXEC_REMOTE_DOMAIN=dom0 ${program(
       backUp: async (from = `exec cat ${source}`, options = {}) => {
         for (const role of ["carrier", "server"]) fs.rmSync(at(`pids/${role}`), { force: true });
         fs.writeFileSync(at("source.sh"), `${from}\n`);
-        settle();
+        settle(options.bytes);
         const argv = [
           "run",
           "-o",
@@ -237,6 +240,7 @@ exec env -i HOME=${at("home")} PATH="$PATH" QREXEC_REMOTE_DOMAIN=dom0 ${program(
       },
       qbackup: async (args, options = {}) => {
         for (const role of ["carrier", "server"]) fs.rmSync(at(`pids/${role}`), { force: true });
+        settle();
         const began = performance.now();
         const child = start([program("qbackup"), ...args], ["ignore", "pipe", "pipe"], env);
         const looking = observe(child, options.watched);
@@ -273,8 +277,8 @@ exec env -i HOME=${at("home")} PATH="$PATH" QREXEC_REMOTE_DOMAIN=dom0 ${program(
         fs.rmSync(file);
         return { ready, stored };
       },
-      shell: async (command) => {
-        settle();
+      shell: async (command, bytes) => {
+        settle(bytes);
         const SSH = path.join(bin, "ssh");
         const began = performance.now();
         const child = start(

@@ -230,7 +230,7 @@ const memoryAndProcessor = async (b: Bed) => {
   for (const each of sizes.memory) {
     const seen: Array<Used> = [];
     for (let round = 0; round < Math.min(rounds, 3); round++) {
-      seen.push((await b.backUp(generated(each), { watched: true })).usage);
+      seen.push((await b.backUp(generated(each), { watched: true, bytes: each })).usage);
     }
     const roles = ["dom0", "carrier", "server"];
     usages.push(
@@ -271,8 +271,8 @@ const memoryAndProcessor = async (b: Bed) => {
 
 const startUp = async (b: Bed) => {
   const times = await interleave(rounds === 1 ? 1 : 2 * rounds, {
-    qbackup: async () => (await b.backUp(generated(64 * 1024))).ready,
-    ssh: () => b.shell('"$SSH" "$TO" true'),
+    qbackup: async () => (await b.backUp(generated(64 * 1024), { bytes: 0 })).ready,
+    ssh: () => b.shell('"$SSH" "$TO" true', 0),
   });
   const above = times.qbackup.map((time, round) => time - times.ssh[round]!);
   row(

@@ -1,4 +1,5 @@
 /** Clocks, memory and processor time of processes, and what to make of several runs. */
+import { execFileSync } from "node:child_process";
 import * as fs from "node:fs";
 
 export const MiB = 1_048_576;
@@ -73,6 +74,19 @@ export const interleave = async <K extends string>(
 export const paired = (over: ReadonlyArray<number>, under: ReadonlyArray<number>) => {
   const ratios = over.map((value, round) => value / under[round]!);
   return { ratio: median(ratios), least: Math.min(...ratios), most: Math.max(...ratios) };
+};
+
+const isVirtual = /^flags\s.* hypervisor /m.test(fs.readFileSync("/proc/cpuinfo", "latin1"));
+
+/**
+ * Uses so many bytes of memory and gives them back. A hypervisor may lend its guest memory page by
+ * page, and take back what is not used: then the first use of a page costs more than all that is done
+ * with it here, and it meets whoever comes first.
+ */
+export const warmMemory = (bytes: number): void => {
+  if (!isVirtual || bytes === 0) return;
+  const text = `const a=[];for(let i=0;i<${Math.ceil(bytes / (64 * MiB))};i++)a.push(Buffer.alloc(1<<26,1))`;
+  execFileSync(process.execPath, ["-e", text]);
 };
 
 export const load = (): number => Number(fs.readFileSync("/proc/loadavg", "latin1").split(" ")[0]);

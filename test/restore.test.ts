@@ -377,7 +377,20 @@ describe("a tool that does not end as it should", () => {
       code: 1,
       says: ["Traceback (most recent call last):", "  File x", "KeyError: 'sys-usb'"],
     },
-    /exit code 1: KeyError: 'sys-usb'/,
+    /exit code 1: KeyError: 'sys-usb'$/m,
+  );
+  attempt(
+    "dies of an exception when it has made the qubes",
+    {
+      code: 1,
+      says: [
+        ...said("work", "mail").slice(0, -1),
+        "Traceback (most recent call last):",
+        "  File x",
+        "KeyError: 'sys-usb'",
+      ],
+    },
+    /exit code 1: KeyError: 'sys-usb'; not restored whole: work, mail\n.*hint: remove/,
   );
   it.effect("has nothing left to restore, as it was told", () =>
     Effect.gen(function* () {

@@ -192,6 +192,8 @@ const adviceFor = (text: string): string | undefined =>
               ? "--ignore-missing takes the default template and netvm, which must be set for that"
               : undefined;
 
+const again = "remove what was restored of these qubes, and restore them again";
+
 const some = 12;
 /** Names in a message: not all of hundreds. */
 export const listed = (names: Iterable<string>): string => {
@@ -249,10 +251,12 @@ export const judge = Effect.fnUntraced(function* (
   if (ended.code !== 0 && !(idle && left.length > 0)) {
     const who = called(log.failed);
     const said = log.faults.at(0) ?? ended.said.at(-1);
+    // It makes all of them first, and empty.
+    const begun = !plan.verifyOnly && log.begun.size > 0;
     return yield* failed(
       "qubes",
-      `qvm-backup-restore failed with exit code ${ended.code}${who === "" ? "" : ` at ${who}`}${said === undefined ? "" : `: ${said}`}`,
-      adviceFor(text),
+      `qvm-backup-restore failed with exit code ${ended.code}${who === "" ? "" : ` at ${who}`}${said === undefined ? "" : `: ${said}`}${begun ? `; not ${done}: ${called(log.begun)}` : ""}`,
+      adviceFor(text) ?? (begun ? again : undefined),
     );
   }
   if (log.faults.length > 0 && !idle) {
@@ -262,7 +266,7 @@ export const judge = Effect.fnUntraced(function* (
     return yield* failed(
       "qubes",
       `not ${done}: ${who !== "" ? who : names.length === 0 ? "nobody knows which qubes" : `nobody knows which of ${called(names)}`}; qvm-backup-restore said: ${log.faults[0]!}`,
-      adviceFor(text) ?? "remove what was restored of these qubes, and restore them again",
+      adviceFor(text) ?? again,
     );
   }
   if (left.length > 0 && !maySkip) {

@@ -27,7 +27,7 @@ const named = [
   /^Error restoring VM (\S+), skipping: /,
 ];
 const ofHome = /^\*\*\* Error while setting restore directory owner/;
-const homeFailed = /^Inner tar error for dom0-home/;
+const homeFailed = /\bInner tar error for dom0-home\b/;
 /** No data came through after this. */
 const brokeOff = /^Error extracting data: /;
 /** What a logger says, which is no exception: those of Python begin with a module's name, too. */

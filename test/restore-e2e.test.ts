@@ -247,6 +247,19 @@ describe("what is refused", () => {
     const { name } = await backup(w, "work", "vault");
     const ran = await restore(w, "--skip-conflicting", name);
     assert.match(ran.stderr, /left out, as asked for: .*work/);
+    assert.match(ran.stderr, /restored nothing from /);
+    assert.strictEqual(ran.code, 0, ran.stderr);
+    await tidy(w);
+  });
+  it("verifies the home of another user, which it would not restore", async () => {
+    const w = await setUp();
+    const { name } = await backup(w, "--include-dom0", "work");
+    w.world.faults({ tool: "qvm-backup-restore", kind: "other-user" });
+    const ran = await restore(w, "--verify-only", name);
+    assert.strictEqual(ran.code, 0, ran.stderr);
+    assert.match(ran.stderr, /-> Verifying dom0/);
+    const one = await restore(w, "--rename-conflicting", name);
+    await failed(w, one, 3, /hint: --skip-dom0-home/);
   });
 });
 
@@ -321,13 +334,32 @@ describe("a tool that fails", () => {
       [{ kind: "stop-after-header" }, /not restored whole: /],
       [{ kind: "die", after: 100_000 }, /failed with exit code 137/],
       [{ kind: "stop-reading", after: 100 }, /not restored whole|stopped reading/],
-      [{ kind: "fail-qube", vm: "vault" }, /not restored whole: vault; .*Failed to restore volume/],
-      [{ kind: "extract-error", text: lost }, /not restored whole: (work|vault);/],
+      [
+        { kind: "fail-qube", vm: "vault" },
+        /not restored whole: vault \(here: vault1\); .*Failed to restore volume/,
+      ],
+      [{ kind: "fail-create", vm: "vault" }, /not restored whole: vault .*Error restoring VM/],
+      [{ kind: "fail-device", vm: "vault" }, /exit code 1: KeyError: 'sys-usb'; .*vault .*work/],
+      [{ kind: "fail-setting", vm: "vault" }, /not all of its settings: vault .*kernel/],
+      [{ kind: "fail-firewall", vm: "vault" }, /not all of its settings: vault .*set firewall/],
+      [{ kind: "extract-error", text: lost }, /not restored whole: .*(work|vault)/],
       [{ kind: "fail", code: 1, text: space }, /exit code 1: .*Too little[^]*hint: .*1 GiB/],
     ] as const) {
       w.world.faults({ tool: "qvm-backup-restore", ...fault });
       await failed(w, await restore(w, "--rename-conflicting", name), 3, text);
     }
+  });
+
+  it("exits 3 for dom0's home", async () => {
+    const w = await setUp();
+    const { name } = await backup(w, "--include-dom0", "work");
+    w.world.faults({ tool: "qvm-backup-restore", kind: "fail-home" });
+    await failed(
+      w,
+      await restore(w, "--rename-conflicting", name),
+      3,
+      /not restored whole: dom0; .*Inner tar error/,
+    );
   });
 
   it("never opens its archive: a signal ends it, and nothing is left", async () => {
@@ -362,7 +394,7 @@ describe("a tool that fails", () => {
 describe("--paranoid", () => {
   const setUpCarrier = async () => {
     const w = await setUp();
-    const { members, name } = await backup(w, "work", "vault");
+    const { members, name } = await backup(w, "--include-dom0", "work", "vault");
     // In the storage qube it lies among the services; here on the PATH that services have.
     fs.symlinkSync(dist("qubes.BackupCarrier"), path.join(w.dir, "bin/qubes.BackupCarrier"));
     return { w, members, name };

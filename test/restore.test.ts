@@ -318,6 +318,103 @@ describe("a tool that does not end as it should", () => {
     },
     /not restored whole: mail; /,
   );
+  attempt(
+    "logs that a volume failed, of a qube that has a new name",
+    {
+      says: [
+        " work |  AppVM | <-- Will be renamed to 'work1'",
+        " mail |  AppVM | <-- Will be renamed to 'mail3'",
+        "qubesadmin.backup: Failed to restore volume private (size 12) of VM mail3: no",
+        ...said("work", "mail"),
+      ],
+    },
+    /not restored whole: mail \(here: mail3\); /,
+    "--rename-conflicting",
+  );
+  attempt(
+    "gives up in the middle of the data: what comes after is not there, either",
+    {
+      says: [
+        "qubesadmin.backup: Error extracting data: failed to decrypt /t/vm2/private.img.000.enc: b'x'",
+        ...said("work", "mail"),
+      ],
+    },
+    /not restored whole: work, mail; /,
+  );
+  attempt(
+    "gives up, and does not say where",
+    {
+      says: [
+        "qubesadmin.backup: Error extracting data: unable to extract the qubes backup. Check extracting process errors.",
+        ...said("work", "mail"),
+      ],
+    },
+    /not restored whole: work, mail; /,
+  );
+  attempt(
+    "could not set everything",
+    {
+      says: [
+        "qubesadmin.backup: Error setting mail.kernel to 6.1: no such kernel",
+        ...said("work", "mail"),
+      ],
+    },
+    /restored with its data, but not all of its settings: mail; .*no such kernel/,
+  );
+  attempt(
+    "leaves one out, and the table says why",
+    {
+      says: [
+        " mail |  AppVM | <-- No matching template on the host or in the backup found!",
+        ...said("work"),
+      ],
+    },
+    /not restored whole: mail; .*left it out: No matching template[^]*hint: --ignore-missing/,
+  );
+  attempt(
+    "dies of an exception",
+    {
+      code: 1,
+      says: ["Traceback (most recent call last):", "  File x", "KeyError: 'sys-usb'"],
+    },
+    /exit code 1: KeyError: 'sys-usb'$/m,
+  );
+  attempt(
+    "dies of an exception when it has made the qubes",
+    {
+      code: 1,
+      says: [
+        ...said("work", "mail").slice(0, -1),
+        "Traceback (most recent call last):",
+        "  File x",
+        "KeyError: 'sys-usb'",
+      ],
+    },
+    /exit code 1: KeyError: 'sys-usb'; not restored whole: work, mail\n.*hint: remove/,
+  );
+  it.effect("has nothing left to restore, as it was told", () =>
+    Effect.gen(function* () {
+      const w = world();
+      keep(w, "a.backup", anArchive(1, 3_000_000));
+      const same = "<-- A VM with the same name already exists on the host!";
+      const script = qvmRestoreScript({
+        stopsAfter: [undefined, undefined, 0],
+        says: [
+          ` work |  AppVM | ${same}`,
+          ` mail |  AppVM | ${same}`,
+          'qubesadmin.backup: Error extracting data: unable to read the qubes backup file /x (2): b"tar: --occurrence is meaningless without a file list\\n"',
+          ...said(),
+        ],
+      });
+      const { code, text } = yield* run(w, ["--skip-conflicting", "a.backup"], script);
+      assert.strictEqual(code, 0, text);
+      assert.match(text, /left out, as asked for: work, mail/);
+      assert.match(text, /restored nothing from a.backup/);
+      const refused = yield* run(w, ["a.backup"], { ...script, started: [], fed: [] });
+      assert.strictEqual(refused.code, 3, refused.text);
+      assert.match(refused.text, /not restored whole: work, mail; .*same name already exists/);
+    }),
+  );
   it.effect("leaves out what it was told to leave out, which is fine", () =>
     Effect.gen(function* () {
       const w = world();
@@ -326,6 +423,7 @@ describe("a tool that does not end as it should", () => {
       const { code, text } = yield* run(w, ["--skip-conflicting", "a.backup"], script);
       assert.strictEqual(code, 0, text);
       assert.match(text, /left out, as asked for: mail/);
+      assert.match(text, /restored from a.backup: work$/m);
     }),
   );
 });
@@ -349,6 +447,39 @@ it.effect(
       assert.isTrue(script.commands[0]!.endsWith(` dir/a.backup ${size} ${treehash}`));
       assert.match(text, /nothing of the archive passes through here/);
     }),
+);
+it.effect("--paranoid leaves out dom0's home, as the tool does in that mode", () =>
+  Effect.gen(function* () {
+    const w = world();
+    keep(w, "a.backup", anArchive(1, 3_000_000), {
+      qubes: [
+        { name: "dom0", qid: 0 },
+        { name: "work", qid: 2 },
+        { name: "mail", qid: 3 },
+      ],
+    });
+    const script = qvmRestoreScript({ says: said("work", "mail") });
+    const { code, text } = yield* run(w, ["--paranoid", "a.backup"], script);
+    assert.strictEqual(code, 0, text);
+    assert.deepInclude(script.started[0], {
+      qubes: ["work", "mail"],
+      options: ["--skip-dom0-home"],
+    });
+    const only = yield* run(w, ["--paranoid", "a.backup", "dom0"], script);
+    assert.strictEqual(only.code, 2, only.text);
+  }),
+);
+it.effect("verifying asks for no template and no user of this machine", () =>
+  Effect.gen(function* () {
+    const w = world();
+    keep(w, "a.backup", anArchive(1, 3_000_000));
+    const script = qvmRestoreScript({ says: said("work", "mail") });
+    const { code, text } = yield* run(w, ["--verify-only", "--ignore-missing", "a.backup"], script);
+    assert.strictEqual(code, 0, text);
+    assert.deepInclude(script.started[0], {
+      options: ["--ignore-missing", "--ignore-username-mismatch"],
+    });
+  }),
 );
 
 it.effect("verify --decrypt finds a qube missing that the tool does not miss", () =>
@@ -414,6 +545,12 @@ describe("the lines of qvm-backup-restore", () => {
     ["qvm-backup-restore: error: unable to read the qubes backup file x (2): y", []],
     ["Traceback (most recent call last):", []],
     [
+      "qubesadmin.backup: Error extracting data: failed to decrypt /home/u/QubesIncoming/.backup#restore-x/vm2/firewall.xml.000.enc: b'x'",
+      ["work"],
+    ],
+    ["Inner tar error for dom0-home", ["dom0"]],
+    ["qubesadmin.backup.extract: EOF from tar before got file size info", []],
+    [
       "qubesadmin.backup: Premature end of archive, the last file was vm2/private.img.000.enc",
       ["work"],
     ],
@@ -424,13 +561,83 @@ describe("the lines of qvm-backup-restore", () => {
       assert.deepStrictEqual([...log.failed], [...who]);
     }),
   );
+  it.effect.each([
+    ["qubesadmin.backup: Error setting work.kernel to 6.1: no such kernel", "work"],
+    ["qubesadmin.backup: Error setting a.b.netvm to None: Got empty response", "a.b"],
+    ["qubesadmin.backup: Error setting work.features[a.b c] to 1: no", "work"],
+    ["qubesadmin.backup: Error adding tag created-by-x to work: no", "work"],
+    ["qubesadmin.backup: Error attaching device pci:00_14.0 to work: no", "work"],
+    ["qubesadmin.backup: Error assigning device pci:00_14.0 to work: no", "work"],
+    ["qubesadmin.backup: Failed to set application list for work: no", "work"],
+    ["qubesadmin.backup: *** Error while setting restore directory owner", "dom0"],
+    ["work: Failed to set firewall", "work"],
+    ["vm.work: Failed to set notes", "work"],
+  ] as const)("about a setting: %s", ([line, who]) =>
+    Effect.sync(() => {
+      const log = read(line);
+      assert.deepStrictEqual([...log.faults], []);
+      assert.lengthOf(log.remarks, 1);
+      assert.deepStrictEqual([...log.altered], [who]);
+      assert.deepStrictEqual(
+        log.take().map(({ level }) => level),
+        ["warning"],
+      );
+    }),
+  );
+  it.effect("of a traceback: the last one counts, wherever it belongs", () =>
+    Effect.sync(() => {
+      const frames = [
+        "Traceback (most recent call last):",
+        '  File "/usr/lib/python3.13/site-packages/qubesadmin/backup/restore.py", line 1, in x',
+        "    raise failed to decrypt /vm2/x",
+      ];
+      const home = read(...frames, "qubesadmin.exc.QubesException: Inner tar error for dom0-home");
+      assert.deepStrictEqual([...home.faults], ["Inner tar error for dom0-home"]);
+      assert.deepStrictEqual([...home.failed], ["dom0"]);
+      const device = read(...frames, "KeyError: 'sys-usb'", "app: Existing VMs");
+      assert.deepStrictEqual([...device.faults], ["KeyError: 'sys-usb'"]);
+      const firewall = read("work: Failed to set firewall", ...frames, "ValueError: no", "", "x");
+      assert.deepStrictEqual([...firewall.faults], []);
+      assert.deepStrictEqual([...firewall.altered], ["work"]);
+      assert.include(firewall.remarks, "ValueError: no");
+      const cut = read(...frames, "qubesadmin.backup: -> Done.");
+      assert.deepStrictEqual([...cut.faults], [frames[0]]);
+      assert.isTrue(cut.done());
+    }),
+  );
+  it.effect("of the table of qubes", () =>
+    Effect.sync(() => {
+      const log = read(
+        "    name |    type |    template |     netvm | label |",
+        "---------+---------+-------------+-----------+-------+",
+        "    work |   AppVM |   fedora-41 | (default) |   red | <-- Template change to 'fedora-42' <-- Will be renamed to 'work1'",
+        "    mail |   AppVM |   fedora-42 | (default) |   red | <-- Template change to 'debian-13'",
+        "   vault |   AppVM |   fedora-42 |         - | black | <-- A VM with the same name already exists on the host!",
+        "   error |   AppVM |   fedora-42 |         - | black | <-- Excluded from restore",
+      );
+      assert.deepStrictEqual([...log.renamed], [["work", "work1"]]);
+      assert.deepStrictEqual(
+        [...log.leftOut],
+        [["vault", "A VM with the same name already exists on the host!"]],
+      );
+      assert.deepStrictEqual([...log.faults], []);
+      assert.lengthOf(log.take(), 3);
+    }),
+  );
   it.effect("that are no faults", () =>
     Effect.sync(() => {
       const log = read(
         "app: Checking backup content...",
         " error-test |  AppVM | <-- Will be renamed to 'error-test1'",
         "qubesadmin.backup: -> Restoring error-test...",
-        "qubesadmin.backup: Error setting work.kernel to 6.1: no such kernel",
+        "app: *** One or more TemplateVMs are missing on the host! ***",
+        "app: Ignoring missing entries: VMs that depend on missing TemplateVMs will have default value assigned.",
+        "app: *** There are VMs with conflicting names on the host! ***",
+        "app: Those VMs will not be restored. The host VMs will NOT be overwritten.",
+        "app: *** Dom0 username mismatch! This can break some settings! ***",
+        "app: Continuing as directed.",
+        "app: NOTE: The archived dom0 home directory will be restored to a new directory",
+        "tar: x: time stamp 2026-01-31 is 5 s in the future",
         "qubesadmin.backup: Extracting data: 1.2 MiB to restore",
         "-rw------- 0/0 4194304 2026-01-31 vm2/private.img",
         "qubesadmin.backup: -> Done.",
@@ -439,9 +646,10 @@ describe("the lines of qvm-backup-restore", () => {
       assert.deepStrictEqual([...log.faults], []);
       assert.isTrue(log.done());
       assert.deepStrictEqual([...log.begun], ["error-test"]);
+      assert.deepStrictEqual([...log.remarks], []);
       assert.deepStrictEqual(
         log.take().map(({ level }) => level),
-        ["info", "warning", "info", "info"],
+        ["info", "info", "info", "info"],
       );
       assert.lengthOf(log.take(), 0);
     }),

@@ -170,10 +170,12 @@ const tell = Effect.fnUntraced(function* (log: RestoreLog) {
   for (const { level, text } of log.take()) yield* reporter.say(level, text);
 });
 
-export const logFor = ({ qubes }: Archive): RestoreLog => {
+/** The qube behind a directory of the archive. */
+const nameOf = ({ qubes }: Archive) => {
   const names = new Map(qubes.map(({ name, qid }) => [directoryName(qid), name]));
-  return restoreLog((id) => names.get(id) ?? id);
+  return (id: string): string => names.get(id) ?? id;
 };
+export const logFor = (archive: Archive): RestoreLog => restoreLog(nameOf(archive));
 
 const adviceFor = (text: string): string | undefined =>
   /password correct|Corrupted backup header/.test(text)
@@ -186,7 +188,11 @@ const adviceFor = (text: string): string | undefined =>
           ? "--skip-dom0-home leaves dom0's home out, --ignore-username-mismatch restores it all the same"
           : /Too little space|No space left/.test(text)
             ? "qvm-backup-restore needs 1 GiB in ~/QubesIncoming, and the qubes need room in their pool"
-            : undefined;
+            : /No matching (?:template|netvm)/.test(text)
+              ? "--ignore-missing takes the default template and netvm, which must be set for that"
+              : undefined;
+
+const again = "remove what was restored of these qubes, and restore them again";
 
 const some = 12;
 /** Names in a message: not all of hundreds. */
@@ -196,42 +202,94 @@ export const listed = (names: Iterable<string>): string => {
   return more > 0 ? `${all.slice(0, some).join(", ")} and ${more} more` : all.join(", ");
 };
 
-/** Fails for whatever is not as it must be, with the qubes that it concerns. */
+/**
+ * The qubes of an archive whose data did not come through when the tool gave up at one of these
+ * members: everything from there on, and the file before it, whose import is broken off then.
+ */
+const brokenOffFrom = (
+  { archive, directories, names }: Pick<Job, "archive" | "directories" | "names">,
+  paths: ReadonlyArray<string>,
+): ReadonlyArray<string> => {
+  const data = archive.members
+    .slice(heads)
+    .filter((member) => directories?.has(directoryOf(member)) ?? true);
+  const at = data.findIndex(
+    ({ path }) => paths.includes(path) || paths.includes(path.slice(0, -4)),
+  );
+  if (at < 0) return names;
+  const name = nameOf(archive);
+  return data.slice(Math.max(0, at - 1)).map((member) => name(directoryOf(member)));
+};
+
+/** Fails for whatever is not as it must be, with the qubes that it concerns. Gives what was left out. */
 export const judge = Effect.fnUntraced(function* (
-  { names, maySkip, plan }: Pick<Job, "names" | "maySkip" | "plan">,
+  job: Pick<Job, "archive" | "directories" | "names" | "maySkip" | "plan">,
   ended: Ended,
   log: RestoreLog,
 ) {
+  const { maySkip, names, plan } = job;
   const { say } = yield* Reporter;
-  const who = listed(log.failed);
+  const originals = new Map([...log.renamed].map(([name, as]) => [as, name]));
+  /** As the archive calls them, and as they are called here. */
+  const called = (some: Iterable<string>) =>
+    listed(
+      new Set(
+        [...some].map((name) => {
+          const original = originals.get(name) ?? name;
+          const as = log.renamed.get(original);
+          return as === undefined ? original : `${original} (here: ${as})`;
+        }),
+      ),
+    );
   const done = plan.verifyOnly ? "verified" : "restored whole";
   const text = [...log.faults, ...ended.said].join("\n");
-  if (ended.code !== 0) {
-    const said = log.faults.at(0) ?? ended.said.at(-1);
-    return yield* failed(
-      "qubes",
-      `qvm-backup-restore failed with exit code ${ended.code}${who === "" ? "" : ` at ${who}`}${said === undefined ? "" : `: ${said}`}`,
-      adviceFor(text),
-    );
-  }
-  if (log.faults.length > 0) {
-    return yield* failed(
-      "qubes",
-      `not ${done}: ${who === "" ? "nobody knows which qubes" : who}; qvm-backup-restore said: ${log.faults[0]!}`,
-      adviceFor(text) ?? "remove what was restored of these qubes, and restore them again",
-    );
-  }
   const left = names.filter((name) => !log.begun.has(name));
-  if (left.length > 0 && !maySkip) {
-    return yield* failed("qubes", `not ${done}: ${listed(left)}; qvm-backup-restore left it out`);
+  const why = [...new Set(left.flatMap((name) => log.leftOut.get(name) ?? []))].join("; ");
+  const leftOut = `qvm-backup-restore left it out${why === "" ? "" : `: ${why}`}`;
+  // With nothing to do it asks its tar for nothing, and takes what that says to it for an error.
+  const idle = log.begun.size === 0 && text.includes("--occurrence is meaningless");
+  if (ended.code !== 0 && !(idle && left.length > 0)) {
+    const who = called(log.failed);
+    const said = log.faults.at(0) ?? ended.said.at(-1);
+    // It makes all of them first, and empty.
+    const begun = !plan.verifyOnly && log.begun.size > 0;
+    return yield* failed(
+      "qubes",
+      `qvm-backup-restore failed with exit code ${ended.code}${who === "" ? "" : ` at ${who}`}${said === undefined ? "" : `: ${said}`}${begun ? `; not ${done}: ${called(log.begun)}` : ""}`,
+      adviceFor(text) ?? (begun ? again : undefined),
+    );
   }
-  if (!log.done()) {
+  if (log.faults.length > 0 && !idle) {
+    const gone = log.brokenOff();
+    const rest = gone === undefined ? [] : brokenOffFrom(job, gone);
+    const who = called([...log.failed, ...rest]);
+    return yield* failed(
+      "qubes",
+      `not ${done}: ${who !== "" ? who : names.length === 0 ? "nobody knows which qubes" : `nobody knows which of ${called(names)}`}; qvm-backup-restore said: ${log.faults[0]!}`,
+      adviceFor(text) ?? again,
+    );
+  }
+  if (left.length > 0 && !maySkip) {
+    return yield* failed("qubes", `not ${done}: ${listed(left)}; ${leftOut}`, adviceFor(why));
+  }
+  if (!log.done() && !idle) {
     return yield* failed("qubes", "qvm-backup-restore exited 0, but did not say that it was done");
   }
   if (left.length > 0) yield* say("warning", `left out, as asked for: ${listed(left)}`);
+  if (log.altered.size > 0) {
+    return yield* failed(
+      "qubes",
+      `restored with its data, but not all of its settings: ${called(log.altered)}; qvm-backup-restore said: ${log.remarks[0]!}`,
+      "nothing needs to be restored again: set what the warnings above name by hand",
+    );
+  }
+  return left;
 });
 
-/** Runs qvm-backup-restore over the archive. Succeeds when all that was asked for came through. */
+/**
+ * Runs qvm-backup-restore over the archive. Succeeds when all that was asked for came through, and
+ * gives the qubes that were left out, where that was asked for.
+ */
 export const extract = Effect.fnUntraced(function* (job: Job) {
   const { archive, directories, maySkip, plan, timeout } = job;
   const reporter = yield* Reporter;
@@ -285,7 +343,7 @@ export const extract = Effect.fnUntraced(function* (job: Job) {
     ),
   );
   yield* tell(log);
-  yield* judge(job, ended, log);
+  const left = yield* judge(job, ended, log);
   // Only members of qubes that it was told to leave out may not have been read.
   const needed = data.filter(
     (member) => !maySkip || [...log.begun].some((name) => ofQube(archive, member, name)),
@@ -297,6 +355,7 @@ export const extract = Effect.fnUntraced(function* (job: Job) {
       `qvm-backup-restore stopped reading at byte ${upTo} of ${end}, and exited 0`,
     );
   }
+  return left;
 }, Effect.scoped);
 
 const ofQube = ({ qubes }: Archive, member: Member, name: string): boolean =>

@@ -64,7 +64,8 @@ find that.
 
 Brings qubes of the archive NAME back through qvm-backup-restore; without VMS, all that are in it. Each
 block is proven against the ledger before a byte of it is used. A qube that exists is never
-overwritten. Exit code 3, with the qubes' names, when one of them did not come back whole.
+overwritten. Exit code 3, with the qubes' names, when one of them did not come back whole, or not with
+all of its settings.
 
   --verify-only         decrypt everything, restore nothing
   --exclude VM          not this one; may be repeated
@@ -76,7 +77,7 @@ overwritten. Exit code 3, with the qubes' names, when one of them did not come b
   --ignore-username-mismatch, --ignore-size-limit, -Z PROGRAM   as in qvm-backup-restore
   --force               an archive that the ledger does not know, on the server's word
   --paranoid            extract in a disposable, which fetches the archive by itself: dom0 parses
-                        nothing of it, and proves nothing of it
+                        nothing of it, and proves nothing of it; never the home of dom0
   --qubes-timeout MIN   give up after so long without a sign of qvm-backup-restore (60)
 `,
   verify: `usage: qbackup verify [-t VM] [-x] [--json] [--on-server | --decrypt] [--force] NAME

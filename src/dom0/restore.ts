@@ -100,8 +100,9 @@ const walker = Effect.fnUntraced(function* (name: string, qubes?: Archive["qubes
 /** Extracts all of an archive, and walks it meanwhile: each block before a byte of it is used. */
 const extractAll = Effect.fnUntraced(function* (job: Job, qubes?: Archive["qubes"]) {
   const walk = yield* walker(job.archive.trusted.name, qubes);
-  yield* extract({ ...job, onBlock: walk.push });
+  const left = yield* extract({ ...job, onBlock: walk.push });
   yield* walk.finish;
+  return left;
 });
 
 /** Finds out what the members are where nobody wrote it down: one reading of all of it. */
@@ -198,13 +199,19 @@ const chooseUnknown = ({ exclude, qubes, skipDom0Home }: RestoreOptions): Choice
   ],
 });
 
+/**
+ * Verifying needs no template, and no user of the same name, but the tool asks for them all the same;
+ * for want of the user it would leave out dom0's home in silence.
+ */
+const forVerifying = ["--ignore-missing", "--ignore-username-mismatch"];
+
 const passedOn = (options: RestoreOptions): ReadonlyArray<string> => [
   ...(options.renameConflicting ? ["--rename-conflicting"] : []),
   ...(options.skipConflicting ? ["--skip-conflicting"] : []),
   ...(options.skipBroken ? ["--skip-broken"] : []),
-  // Verifying needs no templates, but the tool asks for them all the same.
-  ...(options.ignoreMissing || options.verifyOnly ? ["--ignore-missing"] : []),
-  ...(options.ignoreUsernameMismatch ? ["--ignore-username-mismatch"] : []),
+  ...(options.verifyOnly ? forVerifying : []),
+  ...(options.ignoreMissing && !options.verifyOnly ? ["--ignore-missing"] : []),
+  ...(options.ignoreUsernameMismatch && !options.verifyOnly ? ["--ignore-username-mismatch"] : []),
   ...(options.ignoreSizeLimit ? ["--ignore-size-limit"] : []),
   ...(options.compressionFilter === undefined
     ? []
@@ -222,6 +229,7 @@ const paranoid = Effect.fnUntraced(function* (
   const { say } = yield* Reporter;
   const command = `env PATH=${carrierPath} qubes.BackupCarrier fetch ${name} ${size} ${treehash}`;
   yield* say("info", `in ${destination}: ${command}`);
+  yield* say("info", "dom0's home, if it is in there, does not come back this way");
   yield* say(
     "warning",
     `nothing of the archive passes through here: ${destination} checks its blocks, the passphrase each member, and nobody here that none is missing`,
@@ -237,7 +245,7 @@ const paranoid = Effect.fnUntraced(function* (
     }),
   );
   for (const { level, text } of log.take()) yield* say(level, text);
-  yield* judge(job, ended, log);
+  return yield* judge(job, ended, log);
 }, Effect.scoped);
 
 const badName = failed(
@@ -246,8 +254,10 @@ const badName = failed(
   "qbackup list shows the names",
 );
 
-export const restore = Effect.fnUntraced(function* (options: RestoreOptions) {
+export const restore = Effect.fnUntraced(function* (asked: RestoreOptions) {
   const { say } = yield* Reporter;
+  // The paranoid mode never restores a home: the disposable has no way to put it there.
+  const options = { ...asked, skipDom0Home: asked.skipDom0Home || asked.paranoid };
   const { name } = options;
   if (!isName(name)) return yield* badName;
   if (!/^[A-Za-z0-9._+-]{1,64}$/.test(options.compressionFilter ?? "gzip")) {
@@ -299,14 +309,19 @@ export const restore = Effect.fnUntraced(function* (options: RestoreOptions) {
     "info",
     `${options.verifyOnly ? "verifying" : "restoring"} ${names.length === 0 ? "all qubes" : listed(names)} of ${name} (${humanSize(archive.trusted.size)}) through ${destination}`,
   );
-  if (options.paranoid) yield* paranoid(archive.trusted, job);
-  else if (known === undefined) yield* extractAll(job);
-  else yield* extract(job);
+  const left = yield* options.paranoid
+    ? paranoid(archive.trusted, job)
+    : known === undefined
+      ? extractAll(job)
+      : extract(job);
+  const came = names.filter((qube) => !left.includes(qube));
   yield* say(
     "info",
     options.verifyOnly
       ? `${name}: all that was asked for decrypts, and is what was backed up`
-      : `restored from ${name}: ${names.length === 0 ? "all qubes" : listed(names)}`,
+      : left.length > 0 && came.length === 0
+        ? `restored nothing from ${name}`
+        : `restored from ${name}: ${came.length === 0 ? "all qubes" : listed(came)}`,
   );
 }, Effect.scoped);
 
@@ -330,7 +345,7 @@ export const decryptAll = Effect.fnUntraced(function* (options: DecryptAll) {
     verifyOnly: true,
     qubes: [],
     passphraseFile: yield* passphraseAt(options.passphraseFile),
-    options: ["--ignore-missing"],
+    options: forVerifying,
   };
   const job: Job = {
     archive: { trusted, members: manifest.members, qubes: qubes ?? [] },

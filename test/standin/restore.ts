@@ -7,8 +7,10 @@
  *     restored/members.jsonl      every member that a reading showed: {reading, path, size, sha256}
  *
  * Faults, as in faults.ts: never-opens; stop-after-header (code); stop-reading (after: bytes of the
- * data); die (after); fail-qube (vm: logged, exit 0); extract-error (text: logged, exit 0). In worlds
- * with `raw` archives nothing can be decrypted, and nothing is.
+ * data); die (after); other-user (the home in the backup is another user's). Logged, with exit 0:
+ * fail-qube, fail-create, fail-setting, fail-firewall (vm); fail-home; extract-error (text). Known to
+ * the exit code: fail-device (vm). In worlds with `raw` archives nothing can be decrypted, and nothing
+ * is.
  */
 import * as child_process from "node:child_process";
 import * as crypto from "node:crypto";
@@ -23,12 +25,14 @@ import { appendLine, hang, readState } from "./state.ts";
 
 const TOOL = "qvm-backup-restore";
 const error = (text: string): Exit => new Exit(1, `${TOOL}: error: ${text}`);
+/** Where it says what it does: in a disposable to a log, which comes out on stdout. */
+let voice = 2;
 /** Waits for the reader, as Python does; process.stderr would put it off, and then lose it. */
 const say = (text: string): void => {
   const bytes = Buffer.from(`${text}\n`);
   for (let at = 0; at < bytes.length;) {
     try {
-      at += fs.writeSync(2, bytes, at);
+      at += fs.writeSync(voice, bytes, at);
     } catch (cause) {
       if ((cause as NodeJS.ErrnoException).code !== "EAGAIN") throw cause;
       Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 5);
@@ -36,6 +40,13 @@ const say = (text: string): void => {
   }
 };
 const log = (text: string): void => say(`qubesadmin.backup: ${text}`);
+const app = (text: string): void => say(`app: ${text}`);
+/** What a handler that catches everything makes of an exception. */
+const trace = (exception: string): void => {
+  say("Traceback (most recent call last):");
+  say('  File "/usr/lib/python3.13/site-packages/qubesadmin/backup/restore.py", line 1, in x');
+  say(exception);
+};
 
 /** What scrypt(1) sealed; undefined when the passphrase or a byte is wrong. */
 export const decrypted = (sealed: Buffer, passphrase: string): Buffer | undefined => {
@@ -86,13 +97,18 @@ const fromPath = (location: string): Source => {
 };
 
 /** In a disposable: a command in the storage qube prints the archive, all of it, each time. */
-const fromCommand = (dir: string, vm: string, command: string): Source => {
+const fromCommand = (dir: string, vm: string, command: string, isData: boolean): Source => {
   const qvmRun = path.join(dir, "bin", "qvm-run");
   const ran = child_process.spawnSync(qvmRun, ["--no-gui", "--pass-io", vm, command], {
     maxBuffer: 2 ** 31,
     stdio: ["ignore", "pipe", "inherit"],
   });
-  if (ran.status !== 0) throw error(`Backup header retrieval failed (exit code ${ran.status})`);
+  if (ran.status !== 0)
+    throw error(
+      isData
+        ? `Backup completed, but VM sending it reported an error (exit code ${ran.status})`
+        : `Backup header retrieval failed (exit code ${ran.status}): Starting Restorecopy`,
+    );
   let at = 0;
   return {
     read: (size) => ran.stdout.subarray(at, (at += size)),
@@ -175,21 +191,24 @@ const decompressed = (filter: string | undefined, bytes: Buffer): Buffer => {
 interface Domain {
   readonly name: string;
   readonly qid: number;
+  readonly class: string;
   readonly template: string | undefined;
   readonly directory: string;
-  /** As it is called here; undefined when it is left out. */
-  as: string | undefined;
+  /** As it is called here. */
+  as: string;
 }
 
 const domainsOf = (xml: string): Array<Domain> =>
-  [...xml.matchAll(/<domain id="domain-(\d+)"[^>]*>(.*?)<\/domain>/gs)].flatMap((match) => {
-    const text = match[2]!;
+  [...xml.matchAll(/<domain id="domain-(\d+)"([^>]*)>(.*?)<\/domain>/gs)].flatMap((match) => {
+    const text = match[3]!;
     const value = (pattern: string) => new RegExp(`<${pattern}>([^<]*)<`).exec(text)?.[1];
     const directory = value('feature name="backup-path"');
     if (directory === undefined) return [];
     const qid = Number(match[1]);
     const name = qid === 0 ? "dom0" : value('property name="name"')!;
-    return [{ name, qid, template: value('property name="template"'), directory, as: name }];
+    const template = value('property name="template"');
+    const kind = /class="([^"]*)"/.exec(match[2]!)?.[1] ?? "AppVM";
+    return [{ name, qid, class: kind, template, directory, as: name }];
   });
 
 /** Decides what comes back, and under which names; says it as the genuine tool does. */
@@ -197,69 +216,108 @@ const choose = (
   args: Arguments,
   domains: ReadonlyArray<Domain>,
   here: ReadonlyArray<{ readonly name: string; readonly class: string }>,
+  otherUser: boolean,
 ): ReadonlyArray<Domain> => {
   const named = args.rest.slice(1);
-  const problems: Array<string> = [];
-  for (const domain of domains) {
-    const { name } = domain;
-    // dom0's home is never excluded by naming qubes.
-    const out =
-      args.values("--exclude").includes(name) || (named.length > 0 && !named.includes(name));
-    if (name === "dom0" ? args.has("--skip-dom0-home") : out) {
-      domain.as = undefined;
+  const verify = args.has("--verify-only");
+  const problems = new Map<string, "excluded" | "conflict" | "template" | "user">();
+  const taken = (word: string) => here.some((qube) => qube.name === word);
+  const shown = domains.filter(({ name }) => name !== "dom0" || !args.has("--skip-dom0-home"));
+  for (const domain of shown) {
+    const { name, template } = domain;
+    if (name === "dom0") {
+      // A home is never excluded by naming qubes.
+      if (otherUser && !args.has("--ignore-username-mismatch")) problems.set(name, "user");
       continue;
     }
-    if (name === "dom0") continue;
-    const taken = (word: string) => here.some((qube) => qube.name === word);
-    if (!args.has("--verify-only") && taken(name)) {
+    const known =
+      template === undefined ||
+      args.has("--ignore-missing") ||
+      here.some((qube) => qube.name === template && qube.class === "TemplateVM") ||
+      domains.some((other) => other.name === template);
+    if (!known) problems.set(name, "template");
+    if (!verify && taken(name)) {
       if (args.has("--rename-conflicting")) {
         let n = 1;
         while (taken(`${name}${n}`)) n++;
         domain.as = `${name}${n}`;
-      } else {
-        domain.as = undefined;
-        if (!args.has("--skip-conflicting")) problems.push("conflict");
-      }
+      } else problems.set(name, "conflict");
     }
-    const template = domain.template;
-    const known =
-      template === undefined ||
-      here.some((qube) => qube.name === template && qube.class === "TemplateVM") ||
-      domains.some((other) => other.name === template);
-    if (!known && !args.has("--ignore-missing")) {
-      if (args.has("--skip-broken")) domain.as = undefined;
-      else problems.push("template");
+    const out =
+      args.values("--exclude").includes(name) || (named.length > 0 && !named.includes(name));
+    if (out) problems.set(name, "excluded");
+  }
+  const remarks = {
+    excluded: " <-- Excluded from restore",
+    conflict: " <-- A VM with the same name already exists on the host!",
+    template: " <-- No matching template on the host or in the backup found!",
+    user: " <-- username in backup and dom0 mismatch",
+  };
+  const row = (...cells: ReadonlyArray<string>) =>
+    cells.map((cell) => ` ${cell.padStart(12)} |`).join("");
+  const rows = shown.map(({ as, class: kind, name, template }) => {
+    const problem = problems.get(name);
+    const renamed = as === name ? "" : ` <-- Will be renamed to '${as}'`;
+    const cells = row(name, kind, template ?? "n/a", "(default)", "red");
+    return `${cells}${problem === undefined ? renamed : remarks[problem]}`;
+  });
+  const line = "---------------+".repeat(5);
+  process.stdout.write(
+    `The following VMs are included in the backup:\n\n${line}\n${row("name", "type", "template", "netvm", "label")}\n${line}\n${rows.join("\n")}\n\n`,
+  );
+  const found = new Set(problems.values());
+  if (found.has("conflict")) {
+    app("*** There are VMs with conflicting names on the host! ***");
+    if (!args.has("--skip-conflicting"))
+      throw error(
+        "Remove VMs with conflicting names from the host before proceeding.\nOr use --skip-conflicting to restore only those VMs that do not exist on the host.\nOr use --rename-conflicting to restore those VMs under modified names (with numbers at the end).",
+      );
+    app("Those VMs will not be restored. The host VMs will NOT be overwritten.");
+  }
+  app(`The above VM${verify ? " archive(s) will be verified" : "s will be copied and added"}.`);
+  if (found.has("template")) {
+    app("*** One or more TemplateVMs are missing on the host! ***");
+    if (!args.has("--skip-broken"))
+      throw error(
+        "Install them before proceeding with the restore.Or pass: --skip-broken or --ignore-missing.",
+      );
+    app("Skipping broken entries: VMs that depend on missing TemplateVMs will NOT be restored.");
+  }
+  if (shown.some(({ name }) => name === "dom0") && !verify) {
+    if (found.has("user")) {
+      app("*** Dom0 username mismatch! This can break some settings! ***");
+      throw error(
+        "Skip restoring the dom0 home directory (--skip-dom0-home), or pass --ignore-username-mismatch to continue anyway.",
+      );
     }
+    app("NOTE: The archived dom0 home directory will be restored to a new directory");
   }
-  process.stdout.write("The following VMs are included in the backup:\n\n");
-  for (const { as, name } of domains) {
-    const note =
-      as === undefined
-        ? " <-- Excluded from restore"
-        : as === name
-          ? ""
-          : ` <-- Will be renamed to '${as}'`;
-    process.stdout.write(` ${name.padStart(12)} |${note}\n`);
-  }
-  if (problems.includes("conflict")) {
-    say("app: *** There are VMs with conflicting names on the host! ***");
-    throw error(
-      "Remove VMs with conflicting names from the host before proceeding.\nOr use --skip-conflicting to restore only those VMs that do not exist on the host.\nOr use --rename-conflicting to restore those VMs under modified names (with numbers at the end).",
-    );
-  }
-  if (problems.includes("template")) {
-    say("app: *** One or more TemplateVMs are missing on the host! ***");
-    throw error(
-      "Install them before proceeding with the restore.Or pass: --skip-broken or --ignore-missing.",
-    );
-  }
-  return domains.filter((domain) => domain.as !== undefined);
+  const last = ({ class: kind }: Domain) => (kind === "TemplateVM" ? 0 : 1);
+  return shown
+    .filter(({ name }) => !problems.has(name))
+    .sort((one, other) => last(one) - last(other));
 };
 
 export const qvmBackupRestore = async (
   dir: string,
   argv: ReadonlyArray<string>,
 ): Promise<number> => {
+  if (!argv.includes("--paranoid-mode")) return restore(dir, argv);
+  app("Starting restore process in a DisposableVM...");
+  app("When operation completes, close its window manually.");
+  voice = 1;
+  const code = await restore(dir, [...argv, "--skip-dom0-home"]).catch((cause: unknown) => {
+    if (!(cause instanceof Exit)) throw cause;
+    say(cause.message);
+    return cause.code;
+  });
+  say(`exit code: ${code}`);
+  voice = 2;
+  if (code !== 0) throw error(`qvm-backup-restore failed with ${code}`);
+  return 0;
+};
+
+const restore = async (dir: string, argv: ReadonlyArray<string>): Promise<number> => {
   const args = parseArguments(TOOL, argv, [
     { names: ["--verify-only"] },
     { names: ["--skip-broken"] },
@@ -288,7 +346,7 @@ export const qvmBackupRestore = async (
   fs.mkdirSync(place, { recursive: true });
   const fault = (kind: string) => takeFault(dir, TOOL, kind);
 
-  say("app: Checking backup content...");
+  app("Checking backup content...");
   if (fault("never-opens") !== undefined) await hang(dir);
   let readings = 0;
   /** One reading: all that begins with one of these, until `enough` of them were seen. */
@@ -299,7 +357,7 @@ export const qvmBackupRestore = async (
   ): number => {
     const reading = readings++;
     const source = args.has("--dest-vm")
-      ? fromCommand(dir, args.value("--dest-vm")!, location)
+      ? fromCommand(dir, args.value("--dest-vm")!, location, reading === 2)
       : fromPath(location);
     let seen = 0;
     let total = 0;
@@ -343,8 +401,10 @@ export const qvmBackupRestore = async (
     const origin = name.replace(/\.enc$/, "");
     const plain = decrypted(data, `${id}!${origin}!${passphrase}`);
     if (plain !== undefined) return plain;
-    const full = `/home/user/QubesIncoming/backup#restore/tmp1/${name}`;
-    throw error(`failed to decrypt ${full}: b'scrypt: Input is not valid scrypt-encrypted block'`);
+    const full = `/home/user/QubesIncoming/.backup#restore-k3xw81_q/${name}`;
+    throw error(
+      `failed to decrypt ${full}: b'scrypt: Input is not valid scrypt-encrypted block\\n'`,
+    );
   };
 
   retrieve(["qubes.xml.000.enc"], 1, keep);
@@ -353,8 +413,24 @@ export const qvmBackupRestore = async (
     throw error("unexpected files in archive: got [], expected ['qubes.xml.000.enc']");
   const text = decompressed(filter, open({ path: "qubes.xml.000.enc", data: xml }));
   const domains = domainsOf(unpacked(text).get("qubes.xml")!.toString());
-  const chosen = choose(args, domains, await listQubes(dir));
-  for (const { name } of chosen) log(`-> ${verify ? "Verifying" : "Restoring"} ${name}...`);
+  const all = choose(args, domains, await listQubes(dir), fault("other-user") !== undefined);
+  const hit = (kind: string, { name }: Domain) =>
+    !verify && takeFault(dir, TOOL, kind, name)?.vm === name;
+  const chosen: Array<Domain> = [];
+  for (const domain of all) {
+    log(`-> ${verify ? "Verifying" : "Restoring"} ${domain.name}...`);
+    if (hit("fail-create", domain)) {
+      log(`Error restoring VM ${domain.name}, skipping: Got empty response from qubesd.`);
+    } else chosen.push(domain);
+  }
+  for (const domain of chosen) {
+    if (hit("fail-setting", domain))
+      log(`Error setting ${domain.as}.kernel to 6.1: No such kernel`);
+    if (hit("fail-device", domain)) {
+      trace("KeyError: 'sys-usb'");
+      return 1;
+    }
+  }
 
   log("Extracting data: some MiB to restore");
   const wanted = chosen.map(({ directory, qid }) => (qid === 0 ? "dom0-home/" : directory));
@@ -365,7 +441,7 @@ export const qvmBackupRestore = async (
     const plain = decompressed(filter, Buffer.concat(file.parts));
     for (const [name, data] of unpacked(plain)) {
       const inside = path.relative(domain.qid === 0 ? "dom0-home" : domain.directory, name);
-      const target = path.join(place, domain.as!, inside);
+      const target = path.join(place, domain.as, inside);
       fs.mkdirSync(path.dirname(target), { recursive: true });
       fs.writeFileSync(target, data);
     }
@@ -375,17 +451,24 @@ export const qvmBackupRestore = async (
   const dies = fault("die");
   try {
     const broken = fault("extract-error");
-    if (wanted.length > 0) {
+    if (wanted.length === 0) {
+      fromPath(location).close();
+      throw error(
+        `unable to read the qubes backup file ${location} (2): b"tar: --occurrence is meaningless without a file list\\n"`,
+      );
+    } else {
       const seen = retrieve(wanted, Number.POSITIVE_INFINITY, (found, total) => {
         if (dies !== undefined && total > (dies.after ?? 0)) process.kill(process.pid, "SIGKILL");
         if (stops !== undefined && total > (stops.after ?? 0)) return "stop";
         if (settings.raw) return;
         const match = /^(.*)\.(\d+)\.enc$/.exec(found.path)!;
+        // When it cannot be decrypted, the file before it is broken off, too.
+        const plain = open(found);
         if (match[2] === "000") {
           finish();
           file = { name: match[1]!, parts: [] };
         }
-        file?.parts.push(open(found));
+        file?.parts.push(plain);
         return;
       });
       if (seen === 0) {
@@ -400,11 +483,23 @@ export const qvmBackupRestore = async (
     if (!(cause instanceof Exit) || verify) throw cause;
     log(`Error extracting data: ${cause.message.replace(`${TOOL}: error: `, "")}`);
   }
-  for (const { name } of chosen) {
-    if (takeFault(dir, TOOL, "fail-qube", name)?.vm === name)
+  for (const domain of chosen) {
+    // Said by the new name, where it has one.
+    if (hit("fail-qube", domain))
       log(
-        `Failed to restore volume private (size 262144) of VM ${name}: Got empty response from qubesd.`,
+        `Failed to restore volume private (size 262144) of VM ${domain.as}: Got empty response from qubesd.`,
       );
+    if (hit("fail-firewall", domain)) {
+      say(`${domain.as}: Failed to set firewall`);
+      trace("ValueError: invalid rule");
+    }
+    if (domain.qid === 0 && !verify) {
+      log("Restoring home of user 'user' to 'home-restore-2026-01-31-040000' directory...");
+      if (fault("fail-home") !== undefined) {
+        say("Process Process-7:");
+        trace("qubesadmin.exc.QubesException: Inner tar error for dom0-home");
+      }
+    }
   }
   log("-> Done.");
   if (!verify) log("-> Please install updates for all the restored templates.");

@@ -336,7 +336,9 @@ describe("replies", () => {
   it("too much before the first one, or anything else after it, is fatal", () => {
     const alive = '{"type":"alive"}\n';
     assert.strictEqual(fails(Buffer.from("x\n".repeat(64) + alive)), "ended");
+    assert.strictEqual(fails(Buffer.from(`${"x\n".repeat(64)}\n${alive}`)), "ended");
     assert.strictEqual(fails(Buffer.from("x\n".repeat(65) + alive)), "WireError");
+    assert.strictEqual(fails(Buffer.alloc(20_000, "\n")), "WireError");
     assert.strictEqual(fails(Buffer.alloc(1_000_000, "x")), "WireError");
     assert.strictEqual(fails(Buffer.from(`${"x".repeat(16_000)}\n${alive}`)), "ended");
     assert.strictEqual(fails(Buffer.from(`${"x".repeat(16_400)}\n${alive}`)), "WireError");

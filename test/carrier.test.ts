@@ -223,6 +223,16 @@ describe("how ssh ended", () => {
     }),
   );
 
+  it.effect.each([126, 127])("but not %d, which is qrexec's own", (code) =>
+    Effect.gen(function* () {
+      const said = ["bash: line 1: qbackup/1: No such file or directory"];
+      const ssh = [ask(putCommand, { code, reason: "done", said })];
+      const result = yield* run({ args: ["put"], stdin: `${putLine}\n`, ssh });
+      assert.deepStrictEqual([result.code, result.lines.length], [4, 3]);
+      assert.match(result.lines[1]!, /^error: backup@server does not run qbackup-shell$/);
+    }),
+  );
+
   it.effect("ssh that could not be started is said to dom0 as well", () =>
     Effect.gen(function* () {
       const ssh = [

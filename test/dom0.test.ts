@@ -96,11 +96,10 @@ const qbackup = Effect.fnUntraced(function* (
   }
   assert.isDefined(fiber.pollUnsafe(), `did not end within ${limit / 1000} s of simulated time`);
   const code = yield* Fiber.join(fiber);
-  return {
-    code,
-    seconds: at / 1000,
-    text: w.said.lines.map(({ level, text }) => `${level}: ${text}`).join("\n"),
-  };
+  const text = w.said.lines.map(({ level, text }) => `${level}: ${text}`).join("\n");
+  // Whatever went wrong, the last words say what to do next.
+  if (code > 0 && code < 128) assert.match(text, /^error: .*\nhint: .*$/m);
+  return { code, seconds: at / 1000, text };
 });
 
 /** What must be true after every run that did not end well. */

@@ -1220,6 +1220,40 @@ describe("cleaning", () => {
     }).pipe(Effect.scoped),
   );
 
+  it.effect("comes before an upload is refused for want of room, and spares its own", () =>
+    Effect.gen(function* () {
+      for (const args of [[], ["--quota", "4M"]]) {
+        const disk = new Disk();
+        const world = memoryWorld(disk);
+        const partly = { archive: medium, cutAt: 2 * (blockSize + 4) };
+        yield* upload(world, { ...partly, name: "a", session: sessionOf(1) });
+        yield* upload(world, { ...partly, name: "b", session: sessionOf(2) });
+        yield* TestClock.adjust("3 hours");
+        // Too little, by one block, for as long as the other upload is there.
+        disk.capacity = disk.used + 63 * blockSize;
+        const own = yield* upload(world, {
+          archive: medium,
+          name: "b",
+          session: sessionOf(2),
+          args,
+        });
+        assert.deepStrictEqual([own.offset, codeOf(own.replies)], [2 * blockSize, "stored"]);
+        assert.notInclude(disk.files().join(), sessionOf(1));
+      }
+    }),
+  );
+
+  it.effect("happens with the seed's form, too", () =>
+    Effect.gen(function* () {
+      const disk = new Disk();
+      const world = memoryWorld(disk);
+      yield* upload(world, { archive: medium, cutAt: blockSize + 4, session: sessionOf(1) });
+      yield* TestClock.adjust("3 hours");
+      assert.strictEqual((yield* run(world, { command: "c" }, small)).code, 0);
+      assert.notInclude(disk.files().join(), sessionOf(1));
+    }),
+  );
+
   it.effect("does not hold up a put behind thousands of leftovers", () =>
     Effect.gen(function* () {
       const disk = new Disk();

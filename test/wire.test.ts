@@ -14,7 +14,13 @@ import {
 } from "#src/wire/frames";
 import { fingerprint, privateKeyPem, readPrivateKey, signatureHolds } from "#src/wire/keys";
 import { readExactLine, replies } from "#src/wire/lines";
-import { manifestDiffers, parseManifest, receiptDiffers, sha256 } from "#src/wire/manifest";
+import {
+  manifestDiffers,
+  parseManifest,
+  parseTrailer,
+  receiptDiffers,
+  sha256,
+} from "#src/wire/manifest";
 import {
   isName,
   isPrefix,
@@ -330,7 +336,9 @@ describe("replies", () => {
   it("too much before the first one, or anything else after it, is fatal", () => {
     const alive = '{"type":"alive"}\n';
     assert.strictEqual(fails(Buffer.from("x\n".repeat(64) + alive)), "ended");
+    assert.strictEqual(fails(Buffer.from(`${"x\n".repeat(64)}\n${alive}`)), "ended");
     assert.strictEqual(fails(Buffer.from("x\n".repeat(65) + alive)), "WireError");
+    assert.strictEqual(fails(Buffer.alloc(20_000, "\n")), "WireError");
     assert.strictEqual(fails(Buffer.alloc(1_000_000, "x")), "WireError");
     assert.strictEqual(fails(Buffer.from(`${"x".repeat(16_000)}\n${alive}`)), "ended");
     assert.strictEqual(fails(Buffer.from(`${"x".repeat(16_400)}\n${alive}`)), "WireError");
@@ -542,8 +550,18 @@ describe("keys, manifest and receipt", () => {
       "{}",
       JSON.stringify({ ...manifest, version: 2 }),
       JSON.stringify({ ...manifest, members: [{}] }),
+      JSON.stringify({ ...manifest, created: "2026-13-45T04:00:00Z" }),
+      JSON.stringify({ ...manifest, created: "2026-01-31T04:00:00+02:00" }),
     ]) {
       assert.isUndefined(parseManifest(bad), bad);
+    }
+  });
+  it("a trailer's text has bytes", () => {
+    const trailer = (manifest: string) =>
+      parseTrailer(JSON.stringify({ manifest, signature: null }));
+    assert.strictEqual(trailer("a \u{1f600} b")?.manifest, "a \u{1f600} b");
+    for (const half of ["\ud83d", "\ude00", "\ude00\ud83d"]) {
+      assert.isUndefined(trailer(`a ${half} b`));
     }
   });
 });

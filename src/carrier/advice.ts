@@ -11,7 +11,7 @@ export interface Advice {
  * lines of other qubes at 200 characters, the program's name in front included.
  */
 export const advice = (
-  reason: Exclude<SshReason, "done" | "no-ssh">,
+  reason: Exclude<SshReason, "done" | "no-ssh"> | "no-shell",
   destination: string,
 ): Advice => {
   switch (reason) {
@@ -34,6 +34,11 @@ export const advice = (
       return {
         error: `ssh could not connect to ${destination}`,
         hint: `check SSH_CONN and the network of this qube; "ssh ${destination}" here shows the same failure`,
+      };
+    case "no-shell":
+      return {
+        error: `${destination} does not run qbackup-shell`,
+        hint: "on the server: make server user=ACCOUNT, and see what it says of an account that was there before",
       };
     case "lost":
       return {

@@ -130,8 +130,11 @@ const handOver = Effect.gen(function* () {
   }
   const reporter = yield* Reporter;
   yield* Effect.forEach(ended.said, (line) => reporter.say("info", line));
-  if (ended.reason === "done") return ended.code;
-  const { error, hint } = advice(ended.reason, to);
+  // A shell's own codes for a command that it does not find, or cannot run. Handed on, dom0 would
+  // take them for qrexec's: no such service in this qube.
+  const noShell = ended.code === 126 || ended.code === 127;
+  if (ended.reason === "done" && !noShell) return ended.code;
+  const { error, hint } = advice(ended.reason === "done" ? "no-shell" : ended.reason, to);
   yield* reporter.say("error", error);
   yield* reporter.say("hint", hint);
   return exitCode("link");

@@ -11,3 +11,14 @@ export class RunFailed extends Schema.TaggedError<RunFailed>()("RunFailed", {
 
 export const failed = (exit: Failure, message: string, hint?: string): RunFailed =>
   new RunFailed({ exit, message, ...(hint === undefined ? {} : { hint }) });
+
+/** What to do next where the failure itself has nothing better to say. */
+export const lastResort: { readonly [F in Failure]: string } = {
+  bug: "report it with this line; what is on the server is not touched by it",
+  usage: "qbackup -h tells what there is",
+  qubes: "mend what Qubes says, there or in journalctl -b, and run again",
+  link: "see whether the carrier qube has a network and the server answers; then run again",
+  refused: "the server's owner can see why",
+  integrity: "do not rely on it: look at the carrier qube, ask the server's owner, and run again",
+  locked: "wait until the other run is over",
+};

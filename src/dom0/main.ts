@@ -7,7 +7,7 @@ import { exitCode } from "#src/wire/exit";
 import { printable } from "#src/wire/names";
 import { normalise } from "./argv.ts";
 import { audit } from "./audit.ts";
-import { RunFailed } from "./failure.ts";
+import { lastResort, RunFailed } from "./failure.ts";
 import { helpFor, version } from "./help.ts";
 import { ledger } from "./ledger.ts";
 import { list } from "./list.ts";
@@ -196,7 +196,7 @@ export const dom0 = Effect.gen(function* () {
       if (error instanceof RunFailed) {
         return Effect.gen(function* () {
           yield* reporter.say("error", error.message);
-          if (error.hint !== undefined) yield* reporter.say("hint", error.hint);
+          yield* reporter.say("hint", error.hint ?? lastResort[error.exit]);
           return exitCode(error.exit);
         });
       }
@@ -206,6 +206,7 @@ export const dom0 = Effect.gen(function* () {
       Effect.gen(function* () {
         const what = printable(Cause.pretty(Cause.die(defect)).replaceAll("\n", " "), 600);
         yield* reporter.say("error", `a bug in qbackup: ${what}`);
+        yield* reporter.say("hint", lastResort.bug);
         return exitCode("bug");
       }),
     ),

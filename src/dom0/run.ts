@@ -145,6 +145,8 @@ interface Counted {
   readonly members: Manifest["members"];
 }
 
+const notWhole = "nothing was stored; see journalctl -u qubesd for what qubesd says, and run again";
+
 /** FIFO to window: counts, hashes, walks. Returns at the end of the archive, judged by nobody yet. */
 const pump = Effect.fnUntraced(function* (
   running: Running,
@@ -226,7 +228,11 @@ const stream = Effect.fnUntraced(function* (
     Effect.raceFirst(watchScratch(scratch)),
   );
   if (pumped instanceof ArchiveFault) {
-    return yield* failed("integrity", `qvm-backup wrote no whole archive: ${pumped.message}`);
+    return yield* failed(
+      "integrity",
+      `qvm-backup wrote no whole archive: ${pumped.message}`,
+      notWhole,
+    );
   }
   const ended = yield* running.ended.pipe(
     Effect.timeoutOrElse({
@@ -250,6 +256,7 @@ const stream = Effect.fnUntraced(function* (
     return yield* failed(
       "integrity",
       `qvm-backup said that all is well, but the archive is not whole: ${detail}`,
+      notWhole,
     );
   }
   const counted: Counted = { size: pumped.walk.offset, treehash, members };

@@ -76,6 +76,7 @@ const integrityCodes: ReadonlySet<Code> = new Set(["incomplete", "digest-mismatc
 
 const advice: { readonly [C in Code]?: string } = {
   "no-directory": "make the directory on the server first; qbackup makes none",
+  exists: "wait a minute for another name, or choose one with -f",
   "no-space": "free space on the server",
   quota: "the server's owner has set a quota for this store",
   "not-permitted": "the store's directories must be writable for its account",

@@ -7,6 +7,7 @@ import { type Duration, Effect } from "effect";
 import { Invocation } from "#services/Invocation";
 import { blockSize } from "#src/wire/frames";
 import type { Name, Session } from "#src/wire/names";
+import { clean } from "./clean.ts";
 import { admit } from "./put.ts";
 import { commit, hold, instant } from "./commit.ts";
 import { LinkLost, refuse } from "./failure.ts";
@@ -62,6 +63,7 @@ export const bare = Effect.fnUntraced(function* (
   const room = yield* roomFor(store, quota, session);
   yield* hold(store, `session:${session}`);
   const upload = yield* openUpload(store, session, room);
+  yield* Effect.ignore(clean(store, session));
   yield* Effect.gen(function* () {
     yield* Effect.raceFirst(receive(upload), upload.flushing(Effect.void));
     const members = upload.walk.finish();

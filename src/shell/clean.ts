@@ -12,13 +12,15 @@ const most = 256;
 /** A file of an upload, or of an identity that was never linked. */
 const leftover = /^([0-9a-f]{32})(?:\.[a-z]+)?$/;
 
-export const clean = Effect.fnUntraced(function* (store: WritableStore) {
+/** `own` is spared: its client is here, however late. */
+export const clean = Effect.fnUntraced(function* (store: WritableStore, own: string) {
   const { incoming } = store;
   const locks = yield* Locks;
   const names = new Map<string, Array<string>>();
   for (const name of yield* incoming.names) {
     const session = leftover.exec(name)?.[1];
-    if (session !== undefined) names.set(session, [...(names.get(session) ?? []), name]);
+    if (session !== undefined && session !== own)
+      names.set(session, [...(names.get(session) ?? []), name]);
   }
   /** When one of its files was last written to; undefined once there are none. */
   const touched = (session: string) =>

@@ -196,7 +196,7 @@ export const put = Effect.fnUntraced(function* (
   const stored = yield* Effect.gen(function* () {
     yield* keepKey(store);
     yield* voice.say({ type: "ready", offset: upload.durable(), server: store.key.server });
-    yield* Effect.forkScoped(Effect.ignore(clean(store)));
+    yield* Effect.forkScoped(Effect.ignore(clean(store, session)));
     const trailer = yield* takeIn(upload, voice, asked);
     if (trailer === undefined) {
       yield* discard(store, session);

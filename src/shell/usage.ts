@@ -2,6 +2,7 @@
 import { Effect } from "effect";
 import type { Directory, SafeFsError } from "#services/SafeFs";
 import { isPrefix } from "#src/wire/names";
+import { clean } from "./clean.ts";
 import { refuse } from "./failure.ts";
 import { find, type WritableStore } from "./store.ts";
 
@@ -34,8 +35,7 @@ const visibleSize = (directory: Directory, path: string): Effect.Effect<number, 
     return size;
   });
 
-/** Bytes that the upload `session` may have in all; refused when there is no room to speak of. */
-export const roomFor = Effect.fnUntraced(function* (
+const counted = Effect.fnUntraced(function* (
   store: WritableStore,
   quota: number | undefined,
   session: string,
@@ -52,5 +52,23 @@ export const roomFor = Effect.fnUntraced(function* (
     ? quota - used
     : yield* refuse("quota", "the store has no room left for this account");
 });
+/**
+ * Bytes that the upload `session` may have in all; refused when there is no room to speak of. What
+ * nobody came back for must not take it: it would stay for ever, as only an upload that begins
+ * removes it.
+ */
+export const roomFor = Effect.fnUntraced(function* (
+  store: WritableStore,
+  quota: number | undefined,
+  session: string,
+) {
+  const cleaned = Effect.ignore(clean(store, session));
+  // Against a quota the room is counted once, so what goes later would not count.
+  if (quota !== undefined) yield* cleaned;
+  return yield* counted(store, quota, session).pipe(
+    Effect.catchTag("Refused", () => Effect.andThen(cleaned, counted(store, quota, session))),
+  );
+});
+
 /** Bytes; less than a client may send before the first sync would tell. */
 const leastFree = 67_108_864;

@@ -100,7 +100,8 @@ export const replies = (source: Source, skipped: (line: string) => Effect.Effect
       }
       if (begun) return yield* new WireError({ reason: "a line that is no reply" });
       preamble += line.length + 1;
-      lines += 1;
+      // The newline in front of the first reply is the wire's own.
+      if (line.length > 0) lines += 1;
       if (lines > preambleLimit.lines || preamble >= preambleLimit.bytes) {
         return yield* new WireError({ reason: "too much text before the first reply" });
       }

@@ -44,7 +44,8 @@ export type Receipt = typeof Receipt.Type;
 
 /** Ends an upload. `signature` is reserved for a signature by dom0; null for none. */
 export const Trailer = Schema.Struct({
-  manifest: Schema.String,
+  // Half a surrogate pair has no bytes of its own: two such texts would have the same hash.
+  manifest: Schema.String.check(Schema.isPattern(/^\P{Surrogate}*$/u)),
   signature: Schema.NullOr(Schema.String),
 });
 

@@ -44,6 +44,7 @@ export const Count = Schema.Int.check(Schema.isGreaterThanOrEqualTo(0));
 /** UTC, ISO 8601, to the second or finer. */
 export const Instant = Schema.String.check(
   Schema.isPattern(/^\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}(?:\.\d{1,9})?(?:Z|\+00:00)$/),
+  Schema.makeFilter((text: string) => !Number.isNaN(Date.parse(text))),
 );
 
 export const isName = Schema.is(Name);

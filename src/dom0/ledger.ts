@@ -3,12 +3,12 @@ import { Effect } from "effect";
 import { Invocation } from "#services/Invocation";
 import { type Entry, Ledger, type Line } from "#services/Ledger";
 import { Reporter } from "#services/Reporter";
-import { type Manifest, parseManifest } from "#src/wire/manifest";
+import type { Manifest } from "#src/wire/manifest";
 import type { Session } from "#src/wire/names";
 import { destinationFor, startDestination, takeLock } from "./destination.ts";
 import { failed } from "./failure.ts";
 import { fromPaper, onPaper } from "./head.ts";
-import { inLedger } from "./record.ts";
+import { checkReceipt, inLedger } from "./record.ts";
 import { fetchRecord, listArchives, type Vouched } from "./remote.ts";
 import { checkServer } from "./upload.ts";
 import { note } from "./verify.ts";
@@ -111,6 +111,42 @@ const entryOf = (
 const prefixOf = ({ name }: Manifest): string =>
   /^(.*)\d{4}-\d{2}-\d{2}T\d{4}\.backup(?:-[0-9a-f]{6})?$/.exec(name)?.[1] ?? name;
 
+/**
+ * The archives that are in the ledger already: sessions, and the names that are theirs. A line whose
+ * own receipt does not hold was changed: it counts as lost.
+ */
+const inThere = Effect.fnUntraced(function* (destination: string) {
+  const { damaged, unlinked } = yield* inLedger((yield* Ledger).chain);
+  if (damaged.length + unlinked.length > 0) {
+    const kept = yield* inLedger((yield* Ledger).mend);
+    yield* (yield* Reporter).say(
+      "warning",
+      `the ledger was damaged or changed (lines ${[...new Set([...damaged, ...unlinked])].join(", ")}): what can be read of it is linked anew; as it was, it is kept in ${kept}`,
+    );
+  }
+  const { entries } = yield* inLedger((yield* Ledger).entries);
+  const sessions = new Set<string>();
+  const names = new Set<string>();
+  for (const {
+    destination: through,
+    manifest,
+    name,
+    receipt,
+    server,
+    session,
+    signature,
+  } of entries) {
+    const holds = yield* checkReceipt({ receipt, signature }, server, manifest).pipe(
+      Effect.as(true),
+      Effect.orElseSucceed(() => false),
+    );
+    if (!holds) continue;
+    sessions.add(session);
+    if (through === destination) names.add(name);
+  }
+  return { sessions, names };
+});
+
 /** Bytes of lines that one rebuilding adds at most: the ledger itself takes no more than 256 MiB. */
 const addedLimit = 134_217_728;
 
@@ -125,11 +161,7 @@ const rebuild = Effect.fnUntraced(function* (options: LedgerOptions) {
   const listed = yield* listArchives(destination, undefined);
   const archives = listed.filter(({ verified }) => verified);
   archives.sort((a, b) => (a.stored < b.stored ? -1 : 1));
-  const there = new Set(
-    (yield* inLedger(ledger.entries)).entries
-      .filter((entry) => parseManifest(entry.manifest) !== undefined)
-      .map((entry) => entry.session as string),
-  );
+  const { names, sessions: there } = yield* inThere(destination);
   // The key that signed last is the server's present one, so that is the one to pin, if none is.
   const newest = archives.at(-1);
   if (newest !== undefined && (yield* inLedger(ledger.pinned(destination))) === undefined) {
@@ -150,6 +182,10 @@ const rebuild = Effect.fnUntraced(function* (options: LedgerOptions) {
           return Effect.succeed("list and receipt differ");
         }
         if (there.has(manifest.session)) return Effect.void;
+        // Or a server could have its own archive take the place of one that is known.
+        if (names.has(name)) {
+          return Effect.succeed("the ledger has another archive under that name");
+        }
         bytes += vouched.manifestText.length;
         if (bytes > addedLimit) {
           return failed("integrity", "the server has more manifests than a ledger can hold");
@@ -181,7 +217,7 @@ const rebuild = Effect.fnUntraced(function* (options: LedgerOptions) {
     yield* say("hint", "now write the new head on paper: qbackup ledger head");
   }
   if (refused > 0) {
-    return yield* failed("integrity", `${refused} archives have no receipt that holds`);
+    return yield* failed("integrity", `${refused} archives are not taken into the ledger`);
   }
 }, Effect.scoped);
 

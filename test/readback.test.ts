@@ -698,6 +698,34 @@ describe("a hostile server on the way back", () => {
       }
     }),
   );
+  it.effect(
+    "one that is slow in each of many calls is given up after a day",
+    () =>
+      Effect.gen(function* () {
+        const w = world();
+        for (let i = 0; i < 60; i++) keep(w, `a${i}.backup`, other, { known: false });
+        const honest = peer(w.shelf);
+        const { code, out, text } = yield* qbackup(w, ["ledger", "rebuild"], {
+          within: "25 hours",
+          far: (invocation, service) =>
+            service.endsWith("+list")
+              ? honest(invocation, service)
+              : Effect.gen(function* () {
+                  for (let i = 0; i < 25; i++) {
+                    yield* invocation.stdout.write(
+                      Buffer.from('\n{"type":"alive"}\n').subarray(i && 1),
+                    );
+                    yield* Effect.sleep("70 seconds");
+                  }
+                  return yield* honest(invocation, service);
+                }).pipe(Effect.orElseSucceed(() => 1)),
+        });
+        assert.strictEqual(code, 4, text);
+        assert.match(text, /not come to an end within a day/);
+        assert.strictEqual(out, "");
+      }),
+    60_000,
+  );
   it.effect("one that is alive for ever is given up, in list, manifest, check and read", () =>
     Effect.gen(function* () {
       for (const args of [

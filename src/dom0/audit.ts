@@ -9,6 +9,7 @@ import { destinationFor } from "./destination.ts";
 import { failed, type RunFailed } from "./failure.ts";
 import { blocksOf, fetchBlocks } from "./fetch.ts";
 import { knownArchives, unsound } from "./list.ts";
+import { withinADay } from "./remote.ts";
 import { certainty, choose, share, stretches } from "./sample.ts";
 import { alarm, note } from "./verify.ts";
 import { columns, print, visit } from "./visit.ts";
@@ -113,7 +114,7 @@ export const audit = Effect.fnUntraced(function* (options: AuditOptions) {
             ),
           ),
     { concurrency: callsAtOnce, discard: true },
-  );
+  ).pipe(withinADay);
 
   const damaged = targets.filter(({ trusted }) => bad.get(trusted.name)?.exit === "integrity");
   const good = targets.filter(({ trusted }) => !bad.has(trusted.name));

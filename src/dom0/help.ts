@@ -83,7 +83,8 @@ overwritten. Exit code 3, with the qubes' names, when one of them did not come b
 
 Reads the archive back, proves each block against the tree hash in the ledger, and checks that it is
 complete: every qube that was asked for, every member. So is what the server would need to replace a
-lost ledger: its record of the archive. Nothing is stored. A link that breaks is made again. Exit code 0 only when all is proven, 6 when something else came back.
+lost ledger: its record of the archive. Nothing is stored. A link that breaks is made again. Exit code
+0 only when all is proven, 6 when something else came back.
 
   --on-server  the server reads it instead: quick, finds decay on its disk, proves nothing against a
                server that lies

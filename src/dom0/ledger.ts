@@ -9,7 +9,7 @@ import { destinationFor, startDestination, takeLock } from "./destination.ts";
 import { failed } from "./failure.ts";
 import { fromPaper, onPaper } from "./head.ts";
 import { checkReceipt, inLedger } from "./record.ts";
-import { fetchRecord, listArchives, type Vouched } from "./remote.ts";
+import { fetchRecord, listArchives, type Vouched, withinADay } from "./remote.ts";
 import { checkServer } from "./upload.ts";
 import { note } from "./verify.ts";
 import { print } from "./visit.ts";
@@ -172,37 +172,41 @@ const rebuild = Effect.fnUntraced(function* (options: LedgerOptions) {
   let added = 0;
   let bytes = 0;
   let refused = 0;
-  for (const { name, size, treehash } of archives) {
-    const reason = yield* fetchRecord(destination, name).pipe(
-      Effect.flatMap((vouched) => {
-        if (vouched === undefined) return Effect.succeed("it has no receipt");
-        const { manifest } = vouched;
-        if (manifest.server !== pinned) return Effect.succeed("another key signed it");
-        if (manifest.size !== size || manifest.treehash !== treehash) {
-          return Effect.succeed("list and receipt differ");
-        }
-        if (there.has(manifest.session)) return Effect.void;
-        // Or a server could have its own archive take the place of one that is known.
-        if (names.has(name)) {
-          return Effect.succeed("the ledger has another archive under that name");
-        }
-        bytes += vouched.manifestText.length;
-        if (bytes > addedLimit) {
-          return failed("integrity", "the server has more manifests than a ledger can hold");
-        }
-        there.add(manifest.session);
-        added += 1;
-        return Effect.as(inLedger(ledger.append(entryOf(vouched, destination))), undefined);
-      }),
-      Effect.catchIf(
-        ({ exit, message }) => exit !== "link" && exit !== "usage" && !message.includes("can hold"),
-        ({ message }) => Effect.succeed(message),
-      ),
-    );
-    if (reason === undefined) continue;
-    refused += 1;
-    yield* say("warning", `${name} is not taken into the ledger: ${reason}`);
-  }
+  const addAll = Effect.gen(function* () {
+    for (const { name, size, treehash } of archives) {
+      const reason = yield* fetchRecord(destination, name).pipe(
+        Effect.flatMap((vouched) => {
+          if (vouched === undefined) return Effect.succeed("it has no receipt");
+          const { manifest } = vouched;
+          if (manifest.server !== pinned) return Effect.succeed("another key signed it");
+          if (manifest.size !== size || manifest.treehash !== treehash) {
+            return Effect.succeed("list and receipt differ");
+          }
+          if (there.has(manifest.session)) return Effect.void;
+          // Or a server could have its own archive take the place of one that is known.
+          if (names.has(name)) {
+            return Effect.succeed("the ledger has another archive under that name");
+          }
+          bytes += vouched.manifestText.length;
+          if (bytes > addedLimit) {
+            return failed("integrity", "the server has more manifests than a ledger can hold");
+          }
+          there.add(manifest.session);
+          added += 1;
+          return Effect.as(inLedger(ledger.append(entryOf(vouched, destination))), undefined);
+        }),
+        Effect.catchIf(
+          ({ exit, message }) =>
+            exit !== "link" && exit !== "usage" && !message.includes("can hold"),
+          ({ message }) => Effect.succeed(message),
+        ),
+      );
+      if (reason === undefined) continue;
+      refused += 1;
+      yield* say("warning", `${name} is not taken into the ledger: ${reason}`);
+    }
+  });
+  yield* withinADay(addAll);
   const silent = listed.length - archives.length;
   yield* print(
     `${added} lines added, marked as rebuilt; ${archives.length - added - refused} archives were in the ledger already\n`,

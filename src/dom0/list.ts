@@ -9,7 +9,7 @@ import { isPrefix, type Prefix, printable } from "#src/wire/names";
 import { destinationFor } from "./destination.ts";
 import { failed } from "./failure.ts";
 import { inLedger } from "./record.ts";
-import { type Archive, fetchRecord, listArchives, recordDiffers } from "./remote.ts";
+import { type Archive, fetchRecord, listArchives, recordDiffers, withinADay } from "./remote.ts";
 import { columns, print, visit } from "./visit.ts";
 
 export interface ListOptions {
@@ -199,7 +199,7 @@ export const list = Effect.fnUntraced(function* (options: ListOptions) {
         return note === undefined ? row : ({ ...row, proof: "changed", note } satisfies Row);
       }),
     { concurrency: 4 },
-  );
+  ).pipe(withinADay);
   const there = new Set(archives.map(({ name }) => name as string));
   const missing = [...known.values()]
     .filter(({ audit, entry }) => !there.has(entry.name) && audit.forgotten === undefined)

@@ -60,6 +60,15 @@ export const nextReply = (
 export const misplaced = (reply: Reply): RunFailed =>
   failed("integrity", `the server said ${reply.type} where that has no place`);
 
+/** Many calls, each of which may last its time: a server must not keep us for all of them. */
+export const withinADay = <A, E, R>(
+  effect: Effect.Effect<A, E, R>,
+): Effect.Effect<A, E | RunFailed, R> =>
+  Effect.timeoutOrElse(effect, {
+    duration: "24 hours",
+    orElse: () => failed("link", "the server has not come to an end within a day"),
+  });
+
 /** A call with one answer: what ends it, in time, has a name. */
 export const ask = <A, R>(
   destination: string,

@@ -703,7 +703,8 @@ describe("a hostile server on the way back", () => {
     () =>
       Effect.gen(function* () {
         const w = world();
-        for (let i = 0; i < 60; i++) keep(w, `a${i}.backup`, other, { known: false });
+        const bytes = anArchive(3, 50_000);
+        for (let i = 0; i < 240; i++) keep(w, `a${i}.backup`, bytes, { known: false });
         const honest = peer(w.shelf);
         const { code, out, text } = yield* qbackup(w, ["ledger", "rebuild"], {
           within: "25 hours",
@@ -717,7 +718,9 @@ describe("a hostile server on the way back", () => {
                     );
                     yield* Effect.sleep("70 seconds");
                   }
-                  return yield* honest(invocation, service);
+                  const refused = '{"type":"error","code":"internal","message":"no"}\n';
+                  yield* invocation.stdout.write(Buffer.from(refused));
+                  return 5;
                 }).pipe(Effect.orElseSucceed(() => 1)),
         });
         assert.strictEqual(code, 4, text);

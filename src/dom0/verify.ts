@@ -1,5 +1,5 @@
 /** Reads an archive back and holds all of it against the ledger; or has the server look at it. */
-import { DateTime, Effect } from "effect";
+import { DateTime, Effect, Result } from "effect";
 import { type Audit, type Entry, Ledger } from "#services/Ledger";
 import { Notifier } from "#services/Notifier";
 import { Reporter } from "#services/Reporter";
@@ -208,7 +208,7 @@ export const verify = Effect.fnUntraced(function* (options: VerifyOptions) {
           passphraseFile,
           qubesTimeout: options.qubesTimeout,
         });
-  yield* looked.pipe(
+  const proven = looked.pipe(
     Effect.tapError((failure: RunFailed) =>
       failure.exit === "integrity" && own !== undefined
         ? Effect.andThen(
@@ -218,19 +218,22 @@ export const verify = Effect.fnUntraced(function* (options: VerifyOptions) {
         : Effect.void,
     ),
   );
+  // Meanwhile: most of a call is waiting, and this one is over before the first blocks are there.
+  const record =
+    anchor.entry === undefined ? Effect.undefined : recordDiffers(destination, anchor.entry);
+  const [early] = yield* Effect.all([Effect.result(record), proven], { concurrency: 2 });
   if (!options.onServer && own !== undefined) {
     yield* note([session], ({ failed: _cleared, ...before }, now) => ({ ...before, whole: now }));
   }
-  if (anchor.entry !== undefined) {
-    const differs = yield* recordDiffers(destination, anchor.entry);
-    if (differs !== undefined) {
-      yield* alarm;
-      return yield* failed(
-        "integrity",
-        `the bytes of ${name} are as they were, but not the server's record of it: ${differs}`,
-        "it can be restored from here; but were the ledger lost, that record could not replace it",
-      );
-    }
+  // A link that broke just then says nothing about it.
+  const differs = Result.isSuccess(early) ? early.success : yield* record;
+  if (differs !== undefined) {
+    yield* alarm;
+    return yield* failed(
+      "integrity",
+      `the bytes of ${name} are as they were, but not the server's record of it: ${differs}`,
+      "it can be restored from here; but were the ledger lost, that record could not replace it",
+    );
   }
   const proof = options.onServer ? "server's word" : anchor.by;
   const members = manifest.members.length;

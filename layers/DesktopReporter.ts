@@ -173,6 +173,7 @@ export const desktopReporter = (options: DesktopOptions): Layer.Layer<Reporter> 
       let rate = meter();
       return {
         say: (level, text) => say(level, text, level !== "info" || terminal || stderrIsTTY),
+        clear: Effect.sync(clear),
         progress: Effect.fnUntraced(function* (now: Progress) {
           const at = yield* Clock.currentTimeMillis;
           if (now.doing !== doing) {

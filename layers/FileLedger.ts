@@ -2,6 +2,7 @@
  * The ledger as files in one directory, mode 0600 in 0700, never reached through a link:
  * - `ledger.jsonl`: a line for each finished run, each with the hash of the line before;
  * - `ledger.torn`: line ends that a crash tore, kept for the owner to look at;
+ * - `ledger.damaged.N`: what a ledger was before it was mended, kept too;
  * - `unfinished.json`: the run under way;
  * - `audits.json`: what came back of which archive, and when;
  * - `known_servers`: `QUBE KEY` lines as in ssh's known_hosts; the first match wins.
@@ -98,6 +99,21 @@ export const parseLedger = (bytes: Buffer): Ledgered => {
     at = newline < 0 ? bytes.length : newline + 1;
   }
   return { entries: lines.map(({ entry }) => entry), lines, damaged, unlinked, last, torn, open };
+};
+
+/** The readable lines of ledger.jsonl as a chain; those that are linked already are not touched. */
+export const relinked = (bytes: Buffer): string => {
+  let text = "";
+  let last: string | null = null;
+  for (const line of bytes.toString("utf8").split("\n")) {
+    const entry = Option.getOrUndefined(decodeEntry(line));
+    if (entry === undefined) continue;
+    const { previous, version: _, ...rest } = entry;
+    const linked: string = previous === last ? line : ledgerLine(rest, last);
+    last = hash(Buffer.from(linked));
+    text += `${linked}\n`;
+  }
+  return text;
 };
 
 const reasons: Readonly<Record<string, string>> = {
@@ -255,6 +271,21 @@ export const fileLedger = (directory: string): Layer.Layer<Ledger> =>
         await dir.sync();
       });
 
+    const mend = async () => {
+      const bytes = (await read("ledger.jsonl")) ?? Buffer.alloc(0);
+      for (let n = 1; ; n += 1) {
+        const kept = file(`ledger.damaged.${n}`);
+        try {
+          await fs.link(file("ledger.jsonl"), kept);
+        } catch (cause) {
+          if ((cause as NodeJS.ErrnoException).code === "EEXIST" && n < 1000) continue;
+          throw cause;
+        }
+        await replace("ledger.jsonl", relinked(bytes));
+        return kept;
+      }
+    };
+
     const pins = async () => {
       const text = (await read("known_servers"))?.toString("utf8") ?? "";
       const lines = text === "" ? [] : text.replace(/\n$/, "").split("\n");
@@ -302,6 +333,7 @@ export const fileLedger = (directory: string): Layer.Layer<Ledger> =>
           }),
         ),
       append: (entry) => Effect.asVoid(attempt("add the run to the ledger", () => append(entry))),
+      mend: attempt("mend the ledger", mend),
       unfinished: attempt("read what the last run left", async () => {
         const bytes = await read("unfinished.json");
         if (bytes === undefined) return undefined;

@@ -1,7 +1,7 @@
 /** A ledger in memory, for tests: the same lines as in the file, on a disk that can be made to fail. */
 import * as Effect from "effect/Effect";
 import * as Layer from "effect/Layer";
-import { ledgerLine, parseLedger } from "#layers/FileLedger";
+import { ledgerLine, parseLedger, relinked } from "#layers/FileLedger";
 import { type Audit, Ledger, LedgerError, type Unfinished } from "#services/Ledger";
 
 /** What outlives the program that wrote it. */
@@ -11,7 +11,7 @@ export interface LedgerDisk {
   unfinished: Unfinished | undefined;
   readonly pins: Map<string, string>;
   readonly audits: Map<string, Audit>;
-  /** `entries`, `chain`, `audits`, `audited`, `append NAME`, `unfinished`, `mark`, `unmark`, `pinned QUBE`, `pin QUBE`, in order. */
+  /** `entries`, `chain`, `audits`, `audited`, `append NAME`, `mend`, `unfinished`, `mark`, `unmark`, `pinned QUBE`, `pin QUBE`, in order. */
   readonly calls: Array<string>;
   /** The reason that a call fails for; it works where there is none. Asked for every call. */
   fails: (call: string) => string | undefined;
@@ -58,6 +58,10 @@ export const memoryLedger = (disk: LedgerDisk = ledgerDisk()): Layer.Layer<Ledge
         if (torn !== undefined) disk.text = Buffer.from(disk.text).subarray(0, torn).toString();
         disk.text += `${open ? "\n" : ""}${ledgerLine(entry, last)}\n`;
       }),
+    mend: call("mend", () => {
+      disk.text = relinked(Buffer.from(disk.text));
+      return "/memory/qbackup/ledger.damaged.1";
+    }),
     unfinished: call("unfinished", () => disk.unfinished),
     mark: (run) =>
       call(run === undefined ? "unmark" : "mark", () => {

@@ -12,4 +12,5 @@ export const memoryReporter = (said: Said = { lines: [], progress: [] }): Layer.
   Layer.succeed(Reporter, {
     say: (level, text) => Effect.sync(() => void said.lines.push({ level, text })),
     progress: (now) => Effect.sync(() => void said.progress.push(now)),
+    clear: Effect.void,
   });

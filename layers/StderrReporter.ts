@@ -16,4 +16,5 @@ export const stderrReporter = (program: string): Layer.Layer<Reporter> =>
         }
       }),
     progress: () => Effect.void,
+    clear: Effect.void,
   });

@@ -109,6 +109,11 @@ export class Ledger extends Context.Service<
     readonly append: (
       entry: Omit<Entry, "version" | "previous">,
     ) => Effect.Effect<void, LedgerError>;
+    /**
+     * Links the readable lines anew, in their order, and leaves out the others; a line is as it was up
+     * to the first that was not sound. The value says where the ledger as it was is kept.
+     */
+    readonly mend: Effect.Effect<string, LedgerError>;
     readonly unfinished: Effect.Effect<Unfinished | undefined, LedgerError>;
     /** Replaces the mark as a whole; on disk when it returns. */
     readonly mark: (run: Unfinished | undefined) => Effect.Effect<void, LedgerError>;

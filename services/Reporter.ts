@@ -21,5 +21,7 @@ export class Reporter extends Context.Service<
     /** `text` is one line; whatever came from another machine goes through `printable` first. */
     readonly say: (level: Level, text: string) => Effect.Effect<void>;
     readonly progress: (now: Progress) => Effect.Effect<void>;
+    /** Takes the bar away, for what is written to the same terminal past this. */
+    readonly clear: Effect.Effect<void>;
   }
 >()("qbackup/services/Reporter") {}

@@ -99,6 +99,17 @@ describe("qubes.BackupCarrier fetch", () => {
       ]);
     }),
   );
+  it.effect("waits for a server that has to hash first, but not for ever", () =>
+    Effect.gen(function* () {
+      const alive = Buffer.concat([Buffer.from("\n"), line({ type: "alive" })]);
+      const one = yield* run([{ bytes: Buffer.concat([alive, line({ type: "alive" }), from(0)]) }]);
+      assert.strictEqual(one.code, 6, "text between replies");
+      const replies = from(0).subarray("welcome\n\n".length);
+      const two = yield* run([{ bytes: Buffer.concat([alive, line({ type: "alive" }), replies]) }]);
+      assert.strictEqual(two.code, 0, two.text);
+      assert.isTrue(two.out.equals(archive));
+    }),
+  );
   it.effect("prints nothing that is not proven", () =>
     Effect.gen(function* () {
       for (const at of [

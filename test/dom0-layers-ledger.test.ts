@@ -111,6 +111,34 @@ describe("FileLedger", () => {
     60_000,
   );
 
+  it.live("is mended: a chain again, and as it was is kept", () =>
+    Effect.gen(function* () {
+      const place = fresh();
+      const file = path.join(place, "ledger.jsonl");
+      for (const [n, damage] of [
+        (lines: ReadonlyArray<string>) => [lines[0], "{}", ...lines.slice(1)],
+        (lines: ReadonlyArray<string>) => [lines[0], ...lines.slice(2)],
+      ].entries()) {
+        yield* use(place, (ledger) =>
+          Effect.forEach(["a", "b", "c"], (name) => ledger.append(entry(name))),
+        );
+        const damaged = damage(fs.readFileSync(file, "utf8").split("\n")).join("\n");
+        fs.writeFileSync(file, damaged);
+        const readable = parseLedger(Buffer.from(damaged)).entries.map(({ name }) => name);
+        const kept = yield* use(place, (ledger) => ledger.mend);
+        assert.strictEqual(kept, path.join(place, `ledger.damaged.${n + 1}`));
+        assert.strictEqual(fs.readFileSync(kept, "utf8"), damaged);
+        const mended = parseLedger(fs.readFileSync(file));
+        assert.deepStrictEqual([mended.damaged, mended.unlinked], [[], []]);
+        assert.deepStrictEqual(
+          mended.entries.map(({ name }) => name),
+          readable,
+        );
+        assert.isTrue(fs.readFileSync(file, "utf8").startsWith(`${damaged.split("\n")[0]}\n`));
+      }
+    }),
+  );
+
   it.live("reads what it can around a damaged line, and links to the last intact one", () =>
     Effect.gen(function* () {
       const place = fresh();

@@ -208,13 +208,16 @@ describe("DesktopReporter", () => {
     Effect.gen(function* () {
       const { layer, out } = reporter({ stderrIsTTY: true, terminal: true });
       yield* Effect.gen(function* () {
-        const { progress, say } = yield* Reporter;
+        const { clear, progress, say } = yield* Reporter;
+        yield* clear;
         for (let i = 0; i < 20; i++) {
           yield* progress({ doing: "backing up", percent: i, bytes: i * 2 ** 20 });
           yield* TestClock.adjust("100 millis");
         }
         yield* say("warning", "look");
         yield* progress({ doing: "backing up", percent: 50, bytes: 2 ** 30 });
+        yield* clear;
+        assert.match(out.at(-1)!, /^\r +\r$/);
       }).pipe(Effect.provide(layer));
       const bars = out.filter((text) => text.startsWith("\r["));
       assert.strictEqual(bars.length, 11);

@@ -139,21 +139,26 @@ describe("ledger rebuild", () => {
       assert.match(verify.out, /is the server's word: the ledger was rebuilt/);
       const audit = yield* qbackup(w, ["audit"]);
       assert.match(audit.text, /warning: the ledger was rebuilt/);
+      w.shelf.calls = 0;
       const again = yield* qbackup(w, ["ledger", "rebuild"]);
+      assert.strictEqual(w.shelf.calls, 1, "what is known is not fetched again");
       assert.match(again.out, /^0 lines added.*; 4 archives were in the ledger already\n$/);
     }),
   );
-  it.effect("adds what damaged lines said, and leaves every readable line as it is", () =>
+  it.effect("adds what damaged lines said, and makes a sound chain of those that can be read", () =>
     Effect.gen(function* () {
       const w = full();
       const lines = w.disk.text.trimEnd().split("\n");
       lines[1] = lines[1]!.slice(0, 100);
       w.disk.text = `${lines.join("\n")}\n{"torn`;
+      assert.strictEqual((yield* qbackup(w, ["list"])).code, 6);
       const { code, text } = yield* qbackup(w, ["ledger", "rebuild"]);
       assert.strictEqual(code, 0, text);
-      assert.isTrue(w.disk.text.startsWith(`${lines.join("\n")}\n`));
-      const { damaged, entries } = parseLedger(Buffer.from(w.disk.text));
-      assert.deepStrictEqual(damaged, [2]);
+      assert.match(text, /damaged or changed \(lines 2, 3, 5\): .* is kept in .*ledger.damaged.1/);
+      // What a paper says of the lines before it stays true.
+      assert.isTrue(w.disk.text.startsWith(`${lines[0]}\n`));
+      const { damaged, entries, unlinked } = parseLedger(Buffer.from(w.disk.text));
+      assert.deepStrictEqual([damaged, unlinked], [[], []]);
       assert.deepStrictEqual(
         entries.map(({ name, rebuilt }) => [name as string, rebuilt]),
         [
@@ -163,6 +168,38 @@ describe("ledger rebuild", () => {
           [names[1], true],
         ],
       );
+      assert.strictEqual((yield* qbackup(w, ["list"])).code, 0);
+      assert.strictEqual((yield* qbackup(w, ["audit"])).code, 0);
+    }),
+  );
+  it.effect("fetches anew what a line says that was changed, though it can be read", () =>
+    Effect.gen(function* () {
+      const w = full(2);
+      const good = w.disk.text.split("\n");
+      w.disk.text = w.disk.text.replace(/treehash\\":\\"../, 'treehash\\":\\"00');
+      assert.notStrictEqual(w.disk.text.split("\n")[0], good[0]);
+      assert.strictEqual((yield* qbackup(w, ["verify", names[0]!])).code, 6);
+      const { code, out, text } = yield* qbackup(w, ["ledger", "rebuild"]);
+      assert.strictEqual(code, 0, text);
+      assert.match(out, /^1 lines added.*; 1 archives were in the ledger already\n$/);
+      assert.strictEqual((yield* qbackup(w, ["verify", names[0]!])).code, 0);
+      const list = yield* qbackup(w, ["list"]);
+      assert.strictEqual(list.code, 0, list.text);
+      assert.match(list.out, /^a-\S+ .* rebuilt .*\nb-\S+ .* proven /m);
+    }),
+  );
+  it.effect("lets no archive of the server's take the place of one that is known", () =>
+    Effect.gen(function* () {
+      const w = full(2);
+      const before = w.disk.text;
+      keep(w, names[0]!, small, { known: false, at: "2026-03-03T00:00:00Z" });
+      const { code, text } = yield* qbackup(w, ["ledger", "rebuild"]);
+      assert.strictEqual(code, 6);
+      assert.match(text, /is not taken into the ledger: the ledger has another archive under that/);
+      assert.strictEqual(w.disk.text, before);
+      const list = yield* qbackup(w, ["list"]);
+      assert.strictEqual(list.code, 6);
+      assert.match(list.text, new RegExp(`${names[0]} is changed`));
     }),
   );
   it.effect("takes nothing that the pinned key has not signed, for just that", () =>

@@ -2,7 +2,7 @@
 import { afterEach, assert, describe, it, vi } from "vitest";
 import * as fs from "node:fs";
 import * as path from "node:path";
-import { type Whole, whole, type WholeOptions } from "#test/support/whole";
+import { dist, execute, type Whole, whole, type WholeOptions } from "#test/support/whole";
 
 vi.setConfig({ testTimeout: 120_000 });
 
@@ -129,6 +129,28 @@ describe("the way back", () => {
     assert.deepStrictEqual([...proofs(after.stdout).values()], ["rebuilt", "rebuilt"]);
     assert.strictEqual((await qbackup(w, "verify", two)).code, 0);
     assert.strictEqual((await qbackup(w, "ledger", "check", paper)).code, 6);
+  });
+
+  it("draws a bar on a terminal, and its result not beside it", async () => {
+    const w = await setUp(big(9_000_000));
+    const name = await backup(w, "", "work");
+    const env = {
+      ...w.world.env,
+      HOME: w.world.home("dom0"),
+      XDG_STATE_HOME: path.dirname(w.state),
+      TERM: "xterm",
+    };
+    for (const [words, result] of [
+      [`verify -t net ${name}`, `${name}: verified`],
+      ["audit -t net --budget 5", "NAME +BLOCKS"],
+    ] as const) {
+      const command = `stty cols 100; ${dist("qbackup")} ${words}`;
+      const { code, stdout } = await execute(["script", "-qec", command, "/dev/null"], { env })
+        .ended;
+      assert.strictEqual(code, 0, stdout);
+      assert.match(stdout, /\r(verify|audit)ing {2}\[#*\.*\] +\d+\.\d\d% +\d+\.\d MiB /);
+      assert.match(stdout, new RegExp(`\r +\r${result}`));
+    }
   });
 
   it("goes on where a link was cut, again and again, and waits for no dead one", async () => {

@@ -252,6 +252,21 @@ describe("what never reaches the tool", () => {
       assert.isUndefined(script.fed[2]);
     }),
   );
+  it.effect("one without a record, of which the server must first make its tree", () =>
+    Effect.gen(function* () {
+      const w = world();
+      keep(w, "a.backup", anArchive(1, 3_000_000), { known: false });
+      const script = qvmRestoreScript({ says: said("work", "mail") });
+      const lies: Lies = {
+        recordReady: () => ({ type: "error", code: "not-found", message: "none" }),
+        read: (ready) => `{"type":"alive"}\n${JSON.stringify(ready)}\n`,
+      };
+      const ran = yield* run(w, ["--force", "--verify-only", "a.backup"], script, lies);
+      assert.strictEqual(ran.code, 0, ran.text);
+      assert.match(ran.text, /not proven: that this is what was backed up here/);
+      assert.match(ran.text, /all that was asked for decrypts$/m);
+    }),
+  );
   it.effect("a record that another key signed", () =>
     Effect.gen(function* () {
       const w = world();

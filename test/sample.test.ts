@@ -84,10 +84,12 @@ describe("the choice", () => {
     assert.deepStrictEqual(share([5, 500, 5], 2), [1, 2]);
     assert.deepStrictEqual(share([3, 3], 100), [3, 3]);
   });
-  it("is read in stretches, with small gaps read too", () => {
-    assert.deepStrictEqual(stretches([], 2), []);
-    assert.deepStrictEqual(stretches([1, 2, 5, 9, 10, 20], 2), [
-      { first: 1, count: 5 },
+  it("is read in stretches, and nothing else", () => {
+    assert.deepStrictEqual(stretches([]), []);
+    assert.deepStrictEqual(stretches([1, 2, 5, 7, 9, 10, 20]), [
+      { first: 1, count: 2 },
+      { first: 5, count: 1 },
+      { first: 7, count: 1 },
       { first: 9, count: 2 },
       { first: 20, count: 1 },
     ]);

@@ -82,6 +82,34 @@ it("read gives every block with a proof, manifest what was signed, check what is
       assert.strictEqual(rest.toString("utf8", at + 4), '{"type":"end"}\n');
     }
 
+    // So does the script that needs neither Qubes nor this, over a link that breaks all the time.
+    const bin = path.join(w.dir, "cut");
+    fs.mkdirSync(bin);
+    const words = w.server.ssh.map((word) => `'${word}'`).join(" ");
+    fs.writeFileSync(
+      path.join(bin, "ssh"),
+      `#!/bin/sh\n/usr/bin/ssh ${words} "$@" | dd bs=4096 count=1100 iflag=fullblock status=none\n`,
+      { mode: 0o755 },
+    );
+    const got = path.join(w.dir, "got");
+    const script = path.resolve("install/qbackup-recover");
+    for (const shell of fs.existsSync("/usr/bin/busybox") ? ["busybox sh", "sh"] : ["sh"]) {
+      const fetched = await execute(
+        ["sh", "-c", `exec ${shell} "$@"`, "sh", script, "fetch", w.server.destination, name, got],
+        { env: { PATH: `${bin}:/usr/bin:/bin` } },
+      ).ended;
+      assert.strictEqual(fetched.code, 0, fetched.stderr);
+      assert.include(fetched.stderr, `tree hash ${root} by the server's word`);
+      assert.isTrue(fs.readFileSync(got).equals(archive));
+      fs.rmSync(got);
+    }
+    const none = await execute(["sh", script, "fetch", w.server.destination, "none.backup", got], {
+      env: { PATH: `${bin}:/usr/bin:/bin` },
+    }).ended;
+    assert.strictEqual(none.code, 1);
+    assert.include(none.stderr, "there is no archive of that name");
+    assert.isFalse(fs.existsSync(got));
+
     const { reply, rest } = firstLine((await ask(w, `qbackup/1 manifest ${name}`)).bytes);
     assert.strictEqual(rest.readUInt32BE(0), reply.size);
     const record = JSON.parse(rest.toString("utf8", 4));
@@ -109,6 +137,23 @@ it("read gives every block with a proof, manifest what was signed, check what is
       assert.strictEqual(firstLine(refused.bytes).reply.code, code, command);
     }
 
+    // Kept digests that are not what they were do no harm: the bytes are hashed anew.
+    const kept = path.join(w.server.store, ".qbackup/digests");
+    const [session] = fs.readdirSync(kept);
+    const digests = fs.readFileSync(path.join(kept, session!));
+    for (const bytes of [
+      Buffer.from(digests.map((byte, i) => (i === 40 ? byte ^ 1 : byte))),
+      digests.subarray(32),
+      Buffer.alloc(0),
+    ]) {
+      fs.writeFileSync(path.join(kept, session!), bytes);
+      const { rest } = firstLine((await ask(w, `qbackup/1 read ${name} 0 ${blocks}`)).bytes);
+      assert.isTrue(rest.subarray(4, 4 + 1_048_576).equals(archive.subarray(0, 1_048_576)));
+      const again = firstLine((await ask(w, `qbackup/1 read ${name} 0 1`)).bytes).reply;
+      assert.strictEqual(again.treehash, root);
+    }
+    fs.writeFileSync(path.join(kept, session!), digests);
+
     // A byte changes on the server's disk: check sees it; read still answers, and no proof holds.
     fs.chmodSync(file, 0o640);
     const fd = fs.openSync(file, "r+");
@@ -122,6 +167,9 @@ it("read gives every block with a proof, manifest what was signed, check what is
     fs.rmSync(path.join(w.server.store, ".qbackup/digests"), { recursive: true });
     const other = firstLine((await ask(w, `qbackup/1 read ${name} 0 1`)).bytes).reply;
     assert.notStrictEqual(other.treehash, root);
+    fs.truncateSync(file, 0);
+    const empty = firstLine((await ask(w, `qbackup/1 read ${name} 0 1`)).bytes).reply;
+    assert.strictEqual(empty.code, "incomplete");
   } finally {
     w.stop();
   }

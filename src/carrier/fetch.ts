@@ -23,6 +23,8 @@ import { destination } from "./carrier.ts";
 /** Seconds: for ssh to connect and the server to look; between frames. */
 const readyLimit = 90;
 const silenceLimit = 60;
+/** Minutes in which signs of life must have turned into an answer. */
+const answerLimit = 30;
 /** Calls in a row that brought nothing new. */
 const tries = 5;
 
@@ -60,7 +62,14 @@ const print = Effect.gen(function* () {
       .read(to, toCommand(request))
       .pipe(Effect.mapError(({ why }) => stop("usage", why)));
     const { next, rest } = replies(call.stdout, (line) => reporter.say("info", line));
-    const ready = yield* within(readyLimit)(next);
+    const ready = yield* within(readyLimit)(next).pipe(
+      // Without kept digests the server reads all of it before it says a word.
+      Effect.repeat({ while: (reply) => reply?.type === "alive" }),
+      Effect.timeoutOrElse({
+        duration: `${answerLimit} minutes`,
+        orElse: () => stop("link", `no answer within ${answerLimit} minutes`),
+      }),
+    );
     if (ready === undefined) {
       const { reason } = yield* within(silenceLimit)(call.ended);
       const { error, hint } = advice(

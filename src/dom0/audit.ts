@@ -8,7 +8,8 @@ import { blockSize } from "#src/wire/frames";
 import { destinationFor } from "./destination.ts";
 import { failed, type RunFailed } from "./failure.ts";
 import { blocksOf, fetchBlocks } from "./fetch.ts";
-import { knownArchives } from "./list.ts";
+import { knownArchives, unsound } from "./list.ts";
+import { withinADay } from "./remote.ts";
 import { certainty, choose, share, stretches } from "./sample.ts";
 import { alarm, note } from "./verify.ts";
 import { columns, print, visit } from "./visit.ts";
@@ -29,8 +30,6 @@ export interface AuditOptions {
 export const usualBudget = 459;
 /** Each call costs an ssh connection, a quarter of a second or more, mostly waiting. */
 const callsAtOnce = 4;
-/** Blocks between two chosen ones that cost less to read than a call of their own. */
-const gap = 2;
 
 /** Longest unread first; never read before all others. */
 const lastRead = ({ sampled, whole }: Audit): string =>
@@ -40,7 +39,7 @@ const percent = (share: number): string =>
   share >= 1 ? "100 %" : `${Math.min(99.9, Math.floor(share * 1000) / 10).toFixed(1)} %`;
 
 const select = Effect.fnUntraced(function* (options: AuditOptions, destination: string) {
-  const known = yield* knownArchives(destination);
+  const { known, sound } = yield* knownArchives(destination);
   const unknown = options.names.filter((name) => !known.has(name));
   if (unknown.length > 0) {
     return yield* failed(
@@ -65,7 +64,7 @@ const select = Effect.fnUntraced(function* (options: AuditOptions, destination: 
     const { say } = yield* Reporter;
     yield* say("info", `${ordered.length - counts.length} archives are left for the next time`);
   }
-  return counts.map((count, i) => {
+  const targets = counts.map((count, i) => {
     const { entry, manifest } = ordered[i]!;
     const { session, size, treehash } = manifest;
     return {
@@ -76,19 +75,20 @@ const select = Effect.fnUntraced(function* (options: AuditOptions, destination: 
       count,
     };
   });
+  return { targets, sound };
 });
 
 export const audit = Effect.fnUntraced(function* (options: AuditOptions) {
   const { entropy } = yield* Invocation;
   const { progress, say } = yield* Reporter;
   const destination = yield* destinationFor(options.to);
-  const targets = yield* select(options, destination);
+  if (options.blocks !== undefined && options.budget !== undefined) {
+    return yield* failed("usage", "--blocks and --budget exclude each other");
+  }
+  const { sound, targets } = yield* select(options, destination);
   // All is chosen before the server is asked for anything.
   const jobs = targets.flatMap((target) =>
-    stretches(choose(entropy, target.count, target.of), gap).map((stretch) => ({
-      target,
-      stretch,
-    })),
+    stretches(choose(entropy, target.count, target.of)).map((stretch) => ({ target, stretch })),
   );
   const total = jobs.reduce((sum, { stretch }) => sum + stretch.count, 0) * blockSize;
 
@@ -114,7 +114,7 @@ export const audit = Effect.fnUntraced(function* (options: AuditOptions) {
             ),
           ),
     { concurrency: callsAtOnce, discard: true },
-  );
+  ).pipe(withinADay);
 
   const damaged = targets.filter(({ trusted }) => bad.get(trusted.name)?.exit === "integrity");
   const good = targets.filter(({ trusted }) => !bad.has(trusted.name));
@@ -174,4 +174,5 @@ export const audit = Effect.fnUntraced(function* (options: AuditOptions) {
   }
   const [refused] = bad.values();
   if (refused !== undefined) return yield* refused;
+  if (!sound) return yield* unsound;
 }, Effect.scoped);

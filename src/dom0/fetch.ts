@@ -2,7 +2,7 @@
  * The one way back: blocks of an archive, each checked against the tree hash that dom0 trusts before
  * a byte of it is used. Verification, audit and restore are made of it.
  */
-import { Effect } from "effect";
+import { Clock, Effect } from "effect";
 import { Ledger } from "#services/Ledger";
 import { Reporter } from "#services/Reporter";
 import { leafOf, proofLength, rootFrom } from "#src/archive/treehash";
@@ -47,14 +47,26 @@ const least = 4096;
 const giveUpAfter = 30;
 const firstTries = 3;
 
-/** Fails when too few bytes come for too long, while somebody waits for them. */
-const watch = (received: () => number, waiting: () => boolean) =>
+/**
+ * Fails when too few bytes come for too long, while somebody waits for them; `awaited` is which block
+ * that is, undefined while nobody does. Bytes that never make a block are no progress either.
+ */
+const watch = (received: () => number, awaited: () => number | undefined) =>
   Effect.gen(function* () {
     let quiet = 0;
     let mark = received();
+    let block = awaited();
+    let seconds = 0;
     for (;;) {
       yield* Effect.sleep("1 second");
-      quiet = waiting() && received() - mark < least ? quiet + 1 : 0;
+      const now = awaited();
+      const same = now !== undefined && now === block;
+      block = now;
+      seconds = same ? seconds + 1 : 0;
+      if (seconds >= giveUpAfter * 60) {
+        return yield* new LinkBroken({ reason: `no block within ${giveUpAfter} minutes` });
+      }
+      quiet = same && received() - mark < least ? quiet + 1 : 0;
       if (quiet === 0) mark = received();
       if (quiet >= silenceLimit) {
         return yield* new LinkBroken({ reason: `silence for ${silenceLimit} s` });
@@ -77,6 +89,8 @@ export const fetchBlocks = Effect.fnUntraced(function* <R>(
   const reporter = yield* Reporter;
   const leaves = blocksOf(size);
   let at = first;
+  /** When the last block was through. */
+  let since = yield* Clock.currentTimeMillis;
 
   const once = Effect.gen(function* () {
     const request = { verb: "read", name, first: at, count: first + count - at } as const;
@@ -109,7 +123,7 @@ export const fetchBlocks = Effect.fnUntraced(function* <R>(
     // `use` may take its time; only while a frame is awaited is silence a fault.
     let waiting = false;
     yield* Effect.raceFirst(
-      watch(rest.received, () => waiting),
+      watch(rest.received, () => (waiting ? at : undefined)),
       Effect.gen(function* () {
         while (at < first + count) {
           waiting = true;
@@ -135,6 +149,7 @@ export const fetchBlocks = Effect.fnUntraced(function* <R>(
           }
           yield* use(at, bytes);
           at += 1;
+          since = yield* Clock.currentTimeMillis;
         }
       }),
     );
@@ -142,7 +157,6 @@ export const fetchBlocks = Effect.fnUntraced(function* <R>(
   });
 
   let tries = 0;
-  let waited = 0;
   for (;;) {
     const before = at;
     const outcome = yield* once.pipe(
@@ -157,12 +171,11 @@ export const fetchBlocks = Effect.fnUntraced(function* <R>(
     );
     if (outcome === undefined) return;
     tries = at > before ? 1 : tries + 1;
-    if (at > before) waited = 0;
-    if ((at === first && tries >= firstTries) || waited >= giveUpAfter * 60) {
+    const waited = (yield* Clock.currentTimeMillis) - since;
+    if ((at === first && tries >= firstTries) || waited >= giveUpAfter * 60_000) {
       return yield* failed("link", `no link to the server: ${outcome.reason}`, outcome.hint);
     }
     const wait = yield* pauseAfter(tries);
-    waited += wait;
     yield* reporter.say(
       "warning",
       `the link broke: ${outcome.reason}; again in ${wait.toFixed(1)} s`,

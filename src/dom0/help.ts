@@ -83,8 +83,9 @@ all of its settings.
   verify: `usage: qbackup verify [-t VM] [-x] [--json] [--on-server | --decrypt] [--force] NAME
 
 Reads the archive back, proves each block against the tree hash in the ledger, and checks that it is
-complete: every qube that was asked for, every member. Nothing is stored. A link that breaks is made
-again. Exit code 0 only when all is proven, 6 when something else came back.
+complete: every qube that was asked for, every member. So is what the server would need to replace a
+lost ledger: its record of the archive. Nothing is stored. A link that breaks is made again. Exit
+code 0 only when all is proven, 6 when something else came back.
 
   --on-server  the server reads it instead: quick, finds decay on its disk, proves nothing against a
                server that lies
@@ -110,7 +111,8 @@ the ledger share the budget, those first that were not read for longest.
 head     the ledger's last line in a few letters, to be written on paper
 check    is the line on paper still where it was, and everything before it?
 rebuild  adds what the server has receipts for and the ledger does not: after a loss of the ledger.
-         Such lines are marked; they say what the server says
+         Such lines are marked; they say what the server says. Of a damaged ledger it keeps what can
+         be read
 forget   these archives were removed from the server on purpose: list and audit do not miss them
 `,
   "recovery-sheet": `usage: qbackup recovery-sheet [-t VM]

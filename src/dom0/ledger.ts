@@ -3,13 +3,13 @@ import { Effect } from "effect";
 import { Invocation } from "#services/Invocation";
 import { type Entry, Ledger, type Line } from "#services/Ledger";
 import { Reporter } from "#services/Reporter";
-import { type Manifest, parseManifest } from "#src/wire/manifest";
+import { type Manifest, parseReceipt } from "#src/wire/manifest";
 import type { Session } from "#src/wire/names";
 import { destinationFor, startDestination, takeLock } from "./destination.ts";
 import { failed } from "./failure.ts";
 import { fromPaper, onPaper } from "./head.ts";
-import { inLedger } from "./record.ts";
-import { fetchRecord, listArchives, type Vouched } from "./remote.ts";
+import { checkReceipt, inLedger } from "./record.ts";
+import { type Archive, fetchRecord, listArchives, type Vouched, withinADay } from "./remote.ts";
 import { checkServer } from "./upload.ts";
 import { note } from "./verify.ts";
 import { print } from "./visit.ts";
@@ -111,8 +111,45 @@ const entryOf = (
 const prefixOf = ({ name }: Manifest): string =>
   /^(.*)\d{4}-\d{2}-\d{2}T\d{4}\.backup(?:-[0-9a-f]{6})?$/.exec(name)?.[1] ?? name;
 
+/**
+ * The archives that are in the ledger already: sessions, and the names that are theirs. A line whose
+ * own receipt does not hold was changed: it counts as lost.
+ */
+const inThere = Effect.fnUntraced(function* (destination: string) {
+  const { damaged, unlinked } = yield* inLedger((yield* Ledger).chain);
+  if (damaged.length + unlinked.length > 0) {
+    const kept = yield* inLedger((yield* Ledger).mend);
+    yield* (yield* Reporter).say(
+      "warning",
+      `the ledger was damaged or changed (lines ${[...new Set([...damaged, ...unlinked])].sort((a, b) => a - b).join(", ")}): what can be read of it is linked anew; as it was, it is kept in ${kept}`,
+    );
+  }
+  const { entries } = yield* inLedger((yield* Ledger).entries);
+  const sessions = new Set<string>();
+  const names = new Map<string, Pick<Manifest, "size" | "treehash">>();
+  for (const {
+    destination: through,
+    manifest,
+    name,
+    receipt,
+    server,
+    session,
+    signature,
+  } of entries) {
+    const holds = yield* checkReceipt({ receipt, signature }, server, manifest).pipe(
+      Effect.as(parseReceipt(receipt)),
+      Effect.orElseSucceed(() => undefined),
+    );
+    if (holds === undefined) continue;
+    sessions.add(session);
+    if (through === destination) names.set(name, holds);
+  }
+  return { sessions, names };
+});
+
 /** Bytes of lines that one rebuilding adds at most: the ledger itself takes no more than 256 MiB. */
 const addedLimit = 134_217_728;
+const callsAtOnce = 4;
 
 const rebuild = Effect.fnUntraced(function* (options: LedgerOptions) {
   const { say } = yield* Reporter;
@@ -125,11 +162,7 @@ const rebuild = Effect.fnUntraced(function* (options: LedgerOptions) {
   const listed = yield* listArchives(destination, undefined);
   const archives = listed.filter(({ verified }) => verified);
   archives.sort((a, b) => (a.stored < b.stored ? -1 : 1));
-  const there = new Set(
-    (yield* inLedger(ledger.entries)).entries
-      .filter((entry) => parseManifest(entry.manifest) !== undefined)
-      .map((entry) => entry.session as string),
-  );
+  const { names, sessions: there } = yield* inThere(destination);
   // The key that signed last is the server's present one, so that is the one to pin, if none is.
   const newest = archives.at(-1);
   if (newest !== undefined && (yield* inLedger(ledger.pinned(destination))) === undefined) {
@@ -140,33 +173,51 @@ const rebuild = Effect.fnUntraced(function* (options: LedgerOptions) {
   let added = 0;
   let bytes = 0;
   let refused = 0;
-  for (const { name, size, treehash } of archives) {
-    const reason = yield* fetchRecord(destination, name).pipe(
-      Effect.flatMap((vouched) => {
-        if (vouched === undefined) return Effect.succeed("it has no receipt");
-        const { manifest } = vouched;
-        if (manifest.server !== pinned) return Effect.succeed("another key signed it");
-        if (manifest.size !== size || manifest.treehash !== treehash) {
-          return Effect.succeed("list and receipt differ");
-        }
-        if (there.has(manifest.session)) return Effect.void;
-        bytes += vouched.manifestText.length;
-        if (bytes > addedLimit) {
-          return failed("integrity", "the server has more manifests than a ledger can hold");
-        }
-        there.add(manifest.session);
-        added += 1;
-        return Effect.as(inLedger(ledger.append(entryOf(vouched, destination))), undefined);
-      }),
+  /** What speaks against what the server says of one; undefined when it is in the ledger, now or before. */
+  const take = Effect.fnUntraced(function* ({ name, size, treehash }: Archive, vouched?: Vouched) {
+    if (vouched === undefined) return "it has no receipt";
+    const { manifest, manifestText } = vouched;
+    if (manifest.server !== pinned) return "another key signed it";
+    if (manifest.size !== size || manifest.treehash !== treehash) return "list and receipt differ";
+    if (there.has(manifest.session)) return undefined;
+    // Or a server could have its own archive take the place of one that is known.
+    if (names.has(name)) return "the ledger has another archive under that name";
+    bytes += manifestText.length;
+    if (bytes > addedLimit) {
+      return yield* failed("integrity", "the server has more manifests than a ledger can hold");
+    }
+    there.add(manifest.session);
+    added += 1;
+    yield* inLedger(ledger.append(entryOf(vouched, destination)));
+    return undefined;
+  });
+  const fetched = (archive: Archive) =>
+    fetchRecord(destination, archive.name).pipe(
+      Effect.map((vouched) => ({ archive, vouched, reason: undefined })),
       Effect.catchIf(
-        ({ exit, message }) => exit !== "link" && exit !== "usage" && !message.includes("can hold"),
-        ({ message }) => Effect.succeed(message),
+        ({ exit }) => exit === "integrity" || exit === "refused",
+        ({ message }) => Effect.succeed({ archive, vouched: undefined, reason: message }),
       ),
     );
-    if (reason === undefined) continue;
-    refused += 1;
-    yield* say("warning", `${name} is not taken into the ledger: ${reason}`);
-  }
+  const unknown = archives.filter(({ name, size, treehash }) => {
+    const known = names.get(name);
+    return known === undefined || known.size !== size || known.treehash !== treehash;
+  });
+  yield* withinADay(
+    Effect.gen(function* () {
+      // A few at a time: a call is mostly waiting. Added in their order.
+      for (let at = 0; at < unknown.length; at += callsAtOnce) {
+        const some = unknown.slice(at, at + callsAtOnce);
+        const records = yield* Effect.forEach(some, fetched, { concurrency: callsAtOnce });
+        for (const { archive, reason, vouched } of records) {
+          const why = reason ?? (yield* take(archive, vouched));
+          if (why === undefined) continue;
+          refused += 1;
+          yield* say("warning", `${archive.name} is not taken into the ledger: ${why}`);
+        }
+      }
+    }),
+  );
   const silent = listed.length - archives.length;
   yield* print(
     `${added} lines added, marked as rebuilt; ${archives.length - added - refused} archives were in the ledger already\n`,
@@ -181,7 +232,7 @@ const rebuild = Effect.fnUntraced(function* (options: LedgerOptions) {
     yield* say("hint", "now write the new head on paper: qbackup ledger head");
   }
   if (refused > 0) {
-    return yield* failed("integrity", `${refused} archives have no receipt that holds`);
+    return yield* failed("integrity", `${refused} archives are not taken into the ledger`);
   }
 }, Effect.scoped);
 

@@ -9,7 +9,7 @@ import { isPrefix, type Prefix, printable } from "#src/wire/names";
 import { destinationFor } from "./destination.ts";
 import { failed } from "./failure.ts";
 import { inLedger } from "./record.ts";
-import { type Archive, fetchRecord, listArchives } from "./remote.ts";
+import { type Archive, fetchRecord, listArchives, recordDiffers, withinADay } from "./remote.ts";
 import { columns, print, visit } from "./visit.ts";
 
 export interface ListOptions {
@@ -50,14 +50,16 @@ interface Known {
   readonly audit: Audit;
 }
 
-/** The ledger's archives behind this qube, by name; of two lines for one name the later counts. */
+/**
+ * The ledger's archives behind this qube, by name; of two lines for one name the later counts. `sound`
+ * is false where lines are lost or were changed: what is known is then not all, or not certain.
+ */
 export const knownArchives = Effect.fnUntraced(function* (destination: string) {
   const ledger = yield* Ledger;
   const { damaged, lines, unlinked } = yield* inLedger(ledger.chain);
   const { say } = yield* Reporter;
   if (damaged.length > 0) {
     yield* say("warning", `the ledger's lines cannot all be read: ${damaged.join(", ")}`);
-    yield* say("hint", "qbackup ledger rebuild fetches what they said from the server");
   }
   if (unlinked.length > 0) {
     yield* say(
@@ -72,8 +74,15 @@ export const knownArchives = Effect.fnUntraced(function* (destination: string) {
     if (entry.destination !== destination || manifest === undefined) continue;
     known.set(entry.name, { entry, manifest, audit: audits.get(entry.session) ?? {} });
   }
-  return known;
+  return { known, sound: damaged.length === 0 && unlinked.length === 0 };
 });
+
+/** Whatever else was found, this is not to be passed over. */
+export const unsound = failed(
+  "integrity",
+  "the ledger was damaged or changed: what it does not know any more is not missed",
+  "bring back its copy; or qbackup ledger rebuild, which fetches lost lines from the server",
+);
 
 const readBack = ({ sampled, whole }: Audit) => ({
   ...(whole === undefined ? {} : { verified: whole }),
@@ -86,13 +95,17 @@ const differs = (
   { entry, manifest }: Known,
   known: ReadonlyMap<string, Known>,
 ): string | undefined => {
+  // It has not changed its mind about the content: it knows nothing of it.
+  if (archive.treehash === null && archive.size === manifest.size) {
+    return "the server has lost its record";
+  }
   if (archive.treehash !== manifest.treehash || archive.size !== manifest.size) {
     const other = [...known.values()].find(
       (one) => one.manifest.treehash === archive.treehash && one.manifest.size === archive.size,
     );
     return other === undefined ? "other content" : `the content of ${other.entry.name}`;
   }
-  if (!archive.verified) return "the server has lost its receipt";
+  if (!archive.verified) return "the server has lost its receipt, or the key that signed it";
   return parseReceipt(entry.receipt)?.stored === archive.stored
     ? undefined
     : "another receipt: it was stored again";
@@ -119,21 +132,20 @@ const rowOf = (
   return { ...checked, proof: mine.entry.rebuilt === true ? "rebuilt" : "proven" };
 };
 
-/** What the server's receipt says against the ledger; undefined when nothing. */
+/** What the server's receipt gives away; undefined when nothing. */
 const receiptOf = Effect.fnUntraced(function* (
   destination: string,
   { name }: Archive,
   mine: Known | undefined,
 ) {
+  if (mine !== undefined) return yield* recordDiffers(destination, mine.entry);
   const pinned = yield* inLedger((yield* Ledger).pinned(destination));
   return yield* fetchRecord(destination, name).pipe(
     Effect.map((theirs) => {
       if (theirs === undefined) return "the server has no receipt for it";
-      if (pinned !== undefined && theirs.manifest.server !== pinned) return "signed by another key";
-      if (mine === undefined) return undefined;
-      if (theirs.manifest.session !== mine.entry.session) return "another session's archive";
-      if (theirs.manifestText !== mine.entry.manifest) return "another manifest";
-      return theirs.receiptText === mine.entry.receipt ? undefined : "another receipt";
+      return pinned !== undefined && theirs.manifest.server !== pinned
+        ? "signed by another key"
+        : undefined;
     }),
     Effect.catchIf(
       ({ exit }) => exit === "integrity" || exit === "refused",
@@ -175,7 +187,7 @@ export const list = Effect.fnUntraced(function* (options: ListOptions) {
 
   yield* visit({ destination, keepRunning: options.keepRunning });
   const archives = yield* listArchives(destination, prefix === "" ? undefined : (prefix as Prefix));
-  const known = yield* knownArchives(destination);
+  const { known, sound } = yield* knownArchives(destination);
   const rows = yield* Effect.forEach(
     archives,
     (archive) =>
@@ -187,7 +199,7 @@ export const list = Effect.fnUntraced(function* (options: ListOptions) {
         return note === undefined ? row : ({ ...row, proof: "changed", note } satisfies Row);
       }),
     { concurrency: 4 },
-  );
+  ).pipe(withinADay);
   const there = new Set(archives.map(({ name }) => name as string));
   const missing = [...known.values()]
     .filter(({ audit, entry }) => !there.has(entry.name) && audit.forgotten === undefined)
@@ -216,4 +228,5 @@ export const list = Effect.fnUntraced(function* (options: ListOptions) {
         : "see each warning above; qbackup verify NAME reads an archive back",
     );
   }
+  if (!sound) return yield* unsound;
 }, Effect.scoped);

@@ -4,6 +4,7 @@
  */
 import { Effect } from "effect";
 import type { BytesError, Source } from "#services/Bytes";
+import type { Entry } from "#services/Ledger";
 import type { Call } from "#services/Qrexec";
 import { blockSize, trailerLimit } from "#src/wire/frames";
 import { WireError } from "#src/wire/lines";
@@ -58,6 +59,15 @@ export const nextReply = (
 
 export const misplaced = (reply: Reply): RunFailed =>
   failed("integrity", `the server said ${reply.type} where that has no place`);
+
+/** Many calls, each of which may last its time: a server must not keep us for all of them. */
+export const withinADay = <A, E, R>(
+  effect: Effect.Effect<A, E, R>,
+): Effect.Effect<A, E | RunFailed, R> =>
+  Effect.timeoutOrElse(effect, {
+    duration: "24 hours",
+    orElse: () => failed("link", "the server has not come to an end within a day"),
+  });
 
 /** A call with one answer: what ends it, in time, has a name. */
 export const ask = <A, R>(
@@ -115,7 +125,9 @@ export const contentOf = (destination: string, name: Name) =>
     Effect.gen(function* () {
       let reply = yield* nextReply(next, call, destination);
       while (reply.type === "alive") reply = yield* nextReply(next, call, destination);
-      return reply.type === "ready" && "treehash" in reply ? reply : yield* misplaced(reply);
+      return reply.type === "ready" && "treehash" in reply && reply.size > 0
+        ? reply
+        : yield* misplaced(reply);
     }),
   );
 
@@ -187,4 +199,21 @@ export const fetchRecord = Effect.fnUntraced(function* (destination: string, nam
   yield* checkReceipt({ receipt: receiptText, signature }, manifest.server, manifestText);
   const vouched: Vouched = { manifestText, manifest, receiptText, receipt, signature };
   return vouched;
+});
+
+/** What the server's record says against the ledger's line; undefined when nothing. */
+export const recordDiffers = Effect.fnUntraced(function* (destination: string, mine: Entry) {
+  return yield* fetchRecord(destination, mine.name).pipe(
+    Effect.map((theirs) => {
+      if (theirs === undefined) return "the server has no receipt for it";
+      if (theirs.manifest.server !== mine.server) return "signed by another key";
+      if (theirs.manifest.session !== mine.session) return "another session's archive";
+      if (theirs.manifestText !== mine.manifest) return "another manifest";
+      return theirs.receiptText === mine.receipt ? undefined : "another receipt";
+    }),
+    Effect.catchIf(
+      ({ exit }) => exit === "integrity" || exit === "refused",
+      ({ message }) => Effect.succeed(message),
+    ),
+  );
 });

@@ -27,7 +27,7 @@ import {
 } from "./extract.ts";
 import { failed } from "./failure.ts";
 import { blocksOf, fetchBlocks, fromLedger, type Trusted } from "./fetch.ts";
-import { ask, fetchRecord, misplaced, nextReply } from "./remote.ts";
+import { contentOf, fetchRecord } from "./remote.ts";
 import { checkServer } from "./upload.ts";
 
 export interface RestoreOptions {
@@ -60,18 +60,6 @@ const passphraseAt = Effect.fnUntraced(function* (file: string) {
   if (warning !== undefined) yield* (yield* Reporter).say("warning", warning);
   return path;
 });
-
-/** Size and tree hash as the server has them now. */
-const askContent = (destination: string, name: Name) =>
-  ask(destination, { verb: "read", name, first: 0, count: 0 }, (next, call) =>
-    Effect.gen(function* () {
-      const reply = yield* nextReply(next, call, destination);
-      if (reply.type !== "ready" || !("treehash" in reply) || reply.size === 0)
-        return yield* misplaced(reply);
-      const trusted: Trusted = { name, destination, size: reply.size, treehash: reply.treehash };
-      return trusted;
-    }),
-  );
 
 /** A walk over the blocks of an archive as they come, and what it says of them at the end. */
 const walker = Effect.fnUntraced(function* (name: string, qubes?: Archive["qubes"]) {
@@ -137,7 +125,8 @@ const onTheServersWord = Effect.fnUntraced(function* (destination: string, name:
   let archive: Archive;
   if (record === undefined) {
     yield* say("info", "it has no manifest: it is read twice, first to see what is in it");
-    const trusted = yield* askContent(destination, name);
+    const { size, treehash } = yield* contentOf(destination, name);
+    const trusted: Trusted = { name, destination, size, treehash };
     archive = { trusted, members: yield* walkAll(trusted), qubes: [] };
   } else {
     yield* checkServer(destination, record.manifest.server);
@@ -318,7 +307,7 @@ export const restore = Effect.fnUntraced(function* (asked: RestoreOptions) {
   yield* say(
     "info",
     options.verifyOnly
-      ? `${name}: all that was asked for decrypts, and is what was backed up`
+      ? `${name}: all that was asked for decrypts${known === undefined || rebuilt || options.paranoid ? "" : ", and is what was backed up"}`
       : left.length > 0 && came.length === 0
         ? `restored nothing from ${name}`
         : `restored from ${name}: ${came.length === 0 ? "all qubes" : listed(came)}`,

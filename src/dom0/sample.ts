@@ -43,13 +43,12 @@ export interface Stretch {
   readonly count: number;
 }
 
-/** Sorted block numbers as stretches to read in one go; up to `gap` blocks between two are read too. */
-export const stretches = (blocks: ReadonlyArray<number>, gap: number): ReadonlyArray<Stretch> => {
+/** Sorted block numbers as stretches to read in one go, and nothing but these blocks. */
+export const stretches = (blocks: ReadonlyArray<number>): ReadonlyArray<Stretch> => {
   const found: Array<{ first: number; count: number }> = [];
   for (const block of blocks) {
     const last = found.at(-1);
-    if (last !== undefined && block - (last.first + last.count) <= gap)
-      last.count = block - last.first + 1;
+    if (last !== undefined && block === last.first + last.count) last.count += 1;
     else found.push({ first: block, count: 1 });
   }
   return found;

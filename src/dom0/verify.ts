@@ -1,5 +1,5 @@
 /** Reads an archive back and holds all of it against the ledger; or has the server look at it. */
-import { DateTime, Effect } from "effect";
+import { DateTime, Effect, Result } from "effect";
 import { type Audit, type Entry, Ledger } from "#services/Ledger";
 import { Notifier } from "#services/Notifier";
 import { Reporter } from "#services/Reporter";
@@ -14,7 +14,7 @@ import { destinationFor, settingsFor } from "./destination.ts";
 import { failed, type RunFailed } from "./failure.ts";
 import { blocksOf, fetchBlocks, fromLedger } from "./fetch.ts";
 import { inLedger } from "./record.ts";
-import { ask, fetchRecord, misplaced, nextReply } from "./remote.ts";
+import { ask, fetchRecord, misplaced, nextReply, recordDiffers } from "./remote.ts";
 import { decryptAll } from "./restore.ts";
 import { checkServer } from "./upload.ts";
 import { print, visit } from "./visit.ts";
@@ -42,6 +42,8 @@ interface Anchor {
   readonly by: "ledger" | "rebuilt" | "receipt";
   /** Which must be in it; only a record of dom0's own knows. */
   readonly qubes: Entry["qubes"] | undefined;
+  /** The ledger's line, where there is one. */
+  readonly entry: Entry | undefined;
 }
 
 const ownAnchor = Effect.fnUntraced(function* (name: Name, destination: string) {
@@ -54,19 +56,22 @@ const ownAnchor = Effect.fnUntraced(function* (name: Name, destination: string) 
     manifest,
     by: rebuilt ? "rebuilt" : "ledger",
     qubes: rebuilt ? undefined : entry.qubes,
+    entry,
   };
   return anchor;
 });
 
 const notKnown = Effect.fnUntraced(function* (name: Name, destination: string) {
-  const { entries } = yield* inLedger((yield* Ledger).entries);
+  const { damaged, entries } = yield* inLedger((yield* Ledger).entries);
   const other = entries.findLast((entry) => entry.name === name)?.destination;
   return failed(
     "usage",
     `the ledger does not know ${name}, so there is nothing to hold it against`,
     other !== undefined && other !== destination
       ? `it was sent through ${other}: give -t ${other}`
-      : "qbackup list shows the names; --force takes the server's own receipt instead",
+      : damaged.length > 0
+        ? `lines of the ledger cannot be read (${damaged.join(", ")}): bring back its copy, or qbackup ledger rebuild`
+        : "qbackup list shows the names; --force takes the server's own receipt instead",
   );
 });
 
@@ -87,7 +92,7 @@ const theirAnchor = Effect.fnUntraced(function* (name: Name, destination: string
     "warning",
     `${name} is held against the server's receipt of ${receipt.stored}, not against a record of our own`,
   );
-  const anchor: Anchor = { name, manifest, by: "receipt", qubes: undefined };
+  const anchor: Anchor = { name, manifest, by: "receipt", qubes: undefined, entry: undefined };
   return anchor;
 });
 
@@ -203,7 +208,7 @@ export const verify = Effect.fnUntraced(function* (options: VerifyOptions) {
           passphraseFile,
           qubesTimeout: options.qubesTimeout,
         });
-  yield* looked.pipe(
+  const proven = looked.pipe(
     Effect.tapError((failure: RunFailed) =>
       failure.exit === "integrity" && own !== undefined
         ? Effect.andThen(
@@ -213,8 +218,22 @@ export const verify = Effect.fnUntraced(function* (options: VerifyOptions) {
         : Effect.void,
     ),
   );
+  // Meanwhile: most of a call is waiting, and this one is over before the first blocks are there.
+  const record =
+    anchor.entry === undefined ? Effect.undefined : recordDiffers(destination, anchor.entry);
+  const [early] = yield* Effect.all([Effect.result(record), proven], { concurrency: 2 });
   if (!options.onServer && own !== undefined) {
     yield* note([session], ({ failed: _cleared, ...before }, now) => ({ ...before, whole: now }));
+  }
+  // A link that broke just then says nothing about it.
+  const differs = Result.isSuccess(early) ? early.success : yield* record;
+  if (differs !== undefined) {
+    yield* alarm;
+    return yield* failed(
+      "integrity",
+      `the bytes of ${name} are as they were, but not the server's record of it: ${differs}`,
+      "it can be restored from here; but were the ledger lost, that record could not replace it",
+    );
   }
   const proof = options.onServer ? "server's word" : anchor.by;
   const members = manifest.members.length;

@@ -4,6 +4,7 @@ import { Invocation } from "#services/Invocation";
 import { Ledger } from "#services/Ledger";
 import { Locks } from "#services/Locks";
 import { Qubes } from "#services/Qubes";
+import { Reporter } from "#services/Reporter";
 import type { Session } from "#src/wire/names";
 import { lockOf, startDestination, takeLock } from "./destination.ts";
 
@@ -62,6 +63,7 @@ export const visit = Effect.fnUntraced(function* (options: {
 /** Writes data for whoever called; nobody may be reading it any more. */
 export const print = Effect.fnUntraced(function* (text: string) {
   const { stdout } = yield* Invocation;
+  yield* (yield* Reporter).clear;
   yield* Effect.ignore(stdout.write(new TextEncoder().encode(text)));
 });
 

@@ -17,6 +17,7 @@ export const read = Effect.fnUntraced(function* (
 ) {
   const stored = yield* openStored(store, name);
   const { file, size } = stored;
+  if (size === 0) return yield* refuse("incomplete", "the archive is empty");
   const blocks = Math.ceil(size / blockSize);
   if (first + count > blocks) {
     return yield* refuse("bad-request", `the archive has ${blocks} blocks`);

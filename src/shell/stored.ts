@@ -67,17 +67,21 @@ export const eachBlock = Effect.fnUntraced(function* <E, R>(
 });
 
 /**
- * The tree over an archive's blocks: from the digests that were kept, or, where there are none, from
- * the bytes, which takes as long as reading them.
+ * The tree over an archive's blocks: from the digests that were kept, or, where there are none, or
+ * they are not what they were, from the bytes, which takes as long as reading them.
  */
 export const treeOf = Effect.fnUntraced(function* (store: Store, stored: Stored) {
   const blocks = Math.ceil(stored.size / blockSize);
-  const { record } = stored;
+  const { record, said } = stored;
   const session =
     typeof record?.manifest === "string" ? parseManifest(record.manifest)?.session : undefined;
   const kept =
     session === undefined ? undefined : yield* whereFound(keptDigests(store.root, session, blocks));
-  if (kept !== undefined) return treeLevels(kept);
+  if (kept !== undefined) {
+    const levels = treeLevels(kept);
+    const root = Buffer.from(levels.at(-1)!).toString("hex");
+    if (said === undefined || said.size !== stored.size || said.treehash === root) return levels;
+  }
   const digests = new Uint8Array(blocks * digestSize);
   yield* eachBlock(stored, (block, index) =>
     Effect.sync(() => digests.set(leafOf(block), index * digestSize)),

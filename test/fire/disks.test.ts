@@ -289,7 +289,7 @@ describe.skipIf(!isRoot)("dom0, from end to end (root only)", () => {
     // Full before the trailer's mark: then the trailer is not sent, and nothing is stored.
     w.world.faults({ tool: "qvm-backup", kind: "slow", bytesPerSecond: 40_000 });
     const { ended } = w.start("-t", "net", "-p", w.passphraseFile, "work");
-    await until("the server is pinned", () => fs.existsSync(path.join(w.state, "known_servers")));
+    await until("it is under way", () => w.world.calls("qvm-backup").length > 0);
     fillUp(filler);
     const late = await ended;
     assert.strictEqual(late.code, 2, late.stderr);

@@ -261,7 +261,8 @@ describe("kill -9 from end to end", () => {
       const traced = (each: Whole, ...options: ReadonlyArray<string>) =>
         execute(
           [
-            ...["strace", "-f", "-qq", ...options],
+            "strace",
+            ...["-f", "-qq", ...options],
             ...[dist("qbackup"), "-t", "net", "-p", each.passphraseFile, "work"],
           ],
           {

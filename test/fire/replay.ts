@@ -63,6 +63,13 @@ export const replay = (log: string, root: string) => {
     }
     return found;
   };
+  /** Grows with each change of the disk, and with each that is made to last. */
+  let version = 0;
+  const change = (node: Node | undefined, what: Change): void => {
+    if (node === undefined) return;
+    node.changes.push(what);
+    version += 1;
+  };
   const open = new Map<number, Node>();
   const offsets = new Map<number, number>();
   /** The folder and the name that a path means; undefined for what is not of this disk. */
@@ -81,7 +88,7 @@ export const replay = (log: string, root: string) => {
   const enter = (given: string, node: Node | undefined) => {
     const at = where(given);
     if (at === undefined) throw new Error(`not below the root: ${given}`);
-    at.folder.changes.push({ name: at.name, node });
+    change(at.folder, { name: at.name, node });
   };
 
   const steps: Array<Step> = [];
@@ -153,7 +160,7 @@ export const replay = (log: string, root: string) => {
             if (node?.kind !== "file") return;
             const at = call === "pwrite64" ? Number(last) : (offsets.get(fd) ?? 0);
             if (bytes.length !== Number(result)) throw new Error("the log has not all bytes");
-            node.changes.push({ at, bytes });
+            change(node, { at, bytes });
             offsets.set(fd, at + bytes.length);
           },
           said,
@@ -161,15 +168,17 @@ export const replay = (log: string, root: string) => {
         break;
       }
       case "ftruncate":
-        step(args, () => void open.get(fd)?.changes.push({ size: Number(args.split(", ")[1]) }));
+        step(args, () => change(open.get(fd), { size: Number(args.split(", ")[1]) }));
         break;
       case "fchmod":
-        step(args, () => void open.get(fd)?.changes.push({ mode: octal(args.split(", ")[1]) }));
+        step(args, () => change(open.get(fd), { mode: octal(args.split(", ")[1]) }));
         break;
       default:
         step(args, () => {
           const node = open.get(fd);
-          if (node !== undefined) node.synced = node.changes.length;
+          if (node === undefined || node.synced === node.changes.length) return;
+          node.synced = node.changes.length;
+          version += 1;
         });
     }
   }
@@ -205,5 +214,5 @@ export const replay = (log: string, root: string) => {
     };
     write(top, into);
   };
-  return { steps, crash };
+  return { steps, crash, version: () => version };
 };

@@ -239,6 +239,9 @@ describe("kill -9 from end to end", () => {
     const asked = await execute(["qvm-ls", "--raw-list"], { env: each.world.env, limit: 20_000 })
       .ended;
     if (asked.code !== 0) return `qubesd hangs ${when}`;
+    // What a qvm-backup that died early leaves lies elsewhere in this world than where qbackup looks.
+    const profiles = path.join(each.dir, "qubes/etc/qubes/backup");
+    for (const name of each.world.profiles()) fs.rmSync(path.join(profiles, name));
     const next = await each.run("work");
     if (next.code !== 0) return `the run ${when} exits with ${next.code}: ${next.stderr}`;
     stored(each, next);
@@ -282,7 +285,10 @@ describe("kill -9 from end to end", () => {
         assert.strictEqual(counted.code, 0, counted.stderr);
         const points = bookPointsOf(log, worlds[0]!.state);
         assert.isAbove(points.length, 60);
-        const chosen = points.filter((_, i) => full || i % 29 === 7);
+        // The first call behind the start of qvm-backup always: nothing but the FIFO's other readers helps.
+        const chosen = points.filter(
+          ({ text }, i) => full || i % 29 === 7 || text.startsWith("openat(run/qvm-backup.json"),
+        );
         let killed = 0;
         const wrong = await inTurns(chosen, async ({ nth, path: file, syscall, text }) => {
           const each = worlds.pop()!;
@@ -317,20 +323,25 @@ describe("kill -9 from end to end", () => {
     const each = (w = await whole());
     each.world.faults({ tool: "qvm-backup", kind: "slow", bytesPerSecond: 400_000 });
     const fifo = path.join(each.state, "run/archive");
-    const rounds = full ? 60 : 4;
+    const rounds = full ? 40 : 4;
     let hit = 0;
     for (let round = 0; round < rounds; round++) {
+      // The one that the killed run before has left is still there at first.
+      const made = () => fs.statSync(fifo, { throwIfNoEntry: false })?.ino;
+      const before = made();
       const { child, ended } = each.start("-t", "net", "-p", each.passphraseFile, "work");
       // Nothing that can be waited for comes before the FIFO; from there on, in small steps.
       await until(
         "there is the FIFO",
-        () => fs.existsSync(fifo) || child.exitCode !== null,
+        () => ![before, undefined].includes(made()) || child.exitCode !== null,
         30_000,
       );
       await pause((round * 400) / rounds);
-      if (fs.existsSync(fifo)) hit += 1;
+      if (made() !== undefined && child.exitCode === null) hit += 1;
       child.kill("SIGKILL");
       await ended;
+      // A qvm-backup that nobody stopped has asked qubesd by then.
+      await pause(600);
       const asked = await execute(["qvm-ls", "--raw-list"], { env: each.world.env, limit: 10_000 })
         .ended;
       assert.strictEqual(asked.code, 0, `qubesd hangs after a kill in round ${round}`);

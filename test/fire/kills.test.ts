@@ -261,23 +261,17 @@ describe("kill -9 from end to end", () => {
     "of qbackup at each call on its files, and at each start of a program",
     async () => {
       /** qbackup and all that it starts are traced; of them, only what is said is stopped. */
-      const traced = (each: Whole, ...options: ReadonlyArray<string>) =>
-        execute(
-          [
-            "strace",
-            ...["-f", "-qq", ...options],
-            ...[dist("qbackup"), "-t", "net", "-p", each.passphraseFile, "work"],
-          ],
-          {
-            env: {
-              ...each.world.env,
-              HOME: each.world.home("dom0"),
-              XDG_STATE_HOME: path.dirname(each.state),
-              UV_THREADPOOL_SIZE: "1",
-              UV_USE_IO_URING: "0",
-            },
-          },
-        ).ended;
+      const traced = (each: Whole, ...options: ReadonlyArray<string>) => {
+        const argv = [dist("qbackup"), "-t", "net", "-p", each.passphraseFile, "work"];
+        const env = {
+          ...each.world.env,
+          HOME: each.world.home("dom0"),
+          XDG_STATE_HOME: path.dirname(each.state),
+          UV_THREADPOOL_SIZE: "1",
+          UV_USE_IO_URING: "0",
+        };
+        return execute(["strace", "-f", "-qq", ...options, ...argv], { env }).ended;
+      };
       const worlds = [await whole(), await whole()];
       try {
         const log = path.join(scratch(), "log");
@@ -294,15 +288,10 @@ describe("kill -9 from end to end", () => {
           const each = worlds.pop()!;
           try {
             const when = `after ${nth}. ${text}`;
-            const ran = await traced(
-              each,
-              ...[
-                "-o",
-                "/dev/null",
-                ...(file === undefined ? [] : ["-P", path.join(each.state, file)]),
-              ],
-              ...["-e", `trace=${syscall}`, "-e", `inject=${syscall}:signal=SIGKILL:when=${nth}`],
-            );
+            const only = file === undefined ? [] : ["-P", path.join(each.state, file)];
+            const inject = `inject=${syscall}:signal=SIGKILL:when=${nth}`;
+            const to = ["-o", "/dev/null", "-e", `trace=${syscall}`, "-e", inject];
+            const ran = await traced(each, ...to, ...only);
             if (ran.code === null) killed += 1;
             return await putRight(each, when);
           } finally {

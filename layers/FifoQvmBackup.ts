@@ -115,6 +115,8 @@ export interface FifoOptions {
   readonly runDirectory: string;
   readonly env?: Env | undefined;
   readonly limits?: Partial<typeof limits>;
+  /** Where qvm-backup keeps what it tells qubesd, the passphrase among it. */
+  readonly profiles?: string;
 }
 
 export const fifoQvmBackup = (options: FifoOptions): Layer.Layer<QvmBackup> =>
@@ -124,6 +126,21 @@ export const fifoQvmBackup = (options: FifoOptions): Layer.Layer<QvmBackup> =>
     const fifo = path.join(runDirectory, "archive");
     const recordFile = path.join(runDirectory, "qvm-backup.json");
     let busy = false;
+
+    /**
+     * qvm-backup removes its profile at its end, but not where it dies early, of SIGINT too (trap 7).
+     * Only where nobody has its number: it could be another qvm-backup, with a profile of that name.
+     */
+    const removeProfile = (pid: number): ReadonlyArray<string> => {
+      const profile = path.join(options.profiles ?? "/etc/qubes/backup", `backup-run-${pid}.conf`);
+      if (!/[ZX]/.test(stat(pid)?.state ?? "X") || !fs.existsSync(profile)) return [];
+      try {
+        fs.unlinkSync(profile);
+        return [`removed ${profile}, which may have held the passphrase`];
+      } catch (cause) {
+        return [`${profile} may still hold the passphrase: remove it (${why(cause)})`];
+      }
+    };
 
     /** The directory is ours, and no link to somewhere else; false where there is none. */
     const inspect = attempt(`use ${printable(runDirectory)}`, () => {
@@ -182,12 +199,8 @@ export const fifoQvmBackup = (options: FifoOptions): Layer.Layer<QvmBackup> =>
         const { pid } = record;
         yield* interrupt(record);
         did.push(`cancelled a qvm-backup that a killed run had left behind (process ${pid})`);
-        // Removed by qvm-backup itself, unless it had to be killed.
-        const profile = `/etc/qubes/backup/backup-run-${pid}.conf`;
-        if (fs.existsSync(profile)) {
-          did.push(`${profile} may still hold the passphrase: look at it, and remove it`);
-        }
       }
+      if (record !== undefined) did.push(...removeProfile(record.pid));
       const left = yield* attempt(doing, () => {
         const names = fs.readdirSync(runDirectory);
         if (reader !== undefined) {
@@ -268,6 +281,7 @@ export const fifoQvmBackup = (options: FifoOptions): Layer.Layer<QvmBackup> =>
       start: Effect.fnUntraced(function* (plan: Plan) {
         const command = yield* commandLine(plan, fifo);
         if (busy) return yield* new QubesError({ doing: "start qvm-backup", detail: "one runs" });
+        let pid: number | undefined;
         yield* Effect.acquireRelease(
           Effect.suspend(() => {
             busy = true;
@@ -276,6 +290,7 @@ export const fifoQvmBackup = (options: FifoOptions): Layer.Layer<QvmBackup> =>
           () =>
             Effect.sync(() => {
               busy = false;
+              if (pid !== undefined) removeProfile(pid);
               fs.rmSync(runDirectory, { recursive: true, force: true });
             }).pipe(Effect.ignoreCause),
         ).pipe(Effect.tapError(() => Effect.sync(() => (busy = false))));
@@ -304,7 +319,10 @@ export const fifoQvmBackup = (options: FifoOptions): Layer.Layer<QvmBackup> =>
             stdio: ["ignore", "ignore", "pipe", ends.guard],
             env,
             see,
-            onSpawn: writeRecord,
+            onSpawn: (id) => {
+              pid = id;
+              writeRecord(id);
+            },
             ask: ({ exited, proc }) =>
               Effect.gen(function* () {
                 proc.kill("SIGINT");

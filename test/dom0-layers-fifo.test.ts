@@ -442,6 +442,37 @@ describe("FifoQvmBackup.recover", () => {
     }),
   );
 
+  it.live("removes the profile of a qvm-backup that died too early to do so, and of no other", () =>
+    Effect.promise(async () => {
+      const world = await qubes();
+      const { it, runDirectory } = world;
+      const profiles = path.join(it.dir, "profiles");
+      fs.mkdirSync(profiles);
+      const dead = spawn("true");
+      await gone(dead);
+      const profile = (pid: number | string) => path.join(profiles, `backup-run-${pid}.conf`);
+      const leave = (pid: number) => {
+        for (const of of [pid, 1, "x"]) fs.writeFileSync(profile(of), "passphrase_text: secret\n");
+        const fifo = path.join(runDirectory, "archive");
+        fs.mkdirSync(runDirectory, { recursive: true, mode: 0o700 });
+        fs.writeFileSync(
+          path.join(runDirectory, "qvm-backup.json"),
+          JSON.stringify({ pid, started: "1", fifo }),
+        );
+      };
+      const recover = () =>
+        Effect.runPromise(use({ runDirectory, env: it.env, profiles }, (qvm) => qvm.recover));
+      leave(dead.pid!);
+      const did = await recover();
+      assert.include(did.join("\n"), `removed ${profile(dead.pid!)}`);
+      assert.deepStrictEqual(fs.readdirSync(profiles), ["backup-run-1.conf", "backup-run-x.conf"]);
+      // Its number may be another's by now, who may be using a profile of that name.
+      leave(process.pid);
+      await recover();
+      assert.isTrue(fs.existsSync(profile(process.pid)));
+    }),
+  );
+
   it.live("touches nothing outside, whatever lies in its directory", () =>
     Effect.gen(function* () {
       const { dir, env } = fresh();

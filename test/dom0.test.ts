@@ -546,6 +546,27 @@ describe("a far side that lies", () => {
       tidy(w);
     }),
   );
+  it.effect("a first key that signs nothing is not pinned: it would lock the server out", () =>
+    Effect.gen(function* () {
+      const w = world();
+      const ended = yield* qbackup(w, {
+        lies: {
+          ready: (r) => ({ ...r, server: other.server }),
+          stored: () => ({ type: "error", code: "signature", message: "for another server" }),
+        },
+      });
+      // The true server has kept nothing that was meant for another one.
+      w.shelf.committed.clear();
+      assert.strictEqual(ended.code, 6, ended.text);
+      assert.match(ended.text, /new here shows SHA256:/);
+      assert.notMatch(ended.text, /first contact/);
+      assert.strictEqual(w.disk.pins.size, 0);
+      nothingProven(w);
+      const next = yield* qbackup(w);
+      assert.strictEqual(next.code, 0, next.text);
+      assert.strictEqual(w.disk.pins.get("net"), keyOf("server").server);
+    }),
+  );
   it.effect("a carrier without the service, or with older scripts, is named", () =>
     Effect.gen(function* () {
       for (const [code, text] of [
@@ -584,9 +605,10 @@ describe("what a run leaves behind", () => {
         assert.strictEqual(ended.code, 4, ended.text);
         assert.strictEqual(dead.disk.text, "");
         assert.isDefined(dead.disk.unfinished?.submission);
+        assert.strictEqual(dead.disk.pins.size, 0);
         const next = yield* qbackup(dead);
         assert.strictEqual(next.code, 0, next.text);
-        assert.match(next.text, /is stored and proven/);
+        assert.match(next.text, /pinned the server behind net[^]*is stored and proven/);
         assert.lengthOf(dead.disk.text.trim().split("\n"), 2);
         assert.isUndefined(dead.disk.unfinished);
       }),

@@ -4,7 +4,7 @@ import { Ledger, type Submission, type Unfinished } from "#services/Ledger";
 import { signatureHolds } from "#src/wire/keys";
 import { parseReceipt, receiptDiffers } from "#src/wire/manifest";
 import { failed } from "./failure.ts";
-import type { Stored } from "./upload.ts";
+import { checkServer, type Stored } from "./upload.ts";
 
 /** A ledger that cannot be used is a matter of this machine's set-up: a full disk, a planted link. */
 export const inLedger = <A, R>(effect: Effect.Effect<A, { readonly message: string }, R>) =>
@@ -23,7 +23,7 @@ export const remark = Effect.fnUntraced(function* (
 export const withoutSubmission = ({ submission: _settled, ...mark }: Unfinished): Unfinished =>
   mark;
 
-/** Is this what the pinned server signed, for exactly what was counted here? */
+/** Is this what that server signed, for exactly what was counted here? */
 export const checkReceipt = Effect.fnUntraced(function* (
   { receipt: text, signature }: Stored,
   server: string,
@@ -41,10 +41,11 @@ export const checkReceipt = Effect.fnUntraced(function* (
   }
 });
 
-/** Writes the run into the ledger; from then on it is finished. */
+/** Writes the run, whose receipt was checked, into the ledger; from then on it is finished. */
 export const complete = Effect.fnUntraced(function* (submission: Submission, stored: Stored) {
   const ledger = yield* Ledger;
   const finished = DateTime.formatIso(yield* DateTime.now);
+  yield* checkServer(submission.destination, submission.server);
   // A run that died right behind its line in the ledger has left its mark: it is not to come twice.
   const { entries } = yield* inLedger(ledger.entries);
   if (entries.some(({ session }) => session === submission.session)) {

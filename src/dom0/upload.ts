@@ -29,7 +29,7 @@ export interface Stored {
 export interface Upload {
   /** As asked for, or with six digits of the session behind it if that name was taken. */
   readonly name: Name;
-  /** The server's public key, pinned. */
+  /** The server's public key: the pinned one, or the first. */
   readonly server: string;
   /** A buffer for the next block, with room for its length in front; waits for room in the window. */
   readonly buffer: Effect.Effect<Uint8Array>;
@@ -147,19 +147,28 @@ export const whyEnded = Effect.fnUntraced(function* (call: Call, destination: st
     : { reason: `the call ended with exit code ${code}` };
 });
 
-/** The server behind `destination` is the one that it was the first time; pinned then. */
-export const checkServer = Effect.fnUntraced(function* (destination: string, server: string) {
+const configuration = (error: { readonly message: string }) => failed("usage", error.message);
+
+/** The server behind `destination` is no other than the pinned one; gives whether one is pinned. */
+const compareServer = Effect.fnUntraced(function* (destination: string, server: string) {
   const ledger = yield* Ledger;
-  const configuration = (error: { readonly message: string }) => failed("usage", error.message);
   const pinned = yield* ledger.pinned(destination).pipe(Effect.mapError(configuration));
-  if (pinned === server) return;
-  if (pinned !== undefined) {
-    return yield* failed(
-      "integrity",
-      `the server's key changed: it was ${fingerprint(pinned)}, now it is ${fingerprint(server)}`,
-      `ask the server's owner what \`qbackup-shell identity\` prints there; only if it is the new key, remove the line of ${destination} from ${ledger.place}/known_servers`,
-    );
-  }
+  if (pinned === undefined || pinned === server) return pinned !== undefined;
+  return yield* failed(
+    "integrity",
+    `the server's key changed: it was ${fingerprint(pinned)}, now it is ${fingerprint(server)}`,
+    `ask the server's owner what \`qbackup-shell identity\` prints there; only if it is the new key, remove the line of ${destination} from ${ledger.place}/known_servers`,
+  );
+});
+
+/**
+ * The server behind `destination` is the one that it was the first time; pinned then. The caller has
+ * something that was signed with this key: one that was only shown may be what a forger or a bad link
+ * made of the server's, and would lock the true server out.
+ */
+export const checkServer = Effect.fnUntraced(function* (destination: string, server: string) {
+  if (yield* compareServer(destination, server)) return;
+  const ledger = yield* Ledger;
   yield* ledger.pin(destination, server).pipe(Effect.mapError(configuration));
   const reporter = yield* Reporter;
   yield* reporter.say(
@@ -300,8 +309,14 @@ export const openUpload = Effect.fnUntraced(function* (options: UploadOptions) {
     if (first.type !== "ready" || !("offset" in first)) {
       return yield* failed("integrity", `the server began with ${first.type}`);
     }
-    if (server === undefined) yield* checkServer(destination, first.server);
-    else if (server !== first.server) {
+    if (server === undefined) {
+      if (!(yield* compareServer(destination, first.server))) {
+        yield* reporter.say(
+          "info",
+          `a server that is new here shows ${fingerprint(first.server)}; it is pinned with its first receipt`,
+        );
+      }
+    } else if (server !== first.server) {
       return yield* failed("integrity", "the server's key changed in the middle of the upload");
     }
     server = first.server;

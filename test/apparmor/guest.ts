@@ -7,6 +7,7 @@ import * as crypto from "node:crypto";
 import { once } from "node:events";
 import * as fs from "node:fs";
 import * as net from "node:net";
+import * as os from "node:os";
 import { isDeepStrictEqual } from "node:util";
 import { Walk } from "#src/archive/walk";
 import { archiveOf } from "#test/support/archive";
@@ -605,6 +606,18 @@ const main = async () => {
     // Else "refused while it did what it should" would say nothing by being empty.
     const logged = denials().size;
     row("refusals are in the log", logged > 20, "-", `${logged} kinds`, "");
+    // Where it does not, any process that may have a unix stream at all may connect it anywhere.
+    const features = "/sys/kernel/security/apparmor/features";
+    const looks = ["network", "network_v9"].some((of) =>
+      fs.existsSync(`${features}/${of}/af_unix`),
+    );
+    row(
+      `kernel ${os.release()} looks at addresses of unix sockets`,
+      true,
+      looks ? "yes" : "no",
+      "",
+      "",
+    );
     const who = ["unconfined, root", "confined, root", "confined, the account"];
     wrong += table("A hostile program in its place", ["case", ...who]);
   }

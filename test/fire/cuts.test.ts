@@ -68,6 +68,7 @@ const large: WholeOptions = {
     { name: "net", size: 0, include: false },
   ],
   settings: { raw: true },
+  limit: 170_000,
 };
 const incoming = (each: Whole) => path.join(each.server.store, ".qbackup/incoming");
 const arrived = (each: Whole): number =>
@@ -232,4 +233,42 @@ describe("the far side", () => {
   it.runIf(full)("is suspended for longer than dom0 waits: never two writers", async () => {
     assert.match((await stopped(80_000)).stderr, /the link broke/);
   });
+});
+
+describe("the near side", () => {
+  let w: Whole | undefined;
+  afterEach(() => {
+    w?.stop();
+    w = undefined;
+  });
+  it.runIf(full)(
+    "is suspended for longer than the server waits: it goes on where it was",
+    async () => {
+      const each = (w = await whole(large));
+      each.world.faults({ tool: "qvm-backup", kind: "slow", bytesPerSecond: 5_000_000 });
+      const { ended } = each.start("-o", "-t", "net", "-p", each.passphraseFile, "work");
+      await until("some of it is there", () => arrived(each) > 9_000_000, 40_000);
+      const server = new Set([each.dir + "/bin/qbackup-shell", "sshd"].flatMap(processesWith));
+      const machine = processesWith(each.dir).filter((pid) => !server.has(pid));
+      assert.isAbove(machine.length, 4);
+      const signal = (name: NodeJS.Signals) => {
+        for (const pid of machine) {
+          try {
+            process.kill(pid, name);
+          } catch {
+            // A program that was ending when it was found.
+          }
+        }
+      };
+      signal("SIGSTOP");
+      await pause(75_000);
+      assert.deepStrictEqual(writing(each), [], "the server still waits for it");
+      assert.isAtLeast(arrived(each), 8 * 1_048_576);
+      signal("SIGCONT");
+      const ran = await ended;
+      stored(each, ran);
+      assert.match(ran.stderr, /the link broke after [1-9]/);
+      assert.lengthOf(each.world.calls("qvm-backup"), 1);
+    },
+  );
 });

@@ -88,3 +88,46 @@ export const stopping = (
   "-e",
   `inject=${syscall}:${what}:when=${nth}`,
 ];
+
+/** Of qbackup in dom0: what it does to its books and to the FIFO, and the programs that it starts. */
+export const onBooks =
+  "openat,mkdir,chmod,fchmod,rename,unlink,rmdir,write,fsync,fdatasync,ftruncate,clone,clone3";
+
+/** Calls of the traced program itself, not of what it starts, in its order; paths are below `state`. */
+export const bookPointsOf = (
+  log: string,
+  state: string,
+): ReadonlyArray<Omit<Point, "needsDisk">> => {
+  const points: Array<Omit<Point, "needsDisk">> = [];
+  const counts = new Map<string, number>();
+  const own = new Set<string>();
+  for (const line of fs.readFileSync(log, "utf8").split("\n")) {
+    const [, thread, syscall, rest] =
+      /^(\d+) +(?:<\.\.\. )?(clone3|\w+(?=\())(?: resumed>|\()(.*)$/.exec(line) ?? [];
+    if (thread === undefined || syscall === undefined || rest === undefined) continue;
+    if (own.size === 0) own.add(thread);
+    if (!own.has(thread)) continue;
+    if (syscall === "clone3") {
+      const made = /parent_tid=\[(\d+)\]/.exec(rest)?.[1];
+      if (made !== undefined) own.add(made);
+      continue;
+    }
+    // As argument, or as what a descriptor stands for.
+    const found =
+      syscall === "clone"
+        ? undefined
+        : /["<]([^">]*)[">]/.exec(rest.replace(/^AT_FDCWD<[^>]*>/, ""))?.[1];
+    if (syscall !== "clone" && found !== state && !found?.startsWith(`${state}/`)) continue;
+    const path = found?.slice(state.length + 1);
+    const key = `${thread} ${syscall} ${path ?? ""}`;
+    const nth = (counts.get(key) ?? 0) + 1;
+    counts.set(key, nth);
+    points.push({
+      syscall,
+      nth,
+      text: `${syscall}(${path ?? ""}`,
+      ...(path === undefined ? {} : { path }),
+    });
+  }
+  return points;
+};

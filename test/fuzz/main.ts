@@ -10,6 +10,8 @@ import { strike, targets } from "#test/fuzz/targets";
 
 /** Milliseconds of this thread's own work on one input; more is as good as for ever. */
 const slow = 2000;
+/** MiB of heap: a worker that needs more is ended, and with it the run. */
+const enough = 256;
 /** Inputs that one worker takes at a time. */
 const batch = 10_000;
 
@@ -76,7 +78,10 @@ if (!isMainThread) {
   const workers = Array.from(
     { length: number("WORKERS", Math.min(2, os.availableParallelism())) },
     () => {
-      const worker = new Worker(new URL(import.meta.url), { workerData });
+      const worker = new Worker(new URL(import.meta.url), {
+        workerData,
+        resourceLimits: { maxOldGenerationSizeMb: enough },
+      });
       return new Promise<void>((done, fail) => {
         const next = () => {
           const work = failed < 10 ? queue.shift() : undefined;

@@ -265,7 +265,7 @@ const trailer: Target = {
   check: (input) => {
     const text = input.toString();
     const outer = parseTrailer(text);
-    for (const inner of [outer?.manifest ?? text, text]) {
+    for (const inner of new Set([outer?.manifest ?? text, text])) {
       const found = parseManifest(inner);
       if (found !== undefined) {
         safeName(found.name);

@@ -36,6 +36,8 @@ const number = (name: string, otherwise: number): number => Number(env[name] ?? 
 const say = (line: string): void => void process.stdout.write(`${line}\n`);
 
 if (!isMainThread) {
+  // Many failures are part of a story; where they came from only a single one has to tell.
+  Error.stackTraceLimit = 0;
   const { from, step, count, enough } = workerData as Record<string, number>;
   parentPort!.postMessage(part(from!, step!, count!, enough!));
 } else if (env["SEED"] !== undefined) {

@@ -1,6 +1,7 @@
 /** What goes wrong in a story, and when: decided from the seed before it begins. */
 import * as fs from "node:fs";
 import { archiveOf } from "#test/support/archive";
+import type { Suspension } from "#test/sim/universe";
 import { type Rng, rng } from "#test/support/random";
 
 const mebi = 1_048_576;
@@ -104,6 +105,8 @@ export interface Plan {
     readonly reason: "no-space" | "io";
   };
   readonly ledger?: { readonly at: number; readonly count: number };
+  /** dom0's machine, with all that runs on it. The link should break silently at that moment, too. */
+  readonly suspended?: Suspension;
   readonly clocks: ReadonlyArray<{
     readonly machine: "dom0" | "server";
     readonly after: number;

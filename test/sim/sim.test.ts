@@ -61,3 +61,29 @@ it(
     }
   },
 );
+
+it(
+  "dom0's machine is suspended for an hour, whenever: the run goes on where it was",
+  { timeout: 120_000 },
+  () => {
+    const { carrierDies: _1, disk: _2, dom0Dies: _3, ledger: _4, second: _5, ...rest } = planOf(1);
+    const pauses = [{ at: 1_500_000, millis: 40_000 }];
+    const calm = { ...rest, deaths: [], clocks: [], archive: 3, syncing: 1, pauses, rest: 1000 };
+    for (let after = 20; after < 60_000; after = Math.ceil(after * 1.35)) {
+      for (const serverKnows of [undefined, "ended", "failed"] as const) {
+        // Nobody tells a machine that is asleep; the server may be told, or find out by the silence.
+        const broken = { when: { after }, dom0Knows: false, serverKnows, keep: false };
+        const told = tell(1, {
+          ...calm,
+          qvm: { kind: "sound" },
+          links: [{ ...rest.sound, broken }],
+          suspended: { after, millis: 3_600_000 },
+        });
+        const when = `after ${after} ms`;
+        assert.deepStrictEqual([...told.violations], [], when);
+        assert.deepStrictEqual([...told.codes], [0, 0], when);
+        assert.isAbove(told.seconds, 3600, when);
+      }
+    }
+  },
+);

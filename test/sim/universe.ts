@@ -11,6 +11,12 @@ interface Sleeper {
   readonly wake: () => void;
 }
 
+/** A machine that is suspended: when, after the beginning, and for how long. In milliseconds. */
+export interface Suspension {
+  readonly after: number;
+  readonly millis: number;
+}
+
 /** Turns that no story needs: who takes more goes round in circles. */
 const turnLimit = 4_000_000;
 
@@ -71,8 +77,11 @@ export class Universe implements Scheduler.Scheduler {
     }
   }
 
-  /** The clock of a machine that is `wrong()` milliseconds ahead; its sleeps are right all the same. */
-  clock(wrong: () => number = () => 0): Clock.Clock {
+  /**
+   * The clock of a machine that is `wrong()` milliseconds ahead; its sleeps are right all the same,
+   * but for a machine that is itself asleep meanwhile: what it waits for comes so much later.
+   */
+  clock(wrong: () => number = () => 0, suspended?: Suspension): Clock.Clock {
     const millis = () => this.now + wrong();
     const nanos = () => BigInt(Math.round(millis())) * 1_000_000n;
     return {
@@ -84,7 +93,9 @@ export class Universe implements Scheduler.Scheduler {
       monotonicTimeNanos: Effect.sync(() => BigInt(Math.round(this.now)) * 1_000_000n),
       sleep: (duration) =>
         Effect.callback<void>((resume) => {
-          const at = this.now + Duration.toMillis(duration);
+          let at = this.now + Duration.toMillis(duration);
+          const falls = suspended === undefined ? Infinity : this.begin + suspended.after;
+          if (falls >= this.now && falls < at) at += suspended!.millis;
           if (!Number.isFinite(at)) return;
           if (at <= this.now) return resume(Effect.void);
           const sleeper: Sleeper = { at, wake: () => resume(Effect.void) };

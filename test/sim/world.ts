@@ -698,7 +698,7 @@ export class World {
           Effect.provide(cliNeeds),
           Effect.provideService(
             Clock.Clock,
-            this.universe.clock(() => where.wrong),
+            this.universe.clock(() => where.wrong, this.plan.suspended),
           ),
         ),
       ),

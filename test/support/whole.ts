@@ -17,6 +17,8 @@ export interface WholeOptions {
   readonly settings?: Partial<Settings>;
   /** The ssh that the carrier finds; gets the options that lead to the server in $OPTIONS. */
   readonly sshScript?: string;
+  /** Milliseconds after which a run of qbackup is killed; a minute by default. */
+  readonly limit?: number;
 }
 
 export interface Ran {
@@ -139,7 +141,8 @@ export const whole = async (options: WholeOptions = {}): Promise<Whole> => {
 
   const state = path.join(dir, "state/qbackup");
   const env = { ...world.env, HOME: world.home("dom0"), XDG_STATE_HOME: path.dirname(state) };
-  const start: Whole["start"] = (...args) => execute([dist("qbackup"), ...args], { env });
+  const limit = options.limit ?? 60_000;
+  const start: Whole["start"] = (...args) => execute([dist("qbackup"), ...args], { env, limit });
   return {
     dir,
     server,

@@ -690,7 +690,9 @@ describe("a hostile server on the way back", () => {
                   yield* invocation.stdout.write(bytes.subarray(at, at + 8192));
                 }
               });
-            return honest({ ...invocation, stdout: { ...invocation.stdout, write } }, service);
+            return service.endsWith("+read")
+              ? honest({ ...invocation, stdout: { ...invocation.stdout, write } }, service)
+              : honest(invocation, service);
           },
         });
         assert.strictEqual(code, 4, text);

@@ -1,6 +1,6 @@
 /** What dom0 finds out about its archives: list, verify, audit, against servers of every kind. */
 import { assert, describe, it } from "@effect/vitest";
-import { Effect, Fiber } from "effect";
+import { Clock, Effect, Fiber } from "effect";
 import { Locks } from "#services/Locks";
 import { choose } from "#src/dom0/sample";
 import {
@@ -698,6 +698,29 @@ describe("a hostile server on the way back", () => {
         assert.strictEqual(code, 4, text);
         assert.match(text, /no block within 30 minutes/);
       }
+    }),
+  );
+  it.effect("a link that broke while dom0's machine slept is made again", () =>
+    Effect.gen(function* () {
+      const w = world();
+      keep(w, "a.backup", small);
+      const clock = yield* Clock.Clock;
+      let nights = 0;
+      const now = () => clock.currentTimeMillisUnsafe() + nights * 8 * 3_600_000;
+      const sleepy: Clock.Clock = Object.assign(Object.create(clock), {
+        currentTimeMillisUnsafe: now,
+        currentTimeMillis: Effect.sync(now),
+      });
+      const frame = (bytes: Buffer, index: number) => {
+        if (nights === 3 || index !== nights + 1) return bytes;
+        nights += 1;
+        return "cut";
+      };
+      const { code, text } = yield* qbackup(w, ["verify", "a.backup"], { lies: { frame } }).pipe(
+        Effect.provideService(Clock.Clock, sleepy),
+      );
+      assert.strictEqual(code, 0, text);
+      assert.strictEqual(nights, 3);
     }),
   );
   it.effect(

@@ -2,7 +2,7 @@
  * The one way back: blocks of an archive, each checked against the tree hash that dom0 trusts before
  * a byte of it is used. Verification, audit and restore are made of it.
  */
-import { Clock, Effect } from "effect";
+import { Effect } from "effect";
 import { Ledger } from "#services/Ledger";
 import { Reporter } from "#services/Reporter";
 import { leafOf, proofLength, rootFrom } from "#src/archive/treehash";
@@ -89,8 +89,14 @@ export const fetchBlocks = Effect.fnUntraced(function* <R>(
   const reporter = yield* Reporter;
   const leaves = blocksOf(size);
   let at = first;
-  /** When the last block was through. */
-  let since = yield* Clock.currentTimeMillis;
+  /** Seconds since a block was through; counted, because a machine that sleeps does not wait. */
+  let waited = 0;
+  const counting = Effect.forever(
+    Effect.andThen(
+      Effect.sleep("1 second"),
+      Effect.sync(() => (waited += 1)),
+    ),
+  );
 
   const once = Effect.gen(function* () {
     const request = { verb: "read", name, first: at, count: first + count - at } as const;
@@ -149,37 +155,39 @@ export const fetchBlocks = Effect.fnUntraced(function* <R>(
           }
           yield* use(at, bytes);
           at += 1;
-          since = yield* Clock.currentTimeMillis;
+          waited = 0;
         }
       }),
     );
     // The end line says nothing that the proofs have not said; it only lets the server finish.
   });
 
-  let tries = 0;
-  for (;;) {
-    const before = at;
-    const outcome = yield* once.pipe(
-      Effect.scoped,
-      Effect.catchTags({
-        BytesError: () => new LinkBroken({ reason: "the link broke" }),
-        WireError: (error) =>
-          failed("integrity", `what came back is not of the wire: ${error.reason}`),
-      }),
-      Effect.as(undefined),
-      Effect.catchTag("LinkBroken", (broken) => Effect.succeed(broken)),
-    );
-    if (outcome === undefined) return;
-    tries = at > before ? 1 : tries + 1;
-    const waited = (yield* Clock.currentTimeMillis) - since;
-    if ((at === first && tries >= firstTries) || waited >= giveUpAfter * 60_000) {
-      return yield* failed("link", `no link to the server: ${outcome.reason}`, outcome.hint);
+  const reading = Effect.gen(function* () {
+    let tries = 0;
+    for (;;) {
+      const before = at;
+      const outcome = yield* once.pipe(
+        Effect.scoped,
+        Effect.catchTags({
+          BytesError: () => new LinkBroken({ reason: "the link broke" }),
+          WireError: (error) =>
+            failed("integrity", `what came back is not of the wire: ${error.reason}`),
+        }),
+        Effect.as(undefined),
+        Effect.catchTag("LinkBroken", (broken) => Effect.succeed(broken)),
+      );
+      if (outcome === undefined) return;
+      tries = at > before ? 1 : tries + 1;
+      if ((at === first && tries >= firstTries) || waited >= giveUpAfter * 60) {
+        return yield* failed("link", `no link to the server: ${outcome.reason}`, outcome.hint);
+      }
+      const wait = yield* pauseAfter(tries);
+      yield* reporter.say(
+        "warning",
+        `the link broke: ${outcome.reason}; again in ${wait.toFixed(1)} s`,
+      );
+      yield* Effect.sleep(`${Math.round(wait * 1000)} millis`);
     }
-    const wait = yield* pauseAfter(tries);
-    yield* reporter.say(
-      "warning",
-      `the link broke: ${outcome.reason}; again in ${wait.toFixed(1)} s`,
-    );
-    yield* Effect.sleep(`${Math.round(wait * 1000)} millis`);
-  }
+  });
+  yield* Effect.raceFirst(reading, counting);
 });

@@ -138,12 +138,41 @@ const wholePath = async (b: Bed) => {
   );
 };
 
-const serverAlone = async (b: Bed) => {
-  let python: string;
+const python = ((): string | undefined => {
   try {
     const ask = ["-c", "import sys; print(sys.executable)"];
-    python = execFileSync("python3", ask, { encoding: "utf8" }).trim();
+    return execFileSync("python3", ask, { encoding: "utf8" }).trim();
   } catch {
+    return undefined;
+  }
+})();
+const copying = "shutil.copyfileobj(sys.stdin.buffer, f, 1 << 20)";
+const hashing = `while block := sys.stdin.buffer.read(1 << 20):
+        hashlib.sha256(block).digest()
+        f.write(block)`;
+/** The least that a server could do with the archive: seconds, and those of the processor. */
+const byPython = async (b: Bed, how: string) => {
+  const [script, file] = [path.join(dir, "copy.py"), path.join(dir, "copied")];
+  const used = `${file}.cpu`;
+  fs.writeFileSync(
+    script,
+    `import hashlib, os, shutil, sys
+with open(sys.argv[1], "wb") as f:
+    ${how}
+    f.flush()
+    os.fsync(f.fileno())
+with open(sys.argv[2], "w") as f:
+    f.write(str(sum(os.times()[:2])))
+`,
+  );
+  const took = await b.shell(`cat ${b.source} | ${python} ${script} ${file} ${used}`);
+  const cpu = Number(fs.readFileSync(used, "utf8"));
+  fs.rmSync(file);
+  return { took, cpu };
+};
+
+const serverAlone = async (b: Bed) => {
+  if (python === undefined) {
     row("(b) the server's part alone", "skipped", "there is no python3", "", "1.0");
     return;
   }
@@ -152,34 +181,6 @@ const serverAlone = async (b: Bed) => {
   const shell = b.program("qbackup-shell");
   const key = serverKey(shell, store);
   const framed = frameFile(b.source, path.join(dir, "frames"));
-  const copy = path.join(dir, "copy.py");
-  fs.writeFileSync(
-    copy,
-    `import os, shutil, sys
-with open(sys.argv[1], "wb") as f:
-    shutil.copyfileobj(sys.stdin.buffer, f, 1 << 20)
-    f.flush()
-    os.fsync(f.fileno())
-`,
-  );
-  const hashing = path.join(dir, "hash.py");
-  fs.writeFileSync(
-    hashing,
-    `import hashlib, os, sys
-with open(sys.argv[1], "wb") as f:
-    while block := sys.stdin.buffer.read(1 << 20):
-        hashlib.sha256(block).digest()
-        f.write(block)
-    f.flush()
-    os.fsync(f.fileno())
-`,
-  );
-  const byPython = async (script: string) => {
-    const file = path.join(dir, "copied");
-    const took = await b.shell(`cat ${b.source} | ${python} ${script} ${file}`);
-    fs.rmSync(file);
-    return took;
-  };
   let n = 0;
   const times = await interleave(rounds, {
     shell: async () => {
@@ -192,8 +193,8 @@ with open(sys.argv[1], "wb") as f:
       for (const file of [name, `${name}.manifest.json`]) fs.rmSync(path.join(store, file));
       return took;
     },
-    python: () => byPython(copy),
-    hashing: () => byPython(hashing),
+    python: async () => (await byPython(b, copying)).took,
+    hashing: async () => (await byPython(b, hashing)).took,
   });
   fs.rmSync(framed.file);
   for (const [what, theirs] of [
@@ -225,7 +226,13 @@ const {user,system}=process.cpuUsage(u);console.log((user+system)/1e6)`,
     ),
   );
 
-const memoryAndProcessor = async (b: Bed) => {
+const programs = [
+  ["dom0", "qbackup", "192 MiB"],
+  ["carrier", "qubes.BackupCarrier", "128 MiB"],
+  ["server", "qbackup-shell", "128 MiB"],
+] as const;
+
+const memory = async (b: Bed) => {
   const usages: Array<{ readonly [role: string]: ReadonlyArray<Usage> }> = [];
   for (const each of sizes.memory) {
     const seen: Array<Used> = [];
@@ -239,11 +246,6 @@ const memoryAndProcessor = async (b: Bed) => {
   }
   const [small, large] = usages as [(typeof usages)[number], (typeof usages)[number]];
   const [littleText, muchText] = sizes.memory.map(human) as [string, string];
-  const programs = [
-    ["dom0", "qbackup", "192 MiB"],
-    ["carrier", "qubes.BackupCarrier", "128 MiB"],
-    ["server", "qbackup-shell", "128 MiB"],
-  ] as const;
   const peak = (of: ReadonlyArray<Usage> | undefined) =>
     Math.max(...(of ?? []).map((usage) => usage.peak));
   for (const [role, program, aim] of programs) {
@@ -256,13 +258,26 @@ const memoryAndProcessor = async (b: Bed) => {
       `${aim}, the same at both`,
     );
   }
+};
+
+/** Start and end included, at a size for which memory that is in use already can be had. */
+const processorTime = async (b: Bed) => {
+  const seen: Array<Used> = [];
+  const copies: Array<number> = [];
+  for (let round = 0; round < rounds; round++) {
+    seen.push((await b.backUp(undefined, { watched: true })).usage);
+    if (python !== undefined) copies.push((await byPython(b, copying)).cpu);
+  }
+  const a = b.size / GiB;
   const hash = median([hashPass(), hashPass(), hashPass()]);
+  const pass = `one SHA-256 pass in the same node: ${hash.toFixed(2)} s a GiB`;
+  const copy = `; python3 that copies stdin and fsyncs: ${(median(copies) / a).toFixed(2)} s a GiB`;
   for (const [role, program] of programs) {
-    const cpu = median((large[role] ?? []).map((usage) => usage.cpu)) / (sizes.memory[1]! / GiB);
+    const cpu = median(seen.flatMap((usage) => usage[role]?.cpu ?? [])) / a;
     row(
       `(f) processor time of ${program}`,
       `${cpu.toFixed(2)} s a GiB`,
-      `one SHA-256 pass in the same node: ${hash.toFixed(2)} s a GiB`,
+      role === "server" && copies.length > 0 ? pass + copy : pass,
       (cpu / hash).toFixed(2),
       role === "carrier" ? "" : "1.5 s",
     );
@@ -473,14 +488,15 @@ const main = async () => {
   const parts = {
     a: () => wholePath(b),
     b: () => serverAlone(b),
-    c: () => memoryAndProcessor(b),
+    c: () => memory(b),
+    f: () => processorTime(b),
     d: () => startUp(b),
     e: async () => void (linkRate = await overLinks(b, fast)),
     g: () => wholeJob(b, fast, linkRate),
     h: () => wayBack(b, fast),
   };
   for (const [item, run] of Object.entries(parts)) {
-    if (!wanted(item) && !(item === "c" && wanted("f"))) continue;
+    if (!wanted(item)) continue;
     log(`(${item}) load ${load()}`);
     await run();
   }

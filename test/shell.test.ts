@@ -9,6 +9,7 @@ import { memoryLocks } from "#layers/MemoryLocks";
 import { Disk, memorySafeFs, type Operation } from "#layers/MemorySafeFs";
 import { nodeSafeFs } from "#layers/NodeSafeFs";
 import { unixLocks } from "#layers/UnixLocks";
+import { SafeFs } from "#services/SafeFs";
 import { parseInvocation } from "#src/shell/invocation";
 import { blockSize, giveUpFrame, keepAliveFrame, lengthPrefix } from "#src/wire/frames";
 import { signatureHolds } from "#src/wire/keys";
@@ -753,6 +754,43 @@ describe("a put", () => {
       const full = yield* upload(world, { archive: small });
       assert.deepStrictEqual([full.code, codeOf(full.replies)], [5, "no-space"]);
       assert.deepStrictEqual(disk.files(), [".qbackup/identity"]);
+    }),
+  );
+
+  it.effect("another connection makes the key just when this one has found none", () =>
+    Effect.gen(function* () {
+      const disk = new Disk();
+      const other = new Disk();
+      yield* run(memoryWorld(other), { args: ["identity"] });
+      let looked = 0;
+      const rival = Layer.effect(
+        SafeFs,
+        Effect.map(SafeFs, (fs) => ({
+          root: (path: string | undefined) =>
+            Effect.map(fs.root(path), (root) => {
+              const { ensure } = root;
+              return Object.assign(root, {
+                ensure: (name: string, mode: number) =>
+                  Effect.map(ensure(name, mode), (own) => {
+                    const { stat } = own;
+                    return Object.assign(own, {
+                      stat: (file: string) =>
+                        Effect.suspend(() => {
+                          const node = disk.find(".qbackup");
+                          if (file === "identity" && node?.kind === "directory" && looked++ === 0) {
+                            node.entries.set("identity", other.find(".qbackup/identity")!);
+                          }
+                          return stat(file);
+                        }),
+                    });
+                  }),
+              });
+            }),
+        })),
+      ).pipe(Layer.provide(memorySafeFs(disk)));
+      const put = yield* upload(worldOf(Layer.mergeAll(rival, memoryLocks())), { archive: small });
+      assert.strictEqual(looked, 1);
+      assert.deepStrictEqual([put.code, codeOf(put.replies)], [0, "stored"]);
     }),
   );
 

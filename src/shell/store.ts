@@ -59,12 +59,16 @@ const readText = Effect.fnUntraced(function* (file: File, limit: number) {
 
 const readKey = Effect.fnUntraced(function* (
   own: Directory,
+  again = true,
 ): Effect.fn.Return<{ key: SigningKey; pem: string } | undefined, Refused | SafeFsError> {
   const pem = yield* Effect.scoped(
     whereFound(Effect.flatMap(own.open(identity, "read"), (file) => readText(file, 4096))),
   );
   if (pem === undefined) {
-    return (yield* find(own, identity)) === undefined ? undefined : yield* noKey;
+    const found = yield* find(own, identity);
+    if (found === undefined) return undefined;
+    // Another connection has made it just now: the first two of a store may come at once.
+    return found.kind === "file" && again ? yield* readKey(own, false) : yield* noKey;
   }
   const key = readPrivateKey(pem);
   return key === undefined ? yield* noKey : { key, pem };

@@ -38,8 +38,11 @@ export const PublicKey = Schema.String.check(Schema.isPattern(/^[A-Za-z0-9+/]{43
 /** An Ed25519 signature: its 64 bytes in base64. */
 export const Signature = Schema.String.check(Schema.isPattern(/^[A-Za-z0-9+/]{86}==$/));
 
-/** A count or an offset in bytes, exact in a double. */
-export const Count = Schema.Int.check(Schema.isGreaterThanOrEqualTo(0));
+/** A count or an offset in bytes, exact in a double. JSON can say -0, which nobody counts to: refused. */
+export const Count = Schema.Int.check(
+  Schema.isGreaterThanOrEqualTo(0),
+  Schema.makeFilter((value: number) => !Object.is(value, -0)),
+);
 
 /** UTC, ISO 8601, to the second or finer. */
 export const Instant = Schema.String.check(

@@ -2,7 +2,7 @@
 import { Effect } from "effect";
 import { Ledger } from "#services/Ledger";
 import { Locks } from "#services/Locks";
-import { Qubes } from "#services/Qubes";
+import { Qubes, type QubesError } from "#services/Qubes";
 import { Reporter } from "#services/Reporter";
 import { Settings } from "#services/Settings";
 import type { Session } from "#src/wire/names";
@@ -66,6 +66,8 @@ export const startDestination = Effect.fnUntraced(function* (options: {
   readonly destination: string;
   readonly session: Session;
   readonly keepRunning: boolean;
+  /** Whether the qube runs, where that is being asked already. */
+  readonly running?: Effect.Effect<boolean, QubesError>;
   /** Whether somebody else has taken the qube over meanwhile, and the mark with it. */
   readonly takenOver?: () => boolean;
 }) {
@@ -77,7 +79,7 @@ export const startDestination = Effect.fnUntraced(function* (options: {
     Effect.mapError(effect, (error) => failed("qubes", error.message));
 
   const left = yield* inLedger(ledger.unfinished);
-  const running = yield* fromQubes(qubes.running(destination));
+  const running = yield* fromQubes(options.running ?? qubes.running(destination));
   const adopted = left?.started === true && left.destination === destination;
   if (left?.started === true && !adopted) {
     yield* reporter.say("warning", `a killed run left ${left.destination} running`);

@@ -272,17 +272,25 @@ const backup = Effect.fnUntraced(function* (
   const reporter = yield* Reporter;
   const ledger = yield* Ledger;
   const qubes = yield* Qubes;
+  // Three programs that take their time each, and need nothing of each other.
+  const running = yield* Effect.forkScoped(qubes.running(destination));
+  const scratched = yield* Effect.forkScoped(checkScratch);
   const all = yield* qubes.list.pipe(Effect.mapError((e) => failed("qubes", e.message)));
   const selection = yield* select(options, all);
   if (!all.some((qube) => qube.name === destination)) {
     return yield* failed("usage", `the destination qube does not exist: ${printable(destination)}`);
   }
-  const scratch = yield* checkScratch.pipe(
+  const scratch = yield* Fiber.join(scratched).pipe(
     Effect.catchTag("QubesError", (e) => failed("qubes", e.message)),
   );
   const session = Buffer.from((yield* Invocation).entropy(16)).toString("hex") as Session;
 
-  yield* startDestination({ destination, session, keepRunning: options.keepRunning });
+  yield* startDestination({
+    destination,
+    session,
+    keepRunning: options.keepRunning,
+    running: Fiber.join(running),
+  });
   yield* settle(destination);
   const { name, server, counted, stored, submission } = yield* Effect.gen(function* () {
     const upload = yield* openUpload({

@@ -202,7 +202,7 @@ const report = (running: Running, upload: Upload) =>
         percent: running.progress().percent,
         bytes: upload.progress().sent,
       });
-      yield* Effect.sleep("200 millis");
+      yield* Effect.sleep("1 second");
     }
   });
 

@@ -29,7 +29,7 @@ import { printable } from "#src/wire/names";
 export const limits = {
   /** Between two looks for a reader. */
   look: 20,
-  /** From SIGINT, as of a terminal's Ctrl-C, to SIGTERM. */
+  /** From SIGINT, as of a terminal's Ctrl-C, to SIGTERM; to SIGKILL, where this process was killed. */
   again: 5_000,
   /** From SIGINT to SIGKILL. */
   kill: 10_000,
@@ -39,10 +39,13 @@ const { O_NOFOLLOW, O_NONBLOCK, O_WRONLY } = fs.constants;
 const readings = 3;
 
 /**
- * Run by sh with the process id of this process as $0; see FifoQvmBackup for both halves. Without the
- * signal on the parent's death, a tool whose feeder was killed would take that for the archive's end.
+ * Run by sh, with a pipe of this process as descriptor 3. Without the process that waits for the end
+ * of that pipe, a tool whose feeder was killed would take that for the archive's end. The whole group
+ * hears it, as in `stop`: the tool's own workers are not told by it, and it waits for them for ever.
+ * SIGINT passes by those that sh starts with &; SIGKILL does not.
  */
-const script = `umask 077; [ "$PPID" = "$0" ] || exit 130; exec "$@"`;
+const script = (seconds: number) =>
+  `umask 077; { read -r _ <&3 || { kill -INT 0; sleep ${seconds}; kill -KILL 0; }; } >/dev/null 2>&1 & exec "$@" 3<&-`;
 
 const why = (cause: unknown) => printable(cause instanceof Error ? cause.message : String(cause));
 const attempt = <A>(doing: string, what: () => A) =>
@@ -129,12 +132,17 @@ export const fifoQvmRestore = (options: FifoRestoreOptions): Layer.Layer<QvmRest
       };
       const it = yield* child(
         [
-          ...(["setpriv", "--pdeathsig", "INT", "--", "sh", "-c", script] as const),
-          `${process.pid}`,
+          ...(["sh", "-c", script(limit.again / 1000), "sh"] as const),
           "qvm-backup-restore",
           ...words,
         ] satisfies Argv,
-        { stdio: ["ignore", "pipe", "pipe"], env, see, ask: stop(limit), grace: limit.kill },
+        {
+          stdio: ["ignore", "pipe", "pipe", "pipe"],
+          env,
+          see,
+          ask: stop(limit),
+          grace: limit.kill,
+        },
       ).pipe(
         Effect.mapError(
           (error) => new QubesError({ doing: "start qvm-backup-restore", detail: error.message }),

@@ -374,21 +374,24 @@ describe("a tool that fails", () => {
     await tidy(w);
   });
 
-  it("does not outlive a killed qbackup, and the next restore clears up", async () => {
-    const w = await setUp();
-    const { name } = await backup(w, "work");
-    w.world.faults({ tool: "qvm-backup-restore", kind: "never-opens", times: 1 });
-    const { child, ended } = w.start("restore", "-t", "net", "-p", w.passphraseFile, name);
-    await until("it hangs", () => w.world.calls("qvm-backup-restore").length > 0);
-    await new Promise((resolve) => setTimeout(resolve, 300));
-    child.kill("SIGKILL");
-    await ended;
-    await until("it ends", () => processesWith(path.join(w.state, "restore")).length === 0);
-    const ran = await restore(w, "--rename-conflicting", name);
-    assert.strictEqual(ran.code, 0, ran.stderr);
-    cameBack(w, "work", "work1");
-    await tidy(w);
-  });
+  it.each(["never-opens", "worker"])(
+    "does not outlive a killed qbackup, and the next restore clears up: %s",
+    async (kind) => {
+      const w = await setUp();
+      const { name } = await backup(w, "work");
+      w.world.faults({ tool: "qvm-backup-restore", kind, times: 1 });
+      const { child, ended } = w.start("restore", "-t", "net", "-p", w.passphraseFile, name);
+      await until("it hangs", () => w.world.calls("qvm-backup-restore").length > 0);
+      await new Promise((resolve) => setTimeout(resolve, 300));
+      child.kill("SIGKILL");
+      await ended;
+      await until("it ends", () => processesWith(path.join(w.state, "restore")).length === 0);
+      const ran = await restore(w, "--rename-conflicting", name);
+      assert.strictEqual(ran.code, 0, ran.stderr);
+      cameBack(w, "work", "work1");
+      await tidy(w);
+    },
+  );
 });
 
 describe("--paranoid", () => {

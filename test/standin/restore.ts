@@ -6,7 +6,8 @@
  *     restored/dom0/...           the home, unpacked
  *     restored/members.jsonl      every member that a reading showed: {reading, path, size, sha256}
  *
- * Faults, as in faults.ts: never-opens; stop-after-header (code); stop-reading (after: bytes of the
+ * Faults, as in faults.ts: never-opens; worker (hears SIGINT, and waits for a worker that has not);
+ * stop-after-header (code); stop-reading (after: bytes of the
  * data); die (after); other-user (the home in the backup is another user's). Logged, with exit 0:
  * fail-qube, fail-create, fail-setting, fail-firewall (vm); fail-home; extract-error (text). Known to
  * the exit code: fail-device (vm). In worlds with `raw` archives nothing can be decrypted, and nothing
@@ -348,6 +349,11 @@ const restore = async (dir: string, argv: ReadonlyArray<string>): Promise<number
 
   app("Checking backup content...");
   if (fault("never-opens") !== undefined) await hang(dir);
+  if (fault("worker") !== undefined) {
+    process.on("SIGINT", () => {});
+    child_process.spawnSync("sleep", ["600"], { stdio: "ignore" });
+    return 130;
+  }
   let readings = 0;
   /** One reading: all that begins with one of these, until `enough` of them were seen. */
   const retrieve = (

@@ -405,7 +405,47 @@ describe("a tool that does not end as it should", () => {
         "KeyError: 'sys-usb'",
       ],
     },
-    /exit code 1: KeyError: 'sys-usb'; not restored whole: work, mail\n.*hint: remove/,
+    /exit code 1: KeyError: 'sys-usb'; not restored whole: work, mail\n.*hint: .*make one of that name, remove/,
+  );
+  attempt(
+    "is killed when it has made the qubes",
+    {
+      code: 143,
+      says: [
+        ...said("work", "mail").slice(0, -1),
+        "qubesadmin.backup: Extracting data: 252.0 MiB to restore",
+      ],
+    },
+    /exit code 143; not restored whole: work, mail\n.*hint: remove.*QubesIncoming/,
+  );
+  attempt(
+    "gives up, of which its tar says more before",
+    {
+      says: [
+        "qubesadmin.backup.extract: ERROR: unable to extract files for /t/vm2/private.img.000, tar output:",
+        "  ",
+        "qubesadmin.backup: Error extracting data: failed to decrypt /t/vm3/private.img.000.enc: b'x'",
+        ...said("work", "mail"),
+      ],
+    },
+    /not restored whole: work, mail; qvm-backup-restore said: Error extracting data: failed to decrypt/,
+  );
+  attempt(
+    "has no such filter",
+    {
+      code: 1,
+      says: [
+        "qubesadmin.backup.extract: ERROR: unable to extract files for qubes.xml.000, tar output:",
+        "  tar (grandchild): nozip : Cannot exec: No such file or directory",
+        "",
+        "  tar: Child returned status 2",
+        "Traceback (most recent call last):",
+        "  File x",
+        "lxml.etree.XMLSyntaxError: Document is empty, line 1, column 1",
+      ],
+    },
+    /exit code 1: tar \(grandchild\): nozip : Cannot exec: No such file or directory\n.*hint: --compression-filter/,
+    "--compression-filter=nozip",
   );
   it.effect("has nothing left to restore, as it was told", () =>
     Effect.gen(function* () {
@@ -425,6 +465,7 @@ describe("a tool that does not end as it should", () => {
       assert.strictEqual(code, 0, text);
       assert.match(text, /left out, as asked for: work, mail/);
       assert.match(text, /restored nothing from a.backup/);
+      assert.notInclude(text, "Error extracting data");
       const refused = yield* run(w, ["a.backup"], { ...script, started: [], fed: [] });
       assert.strictEqual(refused.code, 3, refused.text);
       assert.match(refused.text, /not restored whole: work, mail; .*same name already exists/);
@@ -615,9 +656,25 @@ describe("the lines of qvm-backup-restore", () => {
       assert.deepStrictEqual([...firewall.faults], []);
       assert.deepStrictEqual([...firewall.altered], ["work"]);
       assert.include(firewall.remarks, "ValueError: no");
+      const frame = '  File "/usr/lib/qubesadmin/backup/restore.py", line 1, in _handle_dom0';
+      const full = read(...frames, frame, "    os.mkdir(x)", "OSError: [Errno 28] No space");
+      assert.deepStrictEqual([...full.failed], ["dom0"]);
       const cut = read(...frames, "qubesadmin.backup: -> Done.");
       assert.deepStrictEqual([...cut.faults], [frames[0]]);
       assert.isTrue(cut.done());
+    }),
+  );
+  it.effect("of what its tar said", () =>
+    Effect.sync(() => {
+      const before =
+        "qubesadmin.backup.extract: ERROR: unable to extract files for /t/vm2/x.000, tar output:";
+      const log = read(before, "  tar: x: Cannot write", "", "  tar: Error is not recoverable");
+      assert.lengthOf(log.faults, 2);
+      assert.strictEqual(log.cause(), "tar: x: Cannot write");
+      const listed = read(before, "  -rw-r--r-- root/root  2 2026-01-31 04:00 vm7/notes.txt");
+      assert.lengthOf(listed.faults, 1);
+      assert.strictEqual(listed.cause(), listed.faults[0]);
+      assert.deepStrictEqual([...listed.failed], ["work"]);
     }),
   );
   it.effect("of the table of qubes", () =>

@@ -158,7 +158,7 @@ const watch = (signs: () => number, seconds: () => number) =>
         return yield* failed(
           "qubes",
           `qvm-backup-restore has neither read nor said anything for ${Math.ceil(seconds() / 60)} minutes`,
-          "a longer limit is set with --qubes-timeout",
+          "it waits while less than 500 MiB are free in ~/QubesIncoming; a longer limit is set with --qubes-timeout",
         );
       }
     }
@@ -177,6 +177,8 @@ const nameOf = ({ qubes }: Archive) => {
 };
 export const logFor = (archive: Archive): RestoreLog => restoreLog(nameOf(archive));
 
+const again = "remove what was restored of these qubes, and restore them again";
+
 const adviceFor = (text: string): string | undefined =>
   /password correct|Corrupted backup header/.test(text)
     ? "is the passphrase in the file the one that this backup was made with?"
@@ -190,9 +192,14 @@ const adviceFor = (text: string): string | undefined =>
             ? "qvm-backup-restore needs 1 GiB in ~/QubesIncoming, and the qubes need room in their pool"
             : /No matching (?:template|netvm)/.test(text)
               ? "--ignore-missing takes the default template and netvm, which must be set for that"
-              : undefined;
+              : /KeyError: '/.test(text)
+                ? `a device in the backup is attached from a qube that is not here: make one of that name, ${again}`
+                : /Cannot exec:/.test(text)
+                  ? "--compression-filter must name a program that is here"
+                  : undefined;
 
-const again = "remove what was restored of these qubes, and restore them again";
+/** What it logs while all is well. */
+const ordinary = /^(?:qubesadmin\.backup|app): /;
 
 const some = 12;
 /** Names in a message: not all of hundreds. */
@@ -221,6 +228,21 @@ const brokenOffFrom = (
   return data.slice(Math.max(0, at - 1)).map((member) => name(directoryOf(member)));
 };
 
+/** Names of qubes as the archive has them, and as they are called here. */
+const calledIn = ({ renamed }: RestoreLog) => {
+  const originals = new Map([...renamed].map(([name, as]) => [as, name]));
+  return (some: Iterable<string>): string =>
+    listed(
+      new Set(
+        [...some].map((name) => {
+          const original = originals.get(name) ?? name;
+          const as = renamed.get(original);
+          return as === undefined ? original : `${original} (here: ${as})`;
+        }),
+      ),
+    );
+};
+
 /** Fails for whatever is not as it must be, with the qubes that it concerns. Gives what was left out. */
 export const judge = Effect.fnUntraced(function* (
   job: Pick<Job, "archive" | "directories" | "names" | "maySkip" | "plan">,
@@ -229,43 +251,34 @@ export const judge = Effect.fnUntraced(function* (
 ) {
   const { maySkip, names, plan } = job;
   const { say } = yield* Reporter;
-  const originals = new Map([...log.renamed].map(([name, as]) => [as, name]));
-  /** As the archive calls them, and as they are called here. */
-  const called = (some: Iterable<string>) =>
-    listed(
-      new Set(
-        [...some].map((name) => {
-          const original = originals.get(name) ?? name;
-          const as = log.renamed.get(original);
-          return as === undefined ? original : `${original} (here: ${as})`;
-        }),
-      ),
-    );
+  const called = calledIn(log);
   const done = plan.verifyOnly ? "verified" : "restored whole";
   const text = [...log.faults, ...ended.said].join("\n");
   const left = names.filter((name) => !log.begun.has(name));
   const why = [...new Set(left.flatMap((name) => log.leftOut.get(name) ?? []))].join("; ");
   const leftOut = `qvm-backup-restore left it out${why === "" ? "" : `: ${why}`}`;
-  // With nothing to do it asks its tar for nothing, and takes what that says to it for an error.
-  const idle = log.begun.size === 0 && text.includes("--occurrence is meaningless");
+  const idle = log.idle();
   if (ended.code !== 0 && !(idle && left.length > 0)) {
     const who = called(log.failed);
-    const said = log.faults.at(0) ?? ended.said.at(-1);
+    const said = log.cause() ?? ended.said.findLast((line) => !ordinary.test(line));
     // It makes all of them first, and empty.
     const begun = !plan.verifyOnly && log.begun.size > 0;
+    const killed =
+      ended.code > 128 ? "what it unpacked may still lie in ~/QubesIncoming" : undefined;
+    const last = [...(begun ? [again] : []), ...(killed === undefined ? [] : [killed])].join("; ");
     return yield* failed(
       "qubes",
       `qvm-backup-restore failed with exit code ${ended.code}${who === "" ? "" : ` at ${who}`}${said === undefined ? "" : `: ${said}`}${begun ? `; not ${done}: ${called(log.begun)}` : ""}`,
-      adviceFor(text) ?? (begun ? again : undefined),
+      adviceFor(text) ?? (last === "" ? undefined : last),
     );
   }
-  if (log.faults.length > 0 && !idle) {
+  if (log.faults.length > 0) {
     const gone = log.brokenOff();
     const rest = gone === undefined ? [] : brokenOffFrom(job, gone);
     const who = called([...log.failed, ...rest]);
     return yield* failed(
       "qubes",
-      `not ${done}: ${who !== "" ? who : names.length === 0 ? "nobody knows which qubes" : `nobody knows which of ${called(names)}`}; qvm-backup-restore said: ${log.faults[0]!}`,
+      `not ${done}: ${who !== "" ? who : names.length === 0 ? "nobody knows which qubes" : `nobody knows which of ${called(names)}`}; qvm-backup-restore said: ${log.cause()!}`,
       adviceFor(text) ?? again,
     );
   }

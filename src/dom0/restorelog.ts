@@ -28,6 +28,12 @@ const named = [
 ];
 const ofHome = /^\*\*\* Error while setting restore directory owner/;
 const homeFailed = /\bInner tar error for dom0-home\b/;
+/** A frame of a traceback: it failed at the home, whatever it was that failed. */
+const atHome = /, in _handle_dom0$/;
+/** With nothing to do it asks its tar for nothing, and takes what that says to it for an error. */
+const nothingAsked = "--occurrence is meaningless";
+/** What tar listed, behind a line that promises what tar said. */
+const listing = /^[-dlbcps][-rwxsStT]{9} /;
 /** No data came through after this. */
 const brokeOff = /^Error extracting data: /;
 /** What a logger says, which is no exception: those of Python begin with a module's name, too. */
@@ -49,12 +55,16 @@ export interface RestoreLog {
   /** Lines so far: a sign of life. */
   readonly count: () => number;
   readonly done: () => boolean;
+  /** It had nothing to restore. */
+  readonly idle: () => boolean;
   /** The qubes that it has begun with. */
   readonly begun: ReadonlySet<string>;
   /** The qubes that it named when something went wrong with their data. */
   readonly failed: ReadonlySet<string>;
   /** What went wrong with data, printable. */
   readonly faults: ReadonlyArray<string>;
+  /** The one of them that says most: not one that only announces what went wrong. */
+  readonly cause: () => string | undefined;
   /** The qubes that have their data, but not all of their settings. */
   readonly altered: ReadonlySet<string>;
   /** What became of settings, printable. */
@@ -85,6 +95,9 @@ export const restoreLog = (nameOf: (id: string) => string): RestoreLog => {
   let shown: Array<{ readonly level: "info" | "warning"; readonly text: string }> = [];
   let count = 0;
   let done = false;
+  let idle = false;
+  /** The line before announced something: what is indented behind it, tells it. */
+  let announced = false;
   /** In a traceback: where its last line goes, the only one that tells what it was about. */
   let tracing: Array<string> | undefined;
   /** The line before was about a setting; a traceback right behind it belongs to it. */
@@ -118,6 +131,7 @@ export const restoreLog = (nameOf: (id: string) => string): RestoreLog => {
       const marked = /(?:^|: )(?:error|ERROR): /.test(line.slice(0, 80));
       const text = line.replace(prefix, "").trim();
       if (tracing !== undefined) {
+        if (atHome.test(text)) add(failed, ["dom0"]);
         if (/^\s/.test(line) || text === "") return;
         const into = tracing;
         tracing = undefined;
@@ -129,6 +143,10 @@ export const restoreLog = (nameOf: (id: string) => string): RestoreLog => {
       }
       const afterRemark = behind;
       behind = false;
+      const detail = announced && /^\s+\S/.test(line) && !listing.test(text);
+      announced = false;
+      if (detail) return note(faults, text);
+      if (begun.size === 0 && text.includes(nothingAsked)) return void (idle = true);
       if (traceback.test(text)) {
         tracing = afterRemark ? remarks : faults;
         // It may die before it says more.
@@ -153,13 +171,16 @@ export const restoreLog = (nameOf: (id: string) => string): RestoreLog => {
       const members = [...text.matchAll(member)];
       add(failed, [...lost, ...members.map((match) => nameOf(match[2]!))]);
       if (brokeOff.test(text)) brokenOff ??= members.map((match) => match[1]!);
+      announced = text.endsWith(":");
       note(faults, text);
     },
     count: () => count,
     done: () => done,
+    idle: () => idle,
     begun,
     failed,
     faults,
+    cause: () => faults.find((fault) => !fault.endsWith(":")) ?? faults[0],
     altered,
     remarks,
     brokenOff: () => brokenOff,

@@ -490,11 +490,18 @@ const restore = async (dir: string, argv: ReadonlyArray<string>): Promise<number
     log(`Error extracting data: ${cause.message.replace(`${TOOL}: error: `, "")}`);
   }
   for (const domain of chosen) {
-    // Said by the new name, where it has one.
-    if (hit("fail-qube", domain))
+    if (hit("fail-qube", domain)) {
+      // The worker's tar has nobody to write to any more, and says so in its own way.
+      const chunk = `/home/user/QubesIncoming/.backup#restore-k3xw81_q/${domain.directory}private.img.000`;
+      say(`qubesadmin.backup.extract: Error while processing '${chunk}': `);
+      say(
+        `qubesadmin.backup.extract: ERROR: unable to extract files for ${chunk}, tar output:\n  `,
+      );
+      // Said by the new name, where it has one.
       log(
         `Failed to restore volume private (size 262144) of VM ${domain.as}: Got empty response from qubesd.`,
       );
+    }
     if (hit("fail-firewall", domain)) {
       say(`${domain.as}: Failed to set firewall`);
       trace("ValueError: invalid rule");

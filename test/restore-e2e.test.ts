@@ -324,6 +324,25 @@ it("a store that changed: nothing of it reaches the tool", async () => {
   }
 });
 
+it("what breaks a restore off names the qubes that were made by then", async () => {
+  const w = await setUp(big);
+  const { members, name } = await backup(w, "work", "vault");
+  const file = path.join(w.server.store, name);
+  const bytes = fs.readFileSync(file);
+  bytes[members[3]!.start + 5_000_000]! ^= 1;
+  fs.chmodSync(file, 0o640);
+  fs.writeFileSync(file, bytes);
+  await failed(
+    w,
+    await restore(w, "--rename-conflicting", name),
+    6,
+    /warning: not restored whole: .*work \(here: work1\).*remove[^]*error: block \d+ of/,
+  );
+  const verified = await restore(w, "--verify-only", name);
+  await failed(w, verified, 6, /error: block \d+ of/);
+  assert.notInclude(verified.stderr, "not restored whole");
+});
+
 describe("a tool that fails", () => {
   it("exits 3, and the qubes are named", async () => {
     const w = await setUp();

@@ -3,7 +3,7 @@
  * is checked before a byte of it is used; each pass gets only the members that it reads, because
  * qvm-backup-restore would read the whole archive for its first kilobytes.
  */
-import { Deferred, Effect } from "effect";
+import { Deferred, Effect, Exit } from "effect";
 import type { Sink } from "#services/Bytes";
 import { type Ended, QvmRestore, type RestorePlan } from "#services/QvmRestore";
 import { Reporter } from "#services/Reporter";
@@ -353,6 +353,16 @@ export const extract = Effect.fnUntraced(function* (job: Job) {
     watch(
       () => upTo + log.count(),
       () => timeout * 60 + (all ? data.length * perMember : 0),
+    ),
+  ).pipe(
+    // What breaks it off tells nothing of the qubes that were made by then.
+    Effect.onExit((exit) =>
+      Exit.isSuccess(exit) || plan.verifyOnly || log.begun.size === 0
+        ? Effect.void
+        : Effect.andThen(
+            tell(log),
+            reporter.say("warning", `not restored whole: ${calledIn(log)(log.begun)}; ${again}`),
+          ),
     ),
   );
   yield* tell(log);

@@ -671,6 +671,13 @@ describe("the lines of qvm-backup-restore", () => {
       const log = read(before, "  tar: x: Cannot write", "", "  tar: Error is not recoverable");
       assert.lengthOf(log.faults, 2);
       assert.strictEqual(log.cause(), "tar: x: Cannot write");
+      const fetched = read(
+        "qvm-backup-restore: error: Backup header retrieval failed (exit code 6): Starting Restorecopy",
+        "Paths: backup-header backup-header.hmac",
+        "qubes.BackupCarrier: error: block 3 of a.backup is not what dom0 asked for",
+        "qvm-backup-restore: error: qvm-backup-restore failed with 1",
+      );
+      assert.match(fetched.cause()!, /block 3 of a.backup is not/);
       const listed = read(before, "  -rw-r--r-- root/root  2 2026-01-31 04:00 vm7/notes.txt");
       assert.lengthOf(listed.faults, 1);
       assert.strictEqual(listed.cause(), listed.faults[0]);

@@ -347,6 +347,18 @@ describe("a tool that does not end as it should", () => {
     "--rename-conflicting",
   );
   attempt(
+    "logs that a volume failed, of a qube whose names are long",
+    {
+      says: [
+        ` mail |  AppVM | <-- Will be renamed to 'a-name-of-thirty-one-characters-of-which-some-are-not-needed'`,
+        "qubesadmin.backup: Failed to restore volume private (size 12) of VM a-name-of-thirty-one-characters-of-which-some-are-not-needed: no",
+        ...said("work", "mail"),
+      ],
+    },
+    /not restored whole: mail \(here: a-name-of-thirty-one-characters-of-which-some-are-not-needed\); /,
+    "--rename-conflicting",
+  );
+  attempt(
     "gives up in the middle of the data: what comes after is not there, either",
     {
       says: [
@@ -659,6 +671,20 @@ describe("the lines of qvm-backup-restore", () => {
       const frame = '  File "/usr/lib/qubesadmin/backup/restore.py", line 1, in _handle_dom0';
       const full = read(...frames, frame, "    os.mkdir(x)", "OSError: [Errno 28] No space");
       assert.deepStrictEqual([...full.failed], ["dom0"]);
+      const amid = read(
+        frames[0]!,
+        "The following VMs are included in the backup:",
+        "",
+        "---------+---------+",
+        "    name |    type |",
+        "---------+---------+",
+        "    work |   AppVM | <-- Will be renamed to 'work1'",
+        "",
+        frames[1]!,
+        "KeyError: 'sys-usb'",
+      );
+      assert.deepStrictEqual([...amid.faults], ["KeyError: 'sys-usb'"]);
+      assert.deepStrictEqual([...amid.renamed], [["work", "work1"]]);
       const cut = read(...frames, "qubesadmin.backup: -> Done.");
       assert.deepStrictEqual([...cut.faults], [frames[0]]);
       assert.isTrue(cut.done());

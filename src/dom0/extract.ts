@@ -202,9 +202,11 @@ const adviceFor = (text: string): string | undefined =>
 const ordinary = /^(?:qubesadmin\.backup|app): /;
 
 const some = 12;
+/** Of one in a message: two names of 64, at most, and what stands between them. */
+const longest = 160;
 /** Names in a message: not all of hundreds. */
 export const listed = (names: Iterable<string>): string => {
-  const all = [...names].map((name) => printable(name, 64));
+  const all = [...names].map((name) => printable(name, longest));
   const more = all.length - some;
   return more > 0 ? `${all.slice(0, some).join(", ")} and ${more} more` : all.join(", ");
 };

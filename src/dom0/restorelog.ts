@@ -49,6 +49,8 @@ const trouble =
 /** A row of the table of qubes, which may be called anything, with what is remarked on it. */
 const row = /^\s*([A-Za-z][A-Za-z0-9_.-]{0,63}) \|(?:.*? <-- (.*))?/;
 const excluded = "Excluded from restore";
+/** The lines around it. They come when Python empties its buffer, amid whatever is said meanwhile. */
+const frame = /^(?:The following VMs are included in the backup:|(?:-+\+)+)$/;
 const renaming = /Will be renamed to '([A-Za-z][A-Za-z0-9_.-]{0,63})'$/;
 const replacing = /^Template change to /;
 
@@ -130,6 +132,7 @@ export const restoreLog = (nameOf: (id: string) => string): RestoreLog => {
       if (isRow !== undefined) {
         return remark === undefined || remark === excluded ? undefined : table(qube, remark);
       }
+      if (frame.test(line)) return;
       const marked = /(?:^|: )(?:error|ERROR): /.test(line.slice(0, 80));
       const text = line.replace(prefix, "").trim();
       if (tracing !== undefined) {

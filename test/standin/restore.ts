@@ -29,16 +29,22 @@ const error = (text: string): Exit => new Exit(1, `${TOOL}: error: ${text}`);
 /** Where it says what it does: in a disposable to a log, which comes out on stdout. */
 let voice = 2;
 /** Waits for the reader, as Python does; process.stderr would put it off, and then lose it. */
-const say = (text: string): void => {
+const say = (text: string, to = voice): void => {
   const bytes = Buffer.from(`${text}\n`);
   for (let at = 0; at < bytes.length;) {
     try {
-      at += fs.writeSync(voice, bytes, at);
+      at += fs.writeSync(to, bytes, at);
     } catch (cause) {
       if ((cause as NodeJS.ErrnoException).code !== "EAGAIN") throw cause;
       Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 5);
     }
   }
+};
+/** What was printed; Python keeps it until it starts a worker, or ends. */
+let printed = "";
+const flush = (): void => {
+  if (printed !== "") say(printed, 1);
+  printed = "";
 };
 const log = (text: string): void => say(`qubesadmin.backup: ${text}`);
 const app = (text: string): void => say(`app: ${text}`);
@@ -263,9 +269,8 @@ const choose = (
     return `${cells}${problem === undefined ? renamed : remarks[problem]}`;
   });
   const line = "---------------+".repeat(5);
-  process.stdout.write(
-    `The following VMs are included in the backup:\n\n${line}\n${row("name", "type", "template", "netvm", "label")}\n${line}\n${rows.join("\n")}\n\n`,
-  );
+  process.once("exit", flush);
+  printed = `The following VMs are included in the backup:\n\n${line}\n${row("name", "type", "template", "netvm", "label")}\n${line}\n${rows.join("\n")}\n`;
   const found = new Set(problems.values());
   if (found.has("conflict")) {
     app("*** There are VMs with conflicting names on the host! ***");
@@ -439,6 +444,7 @@ const restore = async (dir: string, argv: ReadonlyArray<string>): Promise<number
   }
 
   log("Extracting data: some MiB to restore");
+  flush();
   const wanted = chosen.map(({ directory, qid }) => (qid === 0 ? "dom0-home/" : directory));
   let file: { readonly name: string; readonly parts: Array<Buffer> } | undefined;
   const finish = () => {

@@ -694,8 +694,14 @@ describe("the lines of qvm-backup-restore", () => {
     Effect.sync(() => {
       const before =
         "qubesadmin.backup.extract: ERROR: unable to extract files for /t/vm2/x.000, tar output:";
-      const log = read(before, "  tar: x: Cannot write", "", "  tar: Error is not recoverable");
-      assert.lengthOf(log.faults, 2);
+      const log = read(
+        "qubesadmin.backup.extract: Error while processing '/t/vm2/x.000': addproc failed",
+        before,
+        "  tar: x: Cannot write",
+        "",
+        "  tar: Error is not recoverable",
+      );
+      assert.lengthOf(log.faults, 3);
       assert.strictEqual(log.cause(), "tar: x: Cannot write");
       const fetched = read(
         "qvm-backup-restore: error: Backup header retrieval failed (exit code 6): Starting Restorecopy",

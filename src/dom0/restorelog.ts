@@ -32,6 +32,8 @@ const homeFailed = /\bInner tar error for dom0-home\b/;
 const atHome = /, in _handle_dom0$/;
 /** With nothing to do it asks its tar for nothing, and takes what that says to it for an error. */
 const nothingAsked = "--occurrence is meaningless";
+/** It announces what went wrong, or knows only which of its processes did. */
+const vague = /:$|^Error while processing .*: \w+ failed$/;
 /** In the paranoid mode the carrier's own words come behind those of what has called it. */
 const carrier = /^qubes\.BackupCarrier: error: /;
 /** What tar listed, behind a line that promises what tar said. */
@@ -187,7 +189,7 @@ export const restoreLog = (nameOf: (id: string) => string): RestoreLog => {
     faults,
     cause: () =>
       faults.find((fault) => carrier.test(fault)) ??
-      faults.find((fault) => !fault.endsWith(":")) ??
+      faults.find((fault) => !vague.test(fault)) ??
       faults[0],
     altered,
     remarks,

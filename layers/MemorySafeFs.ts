@@ -40,14 +40,12 @@ class Bytes {
   apply(change: Pending): void {
     const end = "size" in change ? change.size : change.at + change.bytes.length;
     if (end > this.#buffer.length) {
-      const grown = Buffer.allocUnsafeSlow(Math.max(end, this.#buffer.length * 2));
+      const grown = Buffer.alloc(Math.max(end, this.#buffer.length * 2));
       grown.set(this.view());
       this.#buffer = grown;
     }
-    // What lies between is a hole.
-    const from = "size" in change ? change.size : change.at;
-    if (from > this.size) this.#buffer.fill(0, this.size, from);
     if ("size" in change) {
+      this.#buffer.fill(0, change.size, this.size);
       this.size = change.size;
     } else {
       this.#buffer.set(change.bytes, change.at);
@@ -59,12 +57,10 @@ class Bytes {
 class FileNode {
   readonly kind = "file";
   now = new Bytes();
+  stable = new Bytes();
   /** Changes since the last sync, in order. */
   pending: Array<Pending> = [];
   #settled = 0;
-  readonly #stable = new Bytes();
-  /** Synced, and not yet in `#stable`: nobody looks at that before the power fails. */
-  #synced: Array<Pending> = [];
   links = 0;
   mode: number;
   stableMode: number;
@@ -79,15 +75,10 @@ class FileNode {
   }
   /** Changes up to `mark` (as counted by `mark`) are on disk; another sync may have been faster. */
   settle(mark: number): void {
-    const synced = this.pending.splice(0, Math.max(0, mark - this.#settled));
-    this.#settled += synced.length;
-    this.#synced.push(...synced);
-  }
-  /** What a crash leaves for certain. */
-  get stable(): Bytes {
-    for (const change of this.#synced) this.#stable.apply(change);
-    this.#synced = [];
-    return this.#stable;
+    for (const change of this.pending.splice(0, Math.max(0, mark - this.#settled))) {
+      this.stable.apply(change);
+      this.#settled += 1;
+    }
   }
   mark(): number {
     return this.#settled + this.pending.length;

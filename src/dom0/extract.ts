@@ -3,7 +3,7 @@
  * is checked before a byte of it is used; each pass gets only the members that it reads, because
  * qvm-backup-restore would read the whole archive for its first kilobytes.
  */
-import { Deferred, Effect, Exit } from "effect";
+import { Deferred, Effect } from "effect";
 import type { Sink } from "#services/Bytes";
 import { type Ended, QvmRestore, type RestorePlan } from "#services/QvmRestore";
 import { Reporter } from "#services/Reporter";
@@ -179,24 +179,40 @@ export const logFor = (archive: Archive): RestoreLog => restoreLog(nameOf(archiv
 
 const again = "remove what was restored of these qubes, and restore them again";
 
+/** What to do about what it said; of several, the first one that fits. */
+const advice: ReadonlyArray<readonly [said: RegExp, then: string]> = [
+  [
+    /password correct|Corrupted backup header/,
+    "is the passphrase in the file the one that this backup was made with?",
+  ],
+  [
+    /conflicting names/,
+    "a qube that exists is never overwritten: --rename-conflicting, --skip-conflicting, or remove it first",
+  ],
+  [
+    /--skip-broken|--ignore-missing|[Mm]issing/,
+    "--ignore-missing takes the defaults for templates and netvms that are not there, --skip-broken leaves such qubes out",
+  ],
+  [
+    /--ignore-username-mismatch/,
+    "--skip-dom0-home leaves dom0's home out, --ignore-username-mismatch restores it all the same",
+  ],
+  [
+    /Too little space|No space left/,
+    "qvm-backup-restore needs 1 GiB in ~/QubesIncoming, and the qubes need room in their pool",
+  ],
+  [
+    /No matching (?:template|netvm)/,
+    "--ignore-missing takes the default template and netvm, which must be set for that",
+  ],
+  [
+    /KeyError: '/,
+    `a device in the backup is attached from a qube that is not here: make one of that name, ${again}`,
+  ],
+  [/Cannot exec:/, "--compression-filter must name a program that is here"],
+];
 const adviceFor = (text: string): string | undefined =>
-  /password correct|Corrupted backup header/.test(text)
-    ? "is the passphrase in the file the one that this backup was made with?"
-    : /conflicting names/.test(text)
-      ? "a qube that exists is never overwritten: --rename-conflicting, --skip-conflicting, or remove it first"
-      : /--skip-broken|--ignore-missing|[Mm]issing/.test(text)
-        ? "--ignore-missing takes the defaults for templates and netvms that are not there, --skip-broken leaves such qubes out"
-        : /--ignore-username-mismatch/.test(text)
-          ? "--skip-dom0-home leaves dom0's home out, --ignore-username-mismatch restores it all the same"
-          : /Too little space|No space left/.test(text)
-            ? "qvm-backup-restore needs 1 GiB in ~/QubesIncoming, and the qubes need room in their pool"
-            : /No matching (?:template|netvm)/.test(text)
-              ? "--ignore-missing takes the default template and netvm, which must be set for that"
-              : /KeyError: '/.test(text)
-                ? `a device in the backup is attached from a qube that is not here: make one of that name, ${again}`
-                : /Cannot exec:/.test(text)
-                  ? "--compression-filter must name a program that is here"
-                  : undefined;
+  advice.find(([said]) => said.test(text))?.[1];
 
 /** What it logs while all is well. */
 const ordinary = /^(?:qubesadmin\.backup|app): /;
@@ -265,13 +281,12 @@ export const judge = Effect.fnUntraced(function* (
     const said = log.cause() ?? ended.said.findLast((line) => !ordinary.test(line));
     // It makes all of them first, and empty.
     const begun = !plan.verifyOnly && log.begun.size > 0;
-    const killed =
-      ended.code > 128 ? "what it unpacked may still lie in ~/QubesIncoming" : undefined;
-    const last = [...(begun ? [again] : []), ...(killed === undefined ? [] : [killed])].join("; ");
+    const unpacked = ["what it unpacked may still lie in ~/QubesIncoming"];
+    const otherwise = [...(begun ? [again] : []), ...(ended.code > 128 ? unpacked : [])];
     return yield* failed(
       "qubes",
       `qvm-backup-restore failed with exit code ${ended.code}${who === "" ? "" : ` at ${who}`}${said === undefined ? "" : `: ${said}`}${begun ? `; not ${done}: ${called(log.begun)}` : ""}`,
-      adviceFor(text) ?? (last === "" ? undefined : last),
+      adviceFor(text) ?? (otherwise.length === 0 ? undefined : otherwise.join("; ")),
     );
   }
   if (log.faults.length > 0) {
@@ -358,8 +373,8 @@ export const extract = Effect.fnUntraced(function* (job: Job) {
     ),
   ).pipe(
     // What breaks it off tells nothing of the qubes that were made by then.
-    Effect.onExit((exit) =>
-      Exit.isSuccess(exit) || plan.verifyOnly || log.begun.size === 0
+    Effect.onError(() =>
+      plan.verifyOnly || log.begun.size === 0
         ? Effect.void
         : Effect.andThen(
             tell(log),

@@ -7,7 +7,7 @@ import { ArchiveFault, Walk, type WalkOptions } from "#src/archive/walk";
 import { blockSize } from "#src/wire/frames";
 import type { Member } from "#src/wire/manifest";
 
-const sample = (name: string) => fs.readFileSync(new URL(`fixtures/${name}`, import.meta.url));
+const sample = (name: string) => fs.readFileSync(new URL(`../fixtures/${name}`, import.meta.url));
 const tiny = sample("sample-tiny-lowcost.qubes-backup");
 const chunky = sample("sample-multichunk-lowcost.qubes-backup");
 /** The chunk size that the sample was made with. */

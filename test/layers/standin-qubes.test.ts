@@ -8,9 +8,9 @@ import * as fs from "node:fs";
 import * as path from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { afterAll, afterEach, beforeAll, describe, expect, it } from "vitest";
-import { buildStandin } from "./standin/build.ts";
-import { imageOf, makeWorld, temporaryDirectory, writeImage } from "./standin/world.ts";
-import type { QubeSpec, Settings, World } from "./standin/world.ts";
+import { buildStandin } from "#test/standin/build";
+import { imageOf, makeWorld, temporaryDirectory, writeImage } from "#test/standin/world";
+import type { QubeSpec, Settings, World } from "#test/standin/world";
 
 const PASSPHRASE = "correct horse battery staple";
 const top = temporaryDirectory();

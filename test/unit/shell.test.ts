@@ -60,7 +60,7 @@ const medium = archiveOf({
   ],
 });
 const sample = (name: string) =>
-  fs.readFileSync(new URL(`fixtures/${name}.qubes-backup`, import.meta.url));
+  fs.readFileSync(new URL(`../fixtures/${name}.qubes-backup`, import.meta.url));
 
 const codeOf = (replies: ReadonlyArray<{ readonly type: string }>) => {
   const last = replies.at(-1) as { readonly type: string; readonly code?: string } | undefined;

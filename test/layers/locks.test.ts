@@ -69,7 +69,7 @@ describe("locks on abstract sockets", () => {
 
   /** Another process that holds a lock: with the layer itself, as the shell would. */
   const holder = (key: string, then: string) => {
-    const file = (name: string) => JSON.stringify(path.resolve(import.meta.dirname, "..", name));
+    const file = (name: string) => JSON.stringify(path.resolve(import.meta.dirname, "../..", name));
     return spawn(
       process.execPath,
       [
@@ -84,7 +84,7 @@ describe("locks on abstract sockets", () => {
            ${then}
          })).pipe(Effect.provide(unixLocks)));`,
       ],
-      { cwd: path.resolve(import.meta.dirname, ".."), stdio: ["ignore", "pipe", "ignore"] },
+      { cwd: path.resolve(import.meta.dirname, "../.."), stdio: ["ignore", "pipe", "ignore"] },
     );
   };
   const started = (child: ReturnType<typeof holder>) =>

@@ -19,7 +19,9 @@ import { parseManifest } from "#src/wire/manifest";
 import { keyOf, type Lies, peer, type Shelf, shelf, treeHash } from "#test/support/peer";
 import { archiveOf } from "#test/support/archive";
 
-const tiny = fs.readFileSync(new URL("../fixtures/sample-tiny-lowcost.qubes-backup", import.meta.url));
+const tiny = fs.readFileSync(
+  new URL("../fixtures/sample-tiny-lowcost.qubes-backup", import.meta.url),
+);
 const qubes = [
   aQube("work", 2),
   aQube("mail", 3),

@@ -3,13 +3,12 @@
  *
  * qubesd opens the path that it is given with a plain blocking open, in its only thread: while nobody
  * has the other end, every qvm-* command of the system hangs. So the FIFO never exists without a
- * reader while anybody may still open it, whatever is killed when (Qubes contract, trap 1 and
- * section 1a):
+ * reader while anybody may still open it, whatever is killed when (docs/qubes.md, FIFO):
  * - This process holds two read ends opened O_NONBLOCK, which waits for nobody: one is read, the
  *   other stays open until the FIFO's name is gone. It also holds a write end, the keeper, closed when
  *   qvm-backup has exited: so the end of file comes even if qubesd never opened the FIFO.
  * - qvm-backup inherits a read end, and gets SIGINT from the kernel when this process dies. It is the
- *   only signal that makes it cancel the backup in qubesd (trap 7).
+ *   only signal that makes it cancel the backup in qubesd (docs/qubes.md, Cancelling).
  * - The FIFO lies in a directory of mode 0700, not under /tmp: in sticky directories the kernel
  *   forbids root to open other people's FIFOs (fs.protected_fifos).
  */
@@ -93,7 +92,10 @@ const attempt = <A>(doing: string, what: () => A) =>
 
 const isQubeName = Schema.is(Qube.fields.name);
 
-/** What comes after the options; a mistake here would make qvm-backup take its default set (trap 8). */
+/**
+ * What comes after the options; a mistake here would make qvm-backup take its default set
+ * (docs/qubes.md, Names and the default set).
+ */
 const commandLine = (plan: Plan, fifo: string) => {
   const names = plan.qubes.filter((name) => name !== "dom0");
   const bad =
@@ -128,8 +130,9 @@ export const fifoQvmBackup = (options: FifoOptions): Layer.Layer<QvmBackup> =>
     let busy = false;
 
     /**
-     * qvm-backup removes its profile at its end, but not where it dies early, of SIGINT too (trap 7).
-     * Only where nobody has its number: it could be another qvm-backup, with a profile of that name.
+     * qvm-backup removes its profile at its end, but not where it dies early, of SIGINT too
+     * (docs/qubes.md, Passphrase). Only where nobody has its number: it could be another qvm-backup,
+     * with a profile of that name.
      */
     const removeProfile = (pid: number): ReadonlyArray<string> => {
       const profile = path.join(options.profiles ?? "/etc/qubes/backup", `backup-run-${pid}.conf`);

@@ -33,8 +33,8 @@ export class Qubes extends Context.Service<
     readonly shutdown: (qube: string) => Effect.Effect<void, QubesError>;
     /**
      * Where qubesd puts its temporary files and how many bytes are free there. A chunk that no
-     * longer fits is cut short without an error (Qubes contract, trap 3), so `free` is asked again and
-     * again: it must cost no more than a system call.
+     * longer fits is cut short without an error (docs/qubes.md, Temporary files), so `free` is asked
+     * again and again: it must cost no more than a system call.
      */
     readonly scratch: Effect.Effect<
       { readonly path: string; readonly free: Effect.Effect<number, QubesError> },

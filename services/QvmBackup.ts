@@ -14,7 +14,7 @@ export interface Plan {
   readonly passphraseFile: string;
 }
 
-/** How qvm-backup ended. 0 is no proof that the bytes are whole (Qubes contract, traps 2 to 6). */
+/** How qvm-backup ended. 0 is no proof that the bytes are whole (docs/qubes.md, Exit code). */
 export interface Ended {
   readonly code: number;
   /** The last lines that it said, printable, one string each. */
@@ -34,7 +34,7 @@ export class QvmBackup extends Context.Service<
   {
     /**
      * Starts it. When the scope closes before it has ended, it is cancelled with SIGINT, the only
-     * signal that stops qubesd too (trap 7), and nothing of it is left.
+     * signal that stops qubesd too (docs/qubes.md, Cancelling), and nothing of it is left.
      */
     readonly start: (plan: Plan) => Effect.Effect<Running, QubesError, Scope.Scope>;
     /**

@@ -1,6 +1,6 @@
 /**
  * qvm-backup-restore, fed from here. It reads its archive in three passes, opening it anew for each:
- * the header pair, then qubes.xml, then the directories of the qubes (Qubes contract, section 3). How
+ * the header pair, then qubes.xml, then the directories of the qubes (docs/qubes.md, Restoring). How
  * the bytes get to it (FIFOs, because it opens a path) stays inside the layer.
  */
 import { Context, type Effect, type Scope } from "effect";

@@ -8,7 +8,7 @@ export type Level = "info" | "warning" | "error" | "hint";
 export interface Progress {
   /** What is being done, a word or two. */
   readonly doing: string;
-  /** qvm-backup's own figure; it may pass 100 and is not linear (Qubes contract, section 1). */
+  /** qvm-backup's own figure; it may pass 100 and is not linear (docs/qubes.md, Progress). */
   readonly percent?: number | undefined;
   readonly bytes: number;
   /** Bytes in all, where known. */

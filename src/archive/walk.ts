@@ -4,7 +4,7 @@
  * An archive is a run of small tar archives, one for each member, without an end mark, and
  * qvm-backup-restore does not notice missing parts. So every rule that can be checked without the
  * passphrase is checked here; what an archive *should* contain only dom0 knows, and passes as
- * `expected`. Facts: section 1b of the Qubes contract, and the genuine samples.
+ * `expected`. Facts: docs/qubes.md, Archive, and the genuine samples.
  */
 import { createHash } from "node:crypto";
 import { Option, Schema } from "effect";

@@ -1,6 +1,7 @@
 /**
  * What qvm-backup-restore says, line by line, and what it means. In a real restore its exit code is 0
- * whatever becomes of the data: these lines are all that tells (Qubes contract, section 3).
+ * whatever becomes of the data: these lines are all that tells (docs/qubes.md, What it does not
+ * notice).
  */
 import { printable } from "#src/wire/names";
 

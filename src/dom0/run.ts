@@ -38,7 +38,10 @@ export interface RunOptions {
   readonly qubesTimeout: number;
 }
 
-/** Bytes that qubesd needs for the chunks that pile up while the target is slow (trap 3). */
+/**
+ * Bytes that qubesd needs for the chunks that pile up while the target is slow (docs/qubes.md,
+ * Temporary files).
+ */
 const scratchWanted = 1_300_000_000;
 const scratchLeast = 256 * 1_048_576;
 

@@ -1,7 +1,7 @@
 /**
- * The seed's form: a bare path, and standard input is the archive until its end. An end proves
- * nothing, so nobody vouches for what is stored this way; but it has the structure of an archive, a
- * name that was free, and it is there as a whole or not at all.
+ * The bare form, which older clients speak: a path, and standard input is the archive until its end.
+ * An end proves nothing, so nobody vouches for what is stored this way; but it has the structure of an
+ * archive, a name that was free, and it is there as a whole or not at all.
  */
 import { type Duration, Effect } from "effect";
 import { Invocation } from "#services/Invocation";

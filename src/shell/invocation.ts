@@ -23,7 +23,7 @@ export interface Options {
 
 export type Call =
   | { readonly kind: "request"; readonly request: Request; readonly options: Options }
-  /** The seed's form: standard input is the archive. */
+  /** The bare form, a path alone: standard input is the archive. */
   | { readonly kind: "bare"; readonly name: Name; readonly options: Options }
   | { readonly kind: "identity"; readonly options: Options }
   | { readonly kind: "help" | "version" | "login" }

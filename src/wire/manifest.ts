@@ -49,7 +49,7 @@ export const Trailer = Schema.Struct({
   signature: Schema.NullOr(Schema.String),
 });
 
-/** What lies beside a committed archive; all null where nobody vouched for it (the seed's form). */
+/** What lies beside a committed archive; all null where nobody vouched for it (the bare form). */
 export const Record = Schema.Struct({
   manifest: Schema.NullOr(Schema.String),
   signature: Schema.NullOr(Schema.String),

@@ -83,7 +83,7 @@ export const toCommand = (request: Request): string => {
   return ["qbackup/1", request.verb, ...form.words(request)].join(" ");
 };
 
-/** Does this command claim to be of the wire at all? The rest may be the seed's bare path. */
+/** Does this command claim to be of the wire at all? The rest may be a bare path. */
 export const isWireCommand = (command: string): boolean => /^qbackup\/\d/.test(command);
 
 /** Reads `qbackup/1 VERB [TOKEN...]`: single spaces, no quoting, nothing before or after. */

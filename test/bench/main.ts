@@ -350,10 +350,10 @@ const wholeJob = async (b: Bed, fast: Shaped | string, measured: number) => {
   const slow = [process.execPath, path.join(here, "pace.ts"), b.source, linkRate.toFixed(0)].join(
     " ",
   );
-  const [staged, far] = [path.join(dir, "staged"), path.join(b.plainDirectory, "seed")];
+  const [staged, far] = [path.join(dir, "staged"), path.join(b.plainDirectory, "staged")];
   const times = await interleave(rounds, {
     qbackup: async () => (await b.backUp(`exec ${slow}`)).exit,
-    seed: async () => {
+    scripts: async () => {
       const took = await b.shell(
         `${slow} > ${staged} && "$SSH" "$TO" 'cat > ${far} && sync ${far}' < ${staged}`,
       );
@@ -362,11 +362,11 @@ const wholeJob = async (b: Bed, fast: Shaped | string, measured: number) => {
     },
   });
   b.use(loopback);
-  const { least, most, ratio } = paired(times.qbackup, times.seed);
+  const { least, most, ratio } = paired(times.qbackup, times.scripts);
   row(
     `${what}, ${human(b.size)}`,
     s(median(times.qbackup)),
-    `the seed's way, a file and then ssh: ${s(median(times.seed))}`,
+    `the scripts' way, a file and then ssh: ${s(median(times.scripts))}`,
     `${ratio.toFixed(2)} of its time (${least.toFixed(2)} to ${most.toFixed(2)})`,
     "0.55",
   );

@@ -1,4 +1,4 @@
-/** Locks: the contract on abstract sockets and in memory; strangers, other processes, dead holders. */
+/** Locks: what both must do, on abstract sockets and in memory; strangers, other processes, dead holders. */
 import { assert, describe, it } from "@effect/vitest";
 import { Duration, Effect, Fiber } from "effect";
 import { TestClock } from "effect/testing";

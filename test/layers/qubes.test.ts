@@ -15,7 +15,7 @@ const fresh = (env?: Record<string, string>) => {
 };
 afterAll(() => made.forEach((it) => it.remove()));
 
-/** The tools as the contract describes them; a file in $DIR/running for each running qube. */
+/** The tools as docs/qubes.md, Tools describes them; a file in $DIR/running for each running qube. */
 const tools = () => {
   const it = fresh();
   it.add(

@@ -1,4 +1,4 @@
-/** SafeFs: the contract on a real disk and in memory, and what a crash leaves of the latter. */
+/** SafeFs: what both must do, on a real disk and in memory, and what a crash leaves of the latter. */
 import { afterAll, assert, describe, it } from "@effect/vitest";
 import { Effect } from "effect";
 import { execFileSync } from "node:child_process";

@@ -1,5 +1,5 @@
 /**
- * The stand-in itself, against the Qubes contract: what the end-to-end tests take for Qubes must
+ * The stand-in itself, against docs/qubes.md: what the end-to-end tests take for Qubes must
  * behave like it. Archives are read here with scrypt(1) and tar(1), not with code of this project.
  */
 import * as child_process from "node:child_process";
@@ -368,14 +368,14 @@ describe("qvm-backup", { timeout: 20_000 }, () => {
     expect(fs.existsSync(to)).toBe(false);
   });
 
-  it("makes an empty backup of a glob and exits 0 (trap 8)", async () => {
+  it("makes an empty backup of a glob and exits 0", async () => {
     const w = world();
     const to = path.join(w.dir, "out");
     expect((await backup(w, to, "wo*").ended).code).toBe(0);
     expect(names(to)).toEqual(["backup-header", "backup-header.hmac", "qubes.xml.000.enc"]);
   });
 
-  it("hangs all of qubesd until the FIFO has a reader (trap 1)", async () => {
+  it("hangs all of qubesd until the FIFO has a reader", async () => {
     const w = world();
     await run(w, "qvm-ls", []);
     const pipe = fifo();
@@ -404,7 +404,7 @@ describe("qvm-backup", { timeout: 20_000 }, () => {
     expect(w.profiles()).toEqual([]);
   });
 
-  it("exits 0 and stamps the qubes when the reader has died (trap 2)", async () => {
+  it("exits 0 and stamps the qubes when the reader has died", async () => {
     const w = world();
     const pipe = fifo();
     const out = path.join(w.dir, "out");
@@ -417,7 +417,7 @@ describe("qvm-backup", { timeout: 20_000 }, () => {
   });
 
   it.each(["SIGTERM", "SIGHUP", "SIGKILL"] as const)(
-    "goes on inside qubesd after %s, and the profile stays (trap 7)",
+    "goes on inside qubesd after %s, and the profile stays",
     async (signal) => {
       const w = world();
       w.faults({ tool: "qvm-backup", kind: "silence", after: 40_000, ms: 700 });
@@ -522,7 +522,7 @@ describe("faults of qvm-backup", { timeout: 20_000 }, () => {
     expect(names(out)).toEqual([...heads, ...expected]);
   });
 
-  it("truncated members that cannot be decrypted, exit 0 (trap 3)", async () => {
+  it("truncated members that cannot be decrypted, exit 0", async () => {
     const { code, out } = await faulty({ kind: "temp-full" });
     expect(code).toBe(0);
     const members = walk(fs.readFileSync(out));
@@ -660,7 +660,7 @@ describe("qvm-run", { timeout: 20_000 }, () => {
     expect(ended).toMatchObject({ code: 5, stdout: "hello\n" });
   });
 
-  it("exits 0 when its qrexec-client is killed; the service sees an end of file (trap 6)", async () => {
+  it("exits 0 when its qrexec-client is killed; the service sees an end of file", async () => {
     const w = world();
     const done = path.join(w.dir, "done");
     w.service("net", "t.Count", {

@@ -1,6 +1,6 @@
 /**
  * The members of a version 4 archive, in order, each made ready as a file of its own in qubesd's
- * temporary directory, as the genuine code does it (contract, 1b and trap 3).
+ * temporary directory, as the genuine code does it (docs/qubes.md, Archive).
  */
 import * as child_process from "node:child_process";
 import * as fs from "node:fs";
@@ -141,7 +141,7 @@ class Staging {
         done += written;
         this.#at += written;
       } catch (error) {
-        // The exit code of scrypt is not looked at (trap 3).
+        // The exit code of scrypt is not looked at (docs/qubes.md, Temporary files).
         if ((error as NodeJS.ErrnoException).code !== "ENOSPC") throw error;
         this.#full = true;
       }

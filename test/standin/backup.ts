@@ -1,4 +1,4 @@
-/** qvm-backup, the client (contract, 1). The work is done by qubesd. */
+/** qvm-backup, the client (docs/qubes.md, Who does the work). The work is done by qubesd. */
 import * as fs from "node:fs";
 import * as path from "node:path";
 import { Exit, parseArguments, usageError } from "./args.ts";
@@ -89,7 +89,7 @@ export const qvmBackup = async (dir: string, argv: ReadonlyArray<string>): Promi
   }
   if (args.has("--dest-vm")) throw new Exit(1, "the stand-in knows no --dest-vm: use a FIFO");
   const known = (await listQubes(dir)).map(({ name }) => name);
-  // A glob passes here and selects nothing later (trap 8).
+  // A glob passes here and selects nothing later (docs/qubes.md, Names and the default set).
   const unknown = qubes.find((name) => !known.includes(name) && !/[*?[]/.test(name));
   if (unknown !== undefined) throw usageError(TOOL, `no such domain: '${unknown}'`);
 
@@ -125,7 +125,7 @@ export const qvmBackup = async (dir: string, argv: ReadonlyArray<string>): Promi
   }
 
   // Only SIGINT cancels. Of SIGTERM and SIGHUP the client dies: the backup goes on inside qubesd,
-  // and the profile stays behind (trap 7).
+  // and the profile stays behind (docs/qubes.md, Cancelling).
   const deaf = takeFault(dir, TOOL, "ignore-sigint") !== undefined;
   process.on("SIGINT", () => {
     if (!deaf) ask(dir, { op: "cancel", profile: name }).catch(() => {});

@@ -21,7 +21,7 @@
  *             slow              writes slowly                                    bytesPerSecond
  *             drop-tail         exit 0 without the end of the archive            members, or after: bytes
  *             ignore-sigint     cannot be cancelled
- *             temp-full         trap 3: members cut short, well formed,          member: only that one;
+ *             temp-full         members cut short, well formed,                  member: only that one;
  *                               not decryptable, exit 0                          else the last of each file
  *             missing-member    a member is left out                             member; else the last
  *             doubled-member    a member comes twice                             member; else the first of
@@ -34,7 +34,7 @@
  *                                                                                a qube
  *             broken-scrypt     the scrypt header's checksum is wrong            member; else as above
  *             unexpected-qube   a qube more than asked for                       qid (99)
- *             missing-qube      a whole qube less, exit 0 (trap 4)               vm; else the last
+ *             missing-qube      a whole qube less, exit 0                        vm; else the last
  *             trailing-garbage  bytes behind the last member                     bytes (10240)
  * qvm-run     refuse            qubesd says no, exit 255                         text
  *             exit              ends at once, without the service                code

@@ -1,6 +1,6 @@
 /**
  * A stand-in for Qubes, as far as a backup needs it: one program with many names. It behaves as
- * the Qubes contract of this project says the real tools do, traps included.
+ * docs/qubes.md says that the real tools do, in what is awkward of them too.
  *
  *     standin init DIR [--qube NAME[:SIZE[:CLASS[:DATA]]]]... [--set KEY=JSON]...
  *     PATH=DIR/bin:$PATH

@@ -1,6 +1,6 @@
 /**
  * /etc/qubes/backup/NAME.conf, as yaml.safe_dump writes it: the part of YAML that it needs. It holds
- * the passphrase in clear while a backup runs (contract, 1).
+ * the passphrase in clear while a backup runs (docs/qubes.md, Passphrase).
  */
 import * as fs from "node:fs";
 import * as path from "node:path";

@@ -1,7 +1,8 @@
 /**
  * qvm-run, and the qrexec-client that it starts: a process of its own, so that it can be killed.
  * Between caller and service lie pumps, as the vchan does in Qubes, so that a killed client looks
- * to the service like the end of its stdin (trap 6), and to the caller like the end of a call.
+ * to the service like the end of its stdin (docs/qubes.md, Calling a service), and to the caller
+ * like the end of a call.
  */
 import * as child_process from "node:child_process";
 import * as fs from "node:fs";
@@ -78,7 +79,7 @@ export const qvmRun = async (dir: string, argv: ReadonlyArray<string>): Promise<
   });
 };
 
-/** Where the agent looks for a service (contract, 4): the full name everywhere, then without argument. */
+/** The full name in every directory, then without argument (docs/qubes.md, Where services lie). */
 const lookUp = (dir: string, state: State, vm: string, name: string): string | undefined => {
   const template = state.qubes.find((qube) => qube.name === vm)?.template;
   const places = [

@@ -1,7 +1,7 @@
 /**
  * The stand-in's qubesd, a process of its own. It has one thread and opens the place of a backup
  * with a plain, blocking open: with nobody at the other end of a FIFO, everything that asks it
- * hangs until somebody comes (contract, trap 1).
+ * hangs until somebody comes (docs/qubes.md, FIFO).
  */
 import * as child_process from "node:child_process";
 import * as fs from "node:fs";
@@ -74,7 +74,7 @@ const summaryOf = (state: State, plan: Plan): string => {
     .join("\n - ")}\n`;
 };
 
-/** Special names work in profiles; a glob is a name that nothing has (trap 8). */
+/** Special names work in profiles; no qube has a glob (docs/qubes.md, Names and the default set). */
 const matches = (qube: Qube, pattern: string): boolean => {
   if (pattern.startsWith("@tag:")) return qube.tags.includes(pattern.slice(5));
   if (pattern.startsWith("@type:")) return qube.class === pattern.slice(6);
@@ -173,7 +173,7 @@ async function* mangled(
   if (swapped !== undefined && tail === 0) yield swapped;
 }
 
-/** Up to ten members wait ready while one is sent, in the temporary directory (trap 3). */
+/** Up to ten members wait ready while one is sent (docs/qubes.md, Temporary files). */
 async function* ahead<A>(source: AsyncGenerator<A>, depth: number): AsyncGenerator<A> {
   const waiting: Array<Promise<IteratorResult<A>>> = [];
   for (;;) {
@@ -402,7 +402,7 @@ export class Qubesd {
     }
   }
 
-  /** Percent of what was planned, not linear: a qube that is done counts in full (contract, 1). */
+  /** Percent of what was planned: a qube that is done counts in full (docs/qubes.md, Progress). */
   #meter(plan: Plan, progress: (percent: number) => void): (member: Member) => void {
     let done = 0;
     let current = 0;
@@ -424,7 +424,7 @@ export class Qubesd {
 
   /**
    * One member, by a child that has the location as its stdout: "tar", which dies of SIGPIPE when
-   * the reader is gone. Only an exit code of 2 or more is an error (trap 2).
+   * the reader is gone. Only an exit code of 2 or more is an error (docs/qubes.md, Exit code).
    */
   async #send(
     job: Job,
@@ -518,7 +518,7 @@ export const serve = (dir: string): void => {
     };
     let text = "";
     socket.setEncoding("utf8");
-    // Closing the connection does not stop a backup (contract, 1).
+    // Closing the connection does not stop a backup (docs/qubes.md, Cancelling).
     socket.on("error", () => {});
     socket.on("data", (data: string) => {
       text += data;

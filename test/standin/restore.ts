@@ -1,5 +1,5 @@
 /**
- * qvm-backup-restore (contract, 3). It opens its location three times, takes of each reading the
+ * qvm-backup-restore (docs/qubes.md, Restoring). It opens its location three times, takes of each reading the
  * members whose paths begin with what it looks for, and writes what it restores to DIR/restored:
  *
  *     restored/QUBE/VOLUME.img    images, with their holes; small files beside them

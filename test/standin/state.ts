@@ -9,7 +9,7 @@
  *     notifications.jsonl  what notify-send was asked to show
  *     home/QUBE            home of the qube's user; home/dom0 is the one that a backup of dom0 holds
  *     root/QUBE            its file system, as far as qrexec looks at it: etc/qubes-rpc and its kin
- *     etc/qubes/backup     the profiles of qvm-backup, with the passphrase in clear (trap 7)
+ *     etc/qubes/backup     the profiles of qvm-backup, with the passphrase in clear
  *     log/                 qubesd, and the stderr of every qube's services
  *     run/                 one file for each process that the stand-in started
  *     tmp/                 the temporary directory of qubesd, unless the settings name another

@@ -1,6 +1,6 @@
 /**
  * Two tar dialects, byte for byte as the genuine samples have them: the outer one of GNU tar
- * --posix (contract, 1b), one archive for each member, and the inner one of GNU tar --sparse.
+ * --posix (docs/qubes.md, Archive), one archive for each member, and the inner one of GNU tar --sparse.
  */
 import * as fs from "node:fs";
 import * as path from "node:path";

@@ -1,4 +1,4 @@
-/** The smaller tools of dom0: exit codes and output of contract, 5 and 7. */
+/** The smaller tools of dom0: exit codes and output (docs/qubes.md, Tools). */
 // @effect-diagnostics processEnv:off -- no Effect here, and tools live by their environment.
 import * as fs from "node:fs";
 import * as os from "node:os";
@@ -202,7 +202,7 @@ const qvmPrefs: Tool = async (dir, argv) => {
     return 0;
   }
   if (name === "backup_timestamp" && qube.backup_timestamp === null) {
-    // The client tool of 4.3 (contract, 5).
+    // The client tool of 4.3 (docs/qubes.md, Tools).
     throw new Exit(1, "Traceback (most recent call last):\nAttributeError: backup_timestamp");
   }
   if (!names.includes(name) && name !== "backup_timestamp") {
@@ -212,7 +212,7 @@ const qvmPrefs: Tool = async (dir, argv) => {
   return 0;
 };
 
-/** admin.backup.Cancel only: for a backup whose client was killed (contract, 1). */
+/** admin.backup.Cancel only: for a backup whose client was killed (docs/qubes.md, Cancelling). */
 const qubesdQuery: Tool = async (dir, argv) => {
   const args = parseArguments("qubesd-query", argv, [
     { names: ["-e", "--empty"] },

@@ -965,7 +965,7 @@ describe("a crash", () => {
   );
 });
 
-describe("the seed's form", () => {
+describe("the bare form", () => {
   it.effect("stores an archive under its path, once, and vouches for nothing", () =>
     Effect.gen(function* () {
       const disk = new Disk();
@@ -1281,7 +1281,7 @@ describe("cleaning", () => {
     }),
   );
 
-  it.effect("happens with the seed's form, too", () =>
+  it.effect("happens with the bare form, too", () =>
     Effect.gen(function* () {
       const disk = new Disk();
       const world = memoryWorld(disk);

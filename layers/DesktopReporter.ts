@@ -172,7 +172,8 @@ export const desktopReporter = (options: DesktopOptions): Layer.Layer<Reporter> 
       let last: number | undefined;
       let rate = meter();
       return {
-        say: (level, text) => say(level, text, level !== "info" || terminal || stderrIsTTY),
+        say: (level: Level, text: string) =>
+          say(level, text, level !== "info" || terminal || stderrIsTTY),
         clear: Effect.sync(clear),
         progress: Effect.fnUntraced(function* (now: Progress) {
           const at = yield* Clock.currentTimeMillis;

@@ -10,7 +10,7 @@ export interface Said {
 
 export const memoryReporter = (said: Said = { lines: [], progress: [] }): Layer.Layer<Reporter> =>
   Layer.succeed(Reporter, {
-    say: (level, text) => Effect.sync(() => void said.lines.push({ level, text })),
+    say: (level: Level, text: string) => Effect.sync(() => void said.lines.push({ level, text })),
     progress: (now) => Effect.sync(() => void said.progress.push(now)),
     clear: Effect.void,
   });

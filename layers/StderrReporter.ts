@@ -2,12 +2,12 @@
 import * as Effect from "effect/Effect";
 import * as Layer from "effect/Layer";
 import { writeSync } from "node:fs";
-import { Reporter } from "#services/Reporter";
+import { type Level, Reporter } from "#services/Reporter";
 
 /** `program: error: ...`; a note has no level in front of it. */
 export const stderrReporter = (program: string): Layer.Layer<Reporter> =>
   Layer.succeed(Reporter, {
-    say: (level, text) =>
+    say: (level: Level, text: string) =>
       Effect.sync(() => {
         try {
           writeSync(2, `${program}: ${level === "info" ? "" : `${level}: `}${text}\n`);

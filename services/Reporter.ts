@@ -1,5 +1,6 @@
 /** What a person or the journal is told. Never fails: a report that cannot be made is dropped. */
 import { Context, type Effect } from "effect";
+import type { Line, Shown } from "#src/wire/shown";
 
 /** `hint` says what to do about the error before it. */
 export type Level = "info" | "warning" | "error" | "hint";
@@ -7,7 +8,7 @@ export type Level = "info" | "warning" | "error" | "hint";
 /** Where a run stands; drawn as a bar on a terminal, as a line now and then elsewhere. */
 export interface Progress {
   /** What is being done, a word or two. */
-  readonly doing: string;
+  readonly doing: Line;
   /** qvm-backup's own figure; it may pass 100 and is not linear (docs/qubes.md, Progress). */
   readonly percent?: number | undefined;
   readonly bytes: number;
@@ -18,8 +19,8 @@ export interface Progress {
 export class Reporter extends Context.Service<
   Reporter,
   {
-    /** `text` is one line; whatever came from another machine goes through `printable` first. */
-    readonly say: (level: Level, text: string) => Effect.Effect<void>;
+    /** `text` stands in the code, or was cleaned: no plain string fits. */
+    readonly say: <T extends string>(level: Level, text: T & Shown<T>) => Effect.Effect<void>;
     readonly progress: (now: Progress) => Effect.Effect<void>;
     /** Takes the bar away, for what is written to the same terminal past this. */
     readonly clear: Effect.Effect<void>;

@@ -10,9 +10,10 @@ import { Settings } from "#services/Settings";
 import { SshTransport } from "#services/SshTransport";
 import { exitCode } from "#src/wire/exit";
 import { readExactLine } from "#src/wire/lines";
-import { isName, printable } from "#src/wire/names";
+import { isName } from "#src/wire/names";
 import { type Code, replier } from "#src/wire/reply";
 import { isVerb, parseLine, toCommand } from "#src/wire/request";
+import { Line, line, printable } from "#src/wire/shown";
 import { advice } from "./advice.ts";
 import { isDestination } from "./destination.ts";
 
@@ -25,16 +26,21 @@ const defaultDisk = "/dev/xvdi";
 /** Refused before ssh started, when stdout is still ours. */
 class Refused extends Schema.TaggedError<Refused>()("Refused", {
   code: Schema.String,
-  reason: Schema.String,
-  hint: Schema.optionalKey(Schema.String),
+  reason: Line,
+  hint: Schema.optionalKey(Line),
 }) {}
 
+/** What others said in these texts is cleaned here. */
 const refuse = (code: Code, reason: string, hint?: string) =>
-  new Refused({ code, reason, ...(hint === undefined ? {} : { hint }) });
+  new Refused({
+    code,
+    reason: line`${reason}`,
+    ...(hint === undefined ? {} : { hint: line`${hint}` }),
+  });
 
 const requestLine = Effect.gen(function* () {
   const { stdin } = yield* Invocation;
-  const line = yield* readExactLine(stdin).pipe(
+  const sent = yield* readExactLine(stdin).pipe(
     Effect.catchTags({
       WireError: (error) => refuse("bad-request", error.reason),
       BytesError: () => refuse("bad-request", "stdin cannot be read"),
@@ -49,7 +55,7 @@ const requestLine = Effect.gen(function* () {
         ),
     }),
   );
-  return line ?? (yield* refuse("bad-request", "no request line came"));
+  return sent ?? (yield* refuse("bad-request", "no request line came"));
 });
 
 const setting = Effect.fnUntraced(function* (name: string) {
@@ -129,14 +135,14 @@ const handOver = Effect.gen(function* () {
         );
   }
   const reporter = yield* Reporter;
-  yield* Effect.forEach(ended.said, (line) => reporter.say("info", line));
+  yield* Effect.forEach(ended.said, (said) => reporter.say("info", line`${said}`));
   // A shell's own codes for a command that it does not find, or cannot run. Handed on, dom0 would
   // take them for qrexec's: no such service in this qube.
   const noShell = ended.code === 126 || ended.code === 127;
   if (ended.reason === "done" && !noShell) return ended.code;
   const { error, hint } = advice(ended.reason === "done" ? "no-shell" : ended.reason, to);
-  yield* reporter.say("error", error);
-  yield* reporter.say("hint", hint);
+  yield* reporter.say("error", line`${error}`);
+  yield* reporter.say("hint", line`${hint}`);
   return exitCode("link");
 });
 

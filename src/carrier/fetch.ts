@@ -14,9 +14,10 @@ import { leafOf, rootFrom } from "#src/archive/treehash";
 import { type exitCodes, exitCode } from "#src/wire/exit";
 import { blockFrames, blockSize } from "#src/wire/frames";
 import { readExactLine, replies } from "#src/wire/lines";
-import { isName, parseNumber, printable } from "#src/wire/names";
+import { isName, parseNumber } from "#src/wire/names";
 import { parseReply } from "#src/wire/reply";
 import { toCommand } from "#src/wire/request";
+import { Line, line, printable } from "#src/wire/shown";
 import { advice } from "./advice.ts";
 import { destination } from "./carrier.ts";
 
@@ -30,11 +31,15 @@ const tries = 5;
 
 class Stopped extends Schema.TaggedError<Stopped>()("Stopped", {
   exit: Schema.Literals(["done", "usage", "link", "refused", "integrity"]),
-  reason: Schema.String,
-  hint: Schema.optionalKey(Schema.String),
+  reason: Line,
+  hint: Schema.optionalKey(Line),
 }) {}
 const stop = (exit: Stopped["exit"] & keyof typeof exitCodes, reason: string, hint?: string) =>
-  new Stopped({ exit, reason, ...(hint === undefined ? {} : { hint }) });
+  new Stopped({
+    exit,
+    reason: line`${reason}`,
+    ...(hint === undefined ? {} : { hint: line`${hint}` }),
+  });
 
 const within = (seconds: number) =>
   Effect.timeoutOrElse({
@@ -61,7 +66,7 @@ const print = Effect.gen(function* () {
     const call = yield* (yield* SshFetch)
       .read(to, toCommand(request))
       .pipe(Effect.mapError(({ why }) => stop("usage", why)));
-    const { next, rest } = replies(call.stdout, (line) => reporter.say("info", line));
+    const { next, rest } = replies(call.stdout, (said) => reporter.say("info", said));
     const ready = yield* within(readyLimit)(next).pipe(
       // Without kept digests the server reads all of it before it says a word.
       Effect.repeat({ while: (reply) => reply?.type === "alive" }),
@@ -89,8 +94,8 @@ const print = Effect.gen(function* () {
     while (at < leaves) {
       const frame = yield* within(silenceLimit)(frames.next);
       if (frame.kind === "error") {
-        const line = yield* within(silenceLimit)(readExactLine(rest));
-        const reply = line === undefined ? undefined : parseReply(line);
+        const sent = yield* within(silenceLimit)(readExactLine(rest));
+        const reply = sent === undefined ? undefined : parseReply(sent);
         const said = reply?.type === "error" ? printable(reply.message) : "the server broke off";
         return yield* stop("refused", said);
       }

@@ -5,6 +5,7 @@ import { Invocation } from "#services/Invocation";
 import { Reporter } from "#services/Reporter";
 import { humanSize } from "#src/wire/format";
 import { blockSize } from "#src/wire/frames";
+import { line } from "#src/wire/shown";
 import { destinationFor } from "./destination.ts";
 import { failed, type RunFailed } from "./failure.ts";
 import { blocksOf, fetchBlocks } from "./fetch.ts";
@@ -62,7 +63,7 @@ const select = Effect.fnUntraced(function* (options: AuditOptions, destination: 
       : sizes.map((size) => Math.min(size, options.blocks!));
   if (counts.length < ordered.length) {
     const { say } = yield* Reporter;
-    yield* say("info", `${ordered.length - counts.length} archives are left for the next time`);
+    yield* say("info", line`${ordered.length - counts.length} archives are left for the next time`);
   }
   const targets = counts.map((count, i) => {
     const { entry, manifest } = ordered[i]!;
@@ -103,7 +104,7 @@ export const audit = Effect.fnUntraced(function* (options: AuditOptions) {
         : fetchBlocks(trusted, stretch.first, stretch.count, (_, block) =>
             Effect.suspend(() => {
               bytes += block.length;
-              return progress({ doing: "auditing", bytes, total });
+              return progress({ doing: line`auditing`, bytes, total });
             }),
           ).pipe(
             // One archive that is damaged, or kept back, does not hide the next one.

@@ -6,6 +6,7 @@ import { Qubes, type QubesError } from "#services/Qubes";
 import { Reporter } from "#services/Reporter";
 import { Settings } from "#services/Settings";
 import type { Session } from "#src/wire/names";
+import { line } from "#src/wire/shown";
 import { failed } from "./failure.ts";
 import { inLedger, remark } from "./record.ts";
 
@@ -82,7 +83,7 @@ export const startDestination = Effect.fnUntraced(function* (options: {
   const running = yield* fromQubes(options.running ?? qubes.running(destination));
   const adopted = left?.started === true && left.destination === destination;
   if (left?.started === true && !adopted) {
-    yield* reporter.say("warning", `a killed run left ${left.destination} running`);
+    yield* reporter.say("warning", line`a killed run left ${left.destination} running`);
     yield* Effect.ignore(qubes.shutdown(left.destination));
   }
   const started = !running || adopted;

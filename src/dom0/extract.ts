@@ -10,6 +10,7 @@ import { Reporter } from "#services/Reporter";
 import { blockSize } from "#src/wire/frames";
 import type { Member } from "#src/wire/manifest";
 import { printable } from "#src/wire/names";
+import { line } from "#src/wire/shown";
 import { failed, type RunFailed } from "./failure.ts";
 import { fetchBlocks, type Trusted } from "./fetch.ts";
 import { type RestoreLog, restoreLog } from "./restorelog.ts";
@@ -305,7 +306,7 @@ export const judge = Effect.fnUntraced(function* (
   if (!log.done() && !idle) {
     return yield* failed("qubes", "qvm-backup-restore exited 0, but did not say that it was done");
   }
-  if (left.length > 0) yield* say("warning", `left out, as asked for: ${listed(left)}`);
+  if (left.length > 0) yield* say("warning", line`left out, as asked for: ${listed(left)}`);
   if (log.altered.size > 0) {
     return yield* failed(
       "qubes",
@@ -344,7 +345,7 @@ export const extract = Effect.fnUntraced(function* (job: Job) {
   yield* Effect.gen(function* () {
     for (;;) {
       yield* tell(log);
-      const doing = plan.verifyOnly ? "verifying" : "restoring";
+      const doing = plan.verifyOnly ? line`verifying` : line`restoring`;
       yield* reporter.progress({ doing, bytes: fed, total });
       yield* Effect.sleep("200 millis");
     }
@@ -378,7 +379,10 @@ export const extract = Effect.fnUntraced(function* (job: Job) {
         ? Effect.void
         : Effect.andThen(
             tell(log),
-            reporter.say("warning", `not restored whole: ${calledIn(log)(log.begun)}; ${again}`),
+            reporter.say(
+              "warning",
+              line`not restored whole: ${calledIn(log)(log.begun)}; ${again}`,
+            ),
           ),
     ),
   );

@@ -1,19 +1,25 @@
 /** How a run fails: an exit code's name, a line for a person, and what to do about it. */
 import { Schema } from "effect";
 import type { Failure } from "#src/wire/exit";
+import { Line, line } from "#src/wire/shown";
 
 export class RunFailed extends Schema.TaggedError<RunFailed>()("RunFailed", {
   exit: Schema.Literals(["bug", "usage", "qubes", "link", "refused", "integrity", "locked"]),
-  /** One line, printable, no stop. */
-  message: Schema.String,
-  hint: Schema.optionalKey(Schema.String),
+  /** No stop at its end. */
+  message: Line,
+  hint: Schema.optionalKey(Line),
 }) {}
 
+/** Whatever other programs said in these texts is cleaned here. */
 export const failed = (exit: Failure, message: string, hint?: string): RunFailed =>
-  new RunFailed({ exit, message, ...(hint === undefined ? {} : { hint }) });
+  new RunFailed({
+    exit,
+    message: line`${message}`,
+    ...(hint === undefined ? {} : { hint: line`${hint}` }),
+  });
 
 /** What to do next where the failure itself has nothing better to say. */
-export const lastResort: { readonly [F in Failure]: string } = {
+export const lastResort = {
   bug: "report it with this line; what is on the server is not touched by it",
   usage: "qbackup -h tells what there is",
   qubes: "mend what Qubes says, there or in journalctl -b, and run again",
@@ -21,4 +27,4 @@ export const lastResort: { readonly [F in Failure]: string } = {
   refused: "the server's owner can see why",
   integrity: "do not rely on it: look at the carrier qube, ask the server's owner, and run again",
   locked: "wait until the other run is over",
-};
+} as const satisfies { readonly [F in Failure]: string };

@@ -11,6 +11,7 @@ import { readExactLine } from "#src/wire/lines";
 import { parseManifest } from "#src/wire/manifest";
 import type { Name } from "#src/wire/names";
 import { parseReply } from "#src/wire/reply";
+import { line } from "#src/wire/shown";
 import { failed, type RunFailed } from "./failure.ts";
 import { inLedger } from "./record.ts";
 import { contentOf } from "./remote.ts";
@@ -184,7 +185,7 @@ export const fetchBlocks = Effect.fnUntraced(function* <R>(
       const wait = yield* pauseAfter(tries);
       yield* reporter.say(
         "warning",
-        `the link broke: ${outcome.reason}; again in ${wait.toFixed(1)} s`,
+        line`the link broke: ${outcome.reason}; again in ${wait.toFixed(1)} s`,
       );
       yield* Effect.sleep(`${Math.round(wait * 1000)} millis`);
     }

@@ -5,6 +5,7 @@ import { type Entry, Ledger, type Line } from "#services/Ledger";
 import { Reporter } from "#services/Reporter";
 import { type Manifest, parseReceipt } from "#src/wire/manifest";
 import type { Session } from "#src/wire/names";
+import { line } from "#src/wire/shown";
 import { destinationFor, startDestination, takeLock } from "./destination.ts";
 import { failed } from "./failure.ts";
 import { fromPaper, onPaper } from "./head.ts";
@@ -72,7 +73,7 @@ const check = Effect.fnUntraced(function* (text: string) {
     return yield* unlike(`the paper's line is there, but line ${before}, before it, is not sound`);
   }
   if (broken.length > 0) {
-    yield* say("warning", `not sound, since the paper was written: lines ${broken.join(", ")}`);
+    yield* say("warning", line`not sound, since the paper was written: lines ${broken.join(", ")}`);
   }
   const since = lines.filter(({ number }) => number > paper.line).length;
   yield* print(`on paper: ${describe(there)}\nunchanged up to there; ${since} lines since\n`);
@@ -121,7 +122,7 @@ const inThere = Effect.fnUntraced(function* (destination: string) {
     const kept = yield* inLedger((yield* Ledger).mend);
     yield* (yield* Reporter).say(
       "warning",
-      `the ledger was damaged or changed (lines ${[...new Set([...damaged, ...unlinked])].sort((a, b) => a - b).join(", ")}): what can be read of it is linked anew; as it was, it is kept in ${kept}`,
+      line`the ledger was damaged or changed (lines ${[...new Set([...damaged, ...unlinked])].sort((a, b) => a - b).join(", ")}): what can be read of it is linked anew; as it was, it is kept in ${kept}`,
     );
   }
   const { entries } = yield* inLedger((yield* Ledger).entries);
@@ -213,7 +214,7 @@ const rebuild = Effect.fnUntraced(function* (options: LedgerOptions) {
           const why = reason ?? (yield* take(archive, vouched));
           if (why === undefined) continue;
           refused += 1;
-          yield* say("warning", `${archive.name} is not taken into the ledger: ${why}`);
+          yield* say("warning", line`${archive.name} is not taken into the ledger: ${why}`);
         }
       }
     }),
@@ -223,7 +224,7 @@ const rebuild = Effect.fnUntraced(function* (options: LedgerOptions) {
     `${added} lines added, marked as rebuilt; ${archives.length - added - refused} archives were in the ledger already\n`,
   );
   if (silent > 0)
-    yield* say("warning", `${silent} archives have no receipt: they are listed as unverified`);
+    yield* say("warning", line`${silent} archives have no receipt: they are listed as unverified`);
   if (added > 0) {
     yield* say(
       "warning",

@@ -6,6 +6,7 @@ import { humanSize } from "#src/wire/format";
 import { blockSize } from "#src/wire/frames";
 import { type Manifest, parseManifest, parseReceipt } from "#src/wire/manifest";
 import { isPrefix, type Prefix, printable } from "#src/wire/names";
+import { line } from "#src/wire/shown";
 import { destinationFor } from "./destination.ts";
 import { failed } from "./failure.ts";
 import { inLedger } from "./record.ts";
@@ -59,12 +60,12 @@ export const knownArchives = Effect.fnUntraced(function* (destination: string) {
   const { damaged, lines, unlinked } = yield* inLedger(ledger.chain);
   const { say } = yield* Reporter;
   if (damaged.length > 0) {
-    yield* say("warning", `the ledger's lines cannot all be read: ${damaged.join(", ")}`);
+    yield* say("warning", line`the ledger's lines cannot all be read: ${damaged.join(", ")}`);
   }
   if (unlinked.length > 0) {
     yield* say(
       "warning",
-      `the ledger was changed: lines that do not follow the one before: ${unlinked.join(", ")}`,
+      line`the ledger was changed: lines that do not follow the one before: ${unlinked.join(", ")}`,
     );
   }
   const audits = yield* inLedger(ledger.audits);
@@ -217,7 +218,7 @@ export const list = Effect.fnUntraced(function* (options: ListOptions) {
   const all = [...rows, ...missing].sort((a, b) => (a.name < b.name ? -1 : 1));
   yield* print(options.json ? `${JSON.stringify(all, undefined, 2)}\n` : table(all));
   for (const { name, note, proof } of all) {
-    if (note !== undefined) yield* say("warning", `${name} is ${proof}: ${note}`);
+    if (note !== undefined) yield* say("warning", line`${name} is ${proof}: ${note}`);
   }
   if (all.some(({ proof }) => alarming.has(proof))) {
     return yield* failed(

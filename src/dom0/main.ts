@@ -5,6 +5,7 @@ import { Invocation } from "#services/Invocation";
 import { Reporter } from "#services/Reporter";
 import { exitCode } from "#src/wire/exit";
 import { printable } from "#src/wire/names";
+import { line } from "#src/wire/shown";
 import { normalise } from "./argv.ts";
 import { audit } from "./audit.ts";
 import { lastResort, RunFailed } from "./failure.ts";
@@ -205,7 +206,7 @@ export const dom0 = Effect.gen(function* () {
     Effect.catchDefect((defect) =>
       Effect.gen(function* () {
         const what = printable(Cause.pretty(Cause.die(defect)).replaceAll("\n", " "), 600);
-        yield* reporter.say("error", `a bug in qbackup: ${what}`);
+        yield* reporter.say("error", line`a bug in qbackup: ${what}`);
         yield* reporter.say("hint", lastResort.bug);
         return exitCode("bug");
       }),

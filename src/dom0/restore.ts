@@ -15,6 +15,7 @@ import { ArchiveFault, Walk } from "#src/archive/walk";
 import { humanSize } from "#src/wire/format";
 import type { Manifest } from "#src/wire/manifest";
 import { isName, type Name, type Session } from "#src/wire/names";
+import { line } from "#src/wire/shown";
 import { settingsFor, startDestination, takeLock } from "./destination.ts";
 import {
   type Archive,
@@ -57,7 +58,7 @@ const passphraseAt = Effect.fnUntraced(function* (file: string) {
   const { path, warning } = yield* (yield* QvmBackup)
     .checkPassphrase(file)
     .pipe(Effect.mapError((error) => failed("usage", error.message)));
-  if (warning !== undefined) yield* (yield* Reporter).say("warning", warning);
+  if (warning !== undefined) yield* (yield* Reporter).say("warning", line`${warning}`);
   return path;
 });
 
@@ -100,7 +101,7 @@ const walkAll = Effect.fnUntraced(function* (trusted: Trusted) {
   yield* fetchBlocks(trusted, 0, blocksOf(trusted.size), (_, bytes) =>
     Effect.andThen(
       walk.push(bytes),
-      reporter.progress({ doing: "reading", bytes: walk.offset(), total: trusted.size }),
+      reporter.progress({ doing: line`reading`, bytes: walk.offset(), total: trusted.size }),
     ),
   );
   return yield* walk.finish;
@@ -114,7 +115,7 @@ const onTheServersWord = Effect.fnUntraced(function* (destination: string, name:
   const { say } = yield* Reporter;
   yield* say(
     "warning",
-    `the ledger here has nothing of ${name}, so it is taken on the server's word`,
+    line`the ledger here has nothing of ${name}, so it is taken on the server's word`,
   );
   const record = yield* fetchRecord(destination, name).pipe(
     Effect.catchIf(
@@ -217,11 +218,11 @@ const paranoid = Effect.fnUntraced(function* (
 ) {
   const { say } = yield* Reporter;
   const command = `env PATH=${carrierPath} qubes.BackupCarrier fetch ${name} ${size} ${treehash}`;
-  yield* say("info", `in ${destination}: ${command}`);
+  yield* say("info", line`in ${destination}: ${command}`);
   yield* say("info", "dom0's home, if it is in there, does not come back this way");
   yield* say(
     "warning",
-    `nothing of the archive passes through here: ${destination} checks its blocks, the passphrase each member, and nobody here that none is missing`,
+    line`nothing of the archive passes through here: ${destination} checks its blocks, the passphrase each member, and nobody here that none is missing`,
   );
   const log = logFor(job.archive);
   const running = yield* (yield* QvmRestore)
@@ -296,7 +297,7 @@ export const restore = Effect.fnUntraced(function* (asked: RestoreOptions) {
   };
   yield* say(
     "info",
-    `${options.verifyOnly ? "verifying" : "restoring"} ${names.length === 0 ? "all qubes" : listed(names)} of ${name} (${humanSize(archive.trusted.size)}) through ${destination}`,
+    line`${options.verifyOnly ? "verifying" : "restoring"} ${names.length === 0 ? "all qubes" : listed(names)} of ${name} (${humanSize(archive.trusted.size)}) through ${destination}`,
   );
   const left = yield* options.paranoid
     ? paranoid(archive.trusted, job)
@@ -307,10 +308,10 @@ export const restore = Effect.fnUntraced(function* (asked: RestoreOptions) {
   yield* say(
     "info",
     options.verifyOnly
-      ? `${name}: all that was asked for decrypts${known === undefined || rebuilt || options.paranoid ? "" : ", and is what was backed up"}`
+      ? line`${name}: all that was asked for decrypts${known === undefined || rebuilt || options.paranoid ? "" : ", and is what was backed up"}`
       : left.length > 0 && came.length === 0
-        ? `restored nothing from ${name}`
-        : `restored from ${name}: ${came.length === 0 ? "all qubes" : listed(came)}`,
+        ? line`restored nothing from ${name}`
+        : line`restored from ${name}: ${came.length === 0 ? "all qubes" : listed(came)}`,
   );
 }, Effect.scoped);
 

@@ -4,6 +4,7 @@
  * notice).
  */
 import { printable } from "#src/wire/names";
+import { type Line } from "#src/wire/shown";
 
 /** More than that are not kept. */
 const most = 1000;
@@ -85,7 +86,7 @@ export interface RestoreLog {
   /** What a person should see, printable, each line once. */
   readonly take: () => ReadonlyArray<{
     readonly level: "info" | "warning";
-    readonly text: string;
+    readonly text: Line;
   }>;
 }
 
@@ -99,7 +100,7 @@ export const restoreLog = (nameOf: (id: string) => string): RestoreLog => {
   const renamed = new Map<string, string>();
   const leftOut = new Map<string, string>();
   let brokenOff: ReadonlyArray<string> | undefined;
-  let shown: Array<{ readonly level: "info" | "warning"; readonly text: string }> = [];
+  let shown: Array<{ readonly level: "info" | "warning"; readonly text: Line }> = [];
   let count = 0;
   let done = false;
   let idle = false;
@@ -109,7 +110,7 @@ export const restoreLog = (nameOf: (id: string) => string): RestoreLog => {
   let tracing: Array<string> | undefined;
   /** The line before was about a setting; a traceback right behind it belongs to it. */
   let behind = false;
-  const show = (level: "info" | "warning", text: string) => {
+  const show = (level: "info" | "warning", text: Line) => {
     if (shown.length < most) shown.push({ level, text });
   };
   const note = (into: Array<string>, text: string) => {

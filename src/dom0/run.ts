@@ -16,6 +16,7 @@ import { blockSize } from "#src/wire/frames";
 import { fingerprint } from "#src/wire/keys";
 import type { Manifest, Trailer } from "#src/wire/manifest";
 import { isName, type Name, printable, type Session } from "#src/wire/names";
+import { line } from "#src/wire/shown";
 import { failed, type RunFailed } from "./failure.ts";
 import { settingsFor, startDestination, takeLock } from "./destination.ts";
 import { checkReceipt, complete, inLedger, remark } from "./record.ts";
@@ -119,7 +120,7 @@ const checkScratch = Effect.gen(function* () {
   if (left < scratchWanted) {
     yield* (yield* Reporter).say(
       "warning",
-      `${humanSize(left)} are free in ${path}; with a slow link qubesd may need 1.3 GB there. The run stops if it fills`,
+      line`${humanSize(left)} are free in ${path}; with a slow link qubesd may need 1.3 GB there. The run stops if it fills`,
     );
   }
   return { path, free };
@@ -201,7 +202,7 @@ const report = (running: Running, upload: Upload) =>
     const reporter = yield* Reporter;
     for (;;) {
       yield* reporter.progress({
-        doing: "backing up",
+        doing: line`backing up`,
         percent: running.progress().percent,
         bytes: upload.progress().sent,
       });
@@ -306,7 +307,7 @@ const backup = Effect.fnUntraced(function* (
     const { name, server } = upload;
     yield* reporter.say(
       "info",
-      `backing up ${selection.qubes.map((qube) => qube.name).join(", ")} as ${name} through ${destination}`,
+      line`backing up ${selection.qubes.map((qube) => qube.name).join(", ")} as ${name} through ${destination}`,
     );
     const counted = yield* stream(options, selection, passphraseFile, upload, scratch);
     const manifest = JSON.stringify({
@@ -340,7 +341,7 @@ const backup = Effect.fnUntraced(function* (
   yield* complete(submission, stored);
   yield* reporter.say(
     "info",
-    `stored ${name}: ${humanSize(counted.size)} in ${counted.members.length} members, tree hash ${counted.treehash}, receipt signed by ${fingerprint(server)}`,
+    line`stored ${name}: ${humanSize(counted.size)} in ${counted.members.length} members, tree hash ${counted.treehash}, receipt signed by ${fingerprint(server)}`,
   );
   if (first) yield* whatARestoreNeeds(name, destination, passphraseFile);
   return name;
@@ -356,12 +357,15 @@ const whatARestoreNeeds = Effect.fnUntraced(function* (
   yield* say("hint", "this was the first backup. Away from this machine, a restore will need:");
   yield* say(
     "hint",
-    `- the passphrase, which lies here in ${passphraseFile}: keep it on paper too`,
+    line`- the passphrase, which lies here in ${passphraseFile}: keep it on paper too`,
   );
-  yield* say("hint", `- the archive ${name} on the server, reached by SSH_CONN of ${destination}`);
   yield* say(
     "hint",
-    `- to prove that it is unchanged: the ledger in ${place}; keep a copy elsewhere`,
+    line`- the archive ${name} on the server, reached by SSH_CONN of ${destination}`,
+  );
+  yield* say(
+    "hint",
+    line`- to prove that it is unchanged: the ledger in ${place}; keep a copy elsewhere`,
   );
 });
 
@@ -391,14 +395,16 @@ export const run = Effect.fnUntraced(
     const passphrase = yield* qvmBackup
       .checkPassphrase(passphraseFile)
       .pipe(Effect.mapError((error) => failed("usage", error.message)));
-    if (passphrase.warning !== undefined) yield* reporter.say("warning", passphrase.warning);
+    if (passphrase.warning !== undefined)
+      yield* reporter.say("warning", line`${passphrase.warning}`);
     yield* takeLock;
 
     yield* notifier.notify("low", "Backup started", `Through ${destination}`);
     const recovered = yield* qvmBackup.recover.pipe(
       Effect.mapError((error) => failed("qubes", error.message)),
     );
-    for (const line of recovered) yield* reporter.say("warning", `after a killed run: ${line}`);
+    for (const found of recovered)
+      yield* reporter.say("warning", line`after a killed run: ${found}`);
     const stored = yield* backup(options, destination, passphrase.path, name);
     yield* notifier.notify("normal", "Backup stored and proven", stored);
   },

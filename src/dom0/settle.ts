@@ -7,6 +7,7 @@ import { Effect } from "effect";
 import { Ledger } from "#services/Ledger";
 import { Reporter } from "#services/Reporter";
 import { giveUpFrame } from "#src/wire/frames";
+import { line } from "#src/wire/shown";
 import { failed } from "./failure.ts";
 import { checkReceipt, complete, inLedger, remark, withoutSubmission } from "./record.ts";
 import { answer, openCall, whyEnded } from "./upload.ts";
@@ -21,7 +22,7 @@ export const settle = Effect.fnUntraced(function* (destination: string) {
   if (submission.destination !== destination) {
     yield* reporter.say(
       "warning",
-      `a run through ${submission.destination} broke off at its end: ${name} may be on its server, but is not proven`,
+      line`a run through ${submission.destination} broke off at its end: ${name} may be on its server, but is not proven`,
     );
     return yield* remark(withoutSubmission);
   }
@@ -36,7 +37,7 @@ export const settle = Effect.fnUntraced(function* (destination: string) {
         yield* complete(submission, reply);
         yield* reporter.say(
           "info",
-          `${name}, whose run broke off at its end, is stored and proven`,
+          line`${name}, whose run broke off at its end, is stored and proven`,
         );
         return undefined;
       }
@@ -45,7 +46,7 @@ export const settle = Effect.fnUntraced(function* (destination: string) {
         yield* Effect.ignore(call.stdin.write(giveUpFrame));
         yield* call.ended.pipe(Effect.timeoutOption("5 seconds"));
       }
-      yield* reporter.say("warning", `${name}, whose run broke off at its end, was not stored`);
+      yield* reporter.say("warning", line`${name}, whose run broke off at its end, was not stored`);
       return yield* remark(withoutSubmission);
     }).pipe(
       Effect.scoped,

@@ -18,6 +18,7 @@ import { replies, type WireError } from "#src/wire/lines";
 import { isName, type Name, printable, type Session } from "#src/wire/names";
 import type { Code, Reply } from "#src/wire/reply";
 import { type Request, toLine } from "#src/wire/request";
+import { line } from "#src/wire/shown";
 import { failed, RunFailed } from "./failure.ts";
 
 /** The reply that ends an upload. */
@@ -113,8 +114,8 @@ export const openCall = Effect.fnUntraced(function* (destination: string, reques
   yield* call.stdin
     .write(new TextEncoder().encode(`${toLine(request)}\n`))
     .pipe(Effect.timeout(`${keepAliveAfter} seconds`), Effect.ignore);
-  const { next, rest } = replies(call.stdout, (line) =>
-    reporter.say("warning", `a login shell on the way printed: ${line}`),
+  const { next, rest } = replies(call.stdout, (printed) =>
+    reporter.say("warning", line`a login shell on the way printed: ${printed}`),
   );
   return { call, next, rest };
 });
@@ -173,7 +174,7 @@ export const checkServer = Effect.fnUntraced(function* (destination: string, ser
   const reporter = yield* Reporter;
   yield* reporter.say(
     "info",
-    `first contact: pinned the server behind ${destination}, ${fingerprint(server)}`,
+    line`first contact: pinned the server behind ${destination}, ${fingerprint(server)}`,
   );
   yield* reporter.say("hint", "compare it with what `qbackup-shell identity` prints on the server");
 });
@@ -300,7 +301,7 @@ export const openUpload = Effect.fnUntraced(function* (options: UploadOptions) {
         name === options.name &&
         isName(other)
       ) {
-        yield* reporter.say("info", `the server has ${name} already; storing as ${other}`);
+        yield* reporter.say("info", line`the server has ${name} already; storing as ${other}`);
         name = other;
         return yield* new LinkBroken({ reason: "the name is taken" });
       }
@@ -313,7 +314,7 @@ export const openUpload = Effect.fnUntraced(function* (options: UploadOptions) {
       if (!(yield* compareServer(destination, first.server))) {
         yield* reporter.say(
           "info",
-          `a server that is new here shows ${fingerprint(first.server)}; it is pinned with its first receipt`,
+          line`a server that is new here shows ${fingerprint(first.server)}; it is pinned with its first receipt`,
         );
       }
     } else if (server !== first.server) {
@@ -380,7 +381,7 @@ export const openUpload = Effect.fnUntraced(function* (options: UploadOptions) {
       const wait = yield* pauseAfter(tries);
       yield* reporter.say(
         "warning",
-        `the link broke after ${acked} bytes were safe: ${broken.reason}; again in ${wait.toFixed(1)} s`,
+        line`the link broke after ${acked} bytes were safe: ${broken.reason}; again in ${wait.toFixed(1)} s`,
       );
       yield* Effect.sleep(`${Math.round(wait * 1000)} millis`);
     }

@@ -10,6 +10,7 @@ import { humanSize } from "#src/wire/format";
 import { fingerprint } from "#src/wire/keys";
 import { type Manifest, manifestDiffers } from "#src/wire/manifest";
 import { isName, type Name, type Session } from "#src/wire/names";
+import { line } from "#src/wire/shown";
 import { destinationFor, settingsFor } from "./destination.ts";
 import { failed, type RunFailed } from "./failure.ts";
 import { blocksOf, fetchBlocks, fromLedger } from "./fetch.ts";
@@ -90,7 +91,7 @@ const theirAnchor = Effect.fnUntraced(function* (name: Name, destination: string
   yield* checkServer(destination, manifest.server);
   yield* say(
     "warning",
-    `${name} is held against the server's receipt of ${receipt.stored}, not against a record of our own`,
+    line`${name} is held against the server's receipt of ${receipt.stored}, not against a record of our own`,
   );
   const anchor: Anchor = { name, manifest, by: "receipt", qubes: undefined, entry: undefined };
   return anchor;
@@ -115,7 +116,7 @@ export const note = Effect.fnUntraced(function* (
   const now = DateTime.formatIso(yield* DateTime.now);
   yield* ledger
     .audited(sessions, (before, session) => change(before, now, session))
-    .pipe(Effect.catch((error) => say("warning", error.message)));
+    .pipe(Effect.catch((error) => say("warning", line`${error.message}`)));
 });
 
 /** Tells the desktop too: a look at the backups may run from a timer. */
@@ -141,7 +142,7 @@ const readBack = Effect.fnUntraced(function* (anchor: Anchor, destination: strin
       tree.push(leafOf(bytes));
       const fault = walk.push(bytes);
       return fault === undefined
-        ? progress({ doing: "verifying", bytes: walk.offset, total: size })
+        ? progress({ doing: line`verifying`, bytes: walk.offset, total: size })
         : broken(fault.message);
     }),
   );

@@ -7,6 +7,7 @@ import type { SafeFs } from "#services/SafeFs";
 import { exitCode } from "#src/wire/exit";
 import { fingerprint } from "#src/wire/keys";
 import { printable } from "#src/wire/names";
+import { line } from "#src/wire/shown";
 import { bare } from "./bare.ts";
 import { exitOf, type Failure, type LinkLost, Refused, refusalOf } from "./failure.ts";
 import { help, version } from "./help.ts";
@@ -20,7 +21,7 @@ const answered = <R>(work: Effect.Effect<void, Failure, R>, voice: Voice | undef
   Effect.gen(function* () {
     const reporter = yield* Reporter;
     const tell = Effect.fnUntraced(function* ({ code, message }: Refused) {
-      yield* reporter.say("error", message);
+      yield* reporter.say("error", line`${message}`);
       // The client may be gone: then stderr has to do.
       yield* Effect.ignore(voice?.say({ type: "error", code, message }) ?? Effect.void);
     });
@@ -32,7 +33,8 @@ const answered = <R>(work: Effect.Effect<void, Failure, R>, voice: Voice | undef
           const refused = refusalOf(error);
           return Effect.as(tell(refused), exitOf(refused.code));
         },
-        LinkLost: ({ why }: LinkLost) => Effect.as(reporter.say("error", why), exitCode("link")),
+        LinkLost: ({ why }: LinkLost) =>
+          Effect.as(reporter.say("error", line`${why}`), exitCode("link")),
       }),
       Effect.catchDefect((defect) => {
         const message = printable(

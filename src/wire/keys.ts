@@ -56,9 +56,14 @@ export const signatureHolds = (server: string, text: string, signature: string):
   }
 };
 
-/** The short form that two people compare: as ssh shows its keys. */
-export const fingerprint = (server: string): string =>
-  `SHA256:${createHash("sha256").update(Buffer.from(server, "base64")).digest("base64").replace(/=+$/, "")}`;
+/**
+ * The short form that two people compare: `qbackup:` and eight groups, 128 bits of the key's SHA-256.
+ * It must not look like the key of an ssh host (`SHA256:...`), which is compared at another place.
+ */
+export const fingerprint = (server: string): string => {
+  const hash = createHash("sha256").update(Buffer.from(server, "base64")).digest("hex");
+  return `qbackup:${hash.slice(0, 32).match(/.{4}/g)!.join("-")}`;
+};
 
 /**
  * The key of the lock on `what`, in hex. Nobody without the server's private key (its PEM) can tell

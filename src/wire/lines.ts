@@ -1,9 +1,9 @@
 /** Lines from an untrusted peer: bounded, and read ahead of nobody. */
 import { Effect, Schema } from "effect";
 import type { BytesError, Source } from "#services/Bytes";
-import { printable } from "./names.ts";
 import { parseReply, type Reply } from "./reply.ts";
 import { lineLimit } from "./request.ts";
+import { type Line, printable } from "./shown.ts";
 
 /** The peer wrote something that is not of the wire: `reason` is ours, and nothing of theirs. */
 export class WireError extends Schema.TaggedError<WireError>()("WireError", {
@@ -54,7 +54,7 @@ export const preambleLimit = { lines: 64, bytes: 16_384 } as const;
  * `skipped`, printable; after it every line must be a reply. Fails at the end of the bytes with
  * `ended`, which is for the caller to judge.
  */
-export const replies = (source: Source, skipped: (line: string) => Effect.Effect<void>) => {
+export const replies = (source: Source, skipped: (line: Line) => Effect.Effect<void>) => {
   const buffer = new Uint8Array(preambleLimit.bytes + lineLimit);
   let start = 0;
   let end = 0;

@@ -61,8 +61,4 @@ export const parseNumber = (text: string): number | undefined => {
   return Number.isSafeInteger(value) ? value : undefined;
 };
 
-/** One line that is safe to show or log, whoever wrote it: printable ASCII, at most `limit` of it. */
-export const printable = (text: string, limit = 200): string => {
-  const clean = text.slice(0, limit * 4).replace(/[^\x20-\x7e]+/g, "?");
-  return clean.length > limit ? `${clean.slice(0, limit)}...` : clean;
-};
+export { printable } from "./shown.ts";

@@ -270,7 +270,7 @@ const wellBehavedAlice = async () => {
   await step('alice (login shell): identity, as "make server" asks for it', async () => {
     const options = { uid: 1001, gid: 1001, env: { HOME: "/home/alice" }, timeout: limit };
     const text = execFileSync(shell, ["identity", "--root", "/home/alice"], options).toString();
-    must(text.startsWith("fingerprint SHA256:"), text);
+    must(text.startsWith("fingerprint qbackup:"), text);
   });
   await step("alice: two connections for one upload, the first steps down", async () => {
     const first = new Session("alice", put, true);

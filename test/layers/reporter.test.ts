@@ -14,6 +14,7 @@ import {
 import { Reporter } from "#services/Reporter";
 import { humanDuration, humanSize } from "#src/wire/format";
 import { processesWith, type Programs, programs } from "#test/support/programs";
+import { line } from "#src/wire/shown";
 
 const made: Array<Programs> = [];
 const fresh = () => {
@@ -55,7 +56,7 @@ describe("format", () => {
 
 describe("the progress line", () => {
   const of = { elapsed: 754, rate: 35.1 * 2 ** 20 };
-  const now = { doing: "backing up", percent: 42, bytes: 1.2 * 2 ** 30 };
+  const now = { doing: line`backing up`, percent: 42, bytes: 1.2 * 2 ** 30 };
 
   it("is a bar as wide as there is room", () => {
     assert.strictEqual(
@@ -78,10 +79,10 @@ describe("the progress line", () => {
       "1.2 GiB sent  35.1 MiB/s  0:12:34",
     );
     assert.strictEqual(
-      progressLine({ doing: "verifying", bytes: 1024, total: 4096 }, { ...of, width: 0 }),
+      progressLine({ doing: line`verifying`, bytes: 1024, total: 4096 }, { ...of, width: 0 }),
       "verifying  25.00%  1.0 KiB  35.1 MiB/s  0:12:34  0:00:00 left",
     );
-    const half = { doing: "verifying", bytes: 2 ** 30, total: 2 ** 31 };
+    const half = { doing: line`verifying`, bytes: 2 ** 30, total: 2 ** 31 };
     assert.match(progressLine(half, { elapsed: 9, rate: 2 ** 20, width: 0 }), / {2}0:17:04 left$/);
     assert.notMatch(progressLine(half, { elapsed: 9, rate: 0, width: 0 }), /left/);
   });
@@ -211,11 +212,11 @@ describe("DesktopReporter", () => {
         const { clear, progress, say } = yield* Reporter;
         yield* clear;
         for (let i = 0; i < 20; i++) {
-          yield* progress({ doing: "backing up", percent: i, bytes: i * 2 ** 20 });
+          yield* progress({ doing: line`backing up`, percent: i, bytes: i * 2 ** 20 });
           yield* TestClock.adjust("100 millis");
         }
         yield* say("warning", "look");
-        yield* progress({ doing: "backing up", percent: 50, bytes: 2 ** 30 });
+        yield* progress({ doing: line`backing up`, percent: 50, bytes: 2 ** 30 });
         yield* clear;
         assert.match(out.at(-1)!, /^\r +\r$/);
       }).pipe(Effect.provide(layer));
@@ -236,7 +237,7 @@ describe("DesktopReporter", () => {
         yield* Effect.gen(function* () {
           const { progress } = yield* Reporter;
           for (let s = 0; s <= 600; s += 5) {
-            yield* progress({ doing: "backing up", percent: s / 6, bytes: s * 2 ** 20 });
+            yield* progress({ doing: line`backing up`, percent: s / 6, bytes: s * 2 ** 20 });
             yield* TestClock.adjust("5 seconds");
           }
         }).pipe(Effect.provide(layer));

@@ -21,6 +21,7 @@ import { buildStandin } from "#test/standin/build";
 import { type Fault, makeWorld, temporaryDirectory, type World } from "#test/standin/world";
 import { processesWith } from "#test/support/programs";
 import { rng } from "#test/support/random";
+import { line } from "#src/wire/shown";
 
 const made: Array<World> = [];
 const directories: Array<string> = [];
@@ -238,7 +239,7 @@ it.live("DesktopReporter over the stand-in: the journal has every line in its or
     const world = fresh();
     yield* Effect.gen(function* () {
       const { say } = yield* Reporter;
-      for (let i = 0; i < 5; i++) yield* say(i === 2 ? "error" : "info", `line ${i}`);
+      for (let i = 0; i < 5; i++) yield* say(i === 2 ? "error" : "info", line`line ${i}`);
     }).pipe(
       Effect.provide(
         desktopReporter({

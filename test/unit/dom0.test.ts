@@ -152,7 +152,7 @@ describe("a run", () => {
       assert.deepStrictEqual(w.script.started, [
         { qubes: ["work", "mail", "vault"], includeDom0: false, passphraseFile: "/pass" },
       ]);
-      assert.match(text, /first contact: pinned the server behind net, SHA256:/);
+      assert.match(text, /first contact: pinned the server behind net, qbackup:/);
       assert.match(text, /a restore will need/);
       tidy(w);
       // The second time nobody is met for the first time, and the name is taken.
@@ -540,7 +540,7 @@ describe("a far side that lies", () => {
       assert.strictEqual(ended.code, 6);
       assert.match(
         ended.text,
-        /error: the server's key changed: it was SHA256:.*, now it is SHA256:/,
+        /error: the server's key changed: it was qbackup:.*, now it is qbackup:/,
       );
       assert.match(ended.text, /hint: .*qbackup-shell identity.*known_servers/);
       assert.strictEqual(w.disk.text, before);
@@ -560,7 +560,7 @@ describe("a far side that lies", () => {
       // The true server has kept nothing that was meant for another one.
       w.shelf.committed.clear();
       assert.strictEqual(ended.code, 6, ended.text);
-      assert.match(ended.text, /new here shows SHA256:/);
+      assert.match(ended.text, /new here shows qbackup:/);
       assert.notMatch(ended.text, /first contact/);
       assert.strictEqual(w.disk.pins.size, 0);
       nothingProven(w);

@@ -105,7 +105,7 @@ describe("ledger rebuild", () => {
         out,
         /^4 lines added, marked as rebuilt; 0 archives were in the ledger already\n$/,
       );
-      assert.match(text, /first contact: pinned the server behind net, SHA256:/);
+      assert.match(text, /first contact: pinned the server behind net, qbackup:/);
       assert.match(text, /No longer proven: that nothing was removed or put back/);
       assert.strictEqual(w.disk.pins.get("net"), server.server);
       const { entries, unlinked } = parseLedger(Buffer.from(w.disk.text));
@@ -274,7 +274,7 @@ describe("recovery-sheet", () => {
       const head = (yield* qbackup(w, ["ledger", "head"])).out.split("\n")[0]!;
       for (const part of [
         head,
-        "SHA256:",
+        "qbackup:",
         names[0]!,
         "2026-05-05 05:05 UTC",
         "qbackup restore",

@@ -15,6 +15,7 @@ import {
 import { framed, keyOf, type Lies, peer } from "#test/support/peer";
 import { archiveOf } from "#test/support/archive";
 import { rng } from "#test/support/random";
+import { line } from "#src/wire/shown";
 
 const mib = 1_048_576;
 const small = anArchive(1, 3.4 * mib);
@@ -44,7 +45,7 @@ describe("verify", () => {
         /^a-2026.backup: verified\n  3\.\d MiB, 4 blocks, 5 members, tree hash [0-9a-f]{64}\n  proven: it is what dom0 backed up, whole, and it is there\n$/,
       );
       assert.deepStrictEqual(w.said.progress.at(-1), {
-        doing: "verifying",
+        doing: line`verifying`,
         bytes: small.length,
         total: small.length,
       });

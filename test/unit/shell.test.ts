@@ -1315,7 +1315,7 @@ describe("on the server itself", () => {
       const second = yield* run(world, { args: ["identity"] });
       assert.match(
         first.text,
-        /^fingerprint SHA256:[A-Za-z0-9+/]{43}\nkey {9}[A-Za-z0-9+/]{43}=\n$/,
+        /^fingerprint qbackup:[0-9a-f]{4}(?:-[0-9a-f]{4}){7}\nkey {9}[A-Za-z0-9+/]{43}=\n$/,
       );
       assert.deepStrictEqual([first, first.code], [second, 0]);
       assert.match(disk.bytes(".qbackup/identity")!.toString(), /^-----BEGIN PRIVATE KEY-----\n/);

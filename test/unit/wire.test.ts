@@ -494,7 +494,12 @@ describe("keys, manifest and receipt", () => {
       assert.isFalse(signatureHolds(key.server, "text", nonsense));
       assert.isFalse(signatureHolds(nonsense, "text", signature));
     }
-    assert.match(fingerprint(key.server), /^SHA256:[A-Za-z0-9+/]{43}$/);
+    // The same for all time, for it stands on paper; and nothing that ssh would show.
+    assert.strictEqual(
+      fingerprint("AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="),
+      "qbackup:630d-cd29-66c4-3366-9112-5448-bbb2-5b4f",
+    );
+    assert.match(fingerprint(key.server), /^qbackup:[0-9a-f]{4}(?:-[0-9a-f]{4}){7}$/);
     assert.isUndefined(readPrivateKey("nonsense"));
   });
   const manifest = {

@@ -10,7 +10,7 @@ export interface Plan {
   /** Empty: the set that qvm-backup includes by default. */
   readonly qubes: ReadonlyArray<string>;
   readonly includeDom0: boolean;
-  /** Absolute. Only qvm-backup reads what is in it. */
+  /** Absolute. */
   readonly passphraseFile: string;
 }
 
@@ -40,7 +40,7 @@ export class QvmBackup extends Context.Service<
     /**
      * Whether qvm-backup will find a passphrase in this file: a regular file, readable, whose first
      * line is UTF-8 and not blank. Gives its absolute path, and a warning where others may read it.
-     * The passphrase itself is looked at by nobody but qvm-backup.
+     * Nothing of the passphrase is kept.
      */
     readonly checkPassphrase: (
       file: string,

@@ -12,7 +12,7 @@ export interface RestorePlan {
   readonly verifyOnly: boolean;
   /** Empty: all that are in the archive. */
   readonly qubes: ReadonlyArray<string>;
-  /** Absolute. Only qvm-backup-restore reads what is in it. */
+  /** Absolute. */
   readonly passphraseFile: string;
   /** More options of qvm-backup-restore, given to it as they are. */
   readonly options: ReadonlyArray<string>;

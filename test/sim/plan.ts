@@ -1,4 +1,4 @@
-/** What goes wrong in a story, and when: decided from the seed before it begins. */
+/** What goes wrong in a story, and when: decided from its seed before it begins. */
 import * as fs from "node:fs";
 import { archiveOf } from "#test/support/archive";
 import type { Suspension } from "#test/sim/universe";

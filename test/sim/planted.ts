@@ -149,7 +149,7 @@ export const planted: ReadonlyArray<Planted> = [
 
 const root = path.resolve(import.meta.dirname, "../..");
 
-/** The seed whose story finds it, or undefined when none of the first `count` does. */
+/** A seed whose story finds it, or undefined when none of the first `count` does. */
 export const find = async (
   { changes, name }: Planted,
   count: number,

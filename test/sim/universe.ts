@@ -1,7 +1,7 @@
 /**
  * Time and turns, both simulated: one queue of things to do and one list of sleepers. Nothing here
  * waits for the real world, so a story runs as fast as it can be computed, and the same seed gives
- * the same story. Which of several fibers that could run is next, the seed decides too.
+ * the same story. Which of several fibers that could run is next, that seed decides too.
  */
 import { Clock, Duration, Effect, Fiber, type Scheduler } from "effect";
 import type { Rng } from "#test/support/random";

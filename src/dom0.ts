@@ -14,8 +14,7 @@ import { qubesCli } from "#layers/QubesCli";
 import { qvmRunQrexec } from "#layers/QvmRunQrexec";
 import { shellSettings } from "#layers/ShellSettings";
 import { unixLocks } from "#layers/UnixLocks";
-import { onTerminal } from "#src/dom0/argv";
-import { dom0 } from "#src/dom0/main";
+import { dom0, onTerminal } from "#src/dom0/main";
 
 const { argv, env, stderr } = process;
 const state = stateDirectory(env, homedir());

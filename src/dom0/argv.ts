@@ -1,99 +1,202 @@
 /**
- * The command line, brought into one form before effect/cli reads it: that lets a boolean flag
- * swallow a following `no` or `1`, and does not know `-fPREFIX` or `-xo` (measured with 4.1.0).
+ * The command line, from its words to one command and what effect/cli can read: that lets a boolean
+ * flag swallow a following `no` or `1`, and does not know `-fPREFIX` or `-xo` (measured with 4.1.0).
+ * What is wrong with it is said here, in the program's own voice.
  */
 import { parseArgs } from "node:util";
+import type { CliError } from "effect/cli";
+import { printable } from "#src/wire/names";
+import { type Command, type Flag, flagName, flagOf } from "./command.ts";
+import { failed, type RunFailed } from "./failure.ts";
+import { closeTo } from "./near.ts";
 
-/** Every flag of every verb; the letters are those of the tool that this one continues. */
-export const flags = {
-  prefix: { type: "string", short: "f" },
-  to: { type: "string", short: "t" },
-  "passphrase-file": { type: "string", short: "p" },
-  "keep-running": { type: "boolean", short: "x" },
-  terminal: { type: "boolean", short: "o" },
-  "include-dom0": { type: "boolean" },
-  window: { type: "string" },
-  "link-timeout": { type: "string" },
-  "qubes-timeout": { type: "string" },
-  json: { type: "boolean" },
-  receipts: { type: "boolean" },
-  "on-server": { type: "boolean" },
-  decrypt: { type: "boolean" },
-  force: { type: "boolean" },
-  blocks: { type: "string" },
-  budget: { type: "string" },
-  "verify-only": { type: "boolean" },
-  paranoid: { type: "boolean" },
-  exclude: { type: "string" },
-  "skip-dom0-home": { type: "boolean" },
-  "rename-conflicting": { type: "boolean" },
-  "skip-conflicting": { type: "boolean" },
-  "skip-broken": { type: "boolean" },
-  "ignore-missing": { type: "boolean" },
-  "ignore-username-mismatch": { type: "boolean" },
-  "ignore-size-limit": { type: "boolean" },
-  "compression-filter": { type: "string", short: "Z" },
-  help: { type: "boolean", short: "h" },
-  version: { type: "boolean" },
-} as const;
+/** Every command has these. */
+export const everywhere = {
+  help: { type: "switch", short: "h", help: "this text" },
+  version: { type: "switch", help: "the version" },
+} as const satisfies Readonly<Record<string, Flag>>;
 
-export const verbs = [
-  "run",
-  "list",
-  "verify",
-  "audit",
-  "ledger",
-  "recovery-sheet",
-  "restore",
-  "help",
-] as const;
-const isVerb = (word: string | undefined): word is (typeof verbs)[number] =>
-  verbs.some((verb) => verb === word);
+export type Parsed<R> =
+  | { readonly kind: "version" }
+  /** Undefined: of the program as a whole. */
+  | { readonly kind: "help"; readonly of: Command<R> | undefined }
+  | {
+      readonly kind: "call";
+      readonly command: Command<R>;
+      /** Each flag once as `--name=value`, then `--` and the arguments. */
+      readonly args: ReadonlyArray<string>;
+      readonly wrong: RunFailed | undefined;
+      /** What stands where a command may stand, and is none: a qube, or a slip. */
+      readonly word: string | undefined;
+    };
 
-/** Flags that may be given again and again: their values are joined by commas. */
-const lists: ReadonlySet<string> = new Set(["exclude"]);
+/** A wrong word on the command line. `hint`, a sentence, comes before the way to the command's own help. */
+const usage = ({ name }: Command, message: string, hint?: string): RunFailed => {
+  const help = `"qbackup ${name} --help"`;
+  return failed("usage", message, hint === undefined ? `see ${help}` : `${hint} See ${help}`);
+};
+
+/** `a, b and c`. */
+const listed = (words: ReadonlyArray<string>, last: "and" | "or" = "and"): string =>
+  words.length < 2 ? words.join("") : `${words.slice(0, -1).join(", ")} ${last} ${words.at(-1)}`;
+
+const namesOf = ({ flags }: Command): ReadonlyArray<string> => Object.keys(flags).map(flagName);
+
+/** All flags as parseArgs wants them: the command's own come first, because a letter means the first. */
+const optionsFor = (own: Command, commands: ReadonlyArray<Command>) => {
+  const options: Record<string, { type: "boolean" | "string"; short?: string }> = {};
+  for (const flags of [everywhere, own.flags, ...commands.map((command) => command.flags)]) {
+    for (const [key, { short, type }] of Object.entries<Flag>(flags)) {
+      options[flagName(key)] ??= {
+        type: type === "switch" ? "boolean" : "string",
+        ...(short === undefined ? {} : { short }),
+      };
+    }
+  }
+  return options;
+};
+
+/** A flag that the command does not have. */
+const stranger = (
+  { name, rawName }: { readonly name: string; readonly rawName: string },
+  command: Command,
+  commands: ReadonlyArray<Command>,
+): RunFailed => {
+  const owners = commands.filter((other) => flagOf(other, name) !== undefined);
+  if (owners.length > 0) {
+    return usage(
+      command,
+      `${rawName} belongs to qbackup ${listed(owners.map((owner) => owner.name))}, not to qbackup ${command.name}`,
+    );
+  }
+  const meant =
+    rawName === "-V" || rawName === "-v"
+      ? "version"
+      : rawName.startsWith("--")
+        ? closeTo(name, [...namesOf(command), ...Object.keys(everywhere)])
+        : undefined;
+  return usage(
+    command,
+    `there is no flag ${printable(rawName, 40)}`,
+    meant === undefined ? undefined : `did you mean --${meant}?`,
+  );
+};
+
+/** What effect/cli cannot say, or not in words like these. */
+const wrongAction = (command: Command, words: ReadonlyArray<string>): RunFailed | undefined => {
+  const names = Object.keys(command.actions);
+  if (names.length === 0) return undefined;
+  const [first, ...rest] = words;
+  const action = first !== undefined && names.includes(first) ? command.actions[first] : undefined;
+  if (first === undefined) {
+    return usage(command, `say what to do: qbackup ${command.name} ${listed(names, "or")}`);
+  }
+  if (action === undefined) {
+    const meant = closeTo(first, names);
+    return usage(
+      command,
+      `qbackup ${command.name} does not know the word ${printable(first, 40)}; it knows ${listed(names)}`,
+      meant === undefined ? undefined : `did you mean ${meant}?`,
+    );
+  }
+  if (action.words === "" && rest.length > 0) return tooMany(command, rest);
+  if (action.words !== "" && rest.length === 0) {
+    return usage(command, `qbackup ${command.name} ${first} needs ${action.words}`);
+  }
+  return undefined;
+};
+
+const tooMany = (command: Command, words: ReadonlyArray<string>): RunFailed =>
+  usage(
+    command,
+    `too many arguments for qbackup ${command.name}: ${printable(words.join(" "), 60)}`,
+  );
 
 /**
- * VERB, then each flag once as `--name=value` (the last one given wins), then `--` and the rest. The
- * first argument alone decides whether it is a verb: otherwise the verb is `run`, so a qube that is
- * called like a verb needs `run` or `--` before it.
+ * The first argument alone decides whether it is a command: otherwise the command is the first one,
+ * `run`, so a qube that is called like a command needs `run` or `--` before it.
  */
-export const normalise = (argv: ReadonlyArray<string>): ReadonlyArray<string> => {
+export const parse = <R>(
+  commands: ReadonlyArray<Command<R>>,
+  argv: ReadonlyArray<string>,
+): Parsed<R> => {
   const [first] = argv;
-  const verb = isVerb(first) ? first : "run";
+  const named = commands.find(({ name }) => name === first);
+  if (first === "help") {
+    return { kind: "help", of: commands.find(({ name }) => name === argv[1]) };
+  }
+  const command = named ?? commands[0]!;
   const { tokens, positionals } = parseArgs({
-    args: [...(isVerb(first) ? argv.slice(1) : argv)],
-    options: flags,
+    args: [...(named === undefined ? argv : argv.slice(1))],
+    options: optionsFor(command, commands),
     allowPositionals: true,
     strict: false,
     tokens: true,
   });
-  const given = new Map<string, string>();
+  const given = new Map<string, string | undefined>();
+  let wrong: RunFailed | undefined;
   for (const token of tokens) {
     if (token.kind !== "option") continue;
-    const flag = Object.hasOwn(flags, token.name)
-      ? flags[token.name as keyof typeof flags]
-      : undefined;
-    const before = given.get(token.name);
-    // An unknown flag, or a value where none belongs, goes on as it is, for effect/cli to refuse.
-    if (flag === undefined) given.set(token.rawName, token.rawName);
-    else if (lists.has(token.name) && token.value !== undefined && before !== undefined)
-      given.set(token.name, `${before},${token.value}`);
-    else if (flag.type === "boolean" && token.value === undefined)
-      given.set(token.name, `--${token.name}=true`);
-    else
-      given.set(
-        token.name,
-        token.value === undefined ? `--${token.name}` : `--${token.name}=${token.value}`,
-      );
+    const { name, rawName, value } = token;
+    if (name === "help" || name === "version") {
+      return name === "help" ? { kind: "help", of: named } : { kind: "version" };
+    }
+    const flag = flagOf(command, name);
+    const before = given.get(name);
+    if (flag === undefined) wrong ??= stranger(token, command, commands);
+    else if (flag.type === "switch") {
+      if (value !== undefined) wrong ??= usage(command, `${rawName} takes no value`);
+      given.set(name, "true");
+    } else if (value === undefined) {
+      wrong ??= usage(command, `${rawName} needs a value: ${rawName} ${flag.value}`);
+    } else if (flag.type === "list" && before !== undefined) {
+      given.set(name, `${before},${value}`);
+    } else {
+      if (before !== undefined && before !== value) {
+        wrong ??= usage(
+          command,
+          `${rawName} is given twice: ${printable(before, 40)} and ${printable(value, 40)}`,
+        );
+      }
+      given.set(name, value);
+    }
   }
-  if (verb === "help" || given.has("help")) return ["--help"];
-  if (given.has("version")) return ["--version"];
-  return [verb, ...given.values(), "--", ...positionals];
+  for (const keys of command.either ?? []) {
+    const both = keys.map(flagName).filter((name) => given.has(name));
+    if (both.length > 1) {
+      wrong ??= usage(command, `${listed(both.map((name) => `--${name}`))} exclude each other`);
+    }
+  }
+  wrong ??= wrongAction(command, positionals);
+  return {
+    kind: "call",
+    command,
+    args: [...[...given].map(([name, value]) => `--${name}=${value}`), "--", ...positionals],
+    wrong,
+    word: named === undefined && first !== undefined && !first.startsWith("-") ? first : undefined,
+  };
 };
 
-/** Whether a person asked for lines on the terminal: `-o`, or a verb whose only use is to look. */
-export const onTerminal = (argv: ReadonlyArray<string>): boolean => {
-  const [verb, ...rest] = normalise(argv);
-  return verb !== "run" || rest.slice(0, rest.indexOf("--")).includes("--terminal=true");
+/** What effect/cli says of flags and arguments, in words of ours. */
+export const reworded = (error: CliError.CliError, command: Command): RunFailed => {
+  switch (error._tag) {
+    case "InvalidValue": {
+      const flag = flagOf(command, error.option);
+      if (flag?.type !== "count") break;
+      return usage(
+        command,
+        `--${error.option} must be between ${flag.least} and ${flag.most} (${flag.unit}), not ${printable(error.value, 40) || "empty"}`,
+      );
+    }
+    case "MissingArgument": {
+      const arg = command.args[error.argument];
+      if (arg === undefined) break;
+      return usage(command, `qbackup ${command.name} needs ${arg.label}`, arg.hint);
+    }
+    case "UnexpectedArgument":
+      return tooMany(command, error.arguments);
+    case "ShowHelp":
+      if (error.errors[0] !== undefined) return reworded(error.errors[0], command);
+  }
+  return usage(command, printable(error.message.replaceAll(/\s+/g, " ")));
 };

@@ -6,8 +6,10 @@ import { Reporter } from "#services/Reporter";
 import { type Manifest, parseReceipt } from "#src/wire/manifest";
 import type { Session } from "#src/wire/names";
 import { line } from "#src/wire/shown";
+import { command } from "./command.ts";
 import { destinationFor, startDestination, takeLock } from "./destination.ts";
 import { failed } from "./failure.ts";
+import { keepRunning, to } from "./flags.ts";
 import { fromPaper, onPaper } from "./head.ts";
 import { checkReceipt, inLedger } from "./record.ts";
 import { type Archive, fetchRecord, listArchives, type Vouched, withinADay } from "./remote.ts";
@@ -18,8 +20,6 @@ import { print } from "./visit.ts";
 export interface LedgerOptions {
   readonly to: string | undefined;
   readonly keepRunning: boolean;
-  /** What is to be done, and to what. */
-  readonly words: ReadonlyArray<string>;
 }
 
 const minute = (instant: string): string => `${instant.slice(0, 16).replace("T", " ")} UTC`;
@@ -252,15 +252,45 @@ const forget = Effect.fnUntraced(function* (options: LedgerOptions, names: Reado
   yield* print(`${known.length} archives are missed no more once they are gone\n`);
 });
 
-export const ledger = (options: LedgerOptions) => {
-  const [action, ...rest] = options.words;
-  if (action === "head" && rest.length === 0) return head;
-  if (action === "check" && rest.length > 0) return check(rest.join(" "));
-  if (action === "rebuild" && rest.length === 0) return rebuild(options);
-  if (action === "forget") return forget(options, rest);
-  return failed(
-    "usage",
-    "what is to be done with the ledger?",
-    "qbackup ledger head | check HEAD | rebuild | forget NAME...",
-  );
-};
+export const ledgerCommand = command({
+  name: "ledger",
+  summary: "the record in dom0: its head for paper, and what mends it",
+  about: `The ledger in dom0 has a line for each finished run, each linked to the one
+before. What "rebuild" adds is marked: it is the server's word.`,
+  flags: { to, keepRunning },
+  args: { words: { label: "WORDS", least: 0, most: Infinity } },
+  actions: {
+    head: { words: "", help: "the ledger's last line in a few letters, to be written on paper" },
+    check: {
+      words: "HEAD",
+      help: "is the line on paper still where it was, and everything before it?",
+    },
+    rebuild: {
+      words: "",
+      help: "add what the server has receipts for and the ledger does not: after a loss of the ledger. Of a damaged ledger it keeps what can be read",
+    },
+    forget: {
+      words: "NAME...",
+      help: "these archives were removed from the server on purpose: list and audit do not miss them",
+    },
+  },
+  exits: {
+    qubes: "the destination qube could not be started (rebuild)",
+    link: "the link failed (rebuild)",
+    refused: "the server refused (rebuild)",
+    integrity: "the ledger is not what is on paper, or the server's records contradict it",
+    locked: "another run is under way (rebuild)",
+  },
+  run: ({ action, words, ...options }) => {
+    switch (action) {
+      case "head":
+        return head;
+      case "check":
+        return check(words.join(" "));
+      case "rebuild":
+        return rebuild(options);
+      case "forget":
+        return forget(options, words);
+    }
+  },
+});

@@ -7,8 +7,10 @@ import { blockSize } from "#src/wire/frames";
 import { type Manifest, parseManifest, parseReceipt } from "#src/wire/manifest";
 import { isPrefix, type Prefix, printable } from "#src/wire/names";
 import { line } from "#src/wire/shown";
+import { command } from "./command.ts";
 import { destinationFor } from "./destination.ts";
 import { failed } from "./failure.ts";
+import { json, keepRunning, to } from "./flags.ts";
 import { inLedger } from "./record.ts";
 import { type Archive, fetchRecord, listArchives, recordDiffers, withinADay } from "./remote.ts";
 import { columns, print, visit } from "./visit.ts";
@@ -231,3 +233,40 @@ export const list = Effect.fnUntraced(function* (options: ListOptions) {
   }
   if (!sound) return yield* unsound;
 }, Effect.scoped);
+
+export const listCommand = command({
+  name: "list",
+  summary: "what the server has, held against the ledger in dom0",
+  about: `Shows what the server says it has, held against the ledger in dom0: archives
+whose names begin with PREFIX, or all. PROOF is one of:
+
+  proven      the ledger has the server's signed receipt for this content
+  rebuilt     so it has, but it took it from the server after a loss: the
+              server's word
+  unknown     the server calls it verified, but this ledger never heard of it
+  unverified  nobody vouches for it: an archive of the old scripts
+  changed     the ledger has this name with something else
+  damaged     something else came back when it was last read (verify, audit)
+  missing     the ledger has it, the server does not
+
+READ BACK: when the archive was last read in full, or how many of its blocks
+were sampled. What the server says it has, it may have lost all the same: verify
+and audit find that.`,
+  flags: {
+    to,
+    keepRunning,
+    json,
+    receipts: {
+      type: "switch",
+      help: "fetch every receipt too, and hold it against the ledger's (a call for each archive)",
+    },
+  },
+  args: { prefix: { label: "PREFIX", least: 0, most: 1 } },
+  exits: {
+    qubes: "the destination qube could not be started",
+    link: "the link failed",
+    refused: "the server refused",
+    integrity: "an archive is changed, damaged or missing, or the ledger is damaged",
+  },
+  run: list,
+});

@@ -16,6 +16,7 @@ import { humanSize } from "#src/wire/format";
 import type { Manifest } from "#src/wire/manifest";
 import { isName, type Name, type Session } from "#src/wire/names";
 import { line } from "#src/wire/shown";
+import { command } from "./command.ts";
 import { settingsFor, startDestination, takeLock } from "./destination.ts";
 import {
   type Archive,
@@ -28,6 +29,7 @@ import {
 } from "./extract.ts";
 import { failed } from "./failure.ts";
 import { blocksOf, fetchBlocks, fromLedger, type Trusted } from "./fetch.ts";
+import { archive, keepRunning, passphraseFile, qubesTimeout, to } from "./flags.ts";
 import { contentOf, fetchRecord } from "./remote.ts";
 import { checkServer } from "./upload.ts";
 
@@ -345,4 +347,62 @@ export const decryptAll = Effect.fnUntraced(function* (options: DecryptAll) {
     timeout: options.qubesTimeout,
   };
   yield* extractAll(job, qubes);
+});
+
+export const restoreCommand = command({
+  name: "restore",
+  summary: "bring qubes back from an archive",
+  about: `Brings qubes of the archive NAME back through qvm-backup-restore; without VMS,
+all that are in it. Each block is proven against the ledger before a byte of it
+is used. A qube that exists is never overwritten.`,
+  flags: {
+    to,
+    passphraseFile,
+    keepRunning,
+    verifyOnly: { type: "switch", help: "decrypt everything, restore nothing" },
+    exclude: { type: "list", value: "VM", help: "not this one; may be repeated" },
+    skipDom0Home: { type: "switch", help: "not the home directory of dom0" },
+    renameConflicting: {
+      type: "switch",
+      help: "qubes that exist here come back under other names",
+    },
+    skipConflicting: {
+      type: "switch",
+      help: "qubes that exist here are left out; otherwise nothing at all is restored",
+    },
+    ignoreMissing: {
+      type: "switch",
+      help: "take the defaults for templates and netvms that are not here",
+    },
+    skipBroken: {
+      type: "switch",
+      help: "leave out qubes whose template or netvm is not here",
+    },
+    ignoreUsernameMismatch: { type: "switch", help: "as in qvm-backup-restore" },
+    ignoreSizeLimit: { type: "switch", help: "as in qvm-backup-restore" },
+    compressionFilter: {
+      type: "text",
+      short: "Z",
+      value: "PROGRAM",
+      help: "as in qvm-backup-restore",
+    },
+    force: {
+      type: "switch",
+      help: "an archive that the ledger does not know, on the server's word",
+    },
+    paranoid: {
+      type: "switch",
+      help: "extract in a disposable, which fetches the archive by itself: dom0 parses nothing of it, and proves nothing of it; never the home of dom0",
+    },
+    qubesTimeout: qubesTimeout("qvm-backup-restore"),
+  },
+  args: { name: archive, qubes: { label: "VMS", least: 0, most: Infinity } },
+  exits: {
+    qubes: "a qube did not come back whole, or not with all of its settings",
+    link: "the link failed",
+    refused: "the server refused",
+    integrity: "something else came back from the server",
+    locked: "another run is under way",
+  },
+  run: restore,
 });

@@ -17,7 +17,10 @@ import { fingerprint } from "#src/wire/keys";
 import type { Manifest, Trailer } from "#src/wire/manifest";
 import { isName, type Name, printable, type Session } from "#src/wire/names";
 import { line } from "#src/wire/shown";
+import { command } from "./command.ts";
 import { failed, type RunFailed } from "./failure.ts";
+import { keepRunning, month, passphraseFile, qubesTimeout, to } from "./flags.ts";
+import { closeTo } from "./near.ts";
 import { settingsFor, startDestination, takeLock } from "./destination.ts";
 import { checkReceipt, complete, inLedger, remark } from "./record.ts";
 import { settle } from "./settle.ts";
@@ -82,7 +85,13 @@ const select = Effect.fnUntraced(function* (options: RunOptions, all: ReadonlyAr
   const asked = [...new Set(options.qubes)];
   const unknown = asked.filter((name) => !all.some((qube) => qube.name === name));
   if (unknown.length > 0) {
-    return yield* failed("usage", `no such qube: ${unknown.join(", ")}`, "qvm-ls lists the qubes");
+    const names = all.map(({ name }) => name);
+    const meant = unknown.flatMap((name) => closeTo(name, names) ?? []);
+    return yield* failed(
+      "usage",
+      `no such qube: ${printable(unknown.join(", "), 100)}`,
+      `${meant.length === 0 ? "" : `did you mean ${meant.join(", ")}? `}qvm-ls lists the qubes`,
+    );
   }
   // An AdminVM has no id of its own in the archive; its home lies in a directory apart.
   const includeDom0 = options.includeDom0 || asked.includes("dom0");
@@ -411,3 +420,55 @@ export const run = Effect.fnUntraced(
   Effect.scoped,
   alarmed,
 );
+
+export const runCommand = command({
+  name: "run",
+  summary: "back up qubes; without a command, this is what is done",
+  about: `Backs up the qubes VMS; without any, those that qvm-backup includes by default.
+"run" itself is needed only for a qube with the same name as a command.`,
+  flags: {
+    prefix: {
+      type: "text",
+      short: "f",
+      value: "PREFIX",
+      help: "before the name, which is the local time: PREFIX2026-01-31T0400.backup. It may contain a directory that the server has: appvms/my-",
+    },
+    to,
+    passphraseFile,
+    keepRunning,
+    terminal: {
+      type: "switch",
+      short: "o",
+      help: "log to the terminal instead of the journal",
+    },
+    includeDom0: { type: "switch", help: "back up the home directory of dom0 as well" },
+    window: {
+      type: "count",
+      value: "MIB",
+      least: 16,
+      most: 4096,
+      unit: "MiB",
+      default: 64,
+      help: "how much may be under way, unacknowledged",
+    },
+    linkTimeout: {
+      type: "count",
+      value: "MIN",
+      least: 1,
+      most: month,
+      unit: "minutes",
+      default: 30,
+      help: "give up after so long without progress on the link",
+    },
+    qubesTimeout: qubesTimeout("qvm-backup"),
+  },
+  args: { qubes: { label: "VMS", least: 0, most: Infinity } },
+  exits: {
+    qubes: "Qubes failed: qvm-backup, or the destination qube",
+    link: "the link failed and could not be resumed",
+    refused: "the server refused",
+    integrity: "incomplete, or digest, receipt or key differs",
+    locked: "another run is under way",
+  },
+  run: ({ prefix = "", ...options }) => run({ ...options, prefix }),
+});

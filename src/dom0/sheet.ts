@@ -5,7 +5,9 @@ import { humanSize } from "#src/wire/format";
 import { fingerprint } from "#src/wire/keys";
 import { parseManifest } from "#src/wire/manifest";
 import { printable } from "#src/wire/names";
+import { command } from "./command.ts";
 import { destinationFor } from "./destination.ts";
+import { to } from "./flags.ts";
 import { currentHead } from "./ledger.ts";
 import { inLedger } from "./record.ts";
 import { print } from "./visit.ts";
@@ -91,4 +93,16 @@ export const recoverySheet = Effect.fnUntraced(function* (options: {
       "",
     ].join("\n"),
   );
+});
+
+export const sheetCommand = command({
+  name: "recovery-sheet",
+  summary: "one page for a drawer elsewhere: what a restore needs",
+  about: `Prints one page for a drawer far from this machine: what a restore needs, and
+how it is done. The passphrase is not on it, only a line to write where it is
+kept. Print it anew now and then.`,
+  flags: { to },
+  args: {},
+  exits: {},
+  run: recoverySheet,
 });

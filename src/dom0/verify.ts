@@ -11,9 +11,11 @@ import { fingerprint } from "#src/wire/keys";
 import { type Manifest, manifestDiffers } from "#src/wire/manifest";
 import { isName, type Name, type Session } from "#src/wire/names";
 import { line } from "#src/wire/shown";
+import { command } from "./command.ts";
 import { destinationFor, settingsFor } from "./destination.ts";
 import { failed, type RunFailed } from "./failure.ts";
 import { blocksOf, fetchBlocks, fromLedger } from "./fetch.ts";
+import { archive, json, keepRunning, passphraseFile, qubesTimeout, to } from "./flags.ts";
 import { inLedger } from "./record.ts";
 import { ask, fetchRecord, misplaced, nextReply, recordDiffers } from "./remote.ts";
 import { decryptAll } from "./restore.ts";
@@ -184,9 +186,6 @@ const onServer = Effect.fnUntraced(function* ({ manifest, name }: Anchor, destin
 export const verify = Effect.fnUntraced(function* (options: VerifyOptions) {
   const { name } = options;
   if (!isName(name)) return yield* failed("usage", "that is not a name that an archive can have");
-  if (options.decrypt && options.onServer) {
-    return yield* failed("usage", "--decrypt and --on-server exclude each other");
-  }
   const destination = yield* destinationFor(options.to);
   const own = yield* ownAnchor(name, destination);
   if (own === undefined && !options.force) {
@@ -254,3 +253,41 @@ export const verify = Effect.fnUntraced(function* (options: VerifyOptions) {
         ].join("\n"),
   );
 }, Effect.scoped);
+
+export const verifyCommand = command({
+  name: "verify",
+  summary: "read an archive back, and prove that it is whole and unchanged",
+  about: `Reads the archive back, proves each block against the tree hash in the ledger,
+and checks that it is complete: every qube that was asked for, every member. So
+is what the server would need to replace a lost ledger: its record of the
+archive. Nothing is stored. A link that breaks is made again.`,
+  flags: {
+    to,
+    passphraseFile,
+    keepRunning,
+    json,
+    onServer: {
+      type: "switch",
+      help: "the server reads it instead: quick, finds decay on its disk, proves nothing against a server that lies",
+    },
+    decrypt: {
+      type: "switch",
+      help: "decrypt it too, with qvm-backup-restore --verify-only and the passphrase of -p FILE",
+    },
+    force: {
+      type: "switch",
+      help: "for an archive that the ledger does not know: hold it against the server's receipt",
+    },
+    qubesTimeout: qubesTimeout("qvm-backup-restore"),
+  },
+  either: [["onServer", "decrypt"]],
+  args: { name: archive },
+  exits: {
+    qubes: "Qubes failed: the destination qube, or qvm-backup-restore (--decrypt)",
+    link: "the link failed",
+    refused: "the server refused",
+    integrity: "something else came back",
+    locked: "another run is under way (--decrypt)",
+  },
+  run: verify,
+});

@@ -209,6 +209,7 @@ describe("a run", () => {
   it.effect.each([
     [["-t", "net", "-p", "/p", "nobody"], 2, /no such qube: nobody/],
     [["-t", "net", "-p", "/p", "wo*"], 2, /no such qube/],
+    [["-t", "net", "-p", "/p", "vualt"], 2, /no such qube: vualt\n.*did you mean vault\?/],
     [["-t", "gone", "-p", "/p", "work"], 2, /destination qube does not exist/],
   ] as const)("%j is refused before anything starts", ([args, expected, text]) =>
     Effect.gen(function* () {

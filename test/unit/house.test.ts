@@ -99,6 +99,7 @@ const planted: ReadonlyArray<readonly [rule: (typeof rules)[number], file: strin
     ["verb", dom0, 'import type { Listed } from "#src/dom0/list";'],
     ["verb", "src/shell/read.ts", 'export { put } from "./put.ts";'],
     ["verb", "src/dom0/main.ts", 'import { status } from "./status.ts";'],
+    ["verb", "src/dom0/commands.ts", 'import { statusCommand } from "./status.ts";'],
 
     ["clock", dom0, "const now = Date.now();"],
     ["clock", dom0, "const now = Date?.now();"],

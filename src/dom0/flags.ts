@@ -1,0 +1,48 @@
+/** Flags and arguments that mean the same to several commands. */
+
+export const to = {
+  type: "text",
+  short: "t",
+  value: "VM",
+  help: "the destination qube, which holds the ssh key",
+  setting: "QBKP_DEST_VM",
+} as const;
+
+export const passphraseFile = {
+  type: "text",
+  short: "p",
+  value: "FILE",
+  help: "its first line is the passphrase of the backup",
+  setting: "QBKP_PASS_FILE",
+} as const;
+
+export const keepRunning = {
+  type: "switch",
+  short: "x",
+  help: "leave the destination qube running",
+} as const;
+
+export const json = { type: "switch", help: "for programs" } as const;
+
+/** The archive that is meant. */
+export const archive = {
+  label: "NAME",
+  least: 1,
+  most: 1,
+  hint: '"qbackup list" shows the names.',
+} as const;
+
+/** Minutes in a month: a limit beyond that is a slip. */
+export const month = 43_200;
+
+/** How long `tool` may be silent. */
+export const qubesTimeout = <const Tool extends string>(tool: Tool) =>
+  ({
+    type: "count",
+    value: "MIN",
+    least: 1,
+    most: month,
+    unit: "minutes",
+    default: 60,
+    help: `give up after so long without a sign of ${tool}`,
+  }) as const;

@@ -602,7 +602,7 @@ describe("qvm-run", { timeout: 20_000 }, () => {
   it("runs a service as the agent does, in a login shell, and starts the qube", async () => {
     const w = world({ extraPath: ["/opt/extra"] });
     w.service("net", "t.Env", {
-      text: `${service}pwd; echo "$#:$1"; env; sleep 0.1; cat /dev/stdin; echo oops >&2; exit 7\n`,
+      text: `${service}pwd; echo "$#:$1"; env; sleep 0.1; cat; echo oops >&2; exit 7\n`,
     });
     fs.writeFileSync(path.join(w.home("net"), ".profile"), "echo noise\nexport FROM=profile\n");
     expect((await run(w, "qvm-check", ["-q", "--running", "net"])).code).toBe(1);
@@ -660,6 +660,67 @@ describe("qvm-run", { timeout: 20_000 }, () => {
     expect(ended).toMatchObject({ code: 5, stdout: "hello\n" });
   });
 
+  it("gives a service sockets: /dev/stdin cannot be opened again", async () => {
+    const w = world();
+    w.service("net", "t.Again", { text: `${service}cat < /dev/stdin\n` });
+    const { code, stderr } = await call(w, "t.Again", "input").ended;
+    expect(code).not.toBe(0);
+    expect(stderr).toMatch(/No such device or address|cannot open/);
+  });
+
+  it("does not tell a service that its caller has stopped reading", async () => {
+    const w = world();
+    const done = path.join(w.dir, "done");
+    w.service("net", "t.Much", {
+      text: `${service}head -c 3000000 /dev/zero; echo $? > '${done}'\n`,
+    });
+    const going = call(w, "t.Much", "");
+    going.child.stdout!.destroy();
+    expect((await going.ended).code).toBe(0);
+    expect(fs.readFileSync(done, "utf8")).toBe("0\n");
+  });
+
+  /** Fills its stdout, says so when nobody took a byte for a second, and waits for room or an end. */
+  const poller = (full: string) =>
+    [
+      "#!/usr/bin/perl",
+      "use Fcntl; fcntl(STDOUT, F_SETFL, O_NONBLOCK); $SIG{PIPE} = 'IGNORE';",
+      "for (my $said = 0;;) {",
+      "  1 while syswrite(STDOUT, 'x' x 65536);",
+      "  exit 0 unless $!{EAGAIN};",
+      "  vec(my $out = '', 1, 1) = 1;",
+      "  next if select(undef, $out, undef, $said ? undef : 1);",
+      `  open(my $f, '>', '${full}'); close $f; $said = 1;`,
+      "}",
+    ].join("\n");
+
+  it.each([false, true])(
+    "keeps the sockets of a service whose client is gone, unless agentCloses: %j",
+    async (agentCloses) => {
+      const w = world({ agentCloses });
+      const full = path.join(w.dir, "full");
+      w.service("net", "t.Poll", { text: poller(full) });
+      w.service("net", "t.Write", { text: `${service}echo up; exec yes\n` });
+      const calls = ["t.Poll", "t.Write"].map((name) => call(w, name));
+      // Nobody reads, as a dom0 that hangs.
+      for (const { child } of calls) child.stdout!.pause();
+      const services = () => w.processes("service").map((each) => each.service);
+      await until("a full socket", () => fs.existsSync(full) && services().length === 2);
+      for (const { pid } of w.processes("qrexec-client")) process.kill(pid, "SIGKILL");
+      // Who writes is told.
+      await until("the writer's end", () => !services().includes("t.Write"));
+      if (agentCloses) await until("the poller's end", () => services().length === 0);
+      else {
+        expect(services()).toEqual(["t.Poll"]);
+        const [agent] = w.processes("agent");
+        // Until somebody ends it; then its agent goes, too.
+        process.kill(w.processes("service")[0]!.pid, "SIGTERM");
+        await until("the agent's end", () => w.processes("agent").length === 0);
+        expect(agent?.service).toBe("t.Poll");
+      }
+    },
+  );
+
   it("exits 0 when its qrexec-client is killed; the service sees an end of file", async () => {
     const w = world();
     const done = path.join(w.dir, "done");
@@ -704,7 +765,10 @@ describe("qvm-run", { timeout: 20_000 }, () => {
     await until("a service", () => w.processes("service").length === 1);
     await sleep(100);
     expect((await run(w, "qvm-shutdown", ["--wait", "net"])).code).toBe(0);
-    expect((await one.ended).code).toBe(128 + 9);
+    expect(await one.ended).toMatchObject({
+      code: 255,
+      stderr: expect.stringMatching(/ qrexec-client\[\d+\]: .*: vchan connection closed early /),
+    });
     const two = call(w, "t.Long");
     await until("a service", () => w.processes("service").length === 1);
     await sleep(100);

@@ -7,6 +7,8 @@
 import * as child_process from "node:child_process";
 import * as fs from "node:fs";
 import * as path from "node:path";
+import type { Duplex } from "node:stream";
+import { AGENT } from "./agent.ts";
 import { Exit, parseArguments, usageError } from "./args.ts";
 import { ask, CLOSE_OTHERS, listQubes, Refused, selfCommand } from "./client.ts";
 import { takeFault } from "./faults.ts";
@@ -99,72 +101,84 @@ const lookUp = (dir: string, state: State, vm: string, name: string): string | u
   return undefined;
 };
 
-interface Pipe {
-  readonly read: number;
-  readonly write: number;
+interface Surroundings {
+  readonly home: string;
+  readonly env: { readonly [name: string]: string };
+  readonly ids: { uid: number; gid: number } | undefined;
+  /** Bytes of stdin after which the client dies; -1 for never. */
+  readonly limit: number;
+  readonly closes: boolean;
 }
 
-/**
- * Pipes that children can share. Node itself only makes socket pairs, and a FIFO will not do: when
- * a service opens its /dev/stdin again, it must not wait for a writer that is done. So bash makes
- * them, as the service's user, and they are opened from its descriptors.
- */
-const pipes = async (
-  count: number,
-  ids: { uid: number; gid: number } | undefined,
-): Promise<Array<Pipe>> => {
-  const wanted = Array.from({ length: count }, (_, index) => index + 3);
-  const script = [...wanted.map((fd) => `exec ${fd}<> <(:)`), "echo", "read -r _"].join("\n");
-  const maker = child_process.spawn("/bin/bash", ["-c", script], {
-    stdio: ["pipe", "pipe", "ignore"],
-    cwd: "/",
-    env: { PATH: "/usr/bin:/bin" },
+/** Runs a service. Returns its exit code. */
+type Run = (
+  dir: string,
+  vm: string,
+  command: string,
+  service: ReadonlyArray<string>,
+  surroundings: Surroundings,
+) => Promise<number>;
+
+const direct: Run = async (dir, vm, command, [program = "", ...words], { env, home, ids }) => {
+  // A session of its own, out of reach of signals to the caller's process group.
+  const it = child_process.spawn(program, words, {
+    cwd: home,
+    env,
+    stdio: [0, 1, 2],
+    detached: true,
     ...ids,
   });
-  try {
-    await new Promise<void>((resolve, reject) => {
-      maker.on("error", reject);
-      maker.on("exit", () => reject(new Error("bash makes no pipes")));
-      maker.stdout.once("data", () => resolve());
-    });
-    return wanted.map((fd) => {
-      const place = `/proc/${maker.pid}/fd/${fd}`;
-      return { read: fs.openSync(place, "r"), write: fs.openSync(place, "w") };
-    });
-  } finally {
-    maker.removeAllListeners("exit");
-    maker.kill("SIGKILL");
-    maker.stdin.destroy();
-    maker.stdout.destroy();
-  }
+  const forget =
+    it.pid === undefined ? () => {} : remember(dir, "service", it.pid, { vm, service: command });
+  const code = await new Promise<number>((resolve) => {
+    it.on("error", () => resolve(125));
+    it.on("exit", (status, signal) => resolve(status ?? 128 + (numbers[signal ?? ""] ?? 9)));
+  });
+  forget();
+  return code;
 };
 
-const ended = (child: child_process.ChildProcess): Promise<void> =>
-  new Promise((resolve) => {
-    child.on("error", () => resolve());
-    child.on("exit", () => resolve());
-  });
-
-/** Copies stdin itself, to die behind a certain number of bytes. */
-const pumpUpTo = (to: number, bytes: number): void => {
-  const stream = fs.createReadStream("", { fd: 0, highWaterMark: 65536 });
-  const sink = fs.createWriteStream("", { fd: to });
-  sink.on("error", () => stream.destroy());
-  let left = bytes;
-  stream.on("data", (data) => {
-    const part = Buffer.from(data).subarray(0, left);
-    left -= part.length;
-    if (!sink.write(part)) {
-      stream.pause();
-      sink.once("drain", () => stream.resume());
-    }
-    if (left > 0) return;
-    stream.pause();
-    // What was read has arrived, then the client is gone.
-    sink.end(() => process.kill(process.pid, "SIGKILL"));
-  });
-  stream.on("end", () => sink.end());
+/** What qrexec writes to stderr, one line a message. */
+const qrexecLog = (place: string, message: string): void => {
+  const now = new Date(Date.now() - new Date().getTimezoneOffset() * 60_000).toISOString();
+  const time = now.slice(0, 23).replace("T", " ");
+  process.stderr.write(`${time} qrexec-client[${process.pid}]: ${place}: ${message}\n`);
 };
+
+const throughAgent: Run = (dir, vm, command, service, { closes, env, home, ids, limit }) =>
+  new Promise<number>((resolve) => {
+    const owner = [ids?.uid ?? -1, ids?.gid ?? -1, closes ? 1 : 0].map(String);
+    const words = [path.join(dir, "log", `${vm}.log`), `${limit}`, `${process.pid}`, ...owner];
+    const agent = child_process.spawn("perl", ["-e", AGENT, "--", ...words, ...service], {
+      cwd: home,
+      env,
+      stdio: [0, 1, 2, "pipe"],
+      detached: true,
+    });
+    agent.on("error", () => resolve(125));
+    if (agent.pid === undefined) return;
+    const records = [remember(dir, "agent", agent.pid, { vm, service: command })];
+    const vchan = agent.stdio[3] as Duplex;
+    let said = "";
+    vchan.on("error", () => {});
+    vchan.on("data", (data) => {
+      said += String(data);
+      const pid = /^pid (\d+)\n/.exec(said)?.[1];
+      if (pid !== undefined && records.length === 1) {
+        records.push(remember(dir, "service", Number(pid), { vm, service: command }));
+        vchan.write("x");
+      }
+    });
+    vchan.on("close", () => {
+      for (const forget of records) forget();
+      const code = /^code (\d+)$/m.exec(said)?.[1];
+      if (code !== undefined) return resolve(Number(code));
+      // The qube was shut down, or its agent died.
+      const place = "process_io.c:208:qrexec_process_io";
+      qrexecLog(place, "vchan connection closed early (fds: 1 0 -1, status: -1 -1)");
+      resolve(255);
+    });
+  });
 
 /** The client's side and the agent's side of one call. Returns the service's exit code. */
 export const qrexecClient = async (dir: string, argv: ReadonlyArray<string>): Promise<number> => {
@@ -198,7 +212,8 @@ const call = async (dir: string, shell: boolean, vm: string, command: string): P
     SHELL: "/bin/bash",
     PATH: "/usr/local/bin:/usr/local/sbin:/usr/bin:/usr/sbin:/bin:/sbin",
     QREXEC_REMOTE_DOMAIN: "dom0",
-    QREXEC_SERVICE_FULL_NAME: shell ? "qubes.VMShell" : command,
+    // qvm-run adds the "+".
+    QREXEC_SERVICE_FULL_NAME: shell ? "qubes.VMShell+" : `${command}${plus < 0 ? "+" : ""}`,
     QREXEC_SERVICE_ARGUMENT: shell ? "" : argument,
     QREXEC_AGENT_PID: String(process.pid),
     QREXEC_REQUESTED_TARGET_TYPE: "",
@@ -208,61 +223,17 @@ const call = async (dir: string, shell: boolean, vm: string, command: string): P
   const prefix = quoted.length === 0 ? "" : `PATH=${quoted.join(":")}:$PATH; `;
   const words = shell ? ["/bin/sh", "-c", command] : [file, ...(argument === "" ? [] : [argument])];
   const login = ["/bin/sh", "-lc", `${prefix}exec "$0" "$@"`, ...words];
-  const journal = path.join(dir, "log", `${vm}.log`);
-
-  const start = (stdio: [number, number, number]): child_process.ChildProcess => {
-    // A session of its own, out of reach of signals to the caller's process group.
-    return child_process.spawn("/bin/bash", ["-c", CLOSE_OTHERS, "close-others", ...login], {
-      cwd: home,
-      env,
-      stdio,
-      detached: true,
-      ...user.ids,
-    });
-  };
-  const finish = async (service: child_process.ChildProcess): Promise<number> => {
-    const pid = service.pid;
-    const forget =
-      pid === undefined ? () => {} : remember(dir, "service", pid, { vm, service: command });
-    const code = await new Promise<number>((resolve) => {
-      service.on("error", () => resolve(125));
-      service.on("exit", (status, signal) => resolve(status ?? 128 + (numbers[signal ?? ""] ?? 9)));
-    });
-    forget();
-    return code;
-  };
-
   const dies = takeFault(dir, "qvm-run", "kill-client", vm);
   if (dies !== undefined && dies.after === undefined) {
     setTimeout(() => process.kill(process.pid, "SIGKILL"), dies.ms ?? 0);
   }
-  if (settings.directIo) return finish(start([0, 1, 2]));
-
-  const [input, output, errors] = await pipes(3, user.ids);
-  if (input === undefined || output === undefined || errors === undefined) return 125;
-
-  const service = start([input.read, output.write, errors.write]);
-  for (const fd of [input.read, output.write, errors.write]) fs.closeSync(fd);
-  // Pumps die with the client, however it dies; the service does not.
-  const pump = (words: ReadonlyArray<string>, from: number, to: number) =>
-    child_process.spawn("setpriv", ["--pdeathsig", "KILL", "--", ...words], {
-      stdio: [from, to, "ignore"],
-      env: { PATH: "/usr/bin:/bin" },
-    });
-  const pumpOut = pump(["cat"], output.read, 1);
-  const pumpErr = pump(["tee", "-a", journal], errors.read, 2);
-  for (const fd of [output.read, errors.read]) fs.closeSync(fd);
-  const drained = Promise.all([ended(pumpOut), ended(pumpErr)]);
-  const pumpIn =
-    dies?.after === undefined ? pump(["cat"], 0, input.write) : pumpUpTo(input.write, dies.after);
-  if (pumpIn !== undefined) {
-    fs.closeSync(input.write);
-    pumpIn.on("error", () => {});
-  }
-
-  const code = await finish(service);
-  // Early exit of the service: nobody waits for what the caller still wants to say.
-  if (pumpIn !== undefined) pumpIn.kill("SIGKILL");
-  await drained;
-  return code;
+  const service = ["/bin/bash", "-c", CLOSE_OTHERS, "close-others", ...login];
+  const run = settings.directIo ? direct : throughAgent;
+  return run(dir, vm, command, service, {
+    home,
+    env,
+    ids: user.ids,
+    limit: dies?.after ?? -1,
+    closes: settings.agentCloses,
+  });
 };

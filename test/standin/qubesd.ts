@@ -240,8 +240,9 @@ export class Qubesd {
     if (!kill) await sleep(this.#state().settings.stopMs);
     changeQube(this.#dir, name, { state: "Halted" });
     // A halted qube takes its processes with it.
-    for (const service of processes(this.#dir, "service")) {
-      if (service.vm === name) endSession(service);
+    // Agents first: they would still tell how the services ended.
+    for (const kind of ["agent", "service"]) {
+      for (const each of processes(this.#dir, kind)) if (each.vm === name) endSession(each);
     }
   }
 

@@ -72,6 +72,11 @@ export interface Settings {
    * does not end the service's stdin, as it does otherwise and in Qubes.
    */
   readonly directIo: boolean;
+  /**
+   * Laxer than the genuine agent: close what leads to a service when its client is gone, so that
+   * the service always notices.
+   */
+  readonly agentCloses: boolean;
 }
 
 export const defaults: Settings = {
@@ -87,6 +92,7 @@ export const defaults: Settings = {
   startMs: 0,
   stopMs: 0,
   directIo: false,
+  agentCloses: true,
 };
 
 export interface State {

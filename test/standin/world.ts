@@ -98,7 +98,7 @@ export interface World {
   readonly journal: () => Array<string>;
   readonly notifications: () => Array<Notification>;
   readonly calls: (tool?: string) => Array<Call>;
-  /** What the stand-in runs: kinds qubesd, qrexec-client, service, tar. */
+  /** What the stand-in runs: kinds qubesd, qrexec-client, agent, service, tar. */
   readonly processes: (kind?: string) => Array<Process>;
   /** The profiles of qvm-backup that lie about. */
   readonly profiles: () => Array<string>;
@@ -211,7 +211,7 @@ export const stopWorld = (dir: string): void => {
   // qubesd may have been asked to start a moment ago, and what it runs may start more.
   for (let round = 0; round < 3; round++) {
     for (const each of processes(dir)) {
-      if (each.kind === "service") endSession(each);
+      if (each.kind === "service" || each.kind === "agent") endSession(each);
       else if (isAlive(each)) endProcess(each.pid);
       fs.rmSync(path.join(dir, "run", `${each.kind}-${each.pid}.json`), { force: true });
     }

@@ -29,9 +29,9 @@ fill = sed -e 's|@PREFIX@|$(PREFIX)|g' -e 's|@USER@|$(user)|g' -e 's|@STORE@|$(t
 # The account's home where it exists, else where useradd would put it.
 the_store = $(or $(store),$(shell getent passwd '$(user)' 2>/dev/null | cut -d: -f6),/home/$(user))
 
-.PHONY: help install build check test test-apparmor bench demo clean dom0 templatevm appvm server server-aa server-sshd \
+.PHONY: help install build check test test-apparmor test-newcomer bench demo clean dom0 templatevm appvm server server-aa server-sshd \
 	uninstall-dom0 uninstall-templatevm uninstall-appvm uninstall-server uninstall-server-aa \
-	uninstall-server-sshd node words needs
+	uninstall-server-sshd node words
 .NOTPARALLEL:
 
 help:
@@ -58,18 +58,24 @@ $(programs): $(sources)
 	npm run build
 	@touch $(programs)
 
-# Not "npm ci": npm 11 refuses a lock file that lacks the packages of other platforms.
+# Not "npm ci": npm 11 refuses a lock file that lacks the packages of other platforms. Its warnings are
+# of the node that npm itself runs on; the tools bring one of their own.
 $(tools):
 	@command -v npm >/dev/null || { echo 'qbackup: error: npm is needed to build dist/' >&2; \
 	  echo 'qbackup: hint: run "make build" elsewhere, and copy dist/ here' >&2; exit 1; }
-	npm install --no-save --no-audit --no-fund
+	npm install --no-save --no-audit --no-fund --loglevel=error
 
-needs:
-	@sh test/need.sh
+# What is missing is named, and installed after a yes: on the terminal, or YES=1.
+needs-%:
+	@sh test/need.sh $*
 
 # npm test builds first.
-test: needs | $(tools)
+test: needs-test | $(tools)
 	npm test
+
+# "make test" and "make demo" in fresh Debian roots; exit 77 where that cannot be tried.
+test-newcomer:
+	@sh test/newcomer/run.sh
 
 # The profile in force, in a virtual machine; exit 77 where that cannot be tried.
 test-apparmor: dist/qbackup-shell | $(tools)
@@ -78,11 +84,11 @@ test-apparmor: dist/qbackup-shell | $(tools)
 check: | $(tools)
 	npm run check
 
-demo: needs build
+demo: needs-demo build
 	@npm run --silent demo
 
 # As root, for accounts and a shaped link. BENCH=--quick only shows that it runs; BENCH=FILE keeps the table.
-bench: needs build
+bench: needs-bench build
 	@npm run --silent bench -- $(BENCH)
 
 clean:

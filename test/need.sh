@@ -1,36 +1,116 @@
 #!/bin/sh
-# What the tests and the demonstration need besides node and npm: found, or installed from Debian's
-# packages where that can be done without a question.
+# What a suite needs besides node and npm: found, or installed from Debian's packages once its user
+# has said yes, on the terminal or with YES=1. "sh test/need.sh SUITE": test, demo, bench, or proof
+# for the long suites. Says first what the suite is, how long it takes, and what would be installed.
 set -eu
 PATH=$PATH:/usr/sbin:/sbin
 
-missing=
-need() { command -v "$1" >/dev/null || missing="$missing $2"; }
-need ssh openssh-client
-need sshd openssh-server
-need scrypt scrypt
-need apparmor_parser apparmor
-need setpriv util-linux
-need bash bash
-need strace strace
-need ip iproute2
-need git git
+suite=${1:-}
+case $suite in
+test) about='all parts, each by itself and against the real thing, and a few whole runs; about 4 minutes on two cores' ;;
+demo) about='a backup from end to end on this machine alone; less than a minute' ;;
+bench) about='what is measured, as root; minutes with BENCH=--quick, hours without' ;;
+proof) about='kills, cut links, full disks, hostile clients, simulations; most of an hour' ;;
+*)
+	echo 'usage: sh test/need.sh test | demo | bench | proof' >&2
+	exit 2
+	;;
+esac
+echo "qbackup $suite: $about"
 
-node -e 'process.exit(parseInt(process.versions.node) < 20 ? 1 : 0)' 2>/dev/null || {
-	echo 'qbackup: error: node 20 or later is needed' >&2
-	echo 'qbackup: hint: Debian 13: apt install nodejs npm; Debian 12: see "Node" in README.md' >&2
+fail() {
+	printf 'qbackup: error: %s\n' "$1" >&2
+	[ $# = 1 ] || printf 'qbackup: hint: %s\n' "$2" >&2
 	exit 1
 }
-[ -n "$missing" ] || exit 0
+# The programs start with #!/usr/bin/node, so another node, wherever it lies, does not help.
+/usr/bin/node -e 'process.exit(parseInt(process.versions.node) < 20 ? 1 : 0)' 2>/dev/null ||
+	fail 'there is no node of version 20 or later at /usr/bin/node' \
+		'Debian 13: apt install nodejs npm; others: see "Installation" in README.md'
+command -v npm >/dev/null || fail 'npm is not installed' 'Debian 13: apt install npm'
 
-if command -v apt-get >/dev/null && [ "$(id -u)" = 0 ]; then
-	as_root=
-elif command -v apt-get >/dev/null && sudo -n true 2>/dev/null; then
-	as_root='sudo -n'
-else
-	echo "qbackup: error: install these first:$missing" >&2
-	exit 1
-fi
-# The packages' names are words of ours. An sshd that is only there for the tests need not be started.
+# Suites, program, package, what it is for. A suite with ? can do without: some tests are skipped then.
+packages= needed= lines=
+while read -r suites program package what; do
+	case ,$suites, in
+	*,"$suite",*) word=needed ;;
+	*,"$suite"\?,*) word=optional ;;
+	*) continue ;;
+	esac
+	! command -v "$program" >/dev/null || continue
+	packages="$packages $package"
+	lines="$lines
+  $package ($word): $what"
+	[ $word = optional ] || needed="$needed $package"
+done <<'END'
+test,demo,bench,proof ssh openssh-client the ssh that the backups go through
+test,demo,bench,proof sshd openssh-server an sshd, which only the tests start, on loopback; the package's own stays off
+test,proof scrypt scrypt opens archives as a person without Qubes would
+test zstd zstd opens archives that were compressed with it
+test? apparmor_parser apparmor reads the profile of qbackup-shell
+bench?,proof? ip iproute2 makes networks that can be cut or slowed down
+proof? strace strace stops a program at each of its system calls
+proof? git git one of the clients that must get nothing
+END
+[ -n "$packages" ] || exit 0
+
+echo "Not here, of Debian's packages:$lines"
+# What would come with them, where apt knows already. The packages' names are words of ours.
 # shellcheck disable=SC2086
-$as_root env DEBIAN_FRONTEND=noninteractive sh -c 'apt-get update -q && apt-get install -q -y --no-install-recommends "$@"' - $missing
+all=$(apt-get -s -q --no-install-recommends install $packages 2>/dev/null |
+	sed -n 's/^Inst \([^ ]*\).*/\1/p' | sort | tr '\n' ' ') || :
+[ -z "$all" ] || echo "  all that would be installed: $all"
+if [ "$(id -u)" = 0 ]; then
+	sudo=
+elif [ -t 0 ]; then
+	sudo=sudo
+else
+	# Nobody is there to type a password.
+	sudo='sudo -n'
+fi
+# With "able" this machine could install them; ends here with what is to be done, or goes on without.
+without() {
+	if [ -z "$needed" ]; then
+		echo 'Going on without them. What is skipped for it is named at the end.'
+		exit 0
+	fi
+	case $1-$suite in
+	able-*) hint="make $suite YES=1 installs them${sudo:+, with sudo}" ;;
+	*-test) hint='npm test goes on without them, and names at the end what it skipped' ;;
+	*) hint='they are names of Debian; elsewhere take what has these programs' ;;
+	esac
+	fail "install these first:$needed" "$hint"
+}
+if ! command -v apt-get >/dev/null || { [ -n "$sudo" ] && ! command -v sudo >/dev/null; }; then
+	without unable
+fi
+if [ "${YES:-}" != 1 ]; then
+	{ [ -t 0 ] && [ -n "$needed" ]; } || without able
+	printf 'Install them with %sapt-get? No service of theirs is started. [y/N] ' \
+		"${sudo:+sudo }"
+	read -r answer || answer=
+	case $answer in
+	[yY] | [yY][eE][sS]) ;;
+	*) without able ;;
+	esac
+fi
+
+# Of what is new here nothing is started, now or at the next boot: /usr/sbin/policy-rc.d is where
+# Debian's packages ask whether they may. One that exists is somebody's own and stays.
+# shellcheck disable=SC2016 # It is the inner shell that expands.
+install='set -eu
+policy=/usr/sbin/policy-rc.d
+if [ ! -e "$policy" ]; then
+	trap "rm -f $policy" EXIT
+	trap "exit 1" HUP INT TERM
+	printf "#!/bin/sh\nexit 101\n" >"$policy"
+	chmod 755 "$policy"
+fi
+new=; [ -e /usr/sbin/sshd ] || new=yes
+export DEBIAN_FRONTEND=noninteractive
+apt-get update -q
+apt-get install -q -y --no-install-recommends "$@"
+# It wants to be called by a package, and is what their scripts call.
+[ -z "$new" ] || DPKG_MAINTSCRIPT_PACKAGE=openssh-server deb-systemd-helper disable ssh.service ssh.socket'
+# shellcheck disable=SC2086
+$sudo sh -c "$install" - $packages || fail "could not install$packages"

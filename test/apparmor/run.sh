@@ -20,7 +20,7 @@ as_root() {
 	if [ "$(id -u)" = 0 ]; then "$@"; else sudo -n "$@"; fi
 }
 can_install() {
-	command -v apt-get >/dev/null && { [ "$(id -u)" = 0 ] || sudo -n true 2>/dev/null; }
+	[ "${YES:-}" = 1 ] && command -v apt-get >/dev/null && { [ "$(id -u)" = 0 ] || sudo -n true 2>/dev/null; }
 }
 
 # What the guest is made of -------------------------------------------------------------------------
@@ -49,7 +49,7 @@ update() {
 	updated=yes
 }
 if [ -n "$missing" ]; then
-	can_install || skip "install these first:$missing"
+	can_install || skip "install these first, or say YES=1:$missing"
 	update
 	# The packages' names are words of ours.
 	# shellcheck disable=SC2086

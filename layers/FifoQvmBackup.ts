@@ -20,6 +20,7 @@ import * as fs from "node:fs";
 import * as path from "node:path";
 import { type Argv, child, type Env, run, signalGroup } from "#layers/Child";
 import { fromFd } from "#layers/FdBytes";
+import { readPassphrase } from "#layers/Passphrase";
 import { BytesError, type Source } from "#services/Bytes";
 import { Qube, QubesError } from "#services/Qubes";
 import { type Plan, QvmBackup } from "#services/QvmBackup";
@@ -96,20 +97,18 @@ const isQubeName = Schema.is(Qube.fields.name);
  * What comes after the options; a mistake here would make qvm-backup take its default set
  * (docs/qubes.md, Names and the default set).
  */
-const commandLine = (plan: Plan, fifo: string) => {
-  const names = plan.qubes.filter((name) => name !== "dom0");
-  const bad =
-    names.find((name) => !isQubeName(name)) ??
-    (plan.qubes.length > names.length && !plan.includeDom0 ? "dom0" : undefined);
-  if (bad !== undefined || !path.isAbsolute(plan.passphraseFile)) {
-    const detail =
-      bad === undefined ? "the passphrase file's path is not absolute" : printable(bad);
+const commandLine = ({ passphraseFile, qubes }: Plan, fifo: string) => {
+  const bad = qubes.find((name) => !isQubeName(name));
+  const detail = !path.isAbsolute(passphraseFile)
+    ? "the passphrase file's path is not absolute"
+    : qubes.length === 0
+      ? "no qube is named"
+      : bad && printable(bad);
+  if (detail !== undefined) {
     return Effect.fail(new QubesError({ doing: "name what to back up", detail }));
   }
-  const options = ["--yes", "--compress", "--passphrase-file", plan.passphraseFile];
-  if (!plan.includeDom0) options.push("--exclude", "dom0");
-  else if (plan.qubes.length > 0) names.push("dom0");
-  return Effect.succeed(["qvm-backup", ...options, fifo, ...names]);
+  const options = ["--yes", "--compress", "--passphrase-file", passphraseFile];
+  return Effect.succeed(["qvm-backup", ...options, fifo, ...new Set(qubes)]);
 };
 
 export interface FifoOptions {
@@ -131,19 +130,51 @@ export const fifoQvmBackup = (options: FifoOptions): Layer.Layer<QvmBackup> =>
 
     /**
      * qvm-backup removes its profile at its end, but not where it dies early, of SIGINT too
-     * (docs/qubes.md, Passphrase). Only where nobody has its number: it could be another qvm-backup,
-     * with a profile of that name.
+     * (docs/qubes.md, Passphrase). What is ours is told by what stands in it: the path of our FIFO, which
+     * no other backup is written to. A process number tells less, for it may be another's by now, or
+     * never have been written down.
      */
-    const removeProfile = (pid: number): ReadonlyArray<string> => {
-      const profile = path.join(options.profiles ?? "/etc/qubes/backup", `backup-run-${pid}.conf`);
-      if (!/[ZX]/.test(stat(pid)?.state ?? "X") || !fs.existsSync(profile)) return [];
+    const profilesLeft = () => {
+      const directory = options.profiles ?? "/etc/qubes/backup";
+      const left: Array<{ readonly file: string; readonly pid: number }> = [];
+      let names: ReadonlyArray<string>;
       try {
-        fs.unlinkSync(profile);
-        return [`removed ${profile}, which may have held the passphrase`];
-      } catch (cause) {
-        return [`${profile} may still hold the passphrase: remove it (${why(cause)})`];
+        names = fs.readdirSync(directory);
+      } catch {
+        return left; // no Qubes here, or not for us
+      }
+      for (const name of names) {
+        const pid = /^backup-run-([1-9][0-9]{0,9})\.conf$/.exec(name)?.[1];
+        if (pid === undefined) continue;
+        const file = path.join(directory, name);
+        if (ours(file)) left.push({ file, pid: Number(pid) });
+      }
+      return left;
+    };
+    /** YAML folds long lines at blanks, and quotes what holds signs of its own. */
+    const flat = (text: string) => text.replace(/\s+/g, " ");
+    const ours = (file: string): boolean => {
+      let fd: number | undefined;
+      try {
+        fd = fs.openSync(file, O_RDONLY | O_NONBLOCK | O_NOFOLLOW);
+        const { size } = fs.fstatSync(fd);
+        if (!fs.fstatSync(fd).isFile() || size > 1_048_576) return false;
+        return flat(fs.readFileSync(fd, "utf8")).includes(flat(fifo));
+      } catch {
+        return false;
+      } finally {
+        if (fd !== undefined) fs.closeSync(fd);
       }
     };
+    const removeProfiles = (): ReadonlyArray<string> =>
+      profilesLeft().map(({ file }) => {
+        try {
+          fs.unlinkSync(file);
+          return `removed ${file}, which held the passphrase`;
+        } catch (cause) {
+          return `${file} still holds the passphrase: remove it (${why(cause)})`;
+        }
+      });
 
     /** The directory is ours, and no link to somewhere else; false where there is none. */
     const inspect = attempt(`use ${printable(runDirectory)}`, () => {
@@ -191,19 +222,24 @@ export const fifoQvmBackup = (options: FifoOptions): Layer.Layer<QvmBackup> =>
     };
 
     const tidy = Effect.gen(function* () {
-      if (!(yield* inspect)) return [];
+      if (!(yield* inspect)) return removeProfiles();
       const doing = `clear ${printable(runDirectory)}`;
       const did: Array<string> = [];
       const record = readRecord();
       const reader = fs.lstatSync(fifo, { throwIfNoEntry: false })?.isFIFO()
         ? yield* attempt(doing, openFifo) // first of all: it releases a qubesd that hangs on it
         : undefined;
-      if (record !== undefined && alive(record)) {
-        const { pid } = record;
-        yield* interrupt(record);
-        did.push(`cancelled a qvm-backup that a killed run had left behind (process ${pid})`);
+      // Besides the one that was written down, one whose run was killed before it could.
+      const unrecorded = profilesLeft().flatMap(({ pid }) => {
+        const started = pid === record?.pid ? undefined : stat(pid)?.started;
+        return started === undefined ? [] : [{ pid, started, fifo }];
+      });
+      for (const one of [...(record === undefined ? [] : [record]), ...unrecorded]) {
+        if (!alive(one)) continue;
+        yield* interrupt(one);
+        did.push(`cancelled a qvm-backup that a killed run had left behind (process ${one.pid})`);
       }
-      if (record !== undefined) did.push(...removeProfile(record.pid));
+      did.push(...removeProfiles());
       const left = yield* attempt(doing, () => {
         const names = fs.readdirSync(runDirectory);
         if (reader !== undefined) {
@@ -284,7 +320,6 @@ export const fifoQvmBackup = (options: FifoOptions): Layer.Layer<QvmBackup> =>
       start: Effect.fnUntraced(function* (plan: Plan) {
         const command = yield* commandLine(plan, fifo);
         if (busy) return yield* new QubesError({ doing: "start qvm-backup", detail: "one runs" });
-        let pid: number | undefined;
         yield* Effect.acquireRelease(
           Effect.suspend(() => {
             busy = true;
@@ -293,7 +328,7 @@ export const fifoQvmBackup = (options: FifoOptions): Layer.Layer<QvmBackup> =>
           () =>
             Effect.sync(() => {
               busy = false;
-              if (pid !== undefined) removeProfile(pid);
+              removeProfiles();
               fs.rmSync(runDirectory, { recursive: true, force: true });
             }).pipe(Effect.ignoreCause),
         ).pipe(Effect.tapError(() => Effect.sync(() => (busy = false))));
@@ -322,10 +357,7 @@ export const fifoQvmBackup = (options: FifoOptions): Layer.Layer<QvmBackup> =>
             stdio: ["ignore", "ignore", "pipe", ends.guard],
             env,
             see,
-            onSpawn: (id) => {
-              pid = id;
-              writeRecord(id);
-            },
+            onSpawn: writeRecord,
             ask: ({ exited, proc }) =>
               Effect.gen(function* () {
                 proc.kill("SIGINT");
@@ -368,32 +400,28 @@ export const fifoQvmBackup = (options: FifoOptions): Layer.Layer<QvmBackup> =>
     };
   });
 
-const firstLine = 65_536;
+/** Bytes that are looked at; Python reads less at once. */
+const looksAt = 65_536;
 
-/** qvm-backup takes the first line without trailing blanks; what is left must not be empty. */
 const passphrase = (file: string) =>
   attempt(`use the passphrase file ${printable(file)}`, () => {
     const fd = fs.openSync(file, O_RDONLY | O_NONBLOCK); // a FIFO must not make this wait
-    const bytes = Buffer.alloc(firstLine);
+    const bytes = Buffer.alloc(looksAt);
     try {
       const stats = fs.fstatSync(fd);
       if (!stats.isFile()) throw new Error("it is no regular file");
-      const line = bytes.subarray(0, fs.readSync(fd, bytes));
-      const end = line.findIndex((byte) => byte === 10 || byte === 13);
-      if (end < 0 && line.length === firstLine) throw new Error("its first line has no end");
-      let text: string;
-      try {
-        text = new TextDecoder("utf-8", { fatal: true }).decode(
-          end < 0 ? line : line.subarray(0, end),
-        );
-      } catch {
-        throw new Error("its first line is not UTF-8");
-      }
-      if (text.trim() === "") throw new Error("its first line, which is the passphrase, is blank");
+      const size = fs.readSync(fd, bytes);
+      const { characters, doubts, unfit } = readPassphrase(
+        bytes.subarray(0, size),
+        size < bytes.length,
+      );
       const mode = stats.mode & 0o777;
       const open = (mode & 0o077) === 0 ? undefined : mode.toString(8).padStart(4, "0");
       return {
         path: file,
+        characters,
+        unfit,
+        doubts,
         warning:
           open &&
           `others may use the passphrase file ${printable(file)} (mode ${open}): chmod 600 it`,

@@ -23,6 +23,8 @@ export interface QvmBackupScript {
   /** The text that a start fails with. */
   readonly refuses?: string;
   readonly passphraseWarning?: string;
+  readonly passphraseUnfit?: string;
+  readonly passphraseDoubts?: ReadonlyArray<string>;
   /** The text that the check of the passphrase file fails with. */
   readonly passphraseRefused?: string;
   readonly recovers?: ReadonlyArray<string>;
@@ -125,6 +127,9 @@ export const memoryQvmBackup = (script: QvmBackupScript): Layer.Layer<QvmBackup>
         ? Effect.succeed({
             path: file.startsWith("/") ? file : `/home/user/${file}`,
             warning: script.passphraseWarning,
+            characters: 28,
+            unfit: script.passphraseUnfit,
+            doubts: script.passphraseDoubts ?? [],
           })
         : Effect.fail(
             new QubesError({

@@ -12,6 +12,9 @@ import { type Argv, type Env, type ProgramError, type Ran, run } from "#layers/C
 import { Qube, Qubes, QubesError } from "#services/Qubes";
 import { printable } from "#src/wire/names";
 
+/** For every tool alike: with many qubes, or while the machine starts, qvm-ls alone took over a minute. */
+const limit = "5 minutes";
+
 const fields = "name,qid,state,class,include_in_backups";
 
 /** A column that is not set, or not known to this kind of qube, is `-`. */
@@ -51,7 +54,7 @@ export const temporaryDirectory = (environment: string): string => {
 /** `env` is what the programs are given, and where they are looked for (PATH). */
 export const qubesCli = (env?: Env): Layer.Layer<Qubes> =>
   Layer.sync(Qubes, () => {
-    const call = (doing: string, argv: Argv, limit: "60 seconds" | "5 minutes") =>
+    const call = (doing: string, argv: Argv) =>
       run(argv, { limit, env }).pipe(
         Effect.mapError((error: ProgramError) => new QubesError({ doing, detail: error.message })),
       );
@@ -61,14 +64,14 @@ export const qubesCli = (env?: Env): Layer.Layer<Qubes> =>
         detail: said.length === 0 ? `exit code ${code}` : printable(said.join("; "), 600),
       });
     const must = (doing: string, argv: Argv) =>
-      Effect.flatMap(call(doing, argv, "5 minutes"), (ran) =>
+      Effect.flatMap(call(doing, argv), (ran) =>
         ran.code === 0 ? Effect.void : Effect.fail(refused(doing, ran)),
       );
 
     return {
       list: Effect.gen(function* () {
         const doing = "list the qubes";
-        const ran = yield* call(doing, ["qvm-ls", "--raw-data", "--fields", fields], "60 seconds");
+        const ran = yield* call(doing, ["qvm-ls", "--raw-data", "--fields", fields]);
         if (ran.code !== 0) return yield* refused(doing, ran);
         const qubes: Array<Qube> = [];
         for (const [i, line] of ran.stdout.split("\n").entries()) {
@@ -84,7 +87,7 @@ export const qubesCli = (env?: Env): Layer.Layer<Qubes> =>
       }),
       running: Effect.fnUntraced(function* (qube: string) {
         const doing = `see whether ${printable(qube)} runs`;
-        const ran = yield* call(doing, ["qvm-check", "-q", "--running", qube], "60 seconds");
+        const ran = yield* call(doing, ["qvm-check", "-q", "--running", qube]);
         // A traceback exits 1 as well. Taken for "not running", it would have the qube shut down
         // afterwards under somebody who is using it.
         const broken = ran.said.some((line) =>

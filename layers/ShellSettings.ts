@@ -2,16 +2,17 @@
  * Settings from the environment and from assignments in the user's shell files, which are read and
  * never run.
  *
- * Each line is looked at on its own (with the lines that a backslash joins to it). An assignment
- * counts wherever its line stands, inside an `if` or a function too. What cannot be known without
- * running the file is an error, never a guess. Facts: bash(1), "Simple Commands", "Quoting", "Tilde
- * Expansion".
+ * An assignment counts where it stands at top level and is literal, but for `~`, `$HOME` and
+ * `${HOME}`. What cannot be known without running the file is an error, never a guess: an assignment
+ * inside a function, a branch, a loop or a quote, and two that differ, though a shell would take the
+ * last. Facts: bash(1), "Simple Commands", "Quoting", "Tilde Expansion".
  */
 import * as Effect from "effect/Effect";
 import * as Layer from "effect/Layer";
 import { closeSync, constants, fstatSync, openSync, readFileSync } from "node:fs";
 import { homedir } from "node:os";
 import * as path from "node:path";
+import { nesting } from "#layers/ShellNesting";
 import { Settings, SettingsError } from "#services/Settings";
 
 /** The first of them that assigns a setting decides. */
@@ -36,6 +37,9 @@ const endsWord = /[\s;&|<>()]/;
 const openQuote = "the quote does not end on its line";
 const expands = (char: string) => `it holds a ${char} that only a shell expands`;
 
+/** What may be expanded without a shell: many people write it, and it is one thing everywhere. */
+const homes = /\$(?:HOME(?!\w)|\{HOME\})/y;
+
 /** Reads one word of `text` from `at`, quotes and backslashes resolved. `tilde` is where one is a home. */
 const readWord = (text: string, at: number, home: string, tilde = -1): Word => {
   let value = "";
@@ -45,6 +49,13 @@ const readWord = (text: string, at: number, home: string, tilde = -1): Word => {
 
   /** A `$` or a backquote: variables can be stepped over, what holds commands or quotes cannot. */
   const expansion = (char: string): boolean => {
+    homes.lastIndex = i;
+    const [sign = ""] = homes.exec(text) ?? [];
+    if (sign !== "") {
+      value += home;
+      i += sign.length - 1;
+      return true;
+    }
     unclear ??= expands(char);
     if (char === "`" || /["'(]/.test(text[i + 1] ?? "")) return false;
     if (text[i + 1] === "{") i = text.indexOf("}", i);
@@ -91,18 +102,25 @@ const readWord = (text: string, at: number, home: string, tilde = -1): Word => {
 
 /** They take assignments as arguments. */
 const declarations = ["export", "declare", "typeset", "readonly"];
+/** They change the variables that they are given. */
+const changers = ["unset", "read", "mapfile", "readarray", "for", "select"];
 /** After them a command begins, which may run or not. */
 const reserved = ["if", "then", "elif", "else", "while", "until", "do", "!", "{", "time"];
+
+/** Whether `name` is set somewhere in `part`, as far as that shows without understanding it. */
+const mentions = (part: string, name: string): boolean =>
+  new RegExp(`(?:^|[\\s;&|({'"])${name}(?:\\+?=|\\[)|\\$\\{${name}:?=`).test(part);
 
 /** What the line that begins at `from` assigns to `name`, in order, and where the line ends. */
 const readLine = (text: string, from: number, name: string, home: string) => {
   const values: Array<Value> = [];
-  const mention = new RegExp(`(?:^|[\\s;&|({])${name}(?:\\+?=|\\[)`);
   const assignment = /([A-Za-z_]\w*)(\+=|=\(|=|\[)/y;
   let at = from;
   let mode: "command" | "declaration" | "arguments" = "command";
   /** Counts only if no command follows it: `A=x program` sets nothing. */
   let pending: Value | undefined;
+  /** The command that changes what its arguments name. */
+  let changed: string | undefined;
 
   const endCommand = () => {
     if (pending !== undefined) values.push(pending);
@@ -121,7 +139,7 @@ const readLine = (text: string, from: number, name: string, home: string) => {
   const giveUp = (unclear: string) => {
     const rest = at;
     skipLine();
-    if (pending !== undefined || mention.test(text.slice(rest, at))) pending = { unclear };
+    if (pending !== undefined || mentions(text.slice(rest, at), name)) pending = { unclear };
   };
 
   while (at < text.length && text[at] !== "\n") {
@@ -152,7 +170,11 @@ const readLine = (text: string, from: number, name: string, home: string) => {
     const [head = "", target, sign] = mode === "arguments" ? [] : (assignment.exec(text) ?? []);
     const word = readWord(text, at, home, sign === "=" ? at + head.length : -1);
     if (target === undefined) {
+      if (mode === "arguments" && changed !== undefined && word.value === name) {
+        pending = { unclear: `${changed} changes it` };
+      }
       if (mode === "command") {
+        changed = changers.find((it) => it === word.value);
         if (reserved.includes(word.value)) {
           giveUp(`what stands after ${word.value} may run or not`);
           continue;
@@ -169,6 +191,10 @@ const readLine = (text: string, from: number, name: string, home: string) => {
       else if (word.unclear !== undefined) assign({ unclear: word.unclear });
       else assign({ value: word.value.slice(head.length) });
     }
+    // `${N:=x}`: it sets what was not set.
+    if (new RegExp(`\\$\\{${name}:?=`).test(text.slice(at, word.end))) {
+      values.push({ unclear: "an expansion sets it" });
+    }
     at = word.end;
     if (word.lost || sign === "=(") {
       if (target === name) skipLine();
@@ -179,17 +205,49 @@ const readLine = (text: string, from: number, name: string, home: string) => {
   return { end: at, values };
 };
 
-/** What a shell file assigns to `name` last, and on which line. */
-const lastAssignment = (text: string, name: string, home: string) => {
-  let last: { readonly line: number; readonly value: Value } | undefined;
+interface Assignment {
+  readonly line: number;
+  readonly value: Value;
+}
+
+/** What a shell file assigns to `name`, in order. */
+const assignments = (text: string, name: string, home: string): ReadonlyArray<Assignment> => {
+  const found: Array<Assignment> = [];
+  const within = nesting(text);
   for (let at = 0, line = 1; at < text.length;) {
-    const { end, values } = readLine(text, at, name, home);
-    const value = values.at(-1);
-    if (value !== undefined) last = { line, value };
+    const inside = within.get(at);
+    const newline = text.indexOf("\n", at);
+    const { end, values } =
+      inside?.code === false
+        ? { end: newline < 0 ? text.length : newline, values: [] }
+        : readLine(text, at, name, home);
+    if (inside !== undefined && (values.length > 0 || mentions(text.slice(at, end), name))) {
+      const unclear = `it stands inside ${inside.what}, which may run or not`;
+      found.push({ line, value: { unclear } });
+    } else {
+      found.push(...values.map((value) => ({ line, value })));
+    }
     line += text.slice(at, end + 1).split("\n").length - 1;
     at = end + 1;
   }
-  return last;
+  return found;
+};
+
+/** The one value of them; where there are two, no reader can tell which of them is meant. */
+const agreed = (all: ReadonlyArray<Assignment>): Assignment | undefined => {
+  const last = all.at(-1);
+  if (last === undefined || all.length === 1) return last;
+  const wrong = all.findLast(({ value }) => "unclear" in value) ?? last;
+  const other = all.find(
+    ({ value }) =>
+      value !== wrong.value &&
+      ("unclear" in value || "unclear" in wrong.value || value.value !== wrong.value.value),
+  );
+  if (other === undefined) return last;
+  const also = `line ${other.line} sets it too`;
+  const unclear =
+    "unclear" in wrong.value ? `${wrong.value.unclear}; ${also}` : `${also}, to another value`;
+  return { line: wrong.line, value: { unclear } };
 };
 
 /** The text of a regular file; undefined if there is none. Throws what a person can read. */
@@ -229,10 +287,10 @@ export const shellSettings = (
             try: () => readText(place),
             catch: (error) => fail(0, (error as Error).message),
           });
-          const last = text === undefined ? undefined : lastAssignment(text, name, home);
-          if (last === undefined) continue;
-          if ("unclear" in last.value) return yield* fail(last.line, last.value.unclear);
-          return last.value.value || undefined;
+          const one = text === undefined ? undefined : agreed(assignments(text, name, home));
+          if (one === undefined) continue;
+          if ("unclear" in one.value) return yield* fail(one.line, one.value.unclear);
+          return one.value.value || undefined;
         }
         return undefined;
       }),

@@ -7,9 +7,11 @@ import type { Source } from "#services/Bytes";
 import type { QubesError } from "#services/Qubes";
 
 export interface Plan {
-  /** Empty: the set that qvm-backup includes by default. */
+  /**
+   * Each by name, dom0 too, and never none: without a name qvm-backup takes its default set, which may
+   * have changed since it was looked at.
+   */
   readonly qubes: ReadonlyArray<string>;
-  readonly includeDom0: boolean;
   /** Absolute. */
   readonly passphraseFile: string;
 }
@@ -29,6 +31,19 @@ export interface Running {
   readonly progress: () => { readonly percent: number | undefined; readonly shown: number };
 }
 
+export interface PassphraseFile {
+  /** Absolute. */
+  readonly path: string;
+  /** Set where others may read the file. */
+  readonly warning: string | undefined;
+  /** Of the passphrase as qvm-backup takes it: what a person counts on the paper. */
+  readonly characters: number;
+  /** Why no new backup should be encrypted with it; a restore must take it all the same. */
+  readonly unfit: string | undefined;
+  /** What a person may not have meant by the file, a sentence each. */
+  readonly doubts: ReadonlyArray<string>;
+}
+
 export class QvmBackup extends Context.Service<
   QvmBackup,
   {
@@ -38,13 +53,10 @@ export class QvmBackup extends Context.Service<
      */
     readonly start: (plan: Plan) => Effect.Effect<Running, QubesError, Scope.Scope>;
     /**
-     * Whether qvm-backup will find a passphrase in this file: a regular file, readable, whose first
-     * line is UTF-8 and not blank. Gives its absolute path, and a warning where others may read it.
-     * Nothing of the passphrase is kept.
+     * Whether qvm-backup will find a passphrase in this file: a regular file, readable, UTF-8, whose
+     * first line is not blank. The passphrase itself leaves the layer in no way.
      */
-    readonly checkPassphrase: (
-      file: string,
-    ) => Effect.Effect<{ readonly path: string; readonly warning: string | undefined }, QubesError>;
+    readonly checkPassphrase: (file: string) => Effect.Effect<PassphraseFile, QubesError>;
     /** Puts right what a killed run left: cancels its qvm-backup, removes its FIFO. Says what it did. */
     readonly recover: Effect.Effect<ReadonlyArray<string>, QubesError>;
   }

@@ -5,7 +5,7 @@ import { Invocation } from "#services/Invocation";
 import { Ledger, type Submission } from "#services/Ledger";
 import { Notifier } from "#services/Notifier";
 import { type Qube, Qubes, type QubesError } from "#services/Qubes";
-import { QvmBackup, type Running } from "#services/QvmBackup";
+import { type PassphraseFile, QvmBackup, type Running } from "#services/QvmBackup";
 import { Reporter } from "#services/Reporter";
 import { FullChunk } from "#src/archive/parameters";
 import { leafOf, treeHasher } from "#src/archive/treehash";
@@ -71,7 +71,7 @@ const archiveName = Effect.fnUntraced(function* (prefix: string) {
 });
 
 interface Selection {
-  /** What qvm-backup is given; empty for its default set. */
+  /** What a person asked for; empty for the default set. */
   readonly asked: ReadonlyArray<string>;
   readonly includeDom0: boolean;
   /** What must be in the archive. */
@@ -228,7 +228,7 @@ const stream = Effect.fnUntraced(function* (
   scratch: Scratch,
 ) {
   const running = yield* (yield* QvmBackup)
-    .start({ qubes: selection.asked, includeDom0: selection.includeDom0, passphraseFile })
+    .start({ qubes: selection.qubes.map(({ name }) => name), passphraseFile })
     .pipe(Effect.mapError((error) => failed("qubes", error.message)));
   const state = { reading: false };
   const reporting = yield* Effect.forkScoped(report(running, upload));
@@ -279,7 +279,7 @@ const stream = Effect.fnUntraced(function* (
 const backup = Effect.fnUntraced(function* (
   options: RunOptions,
   destination: string,
-  passphraseFile: string,
+  passphrase: PassphraseFile,
   wanted: Name,
 ) {
   const reporter = yield* Reporter;
@@ -318,7 +318,7 @@ const backup = Effect.fnUntraced(function* (
       "info",
       line`backing up ${selection.qubes.map((qube) => qube.name).join(", ")} as ${name} through ${destination}`,
     );
-    const counted = yield* stream(options, selection, passphraseFile, upload, scratch);
+    const counted = yield* stream(options, selection, passphrase.path, upload, scratch);
     const manifest = JSON.stringify({
       version: 1,
       name,
@@ -352,21 +352,21 @@ const backup = Effect.fnUntraced(function* (
     "info",
     line`stored ${name}: ${humanSize(counted.size)} in ${counted.members.length} members, tree hash ${counted.treehash}, receipt signed by ${fingerprint(server)}`,
   );
-  if (first) yield* whatARestoreNeeds(name, destination, passphraseFile);
+  if (first) yield* whatARestoreNeeds(name, destination, passphrase);
   return name;
 }, Effect.scoped);
 
 const whatARestoreNeeds = Effect.fnUntraced(function* (
   name: string,
   destination: string,
-  passphraseFile: string,
+  passphrase: PassphraseFile,
 ) {
   const { say } = yield* Reporter;
   const { place } = yield* Ledger;
   yield* say("hint", "this was the first backup. Away from this machine, a restore will need:");
   yield* say(
     "hint",
-    line`- the passphrase, which lies here in ${passphraseFile}: keep it on paper too`,
+    line`- the passphrase, ${passphrase.characters} characters, which lies here in ${passphrase.path}: keep it on paper too, and count them there`,
   );
   yield* say(
     "hint",
@@ -404,8 +404,16 @@ export const run = Effect.fnUntraced(
     const passphrase = yield* qvmBackup
       .checkPassphrase(passphraseFile)
       .pipe(Effect.mapError((error) => failed("usage", error.message)));
-    if (passphrase.warning !== undefined)
-      yield* reporter.say("warning", line`${passphrase.warning}`);
+    if (passphrase.unfit !== undefined) {
+      return yield* failed(
+        "usage",
+        `the passphrase in ${passphrase.path} is not fit for a backup: ${passphrase.unfit}`,
+        "choose another one; restores take it all the same",
+      );
+    }
+    for (const doubt of [passphrase.warning, ...passphrase.doubts]) {
+      if (doubt !== undefined) yield* reporter.say("warning", line`${doubt}`);
+    }
     yield* takeLock;
 
     yield* notifier.notify("low", "Backup started", `Through ${destination}`);
@@ -414,7 +422,7 @@ export const run = Effect.fnUntraced(
     );
     for (const found of recovered)
       yield* reporter.say("warning", line`after a killed run: ${found}`);
-    const stored = yield* backup(options, destination, passphrase.path, name);
+    const stored = yield* backup(options, destination, passphrase, name);
     yield* notifier.notify("normal", "Backup stored and proven", stored);
   },
   Effect.scoped,

@@ -28,7 +28,7 @@ export interface Stored {
 }
 
 export interface Upload {
-  /** As asked for, or with six digits of the session behind it if that name was taken. */
+  /** As asked for, or with six digits of the session in it if that name was taken. */
   readonly name: Name;
   /** The server's public key: the pinned one, or the first. */
   readonly server: string;
@@ -179,6 +179,10 @@ export const checkServer = Effect.fnUntraced(function* (destination: string, ser
   yield* reporter.say("hint", "compare it with what `qbackup-shell identity` prints on the server");
 });
 
+/** A name beside one that is taken: six digits of the session, before the `.backup` that it ends in. */
+const nextTo = (name: Name, session: Session): string =>
+  `${name.replace(/\.backup$/, "")}-${session.slice(0, 6)}${name.endsWith(".backup") ? ".backup" : ""}`;
+
 interface Block {
   readonly buffer: Uint8Array;
   readonly start: number;
@@ -294,7 +298,7 @@ export const openUpload = Effect.fnUntraced(function* (options: UploadOptions) {
       if (first.code === "busy") {
         return yield* new LinkBroken({ reason: "the server is busy with an older connection" });
       }
-      const other = `${name}-${session.slice(0, 6)}`;
+      const other = nextTo(name, session);
       if (
         first.code === "exists" &&
         server === undefined &&

@@ -23,7 +23,7 @@ export const pattern = (size: number): Buffer =>
 
 export const sizeOf = ({ chunks }: Play): number => chunks.reduce((sum, c) => sum + c.size, 0);
 
-export const plan = { qubes: ["work"], includeDom0: false, passphraseFile: "/tmp/passphrase" };
+export const plan = { qubes: ["work"], passphraseFile: "/tmp/passphrase" };
 
 /** Reads to the end in blocks, as the pump does. */
 export const drain = Effect.fnUntraced(function* (running: Running, block = 65_536) {

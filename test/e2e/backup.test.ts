@@ -160,7 +160,7 @@ describe("a backup", () => {
     await stored(w, await w.run("work"));
     const { manifest } = await stored(w, await w.run("work"));
     if (w.ledger()[0]!.name.slice(0, 16) === manifest.name.slice(0, 16))
-      assert.match(manifest.name, /\.backup-[0-9a-f]{6}$/);
+      assert.match(manifest.name, /-[0-9a-f]{6}\.backup$/);
     assert.lengthOf(await verified(w), 2);
   });
 

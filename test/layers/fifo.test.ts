@@ -220,23 +220,16 @@ describe("FifoQvmBackup", () => {
         return JSON.parse(it.read("argv")) as Array<string>;
       });
       const fifo = path.join(runDirectory, "archive");
-      const always = ["--yes", "--compress", "--passphrase-file", "/tmp/passphrase"];
-      const without = [...always, "--exclude", "dom0", fifo];
-      assert.deepStrictEqual(yield* argv({}), [...without, "work"]);
-      assert.deepStrictEqual(yield* argv({ qubes: [] }), without);
-      assert.deepStrictEqual(yield* argv({ qubes: [], includeDom0: true }), [...always, fifo]);
-      for (const named of [["work"], ["dom0", "work"]]) {
-        const expected = [...always, fifo, "work", "dom0"];
-        assert.deepStrictEqual(yield* argv({ qubes: named, includeDom0: true }), expected);
-      }
-      assert.deepStrictEqual(yield* argv({ qubes: ["dom0"], includeDom0: true }), [
+      const always = ["--yes", "--compress", "--passphrase-file", "/tmp/passphrase", fifo];
+      assert.deepStrictEqual(yield* argv({}), [...always, "work"]);
+      assert.deepStrictEqual(yield* argv({ qubes: ["work", "dom0", "work"] }), [
         ...always,
-        fifo,
+        "work",
         "dom0",
       ]);
-      // Without a name left, qvm-backup would take its default set.
+      // Without a name qvm-backup would take its default set.
       for (const bad of [
-        { qubes: ["dom0"] },
+        { qubes: [] },
         { qubes: ["-x"] },
         { qubes: ["wo*"] },
         { passphraseFile: "p" },
@@ -284,7 +277,16 @@ describe("FifoQvmBackup", () => {
         );
       };
       const fine = yield* check("correct horse\nmore");
-      assert.deepStrictEqual(fine, Exit.succeed({ path: `${dir}/passphrase`, warning: undefined }));
+      assert.deepStrictEqual(
+        fine,
+        Exit.succeed({
+          path: `${dir}/passphrase`,
+          characters: 13,
+          warning: undefined,
+          unfit: undefined,
+          doubts: ["the passphrase file has more than one line: only the first is the passphrase"],
+        }),
+      );
       const open = yield* check("correct horse", 0o640);
       assert.include(Exit.isSuccess(open) ? open.value.warning : "", "(mode 0640)");
       for (const bad of [
@@ -293,6 +295,8 @@ describe("FifoQvmBackup", () => {
         "\nsecret",
         "  \t\n",
         Buffer.from([0xff, 10]),
+        Buffer.from("fine\n\xff\n", "latin1"),
+        "\ufeff \nsecret",
         "x".repeat(70_000),
       ]) {
         const exit = yield* check(bad);
@@ -410,8 +414,9 @@ describe("FifoQvmBackup.recover", () => {
       it.add("setpriv", `shift 3; exec "$@"`);
       fake.orders({ writers: [{ size: 10 }, { size: 10, after: 600_000 }] });
       const child = run(it, runDirectory);
-      await new Promise((resolve) => child.stdout!.once("data", resolve));
-      await new Promise((resolve) => setTimeout(resolve, 200));
+      while (!fake.log().includes("opened")) {
+        await new Promise((resolve) => setTimeout(resolve, 20));
+      }
       child.kill("SIGKILL");
       await gone(child);
       assert.isNotEmpty(processesWith(runDirectory));
@@ -432,8 +437,9 @@ describe("FifoQvmBackup.recover", () => {
       const fds = openFiles();
       fake.orders({ writers: [{ size: 10 }, { size: 10, after: 600_000 }], deaf: true });
       const child = run(it, runDirectory);
-      await new Promise((resolve) => child.stdout!.once("data", resolve));
-      await new Promise((resolve) => setTimeout(resolve, 200));
+      while (!fake.log().includes("opened")) {
+        await new Promise((resolve) => setTimeout(resolve, 20));
+      }
       child.kill("SIGKILL");
       await gone(child);
       const limits = { again: 100, recover: 300 };
@@ -442,35 +448,93 @@ describe("FifoQvmBackup.recover", () => {
     }),
   );
 
-  it.live("removes the profile of a qvm-backup that died too early to do so, and of no other", () =>
-    Effect.promise(async () => {
-      const world = await qubes();
-      const { it, runDirectory } = world;
-      const profiles = path.join(it.dir, "profiles");
-      fs.mkdirSync(profiles);
-      const dead = spawn("true");
-      await gone(dead);
-      const profile = (pid: number | string) => path.join(profiles, `backup-run-${pid}.conf`);
-      const leave = (pid: number) => {
-        for (const of of [pid, 1, "x"]) fs.writeFileSync(profile(of), "passphrase_text: secret\n");
+  it.live(
+    "removes every profile that names its FIFO, whoever has the number now, and no other",
+    () =>
+      Effect.promise(async () => {
+        const world = await qubes();
+        const { it, runDirectory } = world;
+        const profiles = path.join(it.dir, "profiles");
+        fs.mkdirSync(profiles);
+        const dead = spawn("true");
+        await gone(dead);
         const fifo = path.join(runDirectory, "archive");
-        fs.mkdirSync(runDirectory, { recursive: true, mode: 0o700 });
-        fs.writeFileSync(
-          path.join(runDirectory, "qvm-backup.json"),
-          JSON.stringify({ pid, started: "1", fifo }),
+        const write = (pid: number | string, to: string) =>
+          fs.writeFileSync(
+            path.join(profiles, `backup-run-${pid}.conf`),
+            `compression: true\ndestination_path: ${to}\ndestination_vm: dom0\ninclude:\n- work\npassphrase_text: secret\n`,
+          );
+        const recover = () =>
+          Effect.runPromise(use({ runDirectory, env: it.env, profiles }, (qvm) => qvm.recover));
+        // No record of it: its run was killed before it could write one.
+        write(dead.pid!, fifo);
+        // The number is a living process's that has nothing to do with it.
+        write(process.pid, fifo);
+        write(7, "/home/user/other");
+        write("x", fifo);
+        fs.symlinkSync(
+          path.join(profiles, "backup-run-x.conf"),
+          path.join(profiles, "backup-run-8.conf"),
         );
-      };
-      const recover = () =>
-        Effect.runPromise(use({ runDirectory, env: it.env, profiles }, (qvm) => qvm.recover));
-      leave(dead.pid!);
-      const did = await recover();
-      assert.include(did.join("\n"), `removed ${profile(dead.pid!)}`);
-      assert.deepStrictEqual(fs.readdirSync(profiles), ["backup-run-1.conf", "backup-run-x.conf"]);
-      // Its number may be another's by now, who may be using a profile of that name.
-      leave(process.pid);
-      await recover();
-      assert.isTrue(fs.existsSync(profile(process.pid)));
-    }),
+        const did = (await recover()).join("\n");
+        assert.include(did, `removed ${path.join(profiles, `backup-run-${dead.pid}.conf`)}`);
+        assert.include(did, `removed ${path.join(profiles, `backup-run-${process.pid}.conf`)}`);
+        assert.notInclude(did, "secret");
+        assert.deepStrictEqual(fs.readdirSync(profiles).sort(), [
+          "backup-run-7.conf",
+          "backup-run-8.conf",
+          "backup-run-x.conf",
+        ]);
+        assert.deepStrictEqual(await recover(), []);
+      }),
+  );
+
+  it.live(
+    "a qvm-backup that had to be killed leaves no profile, and one without a record neither",
+    () =>
+      Effect.promise(async () => {
+        const world = await qubes();
+        const { fake, it, runDirectory } = world;
+        const fds = openFiles();
+        const profiles = path.join(it.dir, "profiles");
+        fs.mkdirSync(profiles);
+        // As the genuine one: its profile is there from its start to its end, unless it is killed.
+        fs.renameSync(path.join(it.dir, "qvm-backup"), path.join(it.dir, "qvm-backup.real"));
+        it.add(
+          "qvm-backup",
+          `for word; do case $word in */archive) fifo=$word;; esac; done
+echo "destination_path: $fifo" > "$DIR/profiles/backup-run-$$.conf"
+exec "$DIR/qvm-backup.real" "$@"`,
+        );
+        fake.orders({ writers: [{ size: 10 }, { size: 10, after: 600_000 }], deaf: true });
+        const limits = { again: 100, kill: 300, recover: 300 };
+        await Effect.runPromise(
+          use({ runDirectory, env: it.env, profiles, limits }, ({ start }) =>
+            Effect.gen(function* () {
+              const running = yield* start(plan);
+              yield* running.archive.read(new Uint8Array(10), 10);
+              assert.lengthOf(fs.readdirSync(profiles), 1);
+            }).pipe(Effect.scoped),
+          ),
+        );
+        assert.deepStrictEqual(fs.readdirSync(profiles), []);
+        // Killed before it wrote down what it had started, and what it started does not hear of it.
+        it.add("setpriv", `shift 3; exec "$@"`);
+        const child = run(it, runDirectory);
+        await new Promise((resolve) => child.stdout!.once("data", resolve));
+        while (fs.readdirSync(profiles).length === 0) {
+          await new Promise((resolve) => setTimeout(resolve, 20));
+        }
+        child.kill("SIGKILL");
+        await gone(child);
+        fs.rmSync(path.join(runDirectory, "qvm-backup.json"));
+        const did = await Effect.runPromise(
+          use({ runDirectory, env: it.env, profiles, limits }, (qvm) => qvm.recover),
+        );
+        assert.match(did[0]!, /^cancelled a qvm-backup .* \(process [0-9]+\)$/);
+        assert.deepStrictEqual(fs.readdirSync(profiles), []);
+        await nothingLeft(world, fds);
+      }),
   );
 
   it.live("touches nothing outside, whatever lies in its directory", () =>

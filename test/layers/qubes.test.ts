@@ -1,5 +1,8 @@
 import { assert, describe, it } from "@effect/vitest";
-import { Effect } from "effect";
+import { Effect, Fiber } from "effect";
+import { TestClock } from "effect/testing";
+import * as fs from "node:fs";
+import * as path from "node:path";
 import { memoryQubes, qubesTable } from "#layers/MemoryQubes";
 import { parseQube, qubesCli, temporaryDirectory } from "#layers/QubesCli";
 import { Qubes } from "#services/Qubes";
@@ -46,6 +49,26 @@ const use = <A, E>(it: Programs, what: (qubes: Qubes["Service"]) => Effect.Effec
   }).pipe(Effect.provide(qubesCli(it.env)));
 
 describe("QubesCli", () => {
+  it.effect("waits nearly five minutes for qvm-ls and qvm-check", () =>
+    Effect.gen(function* () {
+      for (const tool of ["qvm-ls", "qvm-check"]) {
+        const it = tools();
+        it.add(
+          tool,
+          `touch "$DIR/began"; until [ -e "$DIR/go" ]; do sleep 0.05; done; echo "work|2|Halted|AppVM|True"`,
+        );
+        const asking = yield* use(it, (qubes) =>
+          tool === "qvm-ls" ? Effect.asVoid(qubes.list) : Effect.asVoid(qubes.running("work")),
+        ).pipe(Effect.forkChild);
+        while (!fs.existsSync(path.join(it.dir, "began"))) {
+          yield* Effect.promise(() => new Promise((resolve) => setTimeout(resolve, 10)));
+        }
+        yield* TestClock.adjust("299 seconds");
+        fs.writeFileSync(path.join(it.dir, "go"), "");
+        yield* Fiber.join(asking);
+      }
+    }),
+  );
   it.live("names the line of qvm-ls that it cannot read, printable", () =>
     Effect.gen(function* () {
       const it = tools();

@@ -106,6 +106,29 @@ describe.each(shells.map((shell) => [shell.join(" "), shell] as const))("%s", (_
     assert.match(checked.stdout, /^ +60459  vm2\/private\.img\.000\.enc$|vm2\/private\.img\.002/m);
   });
 
+  it("takes of a passphrase what qvm-backup takes", () => {
+    const good = sampleFile("tiny");
+    const file = path.join(dir, "ended");
+    const ends = [
+      "",
+      " ",
+      "\t\v\f",
+      "\x1c\x1f",
+      "\x85",
+      "\u00a0 \u3000",
+      "\u1680\u2000\u2007\u2008\u200a",
+    ];
+    for (const end of [...ends, "\u2028\u2029\u202f\u205f", "\r", "\r\n", "\nmore", "\rmore\n"]) {
+      fs.writeFileSync(file, `${passphrase}${end}`);
+      const ran = recover(shell, ["list", good], file);
+      assert.strictEqual(ran.code, 0, `${JSON.stringify(end)}: ${ran.stderr}`);
+    }
+    for (const other of [`\ufeff${passphrase}`, ` ${passphrase}`, `${passphrase}\u200b`]) {
+      fs.writeFileSync(file, other);
+      assert.strictEqual(recover(shell, ["list", good], file).code, 1, JSON.stringify(other));
+    }
+  });
+
   it("refuses what is not whole, not there, or not decrypted", () => {
     const bytes = fs.readFileSync(sampleFile("multichunk"));
     const walk = new Walk({ fullChunk: 65_664 });

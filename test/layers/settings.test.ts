@@ -4,6 +4,7 @@ import * as fs from "node:fs";
 import * as os from "node:os";
 import * as path from "node:path";
 import * as Effect from "effect/Effect";
+import * as Option from "effect/Option";
 import * as Schema from "effect/Schema";
 import { afterAll } from "vitest";
 import { memorySettings } from "#layers/MemorySettings";
@@ -76,20 +77,20 @@ const literals: ReadonlyArray<readonly [text: string, value: string | undefined]
   ["N=a#b", "a#b"],
   ["A=1 N=a", "a"],
   ["M=1; N=a; O=3", "a"],
-  ["N=a\nN=b\n# N=c\necho N=d\nN=e true", "b"],
+  ["N=b\n# N=c\necho N=d\nN=e true\nN=b", "b"],
   ["N=a true; N=b", "b"],
   ["export A=1 \\\n  N=a", "a"],
   ["N=a\\\nb", "ab"],
   ["echo \\\nN=a", undefined],
   ["PATH=$PATH:/x N=a", "a"],
   ['export PATH="${HOME}/bin:$PATH" N=a', "a"],
-  ["if true; then\n  N=a\nfi", "a"],
+  ["if true; then\n  A=a\nfi\nN=a", "a"],
   ["fi; N=a", "a"],
   ["NN=a; N_=b; xN=c", undefined],
   ["alias x='N=a'", undefined],
   [`eval "$(ssh-agent)"\nN=a`, "a"],
   ["A=(1 2)\nN=a", "a"],
-  ["N=$(x)\nN=a", "a"],
+  ["A=$(x)\nN=a", "a"],
   ["case $- in *i*) ;; *) return;; esac\nN=a", "a"],
   ["N=~/a", `${home}/a`],
   ["N=~", home],
@@ -97,11 +98,31 @@ const literals: ReadonlyArray<readonly [text: string, value: string | undefined]
   ["N=\\~/a", "~/a"],
   ["N=a~/b", "a~/b"],
   ["N=*?[a]!", "*?[a]!"],
+  ["N=$HOME/a", `${home}/a`],
+  ['N="${HOME}/a b"', `${home}/a b`],
+  ["export N=x:$HOME", `x:${home}`],
+  ["N='$HOME'", "$HOME"],
+  ["f() {\n  local A=1\n}\nN=a", "a"],
+  ["function f {\n  A=1\n}\nN=a", "a"],
+  ["for i in 1 2; do\n  A=$i\ndone\nN=a", "a"],
+  ["while false\ndo A=1\ndone\nN=a", "a"],
+  ['case "$TERM" in\n  xterm*|rxvt*) A="\\e]0;x)"\n    ;;\n  (b) ;;\n  *)\n  ;;\nesac\nN=a', "a"],
+  ["cat <<EOF >/dev/null\nM=1 ' \" $( `\nEOF\nN=a", "a"],
+  ["cat <<-'E F' >/dev/null\n\tif\n\tE F\nN=a", "a"],
+  ['A="one\ntwo $(echo ")" # if\n) three"\nN=a', "a"],
+  ["A='if\n{ ('\nN=a # '", "a"],
+  ["A=$((1 << 2)) B=${C#(} D=`echo if`\nN=a", "a"],
+  ["(\n  A=1\n)\nN=a", "a"],
+  ["A=(1\n if 2\n)\nN=a", "a"],
+  ['[ -z "$X" ] && {\n  A=1\n}\nN=a', "a"],
+  ["if [[ $A =~ ^(x|y)$ ]]; then\n  A=1\nelif ((A < 2)); then\n  A=2\nfi\nN=a", "a"],
+  ["echo if then; echo {\nN=a", "a"],
+  ["A=#x\nN=a", "a"],
 ];
 
 const unclear: ReadonlyArray<readonly [text: string, line: number, reason: RegExp]> = [
-  ["N=$HOME/a", 1, /a \$ that/],
-  [`N="$HOME"`, 1, /a \$ that/],
+  ["N=$HOMER/a", 1, /a \$ that/],
+  [`N="\${HOME:-x}"`, 1, /a \$ that/],
   ["\n\nN=$(hostname)", 3, /a \$ that/],
   ["N=`hostname`", 1, /a ` that/],
   [`N=$'a'`, 1, /a \$ that/],
@@ -117,6 +138,34 @@ const unclear: ReadonlyArray<readonly [text: string, line: number, reason: RegEx
   ["(N=a)", 1, /only a shell/],
   ["declare -u N=a", 1, /-u changes/],
   ["A=$(x y) N=a", 1, /only a shell/],
+  ["N=a\nN=b", 2, /^line 1 sets it too, to another value$/],
+  ["N=a; N=b", 1, /^line 1 sets it too, to another value$/],
+  ["N=a\nN=b\nN=a", 3, /^line 2 sets it too, to another value$/],
+  ["N=a\nN=$(x)", 2, /a \$ that.*; line 1 sets it too$/],
+  ["N=$(x)\n\nN=a", 1, /a \$ that.*; line 3 sets it too$/],
+  ["N=a\nf() {\n  N=b\n}", 3, /inside a function or a block, .*; line 1 sets it too$/],
+  ["N=a\nf ()\n{\n  export N=b\n}", 4, /inside a function or a block/],
+  ["function f {\nN=b\n}", 2, /inside a function or a block/],
+  ["N=a\nif false; then\n  N=b\nfi", 3, /inside an if, which may run or not; line 1 sets it too$/],
+  ["if true; then\n  N=a\nfi", 2, /inside an if/],
+  ["if true; then\n  A=a\nelse\n  N=a\nfi", 4, /inside an if/],
+  ["for i in 1 2\ndo\n  N=a\ndone", 3, /inside a loop/],
+  ["while false; do\n N=a\ndone", 2, /inside a loop/],
+  ["until true; do\n N=a\ndone", 2, /inside a loop/],
+  ["(\nN=a\n)", 2, /inside a subshell/],
+  ["A=$(\nN=a\n)", 2, /inside a subshell/],
+  ["{\nN=a\n}", 2, /inside a function or a block/],
+  ["[ -f x ] && {\n N=a\n}", 2, /inside a function or a block/],
+  ["case $A in\nx)\n  N=a\n  ;;\nesac", 3, /inside a case/],
+  ["case $A in\n  x) N=a ;;\nesac", 2, /inside a case/],
+  ["cat <<EOF\nN=a\nEOF", 2, /inside a here-document/],
+  ["A='\nN=a\n'", 2, /inside quotes/],
+  ['A="\nN=a\n"', 2, /inside quotes/],
+  ["N=a\nunset N", 2, /unset changes it; line 1/],
+  ["read -r N", 1, /read changes it/],
+  ["read -r N < file", 1, /only a shell/],
+  [": ${N:=a}", 1, /an expansion sets it/],
+  [': "${N=a}"', 1, /an expansion sets it/],
 ];
 
 describe("what counts as an assignment", () => {
@@ -190,10 +239,11 @@ it.effect.prop(
       const text = lines.map(({ form, pieces }) =>
         form.replace("V", () => `N=${pieces.map(quoted).join("")}`),
       );
-      assert.strictEqual(
-        (yield* read({ ".bashrc": text.join("\n") })) ?? "",
-        bash(path.join(home, ".bashrc")),
-      );
+      // Two that differ are refused; otherwise it is the value that bash has.
+      const got = yield* Effect.option(read({ ".bashrc": text.join("\n") }));
+      if (Option.isSome(got)) {
+        assert.strictEqual(got.value ?? "", bash(path.join(home, ".bashrc")));
+      } else assert.isAbove(lines.length, 1);
     }),
   { timeout: 60_000, arbitrary: { runs: 300 } },
 );

@@ -83,7 +83,6 @@ const backup = (world: World, limits = {}) =>
   fifoQvmBackup({ runDirectory: runDirectory(world), env: world.env, limits });
 const planOf = (world: World) => ({
   qubes: ["work", "sys-backup"],
-  includeDom0: false,
   passphraseFile: path.join(world.dir, "passphrase"),
 });
 const run = <A, E>(

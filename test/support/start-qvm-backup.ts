@@ -11,7 +11,6 @@ runRole(
     const { start } = yield* QvmBackup;
     const running = yield* start({
       qubes: ["work"],
-      includeDom0: false,
       passphraseFile: process.argv[3] ?? "/tmp/passphrase",
     });
     process.stdout.write("started\n");

@@ -150,7 +150,7 @@ describe("a run", () => {
         ["low", "normal"],
       );
       assert.deepStrictEqual(w.script.started, [
-        { qubes: ["work", "mail", "vault"], includeDom0: false, passphraseFile: "/pass" },
+        { qubes: ["work", "mail", "vault"], passphraseFile: "/pass" },
       ]);
       assert.match(text, /first contact: pinned the server behind net, qbackup:/);
       assert.match(text, /a restore will need/);
@@ -162,7 +162,7 @@ describe("a run", () => {
       assert.strictEqual(again.text.match(/first contact/g)?.length, 1);
       assert.strictEqual(again.text.match(/a restore will need/g)?.length, 1);
       assert.isTrue(
-        [...w.shelf.committed.keys()].some((other) => /\.backup-[0-9a-f]{6}$/.test(other)),
+        [...w.shelf.committed.keys()].some((other) => /T\d{4}-[0-9a-f]{6}\.backup$/.test(other)),
       );
     }),
   );
@@ -182,12 +182,29 @@ describe("a run", () => {
     Effect.gen(function* () {
       const w = world();
       assert.strictEqual((yield* qbackup(w, { args: ["-t", "net", "-p", "/pass"] })).code, 0);
-      assert.deepStrictEqual(w.script.started[0]!.qubes, []);
+      // By name: what is made or removed meanwhile is not to change what is expected.
+      assert.deepStrictEqual(w.script.started[0]!.qubes, ["work", "mail", "vault"]);
+      assert.deepStrictEqual(JSON.parse(w.disk.text).asked.qubes, []);
       const missing = yield* qbackup(world(), {
         args: ["-t", "net", "-p", "/pass", "--include-dom0"],
       });
       assert.strictEqual(missing.code, 6);
       assert.match(missing.text, /nothing of dom0-home/);
+    }),
+  );
+  it.effect("says what it doubts of the passphrase, and refuses one that is unfit", () =>
+    Effect.gen(function* () {
+      const w = world(tiny, { passphraseDoubts: ["it begins with a blank"] });
+      const { code, text } = yield* qbackup(w);
+      assert.strictEqual(code, 0, text);
+      assert.match(text, /^warning: it begins with a blank$/m);
+      assert.match(text, /^hint: - the passphrase, 28 characters, which lies here in \/pass/m);
+      const unfit = world(tiny, { passphraseUnfit: "there is a control character in it" });
+      const refused = yield* qbackup(unfit);
+      assert.strictEqual(refused.code, 2);
+      assert.match(refused.text, /error: .* is not fit for a backup: there is a control character/);
+      assert.strictEqual(unfit.shelf.calls, 0);
+      assert.lengthOf(unfit.table.calls, 0);
     }),
   );
   it.effect("leaves the destination qube as it was, or running with -x", () =>

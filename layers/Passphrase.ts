@@ -87,7 +87,7 @@ export const readPassphrase = (bytes: Uint8Array, whole: boolean): Passphrase =>
   if (rest.trim() !== "") {
     doubts.push("the passphrase file has more than one line: only the first is the passphrase");
   }
-  if (/[^\x00-\x7f]/u.test(bare.normalize())) {
+  if (/\P{ASCII}/u.test(bare)) {
     doubts.push(
       "the passphrase has characters beyond ASCII: on another keyboard they may come out as others",
     );

@@ -14,6 +14,7 @@ import { isName } from "#src/wire/names";
 import { type Code, replier } from "#src/wire/reply";
 import { isVerb, parseLine, toCommand } from "#src/wire/request";
 import { Line, line, printable } from "#src/wire/shown";
+import { version } from "#src/wire/version";
 import { advice } from "./advice.ts";
 import { isDestination } from "./destination.ts";
 
@@ -112,9 +113,28 @@ const wholeDisk = Effect.gen(function* () {
   return { command: name, disk: (yield* setting("DISK_PATH")) ?? defaultDisk };
 });
 
+/** For whoever looks at the file in its qube; a caller through qrexec gets no such answer. */
+const help = `qubes.BackupCarrier ${version}: hands what dom0 sends over to ssh. It is called through qrexec.
+
+In its qube, SSH_CONN=account@server says where to; in the environment or in ~/.bash_profile,
+~/.bashrc or ~/.profile. Without a service argument it sends the disk DISK_PATH (${defaultDisk}).
+`;
+
 const handOver = Effect.gen(function* () {
-  const { args, env } = yield* Invocation;
+  const { args, env, stdout } = yield* Invocation;
   const caller = env["QREXEC_REMOTE_DOMAIN"];
+  const about =
+    caller !== undefined || args.length !== 1
+      ? undefined
+      : args[0] === "--version"
+        ? `qubes.BackupCarrier ${version}\n`
+        : args[0] === "--help" || args[0] === "-h"
+          ? help
+          : undefined;
+  if (about !== undefined) {
+    yield* Effect.ignore(stdout.write(new TextEncoder().encode(about)));
+    return exitCode("done");
+  }
   if (caller !== undefined && caller !== "dom0") {
     return yield* refuse("not-permitted", "only dom0 may call this service");
   }

@@ -142,9 +142,13 @@ const cliFlag = (name: string, flag: Flag): CliFlag.Flag<unknown> => {
         CliFlag.map(Option.match({ onNone: () => [], onSome: (text) => text.split(",") })),
       );
     case "count":
-      return CliFlag.Int(name).pipe(
-        CliFlag.filter(
-          (n) => n >= flag.least && n <= flag.most,
+      // In digits: effect/cli's own numbers may be written 1e2 or 0x40.
+      return CliFlag.String(name).pipe(
+        CliFlag.filterMap(
+          (text) => {
+            const n = /^[0-9]{1,9}$/.test(text) ? Number(text) : Number.NaN;
+            return n >= flag.least && n <= flag.most ? Option.some(n) : Option.none();
+          },
           () => "", // `reworded` says it
         ),
         CliFlag.optional,

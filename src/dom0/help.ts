@@ -148,7 +148,9 @@ export const programHelp = (commands: ReadonlyArray<Command>): string =>
     ...settingRows(commands[0]!.flags),
     "",
     "exit codes:",
-    ...exitTable.map((line) => `  ${line}`),
+    ...exitTable(Object.keys(exitCodes) as ReadonlyArray<keyof typeof exitCodes>).map(
+      (line) => `  ${line}`,
+    ),
     "",
     "example: qbackup -f laptop- -t backups-vm -p /etc/bkp-passphrase.txt vault work",
     "the runs of cron and timers: journalctl -t qbackup",

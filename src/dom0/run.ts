@@ -291,7 +291,15 @@ const backup = Effect.fnUntraced(function* (
   const all = yield* qubes.list.pipe(Effect.mapError((e) => failed("qubes", e.message)));
   const selection = yield* select(options, all);
   if (!all.some((qube) => qube.name === destination)) {
-    return yield* failed("usage", `the destination qube does not exist: ${printable(destination)}`);
+    const meant = closeTo(
+      destination,
+      all.map(({ name }) => name),
+    );
+    return yield* failed(
+      "usage",
+      `the destination qube does not exist: ${printable(destination)}`,
+      `${meant === undefined ? "" : `did you mean ${meant}? `}qvm-ls lists the qubes`,
+    );
   }
   const scratch = yield* Fiber.join(scratched).pipe(
     Effect.catchTag("QubesError", (e) => failed("qubes", e.message)),

@@ -1,6 +1,5 @@
 import { exitTable } from "#src/wire/exit";
-
-export const version = "1.0.0";
+import { version } from "#src/wire/version";
 
 export const help = `qbackup-shell ${version}: keeps Qubes backups that come through ssh, and runs nothing.
 
@@ -14,5 +13,7 @@ On the server itself, as the account:
       shows the fingerprint to compare with what qbackup shows in dom0
 
 exit codes:
-${exitTable.map((line) => `  ${line}`).join("\n")}
+${exitTable(["done", "bug", "usage", "link", "refused", "integrity"])
+  .map((line) => `  ${line}`)
+  .join("\n")}
 `;

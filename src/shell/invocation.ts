@@ -118,7 +118,7 @@ export const parseInvocation = (
       : parseRequest(original, line);
   }
   if (original === undefined) {
-    if (args.length === 1 && first === "--help") return { kind: "help" };
+    if (args.length === 1 && (first === "--help" || first === "-h")) return { kind: "help" };
     if (args.length === 1 && first === "--version") return { kind: "version" };
     if (first === "identity") {
       const options = parseOptions(args.slice(1));

@@ -13,8 +13,8 @@ export const exitCodes = {
 export type Failure = Exclude<keyof typeof exitCodes, "done">;
 export const exitCode = (name: keyof typeof exitCodes): number => exitCodes[name][0];
 
-/** The table as a person reads it. */
-export const exitTable: ReadonlyArray<string> = [
-  ...Object.values(exitCodes).map(([code, meaning]) => `${code}  ${meaning}`),
+/** The table as a person reads it, of the codes that a program has. */
+export const exitTable = (names: ReadonlyArray<keyof typeof exitCodes>): ReadonlyArray<string> => [
+  ...names.map((name) => `${exitCodes[name][0]}  ${exitCodes[name][1]}`),
   "129, 130, 143  interrupted by SIGHUP, SIGINT, SIGTERM",
 ];

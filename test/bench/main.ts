@@ -452,7 +452,7 @@ const auditing = async (b: Bed, fast: Shaped | string) => {
 
 const wayBack = async (b: Bed, fast: Shaped | string) => {
   const help = (await b.qbackup(["--help"])).stdout;
-  const has = (verb: string) => new RegExp(`^\\s+qbackup ${verb}\\b`, "m").test(help);
+  const has = (verb: string) => new RegExp(`^\\s+(qbackup )?${verb}\\b`, "m").test(help);
   if (has("verify")) await verifying(b);
   else row("(h) verify", "skipped", "this qbackup has no verify", "", "0.9");
   if (has("audit")) await auditing(b, fast);

@@ -17,6 +17,7 @@ import { Invocation } from "#services/Invocation";
 import type { SshReason } from "#services/SshTransport";
 import { carrier, requestLimit } from "#src/carrier/carrier";
 import { isDestination } from "#src/carrier/destination";
+import { version } from "#src/wire/version";
 import {
   bundle,
   noSshd,
@@ -103,6 +104,28 @@ describe("requests", () => {
       const stdin = `${line}\nthe rest\n`;
       const result = yield* run({ args: [verb], stdin, ssh: [ask(command)] });
       assert.deepStrictEqual(result, { code: 0, stdout: "", lines: [], left: "the rest\n" });
+    }),
+  );
+
+  it.effect("--version and --help are for a person in the qube, not for a caller", () =>
+    Effect.gen(function* () {
+      const text = `qubes.BackupCarrier ${version}`;
+      assert.deepStrictEqual(yield* run({ args: ["--version"], stdin: "{}\n" }), {
+        code: 0,
+        stdout: `${text}\n`,
+        lines: [],
+        left: "{}\n",
+      });
+      for (const args of [["--help"], ["-h"]]) {
+        const { code, lines, stdout } = yield* run({ args });
+        assert.deepStrictEqual([code, lines], [0, []]);
+        assert.isTrue(stdout.startsWith(`${text}: `));
+        assert.match(stdout, /SSH_CONN=account@server/);
+      }
+      const env = { QREXEC_REMOTE_DOMAIN: "dom0" };
+      const called = yield* run({ args: ["--version"], env, stdin: "{}\n" });
+      assert.strictEqual(called.code, 2);
+      assert.match(called.stdout, /"code":"unsupported"/);
     }),
   );
 

@@ -20,6 +20,7 @@ import { dom0, onTerminal } from "#src/dom0/main";
 import { closeTo, commandMeant } from "#src/dom0/near";
 import { exitCodes } from "#src/wire/exit";
 import { version } from "#src/wire/version";
+import { rng } from "#test/support/random";
 
 /** What a command line comes to: the command and what effect/cli gets to read, or another kind. */
 const form = (argv: ReadonlyArray<string>): ReadonlyArray<string> => {
@@ -149,6 +150,22 @@ describe("one form for all", () => {
     [["--constructor"], ["wrong", "there is no flag --constructor"]],
   ])("%j", (argv, expected) => assert.deepStrictEqual(form(argv), expected));
 
+  it("whatever the words are, they have a form, and it is its own", () => {
+    const words = [
+      "run list ledger help status vault -- - -h -xo -f -t --to --to=a --json --json= --blocks=1",
+      "--window 16 -Zx --exclude=a --exclude b,c --no-json __proto__ --__proto__=x -= \u00e9",
+    ].flatMap((line) => ["", ...line.split(" ")]);
+    const { int, pick } = rng(1);
+    for (let i = 0; i < 20_000; i++) {
+      const argv = Array.from({ length: int(0, 6) }, () => pick(words));
+      const first = form(argv);
+      if (first[0] === "wrong" || first[0] === "help" || first[0] === "version") continue;
+      // As a person writes it: a switch has no value.
+      const again = form(first.map((word) => word.replace(/=true$/, "")));
+      assert.deepStrictEqual(again, first, argv.join(" "));
+    }
+  });
+
   it("lines go to the terminal when asked for", () => {
     assert.isTrue(onTerminal(["-o", "vault"]));
     assert.isTrue(onTerminal(["list"]));
@@ -236,6 +253,8 @@ describe("what is said of a wrong command line", () => {
     [["--\u001b[31m\nx"], "there is no flag --?[31m?x", see("run")],
     [["--window", "5"], "--window must be between 16 and 4096 (MiB), not 5", see("run")],
     [["--window", "x"], "--window must be between 16 and 4096 (MiB), not x", see("run")],
+    [["--window", "1e2"], "--window must be between 16 and 4096 (MiB), not 1e2", see("run")],
+    [["--window", "0x40"], "--window must be between 16 and 4096 (MiB), not 0x40", see("run")],
     [["--window="], "--window must be between 16 and 4096 (MiB), not empty", see("run")],
     [["--window"], "--window needs a value: --window MIB", see("run")],
     [["vault", "-f"], "-f needs a value: -f PREFIX", see("run")],

@@ -227,6 +227,7 @@ describe("a run", () => {
     [["-t", "net", "-p", "/p", "nobody"], 2, /no such qube: nobody/],
     [["-t", "net", "-p", "/p", "wo*"], 2, /no such qube/],
     [["-t", "net", "-p", "/p", "vualt"], 2, /no such qube: vualt\n.*did you mean vault\?/],
+    [["-t", "ent", "-p", "/p", "work"], 2, /destination qube does not exist: ent\n.*mean net\?/],
     [["-t", "gone", "-p", "/p", "work"], 2, /destination qube does not exist/],
   ] as const)("%j is refused before anything starts", ([args, expected, text]) =>
     Effect.gen(function* () {

@@ -47,12 +47,7 @@ try {
   const ended = once(run, "exit") as Promise<[number | null]>;
 
   // In the middle: when the server has some blocks on its disk, kill its side of the connection.
-  const incoming = path.join(w.server.store, ".qbackup/incoming");
-  const arrived = () =>
-    (fs.existsSync(incoming) ? fs.readdirSync(incoming) : [])
-      .filter((name) => /^[0-9a-f]{32}$/.test(name))
-      .reduce((sum, name) => sum + fs.statSync(path.join(incoming, name)).size, 0);
-  while (run.exitCode === null && arrived() < 12 * 1_048_576)
+  while (run.exitCode === null && w.arrived() < 12 * 1_048_576)
     await new Promise((next) => setTimeout(next, 50));
   for (const pid of processesWith(path.join(w.dir, "bin/qbackup-shell"))) {
     try {

@@ -1,120 +1,14 @@
 /** The built programs, all three, with a real FIFO, a real sshd, real signals and real kills. */
 import { execFileSync } from "node:child_process";
-import { afterEach, assert, describe, it, vi } from "vitest";
-import * as crypto from "node:crypto";
+import { assert, describe, it } from "vitest";
 import * as fs from "node:fs";
 import * as os from "node:os";
 import * as path from "node:path";
-import { parseManifest } from "#src/wire/manifest";
-import { processesWith } from "#test/support/programs";
-import { treeHash } from "#test/support/peer";
+import { big, failed, setUp, stored, tidy, until, verified } from "#test/support/runs";
 import { isRoot } from "#test/support/server";
-import {
-  dist,
-  execute,
-  passphrase,
-  type Ran,
-  type Whole,
-  whole,
-  type WholeOptions,
-} from "#test/support/whole";
-
-vi.setConfig({ testTimeout: 90_000 });
-
-let now: Whole | undefined;
-const setUp = async (options: WholeOptions = {}) => (now = await whole(options));
-afterEach(() => {
-  now?.stop();
-  now = undefined;
-});
-
-const until = async (what: string, ready: () => boolean, limit = 15_000) => {
-  for (let waited = 0; !ready(); waited += 20) {
-    if (waited > limit) throw new Error(`did not happen within ${limit} ms: ${what}`);
-    await new Promise((resolve) => setTimeout(resolve, 20));
-  }
-};
-
-/** Nothing of the run is left: no process, no FIFO, no directory, no running qube. */
-const tidy = async (w: Whole) => {
-  assert.isFalse(fs.existsSync(path.join(w.state, "run")), "the FIFO's directory is left");
-  await until("the processes of the run end", () =>
-    w.world.processes().every(({ kind }) => kind === "qubesd"),
-  );
-  await until("qvm-backup ends", () => processesWith(path.join(w.state, "run")).length === 0);
-  assert.strictEqual(w.world.qube("net").state, "Halted");
-  assert.deepStrictEqual(w.world.profiles(), []);
-};
-const verified = async (w: Whole) => {
-  const { stdout } = await w.ssh("qbackup/1 list");
-  return stdout
-    .trim()
-    .split("\n")
-    .map((line) => JSON.parse(line))
-    .filter((reply) => reply.type === "archive" && reply.verified);
-};
-/** What must be so after a run that failed. */
-const failed = async (w: Whole, ran: Ran, code: number, text: RegExp) => {
-  assert.strictEqual(ran.code, code, ran.stderr);
-  assert.match(ran.stderr, text);
-  assert.deepStrictEqual(await verified(w), []);
-  assert.lengthOf(w.ledger(), 0);
-  await tidy(w);
-  assert.match(w.world.journal().join("\n"), /^qbackup user\.err error: /m);
-  assert.isTrue(w.world.notifications().some(({ argv }) => argv.includes("--urgency=critical")));
-};
-/** What must be so after a run that did its job. */
-const stored = async (w: Whole, ran: Ran) => {
-  assert.strictEqual(ran.code, 0, ran.stderr);
-  const entry = w.ledger().at(-1)!;
-  const manifest = parseManifest(entry.manifest)!;
-  const bytes = fs.readFileSync(path.join(w.server.store, entry.name));
-  assert.strictEqual(bytes.length, manifest.size);
-  assert.strictEqual(treeHash(bytes), manifest.treehash);
-  assert.containsSubset(await verified(w), [{ name: entry.name, treehash: manifest.treehash }]);
-  assert.strictEqual(fs.statSync(path.join(w.server.store, entry.name)).mode & 0o777, 0o440);
-  await tidy(w);
-  return { bytes, manifest };
-};
-const big = {
-  qubes: [
-    { name: "work", size: 24_000_000 },
-    { name: "vault", size: 9_000_000 },
-    { name: "net", size: 0, include: false },
-  ],
-  settings: { raw: true },
-};
+import { dist, execute, type Whole } from "#test/support/whole";
 
 describe("a backup", () => {
-  it("of two qubes arrives, decrypts with scrypt and unpacks with tar", async () => {
-    const w = await setUp();
-    const { bytes, manifest } = await stored(w, await w.run("-f", "laptop-", "work", "vault"));
-    assert.match(manifest.name, /^laptop-\d{4}-\d\d-\d\dT\d{4}\.backup$/);
-    assert.strictEqual(w.world.journal().filter((line) => line.includes("error")).length, 0);
-    assert.match(w.world.journal().join("\n"), /^qbackup user\.info stored laptop-/m);
-    // As a person without Qubes would: the header pair first, then a member by its place.
-    const at = (name: string) => {
-      const member = manifest.members.find((m) => m.path === name)!;
-      const tar = path.join(w.dir, "member.tar");
-      fs.writeFileSync(tar, bytes.subarray(member.start, member.start + member.length));
-      return execute(["tar", "-xOf", tar, name]);
-    };
-    const header = (await at("backup-header").ended).stdout;
-    const id = /^backup-id=(.*)$/m.exec(header)![1]!;
-    const qid = w.world.qube("work").qid;
-    const name = `vm${qid}/private.img.000`;
-    const tar = path.join(w.dir, "m.tar");
-    const member = manifest.members.find((m) => m.path === `${name}.enc`)!;
-    fs.writeFileSync(tar, bytes.subarray(member.start, member.start + member.length));
-    const plain = await execute([
-      "sh",
-      "-c",
-      `tar -xOf ${tar} ${name}.enc > ${tar}.enc && PASS='${id}!${name}!${passphrase}' scrypt dec --passphrase env:PASS ${tar}.enc | gzip -d | tar -tf -`,
-    ]).ended;
-    assert.strictEqual(plain.code, 0, plain.stderr);
-    assert.include(plain.stdout, "private.img");
-  });
-
   it("runs from cron: no DISPLAY, no session bus, settings from ~/.bashrc, errors in its mail", async () => {
     const w = await setUp();
     fs.writeFileSync(
@@ -138,7 +32,7 @@ describe("a backup", () => {
   });
 
   it("draws a bar on a terminal, in place", async () => {
-    const w = await setUp(big);
+    const w = await setUp(big());
     w.world.faults({ tool: "qvm-backup", kind: "slow", bytesPerSecond: 9_000_000 });
     const command = `${dist("qbackup")} -t net -p ${w.passphraseFile} work vault`;
     const env = {
@@ -179,24 +73,8 @@ describe("a backup", () => {
 });
 
 describe("the link", () => {
-  it("killed again and again: the archive is the same", async () => {
-    const kill = `(sleep 0.7; kill -KILL $$) & exec /usr/bin/ssh $(eval echo $OPTIONS) "$@"`;
-    const w = await setUp({
-      ...big,
-      sshScript:
-        `n=$(cat COUNT 2>/dev/null || echo 0); echo $((n+1)) > COUNT; [ $n -ge 4 ] && exec /usr/bin/ssh $(eval echo $OPTIONS) "$@"; ${kill}`.replaceAll(
-          "COUNT",
-          "$(dirname $0)/count",
-        ),
-    });
-    w.world.faults({ tool: "qvm-backup", kind: "slow", bytesPerSecond: 9_000_000 });
-    const ran = await w.run("-o", "work", "vault");
-    await stored(w, ran);
-    assert.isAtLeast(ran.stderr.match(/the link broke/g)?.length ?? 0, 2, ran.stderr);
-  });
-
   it("qrexec-client killed in the middle, with qvm-run exiting 0", async () => {
-    const w = await setUp(big);
+    const w = await setUp(big());
     w.world.faults({ tool: "qvm-run", kind: "kill-client", after: 9_000_000, times: 2 });
     await stored(w, await w.run("work", "vault"));
   });
@@ -363,72 +241,6 @@ describe("kill -9", () => {
     }
     w.world.faults();
     await stored(w, await w.run("work", "vault"));
-  }, 60_000);
-
-  it("of qbackup-shell and of ssh on the server's side", async () => {
-    const w = await setUp(big);
-    w.world.faults({ tool: "qvm-backup", kind: "slow", bytesPerSecond: 9_000_000 });
-    const { ended } = w.start("-t", "net", "-p", w.passphraseFile, "work", "vault");
-    for (let kills = 0; kills < 3; kills++) {
-      await new Promise((resolve) => setTimeout(resolve, 900));
-      for (const pid of processesWith(path.join(w.dir, "bin/qbackup-shell"))) {
-        try {
-          process.kill(pid, "SIGKILL");
-        } catch {
-          // It ended between the look and the kill.
-        }
-      }
-    }
-    await stored(w, await ended);
-  });
-});
-
-describe("a carrier that lies", () => {
-  const forge = (w: Whole) => {
-    // It throws the data away and answers as a server would, with a key of its own.
-    const { privateKey, publicKey } = crypto.generateKeyPairSync("ed25519");
-    const pem = privateKey.export({ format: "pem", type: "pkcs8" }) as string;
-    const key = publicKey.export({ format: "der", type: "spki" }).subarray(12).toString("base64");
-    w.world.service("net", "qubes.BackupCarrier", {
-      text: `#!${process.execPath}
-const crypto = require("node:crypto"), say = (o) => process.stdout.write(JSON.stringify(o) + "\\n");
-let seen = Buffer.alloc(0), offset = 0, request;
-process.stdin.on("data", (d) => {
-  seen = Buffer.concat([seen, d]);
-  if (request === undefined) {
-    const at = seen.indexOf(10); if (at < 0) return;
-    request = JSON.parse(seen.subarray(0, at)); seen = seen.subarray(at + 1);
-    process.stdout.write("\\n"); say({ type: "ready", offset: 0, server: ${JSON.stringify(key)} });
-  }
-  for (;;) {
-    if (seen.length < 4) return;
-    const l = seen.readUInt32BE(0);
-    if (l === 0) {
-      if (seen.length < 8 || seen.length < 8 + seen.readUInt32BE(4)) return;
-      const { manifest } = JSON.parse(seen.subarray(8)), m = JSON.parse(manifest);
-      const receipt = JSON.stringify({ version: 1, name: m.name, session: m.session, size: m.size, treehash: m.treehash, manifest: crypto.createHash("sha256").update(manifest).digest("hex"), stored: m.created });
-      say({ type: "stored", receipt, signature: crypto.sign(null, Buffer.from(receipt), ${JSON.stringify(pem)}).toString("base64") });
-      return;
-    }
-    if (l > 1048576) { say({ type: "alive" }); seen = seen.subarray(4); continue; }
-    if (seen.length < 4 + l) return;
-    offset += l; seen = seen.subarray(4 + l);
-    if (l === 1048576) say({ type: "ack", offset });
-  }
-});
-`,
-    });
-  };
-  it("forges every reply: exit 6, with what to do, and nothing in the ledger for it", async () => {
-    const w = await setUp();
-    await stored(w, await w.run("work"));
-    forge(w);
-    const ran = await w.run("vault");
-    assert.strictEqual(ran.code, 6, ran.stderr);
-    assert.match(ran.stderr, /error: the server's key changed/);
-    assert.match(ran.stderr, /hint: .*qbackup-shell identity/);
-    assert.lengthOf(w.ledger(), 1);
-    await tidy(w);
   });
 });
 

@@ -1,154 +1,24 @@
 /** There and back again: the built programs, the stand-in Qubes, a real sshd, real FIFOs. */
-import { afterEach, assert, describe, it, vi } from "vitest";
+import { assert, describe, it } from "vitest";
 import * as fs from "node:fs";
 import * as path from "node:path";
-import { parseManifest } from "#src/wire/manifest";
-import { imageOf, writeImage } from "#test/standin/world";
-import { processesWith } from "#test/support/programs";
 import {
-  dist,
-  passphrase,
-  type Ran,
-  type Whole,
-  whole,
-  type WholeOptions,
-} from "#test/support/whole";
-
-vi.setConfig({ testTimeout: 120_000, hookTimeout: 60_000 });
-
-let now: Whole | undefined;
-const setUp = async (options: WholeOptions = {}) => (now = await whole(options));
-afterEach(() => {
-  now?.stop();
-  now = undefined;
-});
-
-const until = async (what: string, ready: () => boolean, limit = 15_000) => {
-  for (let waited = 0; !ready(); waited += 20) {
-    if (waited > limit) throw new Error(`did not happen within ${limit} ms: ${what}`);
-    await new Promise((resolve) => setTimeout(resolve, 20));
-  }
-};
-
-const backup = async (w: Whole, ...args: ReadonlyArray<string>) => {
-  const ran = await w.run(...args);
-  assert.strictEqual(ran.code, 0, ran.stderr);
-  const { name, manifest } = w.ledger().at(-1)!;
-  return { name, members: parseManifest(manifest)!.members };
-};
-const restore = (w: Whole, ...args: ReadonlyArray<string>) =>
-  w.start("restore", "-t", "net", "-p", w.passphraseFile, ...args).ended;
-
-interface Seen {
-  readonly reading: number;
-  readonly path: string;
-  readonly sha256: string;
-}
-/** The members that the tool was shown, by reading. */
-const seen = (w: Whole): ReadonlyArray<ReadonlyArray<Seen>> => {
-  const file = path.join(w.world.dir, "restored/members.jsonl");
-  const all = fs.existsSync(file)
-    ? fs
-        .readFileSync(file, "utf8")
-        .trim()
-        .split("\n")
-        .map((line) => JSON.parse(line) as Seen)
-    : [];
-  return [0, 1, 2].map((n) => all.filter(({ reading }) => reading === n));
-};
-const paths = (w: Whole) => seen(w).map((reading) => reading.map((member) => member.path));
-const forget = (w: Whole) =>
-  fs.rmSync(path.join(w.world.dir, "restored"), { recursive: true, force: true });
-
-/** The image of a volume came back, byte for byte. */
-const cameBack = (w: Whole, name: string, as: string) => {
-  const qube = w.world.qube(name);
-  const wanted = path.join(w.dir, "wanted.img");
-  for (const [volume, described] of Object.entries(qube.volumes)) {
-    writeImage(imageOf(qube, volume, described), wanted);
-    const got = fs.readFileSync(path.join(w.world.dir, "restored", as, `${volume}.img`));
-    assert.isTrue(got.equals(fs.readFileSync(wanted)), `${name}: ${volume}`);
-  }
-};
-
-/** No process, no FIFO, no running qube, whatever happened. */
-const tidy = async (w: Whole) => {
-  assert.isFalse(fs.existsSync(path.join(w.state, "restore")), "the FIFOs' directory is left");
-  await until("the tool ends", () => processesWith(path.join(w.state, "restore")).length === 0);
-  assert.strictEqual(w.world.qube("net").state, "Halted");
-};
-const failed = async (w: Whole, ran: Ran, code: number, text: RegExp) => {
-  assert.strictEqual(ran.code, code, ran.stderr);
-  assert.match(ran.stderr, text);
-  assert.notInclude(ran.stderr, passphrase);
-  await tidy(w);
-};
-
-const big: WholeOptions = {
-  qubes: [
-    { name: "work", size: 24_000_000 },
-    { name: "vault", size: 9_000_000 },
-    { name: "net", size: 0, include: false },
-  ],
-  settings: { raw: true },
-};
+  backup,
+  big,
+  cameBack,
+  forget,
+  notRestored,
+  paths,
+  restore,
+  seen,
+  setUp,
+  tidyRestore,
+  until,
+} from "#test/support/runs";
+import { processesWith } from "#test/support/programs";
+import { dist } from "#test/support/whole";
 
 describe("a restore", () => {
-  it("brings back what was sent, and shows each pass what it reads", async () => {
-    const w = await setUp({
-      qubes: [
-        { name: "work", size: 3_000_000, data: 400_000, files: { "firewall.xml": "<x/>\n" } },
-        { name: "vault", size: 200_000 },
-        { name: "net", size: 0, include: false },
-      ],
-    });
-    fs.writeFileSync(path.join(w.world.home("dom0"), "notes"), "of dom0\n");
-    const { members, name } = await backup(w, "--include-dom0", "work", "vault");
-    const ran = await restore(w, "--rename-conflicting", name);
-    assert.strictEqual(ran.code, 0, ran.stderr);
-    assert.match(ran.stderr, /restored from .*: .*work/);
-    cameBack(w, "work", "work1");
-    cameBack(w, "vault", "vault1");
-    const place = path.join(w.world.dir, "restored");
-    assert.strictEqual(fs.readFileSync(path.join(place, "work1/firewall.xml"), "utf8"), "<x/>\n");
-    assert.strictEqual(fs.readFileSync(path.join(place, "dom0/user/notes"), "utf8"), "of dom0\n");
-    assert.deepStrictEqual(paths(w), [
-      ["backup-header", "backup-header.hmac"],
-      ["qubes.xml.000.enc"],
-      members.slice(3).map((member) => member.path),
-    ]);
-    const [call] = w.world.calls("qvm-backup-restore");
-    assert.strictEqual(call!.umask, 0o077);
-    assert.notInclude(JSON.stringify(call), passphrase);
-    await tidy(w);
-
-    forget(w);
-    const one = await restore(w, "--rename-conflicting", name, "vault");
-    assert.strictEqual(one.code, 0, one.stderr);
-    const { qid } = w.world.qube("vault");
-    assert.deepStrictEqual(paths(w)[2], [`vm${qid}/private.img.000.enc`]);
-    assert.deepStrictEqual(fs.readdirSync(place).sort(), ["members.jsonl", "vault1"]);
-
-    forget(w);
-    const rest = await restore(
-      w,
-      "--rename-conflicting",
-      "--exclude",
-      "vault",
-      "--exclude=dom0",
-      name,
-    );
-    assert.strictEqual(rest.code, 0, rest.stderr);
-    assert.deepStrictEqual(fs.readdirSync(place).sort(), ["members.jsonl", "work1"]);
-
-    forget(w);
-    const only = await restore(w, "--verify-only", name);
-    assert.strictEqual(only.code, 0, only.stderr);
-    assert.deepStrictEqual(fs.readdirSync(place), ["members.jsonl"]);
-    assert.lengthOf(paths(w).flat(), members.length);
-    await tidy(w);
-  });
-
   it("of many small qubes", async () => {
     const many = Array.from({ length: 150 }, (_, i) => ({
       name: `q${i}`,
@@ -174,12 +44,12 @@ describe("a restore", () => {
     assert.strictEqual(few.code, 0, few.stderr);
     assert.lengthOf(paths(w)[2]!, 9);
     cameBack(w, "q120", "q1201");
-    await tidy(w);
+    await tidyRestore(w);
   });
 
   it("goes on where the link was cut, again and again", async () => {
     const w = await setUp({
-      ...big,
+      ...big(),
       sshScript: `case "$*" in *" read "*) ;; *) exec /usr/bin/ssh $(eval echo $OPTIONS) "$@";; esac
 n=$(cat COUNT 2>/dev/null || echo 0); echo $((n+1)) > COUNT
 [ $n -ge 4 ] && exec /usr/bin/ssh $(eval echo $OPTIONS) "$@"
@@ -196,19 +66,19 @@ n=$(cat COUNT 2>/dev/null || echo 0); echo $((n+1)) > COUNT
       paths(w)[2],
       members.slice(3).map((member) => member.path),
     );
-    await tidy(w);
+    await tidyRestore(w);
   });
 
   it("moves less than 4 MiB for the header and qubes.xml", async () => {
     const w = await setUp({
-      ...big,
+      ...big(),
       sshScript: `/usr/bin/ssh $(eval echo $OPTIONS) "$@" | tee -a $(dirname $0)/moved`,
     });
     const { name } = await backup(w, "work", "vault");
     const moved = path.join(w.dir, "bin/moved");
     fs.rmSync(moved);
     w.world.faults({ tool: "qvm-backup-restore", kind: "stop-after-header" });
-    await failed(w, await restore(w, name), 3, /exited 0, but|left it out|not restored whole/);
+    await notRestored(w, await restore(w, name), 3, /exited 0, but|left it out|not restored whole/);
     assert.isBelow(fs.statSync(moved).size, 4_194_304);
   });
 });
@@ -227,14 +97,19 @@ describe("what is refused", () => {
       [[name, "-Z", "rm -rf"], 2, /must name a program/],
       [["no-such.backup", "--force"], 5, /not-found/],
     ] as const) {
-      await failed(w, await restore(w, ...args), code, text);
+      await notRestored(w, await restore(w, ...args), code, text);
       assert.strictEqual(calls(), 0);
     }
-    await failed(w, await restore(w, name), 3, /conflicting names[^]*hint: .*--rename-conflicting/);
+    await notRestored(
+      w,
+      await restore(w, name),
+      3,
+      /conflicting names[^]*hint: .*--rename-conflicting/,
+    );
     assert.deepStrictEqual(fs.readdirSync(path.join(w.world.dir, "restored")), ["members.jsonl"]);
     const wrong = path.join(w.dir, "wrong");
     fs.writeFileSync(wrong, "another\n", { mode: 0o600 });
-    await failed(
+    await notRestored(
       w,
       await restore(w, "-p", wrong, name),
       3,
@@ -249,7 +124,7 @@ describe("what is refused", () => {
     assert.match(ran.stderr, /left out, as asked for: .*work/);
     assert.match(ran.stderr, /restored nothing from /);
     assert.strictEqual(ran.code, 0, ran.stderr);
-    await tidy(w);
+    await tidyRestore(w);
   });
   it("verifies the home of another user, which it would not restore", async () => {
     const w = await setUp();
@@ -259,7 +134,7 @@ describe("what is refused", () => {
     assert.strictEqual(ran.code, 0, ran.stderr);
     assert.match(ran.stderr, /-> Verifying dom0/);
     const one = await restore(w, "--rename-conflicting", name);
-    await failed(w, one, 3, /hint: --skip-dom0-home/);
+    await notRestored(w, one, 3, /hint: --skip-dom0-home/);
   });
 });
 
@@ -277,14 +152,14 @@ describe("an archive without a record here", () => {
     const servers = path.join(w.state, "known_servers");
     const text = fs.readFileSync(servers, "utf8");
     fs.writeFileSync(servers, text.replace(/[A-Za-z0-9+/]{43}=/, `${"A".repeat(43)}=`));
-    await failed(w, await restore(w, "--force", name), 6, /the server's key changed/);
+    await notRestored(w, await restore(w, "--force", name), 6, /the server's key changed/);
   });
   it("of the old form is read twice", async () => {
     const w = await setUp();
     const { name } = await backup(w, "work");
     const bytes = fs.readFileSync(path.join(w.server.store, name));
     assert.strictEqual((await w.ssh("seed.backup", bytes)).code, 0);
-    await failed(w, await restore(w, "seed.backup"), 2, /the ledger here has nothing/);
+    await notRestored(w, await restore(w, "seed.backup"), 2, /the ledger here has nothing/);
     const ran = await restore(w, "--force", "--rename-conflicting", "seed.backup");
     assert.strictEqual(ran.code, 0, ran.stderr);
     assert.match(ran.stderr, /no manifest: it is read twice/);
@@ -314,7 +189,7 @@ it("a store that changed: nothing of it reaches the tool", async () => {
   ]) {
     forget(w);
     fs.writeFileSync(file, changed);
-    await failed(w, await restore(w, "--rename-conflicting", name), 6, /error: /);
+    await notRestored(w, await restore(w, "--rename-conflicting", name), 6, /error: /);
     assert.isTrue(
       seen(w)
         .flat()
@@ -325,21 +200,21 @@ it("a store that changed: nothing of it reaches the tool", async () => {
 });
 
 it("what breaks a restore off names the qubes that were made by then", async () => {
-  const w = await setUp(big);
+  const w = await setUp(big());
   const { members, name } = await backup(w, "work", "vault");
   const file = path.join(w.server.store, name);
   const bytes = fs.readFileSync(file);
   bytes[members[3]!.start + 5_000_000]! ^= 1;
   fs.chmodSync(file, 0o640);
   fs.writeFileSync(file, bytes);
-  await failed(
+  await notRestored(
     w,
     await restore(w, "--rename-conflicting", name),
     6,
     /warning: not restored whole: .*work \(here: work1\).*remove[^]*error: block \d+ of/,
   );
   const verified = await restore(w, "--verify-only", name);
-  await failed(w, verified, 6, /error: block \d+ of/);
+  await notRestored(w, verified, 6, /error: block \d+ of/);
   assert.notInclude(verified.stderr, "not restored whole");
 });
 
@@ -365,7 +240,7 @@ describe("a tool that fails", () => {
       [{ kind: "fail", code: 1, text: space }, /exit code 1: .*Too little[^]*hint: .*1 GiB/],
     ] as const) {
       w.world.faults({ tool: "qvm-backup-restore", ...fault });
-      await failed(w, await restore(w, "--rename-conflicting", name), 3, text);
+      await notRestored(w, await restore(w, "--rename-conflicting", name), 3, text);
     }
   });
 
@@ -373,7 +248,7 @@ describe("a tool that fails", () => {
     const w = await setUp();
     const { name } = await backup(w, "--include-dom0", "work");
     w.world.faults({ tool: "qvm-backup-restore", kind: "fail-home" });
-    await failed(
+    await notRestored(
       w,
       await restore(w, "--rename-conflicting", name),
       3,
@@ -390,7 +265,7 @@ describe("a tool that fails", () => {
     await new Promise((resolve) => setTimeout(resolve, 300));
     child.kill("SIGINT");
     assert.strictEqual((await ended).code, 130);
-    await tidy(w);
+    await tidyRestore(w);
   });
 
   it.each(["never-opens", "worker"])(
@@ -408,7 +283,7 @@ describe("a tool that fails", () => {
       const ran = await restore(w, "--rename-conflicting", name);
       assert.strictEqual(ran.code, 0, ran.stderr);
       cameBack(w, "work", "work1");
-      await tidy(w);
+      await tidyRestore(w);
     },
   );
 });
@@ -429,7 +304,7 @@ describe("--paranoid", () => {
     cameBack(w, "work", "work1");
     cameBack(w, "vault", "vault1");
     assert.lengthOf(paths(w)[2]!, members.length);
-    await tidy(w);
+    await tidyRestore(w);
   });
   it("prints no block that is not the one that dom0 knows", async () => {
     const { w, members, name } = await setUpCarrier();
@@ -438,7 +313,7 @@ describe("--paranoid", () => {
     bytes[members[3]!.start + 5000]! ^= 1;
     fs.chmodSync(file, 0o640);
     fs.writeFileSync(file, bytes);
-    await failed(w, await restore(w, "--paranoid", "--rename-conflicting", name), 3, /failed/);
+    await notRestored(w, await restore(w, "--paranoid", "--rename-conflicting", name), 3, /failed/);
     assert.isEmpty(seen(w).flat());
   });
 });
@@ -450,5 +325,5 @@ it("verify --decrypt reads all of it back and decrypts it", async () => {
   assert.strictEqual(ran.code, 0, ran.stderr);
   assert.match(ran.stdout, /all of it decrypts/);
   assert.lengthOf(paths(w).flat(), members.length);
-  await tidy(w);
+  await tidyRestore(w);
 });

@@ -1,12 +1,10 @@
 /** The verbs that give an archive back, as a client that shares no code with the server sees them. */
-import { assert, it, vi } from "vitest";
+import { assert, it } from "vitest";
 import * as crypto from "node:crypto";
 import * as fs from "node:fs";
 import * as path from "node:path";
 import { treeHash } from "#test/support/peer";
 import { execute, type Whole, whole } from "#test/support/whole";
-
-vi.setConfig({ testTimeout: 120_000 });
 
 const sha = (...parts: ReadonlyArray<Uint8Array>) =>
   crypto.createHash("sha256").update(Buffer.concat(parts)).digest();

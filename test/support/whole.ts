@@ -17,7 +17,7 @@ export interface WholeOptions {
   readonly settings?: Partial<Settings>;
   /** The ssh that the carrier finds; gets the options that lead to the server in $OPTIONS. */
   readonly sshScript?: string;
-  /** Milliseconds after which a run of qbackup is killed; a minute by default. */
+  /** Milliseconds after which a run of qbackup is killed; four minutes by default. */
   readonly limit?: number;
 }
 
@@ -44,6 +44,8 @@ export interface Whole {
   /** Runs `command` on the server through ssh, with `input` on its stdin. */
   readonly ssh: (command: string, input?: Uint8Array) => Promise<Ran>;
   readonly stored: () => ReadonlyArray<string>;
+  /** The bytes that lie on the server of uploads under way. */
+  readonly arrived: () => number;
   readonly ledger: () => ReadonlyArray<{ readonly name: string; readonly manifest: string }>;
   readonly stop: () => void;
 }
@@ -57,7 +59,7 @@ export const dist = (name: string): string => {
 };
 export const passphrase = "correct horse battery staple";
 
-/** Runs a program to its end; never longer than `limit` milliseconds. */
+/** Runs a program to its end; never longer than `limit` milliseconds, which a busy machine must not reach. */
 export const execute = (
   argv: readonly [string, ...Array<string>],
   options: {
@@ -79,7 +81,7 @@ export const execute = (
   child.stderr.on("data", (bytes: Buffer) => err.push(bytes));
   child.stdin.on("error", () => {});
   child.stdin.end(options.input);
-  const timer = setTimeout(() => child.kill("SIGKILL"), options.limit ?? 60_000);
+  const timer = setTimeout(() => child.kill("SIGKILL"), options.limit ?? 240_000);
   const ended = once(child, "close").then(([code, signal]): Ran => {
     clearTimeout(timer);
     return {
@@ -141,7 +143,7 @@ export const whole = async (options: WholeOptions = {}): Promise<Whole> => {
 
   const state = path.join(dir, "state/qbackup");
   const env = { ...world.env, HOME: world.home("dom0"), XDG_STATE_HOME: path.dirname(state) };
-  const limit = options.limit ?? 60_000;
+  const limit = options.limit ?? 240_000;
   const start: Whole["start"] = (...args) => execute([dist("qbackup"), ...args], { env, limit });
   return {
     dir,
@@ -161,6 +163,13 @@ export const whole = async (options: WholeOptions = {}): Promise<Whole> => {
         .readdirSync(server.store, { recursive: true, encoding: "utf8" })
         .filter((name) => !name.startsWith("."))
         .sort(),
+    arrived: () => {
+      const incoming = path.join(server.store, ".qbackup/incoming");
+      return (fs.existsSync(incoming) ? fs.readdirSync(incoming) : [])
+        .filter((name) => /^[0-9a-f]{32}$/.test(name))
+        .map((name) => fs.statSync(path.join(incoming, name), { throwIfNoEntry: false })?.size ?? 0)
+        .reduce((sum, size) => sum + size, 0);
+    },
     ledger: () => {
       const file = path.join(state, "ledger.jsonl");
       return fs.existsSync(file)

@@ -1,0 +1,225 @@
+/**
+ * The built programs, all three, with a real FIFO, a real sshd and real kills: one run of each kind.
+ * What can go wrong in each is in test/e2e.
+ */
+import { assert, describe, it } from "vitest";
+import * as crypto from "node:crypto";
+import * as fs from "node:fs";
+import * as path from "node:path";
+import {
+  backup,
+  big,
+  cameBack,
+  change,
+  forget,
+  kill,
+  paths,
+  proofs,
+  qbackup,
+  restore,
+  setUp,
+  stored,
+  tidy,
+  tidyRestore,
+  until,
+} from "#test/support/runs";
+import { execute, passphrase, type Whole } from "#test/support/whole";
+
+/** A carrier that throws the data away and answers as a server would, with a key of its own. */
+const forge = (w: Whole) => {
+  // It throws the data away and answers as a server would, with a key of its own.
+  const { privateKey, publicKey } = crypto.generateKeyPairSync("ed25519");
+  const pem = privateKey.export({ format: "pem", type: "pkcs8" }) as string;
+  const key = publicKey.export({ format: "der", type: "spki" }).subarray(12).toString("base64");
+  w.world.service("net", "qubes.BackupCarrier", {
+    text: `#!${process.execPath}
+const crypto = require("node:crypto"), say = (o) => process.stdout.write(JSON.stringify(o) + "\\n");
+let seen = Buffer.alloc(0), offset = 0, request;
+process.stdin.on("data", (d) => {
+  seen = Buffer.concat([seen, d]);
+  if (request === undefined) {
+    const at = seen.indexOf(10); if (at < 0) return;
+    request = JSON.parse(seen.subarray(0, at)); seen = seen.subarray(at + 1);
+    process.stdout.write("\\n"); say({ type: "ready", offset: 0, server: ${JSON.stringify(key)} });
+  }
+  for (;;) {
+    if (seen.length < 4) return;
+    const l = seen.readUInt32BE(0);
+    if (l === 0) {
+      if (seen.length < 8 || seen.length < 8 + seen.readUInt32BE(4)) return;
+      const { manifest } = JSON.parse(seen.subarray(8)), m = JSON.parse(manifest);
+      const receipt = JSON.stringify({ version: 1, name: m.name, session: m.session, size: m.size, treehash: m.treehash, manifest: crypto.createHash("sha256").update(manifest).digest("hex"), stored: m.created });
+      say({ type: "stored", receipt, signature: crypto.sign(null, Buffer.from(receipt), ${JSON.stringify(pem)}).toString("base64") });
+      return;
+    }
+    if (l > 1048576) { say({ type: "alive" }); seen = seen.subarray(4); continue; }
+    if (seen.length < 4 + l) return;
+    offset += l; seen = seen.subarray(4 + l);
+    if (l === 1048576) say({ type: "ack", offset });
+  }
+});
+`,
+  });
+};
+describe("a backup", () => {
+  it("of two qubes arrives, decrypts with scrypt and unpacks with tar", async () => {
+    const w = await setUp();
+    const { bytes, manifest } = await stored(w, await w.run("-f", "laptop-", "work", "vault"));
+    assert.match(manifest.name, /^laptop-\d{4}-\d\d-\d\dT\d{4}\.backup$/);
+    assert.strictEqual(w.world.journal().filter((line) => line.includes("error")).length, 0);
+    assert.match(w.world.journal().join("\n"), /^qbackup user\.info stored laptop-/m);
+    // As a person without Qubes would: the header pair first, then a member by its place.
+    const at = (name: string) => {
+      const member = manifest.members.find((m) => m.path === name)!;
+      const tar = path.join(w.dir, "member.tar");
+      fs.writeFileSync(tar, bytes.subarray(member.start, member.start + member.length));
+      return execute(["tar", "-xOf", tar, name]);
+    };
+    const header = (await at("backup-header").ended).stdout;
+    const id = /^backup-id=(.*)$/m.exec(header)![1]!;
+    const qid = w.world.qube("work").qid;
+    const name = `vm${qid}/private.img.000`;
+    const tar = path.join(w.dir, "m.tar");
+    const member = manifest.members.find((m) => m.path === `${name}.enc`)!;
+    fs.writeFileSync(tar, bytes.subarray(member.start, member.start + member.length));
+    const plain = await execute([
+      "sh",
+      "-c",
+      `tar -xOf ${tar} ${name}.enc > ${tar}.enc && PASS='${id}!${name}!${passphrase}' scrypt dec --passphrase env:PASS ${tar}.enc | gzip -d | tar -tf -`,
+    ]).ended;
+    assert.strictEqual(plain.code, 0, plain.stderr);
+    assert.include(plain.stdout, "private.img");
+  });
+
+  it("killed again and again: the archive is the same", async () => {
+    const w = await setUp(big());
+    w.world.faults({ tool: "qvm-backup", kind: "slow", bytesPerSecond: 9_000_000 });
+    const { ended } = w.start("-o", "-t", "net", "-p", w.passphraseFile, "work", "vault");
+    for (const mebibytes of [3, 9, 15]) {
+      await until(`${mebibytes} MiB arrive`, () => w.arrived() > mebibytes * 2 ** 20);
+      assert.isAbove(kill(w.server.knownHosts), 0, "no ssh was under way");
+    }
+    const ran = await ended;
+    await stored(w, ran);
+    assert.isAtLeast(ran.stderr.match(/the link broke/g)?.length ?? 0, 2, ran.stderr);
+  });
+
+  it("kill -9 of qbackup-shell, and so of ssh on the server's side", async () => {
+    const w = await setUp(big());
+    w.world.faults({ tool: "qvm-backup", kind: "slow", bytesPerSecond: 9_000_000 });
+    const { ended } = w.start("-t", "net", "-p", w.passphraseFile, "work", "vault");
+    for (const mebibytes of [3, 9, 15]) {
+      await until(`${mebibytes} MiB arrive`, () => w.arrived() > mebibytes * 2 ** 20);
+      assert.isAbove(kill(path.join(w.dir, "bin/qbackup-shell")), 0, "no shell was under way");
+    }
+    await stored(w, await ended);
+  });
+
+  it("forges every reply: exit 6, with what to do, and nothing in the ledger for it", async () => {
+    const w = await setUp();
+    await stored(w, await w.run("work"));
+    forge(w);
+    const ran = await w.run("vault");
+    assert.strictEqual(ran.code, 6, ran.stderr);
+    assert.match(ran.stderr, /error: the server's key changed/);
+    assert.match(ran.stderr, /hint: .*qbackup-shell identity/);
+    assert.lengthOf(w.ledger(), 1);
+    await tidy(w);
+  });
+});
+
+describe("the way back", () => {
+  it("brings back what was sent, and shows each pass what it reads", async () => {
+    const w = await setUp({
+      qubes: [
+        { name: "work", size: 3_000_000, data: 400_000, files: { "firewall.xml": "<x/>\n" } },
+        { name: "vault", size: 200_000 },
+        { name: "net", size: 0, include: false },
+      ],
+    });
+    fs.writeFileSync(path.join(w.world.home("dom0"), "notes"), "of dom0\n");
+    const { members, name } = await backup(w, "--include-dom0", "work", "vault");
+    const ran = await restore(w, "--rename-conflicting", name);
+    assert.strictEqual(ran.code, 0, ran.stderr);
+    assert.match(ran.stderr, /restored from .*: .*work/);
+    cameBack(w, "work", "work1");
+    cameBack(w, "vault", "vault1");
+    const place = path.join(w.world.dir, "restored");
+    assert.strictEqual(fs.readFileSync(path.join(place, "work1/firewall.xml"), "utf8"), "<x/>\n");
+    assert.strictEqual(fs.readFileSync(path.join(place, "dom0/user/notes"), "utf8"), "of dom0\n");
+    assert.deepStrictEqual(paths(w), [
+      ["backup-header", "backup-header.hmac"],
+      ["qubes.xml.000.enc"],
+      members.slice(3).map((member) => member.path),
+    ]);
+    const [call] = w.world.calls("qvm-backup-restore");
+    assert.strictEqual(call!.umask, 0o077);
+    assert.notInclude(JSON.stringify(call), passphrase);
+    await tidyRestore(w);
+
+    forget(w);
+    const one = await restore(w, "--rename-conflicting", name, "vault");
+    assert.strictEqual(one.code, 0, one.stderr);
+    const { qid } = w.world.qube("vault");
+    assert.deepStrictEqual(paths(w)[2], [`vm${qid}/private.img.000.enc`]);
+    assert.deepStrictEqual(fs.readdirSync(place).sort(), ["members.jsonl", "vault1"]);
+
+    forget(w);
+    const rest = await restore(
+      w,
+      "--rename-conflicting",
+      "--exclude",
+      "vault",
+      "--exclude=dom0",
+      name,
+    );
+    assert.strictEqual(rest.code, 0, rest.stderr);
+    assert.deepStrictEqual(fs.readdirSync(place).sort(), ["members.jsonl", "work1"]);
+
+    forget(w);
+    const only = await restore(w, "--verify-only", name);
+    assert.strictEqual(only.code, 0, only.stderr);
+    assert.deepStrictEqual(fs.readdirSync(place), ["members.jsonl"]);
+    assert.lengthOf(paths(w).flat(), members.length);
+    await tidyRestore(w);
+  });
+
+  it("proves what is there, and finds a block that changed", async () => {
+    const w = await setUp(big(9_000_000, 3_000_000));
+    const one = (await backup(w, "-f", "one-", "work", "vault")).name;
+    await backup(w, "-f", "two-", "vault");
+    const sums = (await qbackup(w, "list", "--receipts", "--json")).stdout;
+    assert.deepStrictEqual([...proofs(sums).values()], ["proven", "proven"]);
+
+    const verify = await qbackup(w, "verify", one);
+    assert.strictEqual(verify.code, 0, verify.stderr);
+    assert.match(verify.stdout, new RegExp(`^${one}: verified\n.* blocks, .* members, tree hash`));
+    const word = await qbackup(w, "verify", "--on-server", one);
+    assert.strictEqual(word.code, 0, word.stderr);
+    assert.match(word.stdout, /the server says/);
+    const audit = await qbackup(w, "audit", "--budget", "5");
+    assert.strictEqual(audit.code, 0, audit.stderr);
+    assert.match(audit.stdout, /blocks .* chosen at random, came back proven/);
+    const list = await qbackup(w, "list");
+    assert.match(
+      list.stdout,
+      new RegExp(`^${one} .* proven +20\\d\\d-\\S+.* work`, "m"),
+      list.stdout,
+    );
+    const paper = (await qbackup(w, "ledger", "head")).stdout.split("\n")[0]!;
+    const sheet = await qbackup(w, "recovery-sheet");
+    assert.include(sheet.stdout, paper);
+    assert.include(sheet.stdout, one);
+
+    change(w, one, (bytes) => ((bytes[5_000_000]! ^= 1), bytes));
+    for (const args of [
+      ["verify", one],
+      ["audit", "--blocks", "99"],
+    ]) {
+      const ran = await qbackup(w, ...args);
+      assert.strictEqual(ran.code, 6, ran.stdout + ran.stderr);
+      assert.match(ran.stderr, /^qbackup: error: /m);
+      assert.notMatch(ran.stdout, new RegExp(`${one}.*(verified|proven)`));
+    }
+  });
+});

@@ -1,10 +1,8 @@
-/** The tree hash against published vectors, and the walk against genuine archives, whole and broken. */
+/** The walk over genuine archives, whole and broken. */
 import { assert, describe, it } from "@effect/vitest";
 import * as crypto from "node:crypto";
 import * as fs from "node:fs";
-import { leafOf, treeHasher } from "#src/archive/treehash";
 import { ArchiveFault, Walk, type WalkOptions } from "#src/archive/walk";
-import { blockSize } from "#src/wire/frames";
 import type { Member } from "#src/wire/manifest";
 
 const sample = (name: string) => fs.readFileSync(new URL(`../fixtures/${name}`, import.meta.url));
@@ -31,45 +29,6 @@ const fault = (bytes: Uint8Array, options: WalkOptions = {}) => {
   assert.instanceOf(found, ArchiveFault);
   return (found as ArchiveFault).fault;
 };
-
-const treeOf = (bytes: Uint8Array) => {
-  const tree = treeHasher();
-  for (let at = 0; at < bytes.length; at += blockSize) {
-    tree.push(leafOf(bytes.subarray(at, at + blockSize)));
-  }
-  return tree.root();
-};
-
-describe("tree hash", () => {
-  // As published with client libraries of Amazon S3 Glacier.
-  it.each([
-    ["Hello World", "a591a6d40bf420404a011733cfb7b190d62c65bf0bcda32b57b277d9ad9f146e"],
-    ["a".repeat(blockSize), "9bc1b2a288b26af7257a36277ae3816a7d4f16e89c1e7e77d0a5c48bad62b360"],
-    ["a".repeat(2 * blockSize), "560c2c9333c719cb00cfdffee3ba293db17f58743cdd1f7e4055373ae6300afa"],
-  ])("vector %#", (text, hash) => assert.strictEqual(treeOf(Buffer.from(text)), hash));
-
-  it("is what going level by level gives, for every count of leaves to 70", () => {
-    const sha = (...parts: ReadonlyArray<Uint8Array>) =>
-      crypto.createHash("sha256").update(Buffer.concat(parts)).digest();
-    const byLevels = (leaves: ReadonlyArray<Buffer>): Buffer => {
-      if (leaves.length === 1) return leaves[0]!;
-      const up: Array<Buffer> = [];
-      for (let i = 0; i < leaves.length; i += 2) {
-        up.push(i + 1 < leaves.length ? sha(leaves[i]!, leaves[i + 1]!) : leaves[i]!);
-      }
-      return byLevels(up);
-    };
-    for (let n = 1; n <= 70; n++) {
-      const leaves = Array.from({ length: n }, (_, i) => sha(Buffer.from(`${n} ${i}`)));
-      const tree = treeHasher();
-      leaves.forEach((leaf) => tree.push(leaf));
-      assert.strictEqual(tree.root(), byLevels(leaves).toString("hex"), `${n} leaves`);
-      assert.strictEqual(tree.leaves(), n);
-    }
-  });
-
-  it("has nothing to say of nothing", () => assert.isUndefined(treeHasher().root()));
-});
 
 describe("walk over genuine archives", () => {
   it.each([1, 7, 511, 512, 10_240, 65_536])("in pieces of %d bytes", (step) => {

@@ -1,7 +1,6 @@
-/** What is chosen at random for an audit, and the ledger's head as it stands on paper. */
+/** What is chosen at random for an audit. */
 import { assert, describe, it } from "vitest";
 import * as crypto from "node:crypto";
-import { fromPaper, onPaper } from "#src/dom0/head";
 import { below, certainty, choose, share, stretches } from "#src/dom0/sample";
 import { rng } from "#test/support/random";
 
@@ -93,40 +92,5 @@ describe("the choice", () => {
       { first: 9, count: 2 },
       { first: 20, count: 1 },
     ]);
-  });
-});
-
-describe("a head on paper", () => {
-  const hash = crypto.createHash("sha256").update("x").digest("hex");
-  it("is read as it was written, in any case, with spaces, with l for 1 and o for 0", () => {
-    for (let line = 1; line < 3000; line += 37) {
-      const hash = crypto.createHash("sha256").update(`${line}`).digest("hex");
-      const paper = onPaper(line, hash);
-      assert.match(paper, /^[1-9]\d*(-[0-9A-HJKMNP-TV-Z]{4}){6}$/);
-      const head = { line, hash: hash.slice(0, 25) };
-      assert.deepStrictEqual(fromPaper(paper), head);
-      const sloppy = paper.toLowerCase().replaceAll("-", " ").replaceAll("v", "u");
-      assert.deepStrictEqual(fromPaper(`  ${sloppy} `), head);
-      const [number, ...rest] = paper.split("-");
-      const joined = `${number}-${rest.join("").replaceAll("1", "l").replaceAll("0", "o")}`;
-      assert.deepStrictEqual(fromPaper(joined), head);
-    }
-  });
-  it("shows every slip of one sign, two that changed places, and nonsense", () => {
-    const paper = onPaper(37, hash);
-    let slips = 0;
-    for (let at = 0; at < paper.length; at++) {
-      for (const sign of "0123456789ABCDEFGHJKMNPQRSTVWXYZ-") {
-        if (sign === paper[at]) continue;
-        const read = fromPaper(`${paper.slice(0, at)}${sign}${paper.slice(at + 1)}`);
-        if (read !== undefined) slips += 1;
-      }
-    }
-    // 20 bits of check: of some 1,000 slips none gets through, of a million one would.
-    assert.strictEqual(slips, 0);
-    const swapped = paper.replace(/(.)(.)$/, "$2$1");
-    if (swapped !== paper) assert.isUndefined(fromPaper(swapped));
-    for (const text of ["", "37", "0-", "x".repeat(1000), `38${paper.slice(2)}`, `${paper}-0000`])
-      assert.isUndefined(fromPaper(text), text);
   });
 });

@@ -15,6 +15,8 @@ unitdir = $(DESTDIR)$(PREFIX)/lib/systemd/system
 policy = $(DESTDIR)/etc/qubes/policy.d/30-qbackup.policy
 template_rpc = $(DESTDIR)/etc/qubes-rpc
 appvm_rpc = $(DESTDIR)/usr/local/etc/qubes-rpc
+mandir = $(DESTDIR)$(PREFIX)/share/man/man1
+completions = $(DESTDIR)$(PREFIX)/share/bash-completion/completions
 profile = $(DESTDIR)/etc/apparmor.d/qbackup-shell
 dropin = $(DESTDIR)/etc/ssh/sshd_config.d/qbackup-$(user).conf
 
@@ -110,13 +112,15 @@ words:
 dom0: node dist/qbackup
 	install -D -m 755 dist/qbackup $(bindir)/qbackup
 	install -D -m 644 install/30-qbackup.policy $(policy)
+	install -D -m 644 install/qbackup.1 $(mandir)/qbackup.1
+	install -D -m 644 install/qbackup.bash $(completions)/qbackup
 	mkdir -p $(unitdir)
 	$(fill) 'install/qbackup@.service' > '$(unitdir)/qbackup@.service'
 	install -m 644 'install/qbackup@.timer' '$(unitdir)/qbackup@.timer'
 	chmod 644 '$(unitdir)/qbackup@.service'
 
 uninstall-dom0:
-	rm -f $(bindir)/qbackup $(policy) '$(unitdir)/qbackup@.service' '$(unitdir)/qbackup@.timer'
+	rm -f $(bindir)/qbackup $(policy) $(mandir)/qbackup.1 $(completions)/qbackup '$(unitdir)/qbackup@.service' '$(unitdir)/qbackup@.timer'
 
 templatevm: node dist/qubes.BackupCarrier
 	install -D -m 755 dist/qubes.BackupCarrier $(template_rpc)/qubes.BackupCarrier

@@ -27,10 +27,10 @@ const row = (left: string, right: string, at: number): ReadonlyArray<string> => 
 };
 
 /** ` VM`, or nothing. */
-const valueOf = (flag: Flag): string => (flag.type === "switch" ? "" : ` ${flag.value}`);
+export const valueOf = (flag: Flag): string => (flag.type === "switch" ? "" : ` ${flag.value}`);
 
 /** Limits and default, in brackets the setting. */
-const limitsOf = (flag: Flag): string => {
+export const limitsOf = (flag: Flag): string => {
   const count =
     flag.type !== "count"
       ? ""
@@ -47,8 +47,8 @@ const flagRows = (flags: Flags): ReadonlyArray<string> =>
     ),
   );
 
-/** `[-hx] [-t VM] [--budget MIB | --blocks N] ... NAME`. */
-const synopsis = ({ actions, args, either = [], flags }: Command): string => {
+/** The parts of a usage line: `[-hx] [-t VM] [--budget MIB | --blocks N] ... NAME`. */
+export const synopsis = ({ actions, args, either = [], flags }: Command): ReadonlyArray<string> => {
   const all: Flags = { help: everywhere.help, ...flags };
   const entries = Object.entries(all);
   const letters = entries.flatMap(([, { short, type }]) =>
@@ -68,14 +68,18 @@ const synopsis = ({ actions, args, either = [], flags }: Command): string => {
     const shown = most > 1 ? `${label}...` : label;
     return least > 0 ? shown : `[${shown}]`;
   });
-  // What a bracket holds stays together.
-  const parts = [`[-${letters.join("")}]`, ...others].map((part) => part.replaceAll(" ", "\0"));
-  return [...parts, ...(Object.keys(actions).length > 0 ? ["ACTION"] : words)].join(" ");
+  return [
+    `[-${letters.join("")}]`,
+    ...others,
+    ...(Object.keys(actions).length > 0 ? ["ACTION"] : words),
+  ];
 };
 
 const usageRows = (command: Command): ReadonlyArray<string> => {
   const left = `usage: qbackup ${command.name}`;
-  return row(left, synopsis(command), left.length + 1).map((line) => line.replaceAll("\0", " "));
+  // What a bracket holds stays together.
+  const parts = synopsis(command).map((part) => part.replaceAll(" ", "\0"));
+  return row(left, parts.join(" "), left.length + 1).map((line) => line.replaceAll("\0", " "));
 };
 
 const settingRows = (flags: Flags): ReadonlyArray<string> => {
@@ -93,15 +97,15 @@ const settingRows = (flags: Flags): ReadonlyArray<string> => {
 };
 
 /** Any command may end with these. */
-const always = ["done", "bug", "usage"] as const;
+const always: ReadonlySet<string> = new Set(["done", "bug", "usage"]);
+export const exitNames = Object.keys(exitCodes) as ReadonlyArray<keyof typeof exitCodes>;
 
-const exitRows = ({ exits }: Command): ReadonlyArray<string> =>
-  Object.entries({
-    ...Object.fromEntries(always.map((name) => [name, exitCodes[name][1]])),
-    ...exits,
-  }).flatMap(([name, meaning]) =>
-    row(`  ${exitCodes[name as keyof typeof exitCodes][0]}`, meaning, 5),
-  );
+/** A command's exit codes, and what they mean in it. */
+export const exitsOf = ({ exits }: Command): ReadonlyArray<readonly [number, string]> =>
+  exitNames.flatMap((name) => {
+    const meaning = exits[name] ?? (always.has(name) ? exitCodes[name][1] : undefined);
+    return meaning === undefined ? [] : [[exitCodes[name][0], meaning] as const];
+  });
 
 /** `qbackup COMMAND -h`. */
 export const commandHelp = (command: Command): string =>
@@ -122,7 +126,7 @@ export const commandHelp = (command: Command): string =>
     ...settingRows(command.flags),
     "",
     "exit codes:",
-    ...exitRows(command),
+    ...exitsOf(command).flatMap(([code, meaning]) => row(`  ${code}`, meaning, 5)),
     "",
   ].join("\n");
 
@@ -148,9 +152,7 @@ export const programHelp = (commands: ReadonlyArray<Command>): string =>
     ...settingRows(commands[0]!.flags),
     "",
     "exit codes:",
-    ...exitTable(Object.keys(exitCodes) as ReadonlyArray<keyof typeof exitCodes>).map(
-      (line) => `  ${line}`,
-    ),
+    ...exitTable(exitNames).map((line) => `  ${line}`),
     "",
     "example: qbackup -f laptop- -t backups-vm -p /etc/bkp-passphrase.txt vault work",
     "the runs of cron and timers: journalctl -t qbackup",

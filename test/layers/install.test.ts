@@ -62,6 +62,8 @@ const targets: ReadonlyArray<
       "644 /etc/qubes/policy.d/30-qbackup.policy",
       "644 /usr/lib/systemd/system/qbackup@.service",
       "644 /usr/lib/systemd/system/qbackup@.timer",
+      "644 /usr/share/bash-completion/completions/qbackup",
+      "644 /usr/share/man/man1/qbackup.1",
       "755 /usr/bin/qbackup",
     ],
   ],

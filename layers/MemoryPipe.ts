@@ -112,12 +112,18 @@ export interface Link {
   readonly down: Pipe;
 }
 
+/** An exit code, and what stood on stderr. */
+interface Ended {
+  readonly code: number;
+  readonly said: ReadonlyArray<string>;
+}
+
 /**
  * Runs `program` as the service that is called, in its own layers; it is interrupted with the call,
- * as a process is killed. `link` makes the two pipes and may cut them whenever it likes.
+ * as a process is killed. Where its value is an exit code alone, it has said nothing. `link` makes the two pipes and may cut them whenever it likes.
  */
 export const inProcessQrexec = (
-  program: (invocation: Invocation["Service"], service: string) => Effect.Effect<number>,
+  program: (invocation: Invocation["Service"], service: string) => Effect.Effect<number | Ended>,
   link: Effect.Effect<Link>,
 ): Layer.Layer<Qrexec> =>
   Layer.succeed(Qrexec, {
@@ -140,7 +146,7 @@ export const inProcessQrexec = (
         stdin: up.sink,
         stdout: down.source,
         ended: Fiber.join(fiber).pipe(
-          Effect.map((code) => ({ code, said: [] })),
+          Effect.map((end) => (typeof end === "number" ? { code: end, said: [] } : end)),
           Effect.orDie,
         ),
       };

@@ -88,6 +88,10 @@ const signs: ReadonlyArray<readonly [SshReason, RegExp]> = [
   ["host-key-unknown", /host key is known for|Host key verification failed/],
   ["refused-key", /Permission denied \(|Too many authentication failures/],
   [
+    "misconfigured",
+    /Bad configuration option|bad configuration options|Bad owner or permissions|^Bad SSH2 |[Uu]nsupported option|Unable to negotiate with|no matching (?:cipher|host key type|key exchange method|MAC) found/m,
+  ],
+  [
     "lost",
     /^Connection to \S+ closed by remote host|^client_loop:|^Timeout, server|^Read from remote host|^ssh_dispatch_run_fatal:|^packet_write|^Corrupted MAC|^Bad packet length/m,
   ],

@@ -7,6 +7,8 @@ export type SshReason =
   | "host-key-unknown"
   | "host-key-changed"
   | "refused-key"
+  /** ssh itself will not work: a file of its configuration, its permissions, what both ends can do. */
+  | "misconfigured"
   | "unreachable"
   | "lost"
   | "no-ssh";

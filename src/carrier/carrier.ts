@@ -155,15 +155,20 @@ const handOver = Effect.gen(function* () {
         );
   }
   const reporter = yield* Reporter;
-  yield* Effect.forEach(ended.said, (said) => reporter.say("info", line`${said}`));
+  // Marked as theirs: a server that says `error: ...` must not be taken for the carrier.
+  yield* Effect.forEach(ended.said, (said) => reporter.say("info", line`| ${said}`));
   // A shell's own codes for a command that it does not find, or cannot run. Handed on, dom0 would
   // take them for qrexec's: no such service in this qube.
   const noShell = ended.code === 126 || ended.code === 127;
   if (ended.reason === "done" && !noShell) return ended.code;
-  const { error, hint } = advice(ended.reason === "done" ? "no-shell" : ended.reason, to);
-  yield* reporter.say("error", line`${error}`);
-  yield* reporter.say("hint", line`${hint}`);
-  return exitCode("link");
+  const { error, exit, hint } = advice(
+    ended.reason === "done" ? "no-shell" : ended.reason,
+    to,
+    ended.said,
+  );
+  yield* reporter.say("error", error);
+  yield* reporter.say("hint", hint);
+  return exitCode(exit);
 });
 
 /** The role. Its value is the exit status: ssh's own, which is the server's, unless ssh failed. */

@@ -108,9 +108,11 @@ export const audit = Effect.fnUntraced(function* (options: AuditOptions) {
           ).pipe(
             // One archive that is damaged, or kept back, does not hide the next one.
             Effect.catch((failure) =>
-              failure.exit === "integrity" || failure.exit === "refused"
-                ? Effect.sync(() => void bad.set(trusted.name, failure))
-                : failed(failure.exit, `${failure.message} (${trusted.name})`, failure.hint),
+              failure.carrier === true
+                ? failure
+                : failure.exit === "integrity" || failure.exit === "refused"
+                  ? Effect.sync(() => void bad.set(trusted.name, failure))
+                  : failed(failure.exit, `${failure.message} (${trusted.name})`, failure.hint),
             ),
           ),
     { concurrency: callsAtOnce, discard: true },

@@ -8,15 +8,22 @@ export class RunFailed extends Schema.TaggedError<RunFailed>()("RunFailed", {
   /** No stop at its end. */
   message: Line,
   hint: Schema.optionalKey(Line),
+  /** The carrier, or the way to the server, does not work at all: this says nothing of an archive. */
+  carrier: Schema.optionalKey(Schema.Boolean),
 }) {}
 
 /** Whatever other programs said in these texts is cleaned here. */
+const cleaned = (message: string, hint: string | undefined) => ({
+  message: line`${message}`,
+  ...(hint === undefined ? {} : { hint: line`${hint}` }),
+});
+
 export const failed = (exit: Failure, message: string, hint?: string): RunFailed =>
-  new RunFailed({
-    exit,
-    message: line`${message}`,
-    ...(hint === undefined ? {} : { hint: line`${hint}` }),
-  });
+  new RunFailed({ exit, ...cleaned(message, hint) });
+
+/** As `failed`, where the carrier cannot do anything for anybody. */
+export const unable = (exit: Failure, message: string, hint?: string): RunFailed =>
+  new RunFailed({ exit, ...cleaned(message, hint), carrier: true });
 
 /** What to do next where the failure itself has nothing better to say. */
 export const lastResort = {

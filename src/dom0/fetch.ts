@@ -2,7 +2,7 @@
  * The one way back: blocks of an archive, each checked against the tree hash that dom0 trusts before
  * a byte of it is used. Verification, audit and restore are made of it.
  */
-import { Effect } from "effect";
+import { Effect, identity } from "effect";
 import { Ledger } from "#services/Ledger";
 import { Reporter } from "#services/Reporter";
 import { leafOf, proofLength, rootFrom } from "#src/archive/treehash";
@@ -15,7 +15,18 @@ import { line } from "#src/wire/shown";
 import { failed, type RunFailed } from "./failure.ts";
 import { inLedger } from "./record.ts";
 import { contentOf } from "./remote.ts";
-import { answer, LinkBroken, openCall, pauseAfter, refusal, whyEnded } from "./upload.ts";
+import {
+  answer,
+  callEnded,
+  LinkBroken,
+  mayPass,
+  noLink,
+  openCall,
+  pauseAfter,
+  refusal,
+  refused,
+  unanswered,
+} from "./call.ts";
 
 /** What dom0 knows of an archive, and on whose word nothing depends but its own. */
 export interface Trusted {
@@ -102,17 +113,22 @@ export const fetchBlocks = Effect.fnUntraced(function* <R>(
   const once = Effect.gen(function* () {
     const request = { verb: "read", name, first: at, count: first + count - at } as const;
     const { call, next, rest } = yield* openCall(destination, request);
+    const orPass = at > first ? Effect.mapError(mayPass) : identity;
     const ready = yield* answer(next).pipe(
+      Effect.catchTag("TimeoutError", () => orPass(unanswered(call, destination))),
       // Signs of life alone are no answer.
-      Effect.timeout("30 minutes"),
-      Effect.catchTag("TimeoutError", () => new LinkBroken({ reason: "no answer came" })),
+      Effect.timeoutOrElse({
+        duration: "30 minutes",
+        orElse: () => new LinkBroken({ reason: "no answer came" }),
+      }),
     );
-    if (ready === undefined) return yield* new LinkBroken(yield* whyEnded(call, destination));
+    if (ready === undefined) return yield* orPass(callEnded(call, destination));
     if (ready.type === "error") {
       if (ready.code === "busy") return yield* new LinkBroken({ reason: "the server is busy" });
       if (ready.code === "not-found") {
         return yield* failed("integrity", `${name} is not on the server any more`);
       }
+      if (ready.from === "carrier") return yield* orPass(refused(ready, call, destination));
       // A shorter archive in its place does not have the block.
       const there =
         ready.code === "bad-request" ? yield* contentOf(destination, name) : { size, treehash };
@@ -180,12 +196,14 @@ export const fetchBlocks = Effect.fnUntraced(function* <R>(
       if (outcome === undefined) return;
       tries = at > before ? 1 : tries + 1;
       if ((at === first && tries >= firstTries) || waited >= giveUpAfter * 60) {
-        return yield* failed("link", `no link to the server: ${outcome.reason}`, outcome.hint);
+        return yield* noLink(outcome);
       }
       const wait = yield* pauseAfter(tries);
       yield* reporter.say(
         "warning",
-        line`the link broke: ${outcome.reason}; again in ${wait.toFixed(1)} s`,
+        at > first
+          ? line`the link broke: ${outcome.reason}; again in ${wait.toFixed(1)} s`
+          : line`no link yet: ${outcome.reason}; again in ${wait.toFixed(1)} s`,
       );
       yield* Effect.sleep(`${Math.round(wait * 1000)} millis`);
     }

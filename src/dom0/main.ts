@@ -9,6 +9,7 @@ import { printable } from "#src/wire/names";
 import { line } from "#src/wire/shown";
 import { version } from "#src/wire/version";
 import { type Parsed, parse, reworded } from "./argv.ts";
+import { Preamble } from "./call.ts";
 import { toCli } from "./command.ts";
 import { commands } from "./commands.ts";
 import { failed, lastResort } from "./failure.ts";
@@ -96,6 +97,10 @@ export const dom0 = Effect.gen(function* () {
         yield* reporter.say("hint", lastResort.bug);
         return exitCode("bug");
       }),
+    ),
+    Effect.provideServiceEffect(
+      Preamble,
+      Effect.sync(() => new Set()),
     ),
   );
 });

@@ -20,7 +20,7 @@ import type { Reply } from "#src/wire/reply";
 import type { Request } from "#src/wire/request";
 import { failed, type RunFailed } from "./failure.ts";
 import { checkReceipt } from "./record.ts";
-import { openCall, refusal, whyEnded } from "./upload.ts";
+import { callEnded, type LinkBroken, noLink, openCall, refused } from "./call.ts";
 
 export type Archive = Extract<Reply, { type: "archive" }>;
 type Next = Effect.Effect<Reply | undefined, BytesError | WireError>;
@@ -33,6 +33,10 @@ const recordLimit = 2 * trailerLimit + 65_536;
 const silenceLimit = 90;
 /** What may take long has a sign of life each few seconds; that alone must not keep us for ever. */
 const answerLimit = "30 minutes";
+
+/** Where nothing is tried again, a link that broke is the end. */
+const forGood = (failure: RunFailed | LinkBroken): RunFailed =>
+  failure._tag === "RunFailed" ? failure : noLink(failure);
 
 /** The next reply that is no error; `missing` is what `not-found` means to the caller. */
 export const nextReply = (
@@ -48,12 +52,12 @@ export const nextReply = (
     }),
     Effect.flatMap((reply) => {
       if (reply === undefined) {
-        return Effect.flatMap(whyEnded(call, destination), ({ hint, reason }) =>
-          failed("link", `the link ended before the answer did: ${reason}`, hint),
-        );
+        return Effect.mapError(callEnded(call, destination), forGood);
       }
       if (reply.type !== "error") return Effect.succeed(reply);
-      return reply.code === "not-found" && missing !== undefined ? missing : refusal(reply);
+      return reply.code === "not-found" && missing !== undefined
+        ? missing
+        : Effect.mapError(refused(reply, call, destination), forGood);
     }),
   );
 

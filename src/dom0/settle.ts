@@ -8,9 +8,8 @@ import { Ledger } from "#services/Ledger";
 import { Reporter } from "#services/Reporter";
 import { giveUpFrame } from "#src/wire/frames";
 import { line } from "#src/wire/shown";
-import { failed } from "./failure.ts";
 import { checkReceipt, complete, inLedger, remark, withoutSubmission } from "./record.ts";
-import { answer, openCall, whyEnded } from "./upload.ts";
+import { answer, callEnded, LinkBroken, noLink, openCall, refused } from "./call.ts";
 
 const tries = 3;
 
@@ -28,10 +27,10 @@ export const settle = Effect.fnUntraced(function* (destination: string) {
   }
 
   for (let attempt = 1; ; attempt++) {
-    const reason = yield* Effect.gen(function* () {
+    const broken = yield* Effect.gen(function* () {
       const { call, next } = yield* openCall(destination, { verb: "put", name, session });
       const reply = yield* answer(next).pipe(Effect.timeout("10 minutes"));
-      if (reply === undefined) return (yield* whyEnded(call, destination)).reason;
+      if (reply === undefined) return yield* callEnded(call, destination);
       if (reply.type === "stored") {
         yield* checkReceipt(reply, server, manifest);
         yield* complete(submission, reply);
@@ -41,7 +40,11 @@ export const settle = Effect.fnUntraced(function* (destination: string) {
         );
         return undefined;
       }
-      if (reply.type === "error" && reply.code === "busy") return "the server is busy";
+      if (reply.type === "error" && reply.code === "busy")
+        return new LinkBroken({ reason: "the server is busy" });
+      if (reply.type === "error" && reply.from === "carrier") {
+        return yield* refused(reply, call, destination);
+      }
       if (reply.type === "ready") {
         yield* Effect.ignore(call.stdin.write(giveUpFrame));
         yield* call.ended.pipe(Effect.timeoutOption("5 seconds"));
@@ -51,13 +54,14 @@ export const settle = Effect.fnUntraced(function* (destination: string) {
     }).pipe(
       Effect.scoped,
       Effect.catchTags({
-        BytesError: () => Effect.succeed("the link broke"),
-        WireError: (error) => Effect.succeed(error.reason),
-        TimeoutError: () => Effect.succeed("no answer came"),
+        LinkBroken: (broken) => Effect.succeed(broken),
+        BytesError: () => Effect.succeed(new LinkBroken({ reason: "the link broke" })),
+        WireError: (error) => Effect.succeed(new LinkBroken({ reason: error.reason })),
+        TimeoutError: () => Effect.succeed(new LinkBroken({ reason: "no answer came" })),
       }),
     );
-    if (reason === undefined) return;
-    if (attempt === tries) return yield* failed("link", `no link to the server: ${reason}`);
+    if (broken === undefined) return;
+    if (attempt === tries) return yield* noLink(broken);
     yield* Effect.sleep("2 seconds");
   }
 });

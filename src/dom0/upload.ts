@@ -7,19 +7,31 @@
  * is never believed about a byte that it was not sent. Waiting for room in the window is what
  * qvm-backup feels as back-pressure.
  */
-import { Deferred, Effect, Fiber, Latch, Random, Schema } from "effect";
+import { Deferred, Effect, Fiber, identity, Latch } from "effect";
 import type { BytesError } from "#services/Bytes";
 import { Ledger } from "#services/Ledger";
-import { type Call, Qrexec } from "#services/Qrexec";
+import type { Call } from "#services/Qrexec";
 import { Reporter } from "#services/Reporter";
 import { blockSize, giveUpFrame, keepAliveFrame, lengthPrefix } from "#src/wire/frames";
 import { fingerprint } from "#src/wire/keys";
-import { replies, type WireError } from "#src/wire/lines";
-import { isName, type Name, printable, type Session } from "#src/wire/names";
-import type { Code, Reply } from "#src/wire/reply";
-import { type Request, toLine } from "#src/wire/request";
+import type { WireError } from "#src/wire/lines";
+import { isName, type Name, type Session } from "#src/wire/names";
+import type { Reply } from "#src/wire/reply";
 import { line } from "#src/wire/shown";
-import { failed, RunFailed } from "./failure.ts";
+import {
+  answer,
+  callEnded,
+  keepAliveAfter,
+  LinkBroken,
+  mayPass,
+  noLink,
+  openCall,
+  pauseAfter,
+  refusal,
+  refused,
+  unanswered,
+} from "./call.ts";
+import { failed, type RunFailed } from "./failure.ts";
 
 /** The reply that ends an upload. */
 export interface Stored {
@@ -55,98 +67,10 @@ export interface UploadOptions {
 }
 
 const firstTries = 3;
-/** Seconds. The first reply waits for ssh to connect, and for an old writer to step down. */
-const readyLimit = 90;
+/** Seconds. */
 const silenceLimit = 60;
-const keepAliveAfter = 15;
 /** A link that broke is told by EPIPE at once; an error line may still be on its way. */
 const lastWords = 2;
-
-/** The link broke, or could not be made: it may go better the next time. */
-export class LinkBroken extends Schema.TaggedError<LinkBroken>()("LinkBroken", {
-  reason: Schema.String,
-  hint: Schema.optionalKey(Schema.String),
-}) {}
-
-/** Seconds before try number `tries` + 1: half a second, doubled up to a minute, a random part more or less. */
-export const pauseAfter = (tries: number): Effect.Effect<number> =>
-  Effect.map(Random.next, (random) => Math.min(60, 0.5 * 2 ** (tries - 1)) * (0.75 + 0.5 * random));
-
-/** Server replies that say more about the bytes than about the server's wishes. */
-const integrityCodes: ReadonlySet<Code> = new Set(["incomplete", "digest-mismatch", "signature"]);
-
-const advice: { readonly [C in Code]?: string } = {
-  "no-directory": "make the directory on the server first; qbackup makes none",
-  exists: "wait a minute for another name, or choose one with -f",
-  "no-space": "free space on the server",
-  quota: "the server's owner has set a quota for this store",
-  "not-permitted": "the store's directories must be writable for its account",
-  unsupported:
-    "the program there is older than this one: update the server first, then the carrier",
-  "bad-request":
-    "the program there may be older than this one: update the server, then the carrier",
-  "bad-name":
-    "the name's parts may have letters, digits and . _ + - and begin with a letter or digit",
-};
-
-/** What an error reply means for the run. */
-export const refusal = (reply: Extract<Reply, { type: "error" }>): RunFailed => {
-  const said = printable(reply.message);
-  if (reply.from === "carrier") return failed("link", `the carrier could not send: ${said}`);
-  return failed(
-    integrityCodes.has(reply.code) ? "integrity" : "refused",
-    `the server refused (${reply.code}): ${said}`,
-    advice[reply.code],
-  );
-};
-
-/** Opens a call with its request line written, and the replies to it. */
-export const openCall = Effect.fnUntraced(function* (destination: string, request: Request) {
-  const reporter = yield* Reporter;
-  const call = yield* (yield* Qrexec)
-    .call(destination, `qubes.BackupCarrier+${request.verb}`)
-    .pipe(
-      Effect.mapError((error) =>
-        failed("qubes", `could not call ${destination}: ${printable(String(error.cause))}`),
-      ),
-    );
-  // How the call ended is told by what it said; one that takes not even a line says nothing.
-  yield* call.stdin
-    .write(new TextEncoder().encode(`${toLine(request)}\n`))
-    .pipe(Effect.timeout(`${keepAliveAfter} seconds`), Effect.ignore);
-  const { next, rest } = replies(call.stdout, (printed) =>
-    reporter.say("warning", line`a login shell on the way printed: ${printed}`),
-  );
-  return { call, next, rest };
-});
-
-/** The first reply that says something; a server that is long about it says that it is alive. */
-export const answer = (next: Effect.Effect<Reply | undefined, BytesError | WireError>) =>
-  next.pipe(
-    Effect.timeout(`${readyLimit} seconds`),
-    Effect.repeat({ while: (reply) => reply?.type === "alive" }),
-  );
-
-/** Why a call gave no (more) replies: its exit code and stderr explain, though they prove nothing. */
-export const whyEnded = Effect.fnUntraced(function* (call: Call, destination: string) {
-  const ended = yield* call.ended.pipe(Effect.timeoutOption("3 seconds"));
-  if (ended._tag === "None") return { reason: "no reply came" };
-  const { code, said } = ended.value;
-  const last = said.at(-1);
-  if (code === 127) {
-    return {
-      reason: `${destination} has no service qubes.BackupCarrier`,
-      hint: "install it there, or in its template: make templatevm",
-    };
-  }
-  if (last !== undefined) return { reason: said.slice(-3).join("; ") };
-  return code === 0
-    ? {
-        reason: "the call ended without an answer",
-        hint: "if this is the first run, the carrier or the server may still have the older scripts: update the server, then the carrier",
-      }
-    : { reason: `the call ended with exit code ${code}` };
-});
 
 const configuration = (error: { readonly message: string }) => failed("usage", error.message);
 
@@ -286,13 +210,11 @@ export const openUpload = Effect.fnUntraced(function* (options: UploadOptions) {
   /** One connection, from its first reply to its end. */
   const once = Effect.gen(function* () {
     const { call, next } = yield* openCall(destination, { verb: "put", name, session });
+    const orPass = server === undefined ? identity : Effect.mapError(mayPass);
     const first = yield* answer(next).pipe(
-      Effect.catchTag(
-        "TimeoutError",
-        () => new LinkBroken({ reason: `no answer within ${readyLimit} s` }),
-      ),
+      Effect.catchTag("TimeoutError", () => orPass(unanswered(call, destination))),
     );
-    if (first === undefined) return yield* new LinkBroken(yield* whyEnded(call, destination));
+    if (first === undefined) return yield* orPass(callEnded(call, destination));
     if (first.type === "stored" && trailerSent) return first;
     if (first.type === "error") {
       if (first.code === "busy") {
@@ -309,7 +231,7 @@ export const openUpload = Effect.fnUntraced(function* (options: UploadOptions) {
         name = other;
         return yield* new LinkBroken({ reason: "the name is taken" });
       }
-      return yield* refusal(first);
+      return yield* orPass(refused(first, call, destination));
     }
     if (first.type !== "ready" || !("offset" in first)) {
       return yield* failed("integrity", `the server began with ${first.type}`);
@@ -342,8 +264,8 @@ export const openUpload = Effect.fnUntraced(function* (options: UploadOptions) {
     return yield* Effect.raceFirst(Fiber.join(receiver), sender).pipe(
       Effect.catchTag("LinkBroken", (broken) =>
         broken.reason === "the link ended"
-          ? Effect.flatMap(whyEnded(call, destination), (why) => new LinkBroken(why))
-          : broken,
+          ? callEnded(call, destination).pipe(Effect.mapError(mayPass))
+          : Effect.fail(broken),
       ),
     );
   }).pipe(
@@ -380,12 +302,14 @@ export const openUpload = Effect.fnUntraced(function* (options: UploadOptions) {
       if (name !== asked) continue;
       tries = acked > before ? 1 : tries + 1;
       if (server === undefined && tries >= firstTries) {
-        return yield* failed("link", `no link to the server: ${broken.reason}`, broken.hint);
+        return yield* noLink(broken);
       }
       const wait = yield* pauseAfter(tries);
       yield* reporter.say(
         "warning",
-        line`the link broke after ${acked} bytes were safe: ${broken.reason}; again in ${wait.toFixed(1)} s`,
+        server === undefined
+          ? line`no link yet: ${broken.reason}; again in ${wait.toFixed(1)} s`
+          : line`the link broke after ${acked} bytes were safe: ${broken.reason}; again in ${wait.toFixed(1)} s`,
       );
       yield* Effect.sleep(`${Math.round(wait * 1000)} millis`);
     }

@@ -210,7 +210,7 @@ export const verify = Effect.fnUntraced(function* (options: VerifyOptions) {
         });
   const proven = looked.pipe(
     Effect.tapError((failure: RunFailed) =>
-      failure.exit === "integrity" && own !== undefined
+      failure.exit === "integrity" && failure.carrier !== true && own !== undefined
         ? Effect.andThen(
             note([session], (before, now) => ({ ...before, failed: now })),
             alarm,

@@ -90,10 +90,16 @@ describe("the link", () => {
     assert.match(ran.stderr, /printed: Welcome to net/);
   });
 
-  const refused = async (text: RegExp, change: (w: Whole) => void) => {
+  /** Ends with one error, one thing to do, and no second try where that would not help. */
+  const refused = async (code: number, text: RegExp, change: (w: Whole) => void) => {
     const w = await setUp();
     change(w);
-    await failed(w, await w.run("work"), 4, text);
+    const ran = await w.run("work");
+    await failed(w, ran, code, text);
+    assert.lengthOf(ran.stderr.match(/error: /g) ?? [], 1, ran.stderr);
+    assert.lengthOf(ran.stderr.match(/hint: /g) ?? [], 1, ran.stderr);
+    assert.notMatch(ran.stderr, /bytes were safe/);
+    if (code !== 4) assert.notMatch(ran.stderr, /again in|network/);
     assert.lengthOf(w.world.calls("qvm-backup"), 0);
   };
   const sshOption = (w: Whole, option: string) =>
@@ -103,22 +109,38 @@ describe("the link", () => {
       { mode: 0o755 },
     );
   it("an unknown host key", () =>
-    refused(/host key/i, (w) => sshOption(w, "-o UserKnownHostsFile=/dev/null")));
+    refused(2, /does not know the host key of .*hint: in net run "ssh /s, (w) =>
+      sshOption(w, "-o UserKnownHostsFile=/dev/null"),
+    ));
+  it("a changed host key", () =>
+    refused(6, /host key of .* is not the one.*hint: somebody may be in between/s, (w) => {
+      const known = w.server.ssh.find((word) => word.startsWith("UserKnownHostsFile="))!;
+      const [host] = fs.readFileSync(known.slice(known.indexOf("=") + 1), "utf8").split(" ");
+      const other = path.join(w.dir, "other");
+      execFileSync("ssh-keygen", ["-q", "-t", "ed25519", "-N", "", "-f", other]);
+      const [kind, key] = fs.readFileSync(`${other}.pub`, "utf8").split(" ");
+      fs.writeFileSync(`${other}.hosts`, `${host} ${kind} ${key}\n`);
+      sshOption(w, `-o UserKnownHostsFile=${other}.hosts`);
+    }));
   it("a refused key", () =>
-    refused(/refused.*key|key.*refused|Permission denied/i, (w) =>
+    refused(2, /does not accept the ssh key of net.*hint: add the public key/s, (w) =>
       sshOption(w, "-i /dev/null -o IdentityAgent=none -o PubkeyAuthentication=no"),
     ));
-  it("an unreachable host", () => refused(/reach|refused/i, (w) => sshOption(w, "-o Port=1")));
+  it("an unreachable host", () =>
+    refused(4, /could not connect to .*: connect to host .*: Connection refused/, (w) =>
+      sshOption(w, "-o Port=1"),
+    ));
   it("no SSH_CONN", () =>
-    refused(/SSH_CONN is not set/, (w) =>
+    refused(2, /SSH_CONN is not set.*hint: in net, put SSH_CONN=/s, (w) =>
       fs.writeFileSync(path.join(w.world.home("net"), ".bashrc"), ""),
     ));
   it("no service in the qube", () =>
-    refused(/no service qubes.BackupCarrier/, (w) =>
+    refused(2, /no service qubes.BackupCarrier/, (w) =>
       fs.rmSync(path.join(w.world.dir, "root/net/etc/qubes-rpc/qubes.BackupCarrier")),
     ));
   it("an older carrier, which knows no verbs", () =>
     refused(
+      4,
       /older scripts/,
       (w) =>
         void w.world.service("net", "qubes.BackupCarrier", {

@@ -65,7 +65,7 @@ export const exceptions: ReadonlyArray<string> = [
 
 /** What calls the verbs, and what it uses besides them: all else that it imports has to be a verb. */
 const callers: Readonly<Record<string, ReadonlyArray<string>>> = {
-  "/src/dom0/main": ["argv", "command", "commands", "failure", "help", "near"],
+  "/src/dom0/main": ["argv", "call", "command", "commands", "failure", "help", "near"],
   "/src/dom0/commands": ["command"],
   "/src/shell/main": ["failure", "help", "invocation", "store", "verbs", "voice"],
   "/src/shell/verbs": ["failure", "store", "voice"],

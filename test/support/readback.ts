@@ -134,7 +134,7 @@ export const qbackup = Effect.fnUntraced(function* (
   options: {
     readonly lies?: Lies;
     readonly seed?: number;
-    readonly far?: ReturnType<typeof peer>;
+    readonly far?: Parameters<typeof inProcessQrexec>[0];
     readonly within?: Duration.Input;
     readonly tools?: Layer.Layer<QvmBackup | QvmRestore>;
   } = {},

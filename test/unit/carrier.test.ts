@@ -212,23 +212,24 @@ describe("refusals", () => {
 });
 
 describe("how ssh ended", () => {
-  const reasons: ReadonlyArray<readonly [SshReason, RegExp]> = [
-    ["host-key-unknown", /does not know the host key of backup@server/],
-    ["host-key-changed", /is not the one that ssh knows/],
-    ["refused-key", /does not accept this qube's ssh key/],
-    ["unreachable", /could not connect to backup@server/],
-    ["lost", /broke off/],
+  const reasons: ReadonlyArray<readonly [SshReason, number, RegExp]> = [
+    ["host-key-unknown", 2, /does not know the host key of backup@server/],
+    ["host-key-changed", 6, /is not the one that ssh knows/],
+    ["refused-key", 2, /does not accept the ssh key of this qube/],
+    ["misconfigured", 2, /ssh cannot work as it is set up: what ssh said/],
+    ["unreachable", 4, /could not connect to backup@server: what ssh said/],
+    ["lost", 4, /broke off/],
   ];
   it.effect.each(reasons)(
     "%s has a line, a hint and an exit status of its own",
-    ([reason, error]) =>
+    ([reason, exit, error]) =>
       Effect.gen(function* () {
         const answer = { code: 255, reason, said: ["what ssh said"] };
         const ssh = [ask(putCommand, answer)];
         const result = yield* run({ args: ["put"], stdin: `${putLine}\n`, ssh });
-        assert.deepStrictEqual([result.code, result.stdout], [4, ""]);
+        assert.deepStrictEqual([result.code, result.stdout], [exit, ""]);
         const [said, ...lines] = result.lines;
-        assert.strictEqual(said, "info: what ssh said");
+        assert.strictEqual(said, "info: | what ssh said");
         assert.match(lines.join("\n"), new RegExp(`^error: .*${error.source}.*\nhint: .+$`));
       }),
   );
@@ -241,7 +242,7 @@ describe("how ssh ended", () => {
       const result = yield* run({ args: ["put"], stdin: `${putLine}\n`, ssh });
       assert.deepStrictEqual(
         [result.code, result.lines],
-        [5, ["info: qbackup-shell: error: full"]],
+        [5, ["info: | qbackup-shell: error: full"]],
       );
     }),
   );
@@ -251,8 +252,11 @@ describe("how ssh ended", () => {
       const said = ["bash: line 1: qbackup/1: No such file or directory"];
       const ssh = [ask(putCommand, { code, reason: "done", said })];
       const result = yield* run({ args: ["put"], stdin: `${putLine}\n`, ssh });
-      assert.deepStrictEqual([result.code, result.lines.length], [4, 3]);
-      assert.match(result.lines[1]!, /^error: backup@server does not run qbackup-shell$/);
+      assert.deepStrictEqual([result.code, result.lines.length], [2, 3]);
+      assert.match(
+        result.lines[1]!,
+        /^error: backup@server does not run qbackup-shell: bash: line 1/,
+      );
     }),
   );
 
@@ -350,7 +354,7 @@ describe.skipIf(noSshd !== undefined)(
       child.stdin!.end(bytes.subarray(50_000));
       const { code, stdout, stderr } = await ended;
       assert.deepStrictEqual([code, stdout.toString()], [5, "stored\n"]);
-      assert.strictEqual(stderr, "qubes.BackupCarrier: from the server\n");
+      assert.strictEqual(stderr, "qubes.BackupCarrier: | from the server\n");
       assert.strictEqual(fs.readFileSync(asked, "utf8"), putCommand);
       assert.isTrue(fs.readFileSync(received).equals(bytes));
     });
@@ -409,36 +413,51 @@ describe.skipIf(noSshd !== undefined)(
       assert.match(stdout.toString(), /^\n\{"type":"error".*"from":"carrier"\}\n$/);
     });
 
-    const failure = async (line: RegExp, env: Record<string, string> = {}) => {
+    const failure = async (exit: number, line: RegExp, env: Record<string, string> = {}) => {
       const { code, stderr, stdout } = await putCall(env);
       assert.match(stderr, line);
       assert.match(stderr, /^qubes.BackupCarrier: hint: /m);
-      assert.deepStrictEqual([code, stdout.toString()], [4, ""]);
+      assert.deepStrictEqual([code, stdout.toString()], [exit, ""]);
     };
     it("an unknown host key is refused", async () => {
       sshd.trust("none");
-      await failure(/does not know the host key of server/);
+      await failure(2, /does not know the host key of server/);
       sshd.trust("right");
     });
     it("a changed host key is refused", async () => {
       sshd.trust("wrong");
-      await failure(/host key of server is not the one/);
+      await failure(6, /host key of server is not the one/);
       sshd.trust("right");
     });
     it("a key that the server does not take", async () => {
       sshd.configure("Host *", `  IdentityFile ${directory}/other`);
       fs.renameSync(path.join(directory, "user"), path.join(directory, "away"));
-      await failure(/does not accept this qube's ssh key/);
+      await failure(2, /does not accept the ssh key of this qube/);
       fs.renameSync(path.join(directory, "away"), path.join(directory, "user"));
       sshd.configure();
     });
     it("nobody listens", async () => {
       sshd.configure("Host server", "  Port 1");
-      await failure(/could not connect to server/);
+      await failure(
+        4,
+        /could not connect to server: connect to host 127.0.0.1 port 1: Connection refused/,
+      );
       sshd.configure();
     });
     it("a name that does not resolve", () =>
-      failure(/could not connect to nowhere.invalid/, { SSH_CONN: "nowhere.invalid" }));
+      failure(4, /could not connect to nowhere.invalid: Could not resolve/, {
+        SSH_CONN: "nowhere.invalid",
+      }));
+    it("a configuration that ssh does not take", async () => {
+      sshd.configure("Host *", "  NoSuchOption yes");
+      await failure(2, /ssh cannot work as it is set up: .*bad configuration options/);
+      sshd.configure();
+    });
+    it("a server and an ssh that have nothing in common", async () => {
+      sshd.configure("Host *", "  HostKeyAlgorithms rsa-sha2-512");
+      await failure(2, /ssh cannot work as it is set up: .*no matching host key type/);
+      sshd.configure();
+    });
     it("no ssh at all", async () => {
       const { code, stdout } = await putCall({ PATH: path.join(directory, "nothing") });
       assert.strictEqual(code, 2);
@@ -555,6 +574,15 @@ it("knows ssh's own words", () => {
     [
       "kex_exchange_identification: Connection closed by remote host\nConnection closed by 10.0.0.1 port 22",
       "unreachable",
+    ],
+    [
+      "/home/user/.ssh/config: line 3: Bad configuration option: prot\n/home/user/.ssh/config: terminating, 1 bad configuration options",
+      "misconfigured",
+    ],
+    ["Bad owner or permissions on /home/user/.ssh/config", "misconfigured"],
+    [
+      "Unable to negotiate with 10.0.0.1 port 22: no matching host key type found. Their offer: ssh-rsa",
+      "misconfigured",
     ],
     ["Timeout, server h not responding.", "lost"],
     ["client_loop: send disconnect: Broken pipe", "lost"],

@@ -14,6 +14,7 @@ import {
   archive,
   below,
   command,
+  full,
   listed,
   type Parcel,
   put,
@@ -101,6 +102,7 @@ describe.skipIf(noStrace !== undefined)(`the server loses power ${noStrace ?? ""
         acked = Math.max(acked, ...offsets);
         stored ||= said?.includes('"stored"') === true;
         if (version() === before && said === undefined) continue;
+        if (!full && i % 25 !== 4 && !said?.includes('"stored"')) continue;
         const left = scratch();
         crash(left, loss(i));
         // One by one: they all have the identity, and so the locks, of the one that was recorded.
@@ -125,5 +127,6 @@ describe.skipIf(noStrace !== undefined)(`the server loses power ${noStrace ?? ""
         assert.isTrue(now!.equals(then!), name);
       }
     },
+    900_000,
   );
 });

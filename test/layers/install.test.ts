@@ -181,7 +181,7 @@ const notRoot =
       ? undefined
       : "needs /usr/bin/node and useradd");
 
-describe.skipIf(noSshd !== undefined)(`sshd ${noSshd ?? ""}`, () => {
+describe.skipIf(noSshd !== undefined)(`sshd ${noSshd ?? ""}`, { timeout: 30_000 }, () => {
   const user = `qbt${process.pid}`;
   const dropIn = path.join(stage, `etc/ssh/sshd_config.d/qbackup-${user}.conf`);
   /** A configuration that trusts its clients far too much, and the drop-in in front of it. */

@@ -202,7 +202,7 @@ const closed = (child: child_process.ChildProcess): Promise<void> =>
     child.on("close", () => resolve());
   });
 
-describe("archives", () => {
+describe("archives", { timeout: 20_000 }, () => {
   it("decrypt with scrypt and untar to the images, byte for byte", async () => {
     const w = world();
     const to = path.join(w.dir, "out");
@@ -347,7 +347,7 @@ describe("archives", () => {
   });
 });
 
-describe("qvm-backup", () => {
+describe("qvm-backup", { timeout: 20_000 }, () => {
   it("refuses what the real one refuses, in its words", async () => {
     const w = world();
     const to = path.join(w.dir, "out");
@@ -366,6 +366,42 @@ describe("qvm-backup", () => {
     expect((await run(w, "qvm-backup", ["-p", passphraseFile, to])).stderr).toContain("EOFError");
     expect((await run(w, "qvm-backup", ["-p", passphraseFile, to], "n\n")).code).toBe(0);
     expect(fs.existsSync(to)).toBe(false);
+  });
+
+  it("reads the passphrase as Python does", async () => {
+    const w = world();
+    const to = path.join(w.dir, "out");
+    const file = path.join(w.dir, "p");
+    const shown = async (text: string | Buffer) => {
+      fs.writeFileSync(file, text);
+      await run(w, "qvm-backup", ["-y", "--save-profile", "kept", "-p", file, to]);
+      const profile = fs.readFileSync(path.join(w.dir, "etc/qubes/backup/kept.conf"), "utf8");
+      return /^passphrase_text: '?(.*?)'?$/m.exec(profile)?.[1];
+    };
+    expect(await shown("a b \t\nc\n")).toBe("a b");
+    expect(await shown("a\rb\n")).toBe("a");
+    expect(await shown("\ufeffab\ufeff\n")).toBe("\ufeffab\ufeff");
+    fs.writeFileSync(file, Buffer.from([0x61, 0xff, 0x0a]));
+    const broken = await run(w, "qvm-backup", ["-y", "-p", file, to]);
+    expect([broken.code, broken.stderr.includes("UnicodeDecodeError")]).toEqual([1, true]);
+  });
+
+  it("fails in the middle at a running qube without snapshots, which its summary names", async () => {
+    const w = world({}, [
+      { name: "first", size: 64 * KiB },
+      { name: "work", size: 64 * KiB, revisionsToKeep: -1, state: "Running" },
+    ]);
+    const to = path.join(w.dir, "out");
+    const { code, stderr, stdout } = await backup(w, to).ended;
+    expect(code).toBe(1);
+    expect(stderr).toBe(
+      "\nBackup error: Got empty response from qubesd. See journalctl in dom0 for details.\n",
+    );
+    expect(stdout).toMatch(/^ +work \|.* <-- The VM is running and .* Backup will fail!$/m);
+    expect(names(to).filter((name) => name.startsWith("vm3/"))).toEqual([]);
+    expect(names(to)).toContain("vm2/private.img.000.enc");
+    w.change("work", { state: "Halted" });
+    expect((await backup(w, to).ended).code).toBe(0);
   });
 
   it("makes an empty backup of a glob and exits 0", async () => {
@@ -493,7 +529,7 @@ describe("qvm-backup", () => {
   });
 });
 
-describe("faults of qvm-backup", () => {
+describe("faults of qvm-backup", { timeout: 20_000 }, () => {
   const faulty = async (fault: object, ...more: ReadonlyArray<string>) => {
     const w = world();
     w.faults({ tool: "qvm-backup", kind: "", ...fault });
@@ -594,7 +630,7 @@ describe("faults of qvm-backup", () => {
   });
 });
 
-describe("qvm-run", () => {
+describe("qvm-run", { timeout: 20_000 }, () => {
   const service = "#!/bin/sh\n";
   const call = (of: World, name: string, input?: string): Started =>
     start(of, "qvm-run", ["--no-gui", "--pass-io", "--service", "net", name], input);
@@ -644,7 +680,8 @@ describe("qvm-run", () => {
     expect((await call(w, "t.Not", "").ended).code).toBe(125);
     expect((await call(w, "t.Nowhere", "").ended).code).toBe(127);
     const nobody = await run(w, "qvm-run", ["-p", "--service", "nobody", "t.A"]);
-    expect([nobody.code, nobody.stderr]).toEqual([255, "nobody: no such domain: 'nobody'\n"]);
+    expect(nobody.code).toBe(2);
+    expect(nobody.stderr).toMatch(/^usage: [^]*qvm-run: error: no such domain: 'nobody'\n$/);
     expect((await run(w, "qvm-run", ["-p"])).code).toBe(2);
     await run(w, "qvm-shutdown", ["--wait", "net"]);
     expect((await run(w, "qvm-run", ["-n", "-p", "--service", "net", "t.A"])).code).toBe(1);
@@ -758,6 +795,38 @@ describe("qvm-run", () => {
     expect(fs.readFileSync(done, "utf8").trim()).toBe("70000");
   });
 
+  it("unpauses a qube, and with -n does not; of a name with a blank it makes nothing", async () => {
+    const w = world();
+    w.service("net", "t.A", { text: `${service}echo yes\n` });
+    w.change("net", { state: "Paused" });
+    expect((await run(w, "qvm-run", ["-n", "-p", "--service", "net", "t.A"])).code).toBe(1);
+    expect(w.qube("net").state).toBe("Paused");
+    expect(await call(w, "t.A", "").ended).toMatchObject({ code: 0, stdout: "yes\n" });
+    expect(w.qube("net").state).toBe("Running");
+    expect((await call(w, "t.A x", "").ended).code).toBe(125);
+    // Behind the command all is an argument, and a service has none.
+    expect((await run(w, "qvm-run", ["-p", "--service", "net", "t.A", "-q"])).code).toBe(0);
+    expect((await run(w, "qvm-run", ["net", "t.A", "-p"])).stdout).toBe("");
+  });
+
+  it("faults: no qrexec-daemon, and a qrexec-client of another version", async () => {
+    const w = world();
+    w.service("net", "t.A", { text: `${service}echo yes\n` });
+    w.faults({ tool: "qvm-run", kind: "no-daemon" });
+    const gone = await call(w, "t.A", "").ended;
+    expect([gone.code, gone.stdout]).toEqual([125, ""]);
+    expect(gone.stderr).toMatch(/: connect \/var\/run\/qubes\/qrexec\.net: Connection refused\n/);
+    w.faults({ tool: "qvm-run", kind: "usage" });
+    const usage = await call(w, "t.A", "").ended;
+    expect(usage.code).toBe(0);
+    expect(usage.stdout).toMatch(/^usage: qrexec-client /);
+    w.faults();
+    w.change("net", { state: "Transient" });
+    const early = await call(w, "t.A", "").ended;
+    expect([early.code, early.stdout]).toEqual([125, ""]);
+    expect(early.stderr).toContain("qrexec.net: No such file or directory\n");
+  });
+
   it("loses its services when the qube is shut down, and everything when the world ends", async () => {
     const w = world();
     w.service("net", "t.Long", { text: `${service}echo up; sleep 60 & wait\n` });
@@ -776,18 +845,27 @@ describe("qvm-run", () => {
     expect(await ends(two.ended, 3000)).not.toBe("hangs");
     expect(w.processes()).toEqual([]);
     const after = await run(w, "qvm-ls", []);
-    expect([after.code, after.stderr]).toEqual([
-      1,
-      "Failed to connect to qubesd service: [Errno 111] Connection refused\n",
-    ]);
+    expect(after.code).toBe(1);
+    expect(after.stderr).toMatch(
+      /^Traceback [^]*\nDuring handling [^]*\nqubesadmin\.exc\.QubesDaemonCommunicationError: Failed to connect to qubesd service: \[Errno 111\] Connection refused\n$/,
+    );
+    expect(after.stderr.length).toBeGreaterThan(1000);
   });
 });
 
-describe("the other tools", () => {
-  it("qvm-ls, qvm-check, qvm-start, qvm-shutdown, qvm-prefs", async () => {
-    const w = world({ startMs: 20, stopMs: 20 });
+describe("the other tools", { timeout: 20_000 }, () => {
+  /** Code, stdout, stderr; of a usage error only what is wrong. */
+  const said = async (of: World, tool: string, ...args: ReadonlyArray<string>) => {
+    const { code, stderr, stdout } = await run(of, tool, args);
+    return [code, stdout, stderr.replace(/^usage: [^]*?\n(?=qvm-)/, "")];
+  };
+  const quiet = (code: number) => [code, "", ""];
+
+  it("qvm-ls", async () => {
+    const w = world();
     const fields = "name,qid,state,class,include_in_backups,backup_timestamp,nonsense";
-    expect((await run(w, "qvm-ls", ["--raw-data", "--fields", fields])).stdout).toBe(
+    expect(await said(w, "qvm-ls", "--raw-data", "--fields", fields)).toEqual([
+      0,
       [
         "dom0|0|Running|AdminVM|True|-|-",
         "mail|3|Halted|AppVM|True|-|-",
@@ -796,24 +874,149 @@ describe("the other tools", () => {
         "work|2|Halted|AppVM|True|-|-",
         "",
       ].join("\n"),
+      "",
+    ]);
+    expect(await said(w, "qvm-ls", "nope")).toEqual([
+      2,
+      "",
+      "qvm-ls: error: no such domain: 'nope'\n",
+    ]);
+    w.change("net", { state: "Paused" });
+    expect(await said(w, "qvm-ls", "--raw-list", "--running")).toEqual([0, "dom0\n", ""]);
+    expect(await said(w, "qvm-ls", "--raw-list", "--paused")).toEqual([0, "net\n", ""]);
+    expect(await said(w, "qvm-ls", "--raw-list", "[mw]*")).toEqual([0, "mail\nwork\n", ""]);
+    // As argparse has it: -o is a preset, and the names stand together.
+    expect((await said(w, "qvm-ls", "--raw-data", "-o", "name"))[0]).toBe(2);
+    expect((await said(w, "qvm-ls", "--raw-data", "work", "--fields", "name", "mail"))[2]).toBe(
+      "qvm-ls: error: unrecognized arguments: mail\n",
     );
-    expect((await run(w, "qvm-ls", ["nope"])).code).toBe(2);
-    expect((await run(w, "qvm-check", ["nope"])).code).toBe(1);
-    expect((await run(w, "qvm-check", ["--running", "dom0", "net"])).code).toBe(3);
-    expect((await run(w, "qvm-start", ["net"])).code).toBe(0);
-    expect((await run(w, "qvm-start", ["net"])).code).toBe(1);
-    expect((await run(w, "qvm-start", ["--skip-if-running", "net"])).code).toBe(0);
-    w.faults({ tool: "qvm-shutdown", kind: "stubborn", times: 1 });
-    const before = Date.now();
-    const stubborn = await run(w, "qvm-shutdown", ["--wait", "--timeout", "1", "net"]);
-    expect(stubborn.code).toBe(0);
-    expect(Date.now() - before).toBeGreaterThan(900);
-    expect(w.qube("net").state).toBe("Halted");
-    expect((await run(w, "qvm-shutdown", ["--wait", "net"])).code).toBe(0);
-    expect((await run(w, "qvm-prefs", ["work", "qid"])).stdout).toBe("2\n");
-    expect((await run(w, "qvm-prefs", ["work", "backup_timestamp"])).code).toBe(1);
     w.faults({ tool: "qvm-ls", kind: "fail", code: 4, text: "broken" });
-    expect(await run(w, "qvm-ls", [])).toMatchObject({ code: 4, stderr: "broken\n" });
+    expect(await said(w, "qvm-ls")).toEqual([4, "", "broken\n"]);
+  });
+
+  it("qvm-check: a paused qube runs, and so does one that starts", async () => {
+    const w = world();
+    for (const [state, code] of [
+      ["Halted", 1],
+      ["Transient", 0],
+      ["Running", 0],
+      ["Paused", 0],
+      ["NA", 1],
+    ] as const) {
+      w.change("net", { state });
+      expect(await said(w, "qvm-check", "-q", "--running", "net")).toEqual(quiet(code));
+    }
+    expect(await said(w, "qvm-check", "net")).toEqual([0, "", "qvm-check: net: exists\n"]);
+    expect(await said(w, "qvm-check", "--running", "dom0", "net")).toEqual([
+      3,
+      "",
+      "qvm-check: dom0: running\n",
+    ]);
+    expect(await said(w, "qvm-check", "--running", "net")).toEqual([
+      1,
+      "",
+      "qvm-check: None of qubes: running\n",
+    ]);
+    // -q does not silence this.
+    expect(await said(w, "qvm-check", "-q", "nope")).toEqual([1, "", "nope: non-existent!\n"]);
+    expect((await said(w, "qvm-check"))[0]).toBe(2);
+  });
+
+  it("qvm-start, qvm-shutdown, qvm-pause, qvm-unpause", async () => {
+    const w = world({ startMs: 20, stopMs: 20 });
+    expect(await said(w, "qvm-start", "net")).toEqual(quiet(0));
+    expect(await said(w, "qvm-start", "net")).toEqual([
+      1,
+      "",
+      "Error: domain net is already running\n",
+    ]);
+    expect(await said(w, "qvm-start", "--skip-if-running", "net")).toEqual(quiet(0));
+    expect((await said(w, "qvm-start", "nope"))[0]).toBe(2);
+    w.faults({ tool: "qvm-shutdown", kind: "stubborn", times: 1 });
+    expect(await said(w, "qvm-shutdown", "--wait", "--timeout", "1", "net")).toEqual(quiet(0));
+    expect(w.qube("net").state).toBe("Halted");
+    expect(await said(w, "qvm-shutdown", "--wait", "net")).toEqual(quiet(0));
+    expect(await said(w, "qvm-pause", "net")).toEqual([
+      1,
+      "",
+      "Error: Domain not running (either powered off or paused): 'net'\n",
+    ]);
+    await run(w, "qvm-start", ["net"]);
+    expect(await said(w, "qvm-pause", "net")).toEqual(quiet(0));
+    // It counts as running, so it is not unpaused; and it does not hear that it is to shut down.
+    expect(await said(w, "qvm-start", "--skip-if-running", "net")).toEqual(quiet(0));
+    expect(await said(w, "qvm-shutdown", "net")).toEqual(quiet(0));
+    expect(w.qube("net").state).toBe("Paused");
+    expect(await said(w, "qvm-shutdown", "--wait", "--timeout", "0.1", "net")).toEqual(quiet(0));
+    expect(w.qube("net").state).toBe("Halted");
+    w.change("net", { state: "Paused" });
+    expect(await said(w, "qvm-unpause", "net")).toEqual(quiet(0));
+    expect(w.qube("net").state).toBe("Running");
+  });
+
+  it("qvm-prefs, qvm-volume", async () => {
+    const w = world({}, [
+      { name: "net", include: false, size: 0, providesNetwork: true },
+      { name: "work", size: 8192, revisionsToKeep: -1, netvm: "net" },
+    ]);
+    expect(await said(w, "qvm-prefs", "work", "qid")).toEqual([0, "3\n", ""]);
+    expect(await said(w, "qvm-prefs", "work", "nonsense")).toEqual([
+      2,
+      "",
+      "qvm-prefs: error: no such property: 'nonsense'\n",
+    ]);
+    expect((await said(w, "qvm-prefs", "work", "backup_timestamp"))[2]).toContain("Traceback");
+    expect(await said(w, "qvm-prefs", "work", "backup_timestamp", "77")).toEqual(quiet(0));
+    expect(await said(w, "qvm-prefs", "work", "backup-timestamp")).toEqual([0, "77\n", ""]);
+    expect(await said(w, "qvm-prefs", "-D", "work", "backup_timestamp")).toEqual(quiet(0));
+    expect(w.qube("work").backup_timestamp).toBeNull();
+    expect(await said(w, "qvm-prefs", "work", "netvm", "nope")).toEqual([
+      1,
+      "",
+      "qvm-prefs: error: Can't set netvm to non-existing qube nope\n",
+    ]);
+    expect(await said(w, "qvm-prefs", "net", "netvm", "work")).toEqual([
+      1,
+      "",
+      "qvm-prefs: error: The work qube does not provide network\n",
+    ]);
+    expect(await said(w, "qvm-prefs", "work", "netvm", "none")).toEqual(quiet(0));
+    expect(w.qube("work").netvm).toBeNull();
+    const keep = ["info", "work:private", "revisions_to_keep"];
+    expect(await said(w, "qvm-volume", ...keep)).toEqual([0, "-1\n", ""]);
+    expect(await said(w, "qvm-volume", "info", "nope:private")).toEqual([
+      1,
+      "",
+      "qvm-volume: error: no vm 'nope'\n",
+    ]);
+  });
+
+  it("without qubesd: a chained traceback, and where it is caught one line", async () => {
+    const w = world();
+    const last =
+      /^Traceback [^]*\nqubesadmin\.exc\.\w+: Failed to connect to qubesd service: .*\n$/;
+    for (const [tool, ...args] of [
+      ["qvm-ls"],
+      ["qvm-check", "-q", "--running", "work"],
+      ["qvm-start", "--skip-if-running", "work"],
+      ["qvm-shutdown", "--wait", "work"],
+      ["qvm-run", "-p", "--service", "net", "t.A"],
+      ["qvm-backup", "-y", "-p", passphraseFile, path.join(w.dir, "out"), "work"],
+    ] as const) {
+      w.faults({ tool, kind: "no-qubesd" });
+      const { code, stderr } = await run(w, tool, args);
+      expect([tool, code]).toEqual([tool, 1]);
+      expect(stderr, tool).toMatch(last);
+    }
+    expect(await said(w, "qvm-ls", "work")).toEqual([0, expect.anything(), expect.anything()]);
+    w.faults({ tool: "qvm-backup", kind: "no-qubesd" });
+    const args = ["-y", "-p", passphraseFile, path.join(w.dir, "out")];
+    expect(await said(w, "qvm-backup", ...args)).toEqual([
+      1,
+      "",
+      "\nBackup preparation error: Failed to connect to qubesd service: [Errno 111] Connection refused\n",
+    ]);
+    expect(w.profiles().length).toBe(1);
   });
 
   it("notify-send, logger, systemctl", async () => {

@@ -1,9 +1,19 @@
-/** Command lines as Python's argparse reads them: options and positionals in any order. */
+/**
+ * Command lines as Python's argparse reads them: options before and behind the positionals, which
+ * stand together, where they are optional; it would take the first group for all of them.
+ */
 
 export interface Option {
   readonly names: ReadonlyArray<string>;
   /** Takes a value: --name VALUE, --name=VALUE, -n VALUE or -nVALUE. */
   readonly value?: boolean;
+  /** Takes all words up to the next option. */
+  readonly many?: boolean;
+}
+
+export interface Form {
+  /** How many positionals there are before all that follows belongs to the last of them. */
+  readonly last?: number;
 }
 
 export interface Arguments {
@@ -39,6 +49,7 @@ export const parseArguments = (
   tool: string,
   argv: ReadonlyArray<string>,
   own: ReadonlyArray<Option>,
+  form: Form = {},
 ): Arguments => {
   // A tool's own meaning of a letter goes before the common one.
   const options = [...own, ...common];
@@ -47,7 +58,16 @@ export const parseArguments = (
   const add = (option: Option, value: string) => {
     found.set(option, [...(found.get(option) ?? []), value]);
   };
-  const named = (name: string) => options.find((option) => option.names.includes(name));
+  /** Any beginning of a long name will do that no other one has. */
+  const named = (name: string): Option | undefined => {
+    const exact = options.find((option) => option.names.includes(name));
+    if (exact !== undefined || !name.startsWith("--")) return exact;
+    const begun = options.filter((option) => option.names.some((each) => each.startsWith(name)));
+    return begun.length === 1 ? begun[0] : undefined;
+  };
+  // The others read their arguments with getopt.
+  const argparse = tool.startsWith("qvm-");
+  let closed = false;
   for (let at = 0; at < argv.length; at++) {
     const word = argv[at] ?? "";
     if (word === "--") {
@@ -55,12 +75,18 @@ export const parseArguments = (
       break;
     }
     if (!word.startsWith("-") || word === "-") {
+      if (closed) throw usageError(tool, `unrecognized arguments: ${word}`);
       rest.push(word);
+      if (rest.length === form.last) {
+        rest.push(...argv.slice(at + 1));
+        break;
+      }
       continue;
     }
+    closed = argparse && rest.length > 0;
     const next = (option: Option, name: string): string => {
       const value = argv[++at];
-      if (value === undefined) {
+      if (value === undefined || (argparse && /^-./.test(value))) {
         throw usageError(tool, `argument ${option.names.join("/") || name}: expected one argument`);
       }
       return value;
@@ -70,6 +96,11 @@ export const parseArguments = (
       const name = equals < 0 ? word : word.slice(0, equals);
       const option = named(name);
       if (option === undefined) throw usageError(tool, `unrecognized arguments: ${word}`);
+      if (option.many === true) {
+        if (equals >= 0) add(option, word.slice(equals + 1));
+        else while (argv[at + 1]?.startsWith("-") === false) add(option, argv[++at] ?? "");
+        continue;
+      }
       if (option.value !== true) {
         if (equals >= 0) throw usageError(tool, `argument ${name}: ignored explicit argument`);
         add(option, "");

@@ -37,21 +37,33 @@ const stdinLine = (): string | undefined => {
   }
 };
 
+/**
+ * What Python's readline and rstrip leave: a carriage return ends a line, too, a byte order mark is no
+ * blank, and four control characters are.
+ */
+const firstLine = (text: string): string =>
+  // oxlint-disable-next-line no-control-regex -- Python's blanks
+  (text.split(/\r\n|\r|\n/)[0] ?? "").replace(/(?:(?!\ufeff)[\s\x1c-\x1f\x85])+$/u, "");
+
 const passphraseFrom = (file: string | undefined): string => {
   if (file === undefined || file === "-") {
     // Without a file the real one asks on the terminal; here the first line of stdin has to do.
-    return (stdinLine() ?? "").trimEnd();
+    return firstLine(stdinLine() ?? "");
   }
-  let text: string;
+  let bytes: Buffer;
   try {
-    text = fs.readFileSync(file, "utf8");
+    bytes = fs.readFileSync(file);
   } catch {
     throw new Exit(
       1,
       traceback(`FileNotFoundError: [Errno 2] No such file or directory: '${file}'`),
     );
   }
-  return (text.split("\n")[0] ?? "").trimEnd();
+  try {
+    return firstLine(new TextDecoder("utf-8", { fatal: true, ignoreBOM: true }).decode(bytes));
+  } catch {
+    throw new Exit(1, traceback("UnicodeDecodeError: 'utf-8' codec can't decode byte"));
+  }
 };
 
 const message = (error: unknown): string => {
@@ -67,7 +79,6 @@ export const qvmBackup = async (dir: string, argv: ReadonlyArray<string>): Promi
     { names: ["--exclude", "-x"], value: true },
     { names: ["--dest-vm", "-d"], value: true },
     { names: ["--encrypt", "-e"] },
-    { names: ["--no-encrypt"] },
     { names: ["--passphrase-file", "-p"], value: true },
     { names: ["--compress", "-z"] },
     { names: ["--no-compress"] },
@@ -78,17 +89,23 @@ export const qvmBackup = async (dir: string, argv: ReadonlyArray<string>): Promi
   const saved = args.value("--save-profile");
   const [place, ...qubes] = args.rest;
   if (named !== undefined) {
-    const other = ["--exclude", "--passphrase-file", "--compress", "--compress-filter"].find(
-      (name) => args.has(name),
-    );
-    if (other !== undefined || saved !== undefined) {
-      throw usageError(TOOL, `--profile cannot be used with ${other ?? "--save-profile"}`);
+    const other = [
+      ["--exclude", "exclude-list"],
+      ["--passphrase-file", "passphrase-file"],
+      ["--compress", "compression"],
+      ["--compress-filter", "compression"],
+      ["--save-profile", "save-profile"],
+    ].find(([name = ""]) => args.has(name))?.[1];
+    if (other !== undefined) {
+      const text = `--${other} option could not be used together with --profile`;
+      throw usageError(TOOL, text);
     }
   } else if (place === undefined) {
-    throw usageError(TOOL, "either --profile or backup_location is required");
+    throw usageError(TOOL, "either --profile or 'backup_location' is required");
   }
   if (args.has("--dest-vm")) throw new Exit(1, "the stand-in knows no --dest-vm: use a FIFO");
-  const known = (await listQubes(dir)).map(({ name }) => name);
+  // Without names there is nothing to look up.
+  const known = qubes.length === 0 ? [] : (await listQubes(dir)).map(({ name }) => name);
   // A glob passes here and selects nothing later (docs/qubes.md, Names and the default set).
   const unknown = qubes.find((name) => !known.includes(name) && !/[*?[]/.test(name));
   if (unknown !== undefined) throw usageError(TOOL, `no such domain: '${unknown}'`);
@@ -138,7 +155,7 @@ export const qvmBackup = async (dir: string, argv: ReadonlyArray<string>): Promi
     throw new Exit(1, `\nBackup error: ${message(error)}`);
   } finally {
     if (passing) fs.rmSync(profileFile(dir, name), { force: true });
+    process.stdout.write("\n\n");
   }
-  process.stdout.write("\n\n");
   return 0;
 };

@@ -9,20 +9,80 @@ import type { Qube } from "./state.ts";
 
 export type Request =
   | { readonly op: "list" }
-  | { readonly op: "start"; readonly vm: string; readonly skipIfRunning: boolean }
-  | { readonly op: "shutdown" | "kill"; readonly vm: string }
+  | { readonly op: "start"; readonly vm: string }
+  | { readonly op: "shutdown" | "kill" | "pause" | "unpause"; readonly vm: string }
+  | {
+      readonly op: "set";
+      readonly vm: string;
+      readonly name: string;
+      /** Null: back to what it is by default. */
+      readonly value: string | null;
+    }
   | { readonly op: "info" | "execute" | "cancel"; readonly profile: string };
 
 export type Reply =
   | { readonly progress: number }
   | { readonly ok: string | ReadonlyArray<Qube> }
-  /** An error that can be shown to the user. */
-  | { readonly error: string }
+  /** An error that can be shown to the user, and its class. */
+  | { readonly error: string; readonly kind?: string }
   /** What a fault asks for: an exception inside of the tool itself. */
   | { readonly traceback: string };
 
-/** qubesd answered, and the answer is no. */
-export class Refused extends Error {}
+/** qubesd answered, and the answer is no. `kind` is the exception's class, where it matters. */
+export class Refused extends Error {
+  readonly kind: string | undefined;
+  constructor(message: string, kind?: string) {
+    super(message);
+    this.kind = kind;
+  }
+}
+
+/** Nobody listens at qubesd's socket. Most tools do not catch that. */
+export class Unreachable extends Refused {
+  constructor() {
+    super("Failed to connect to qubesd service: [Errno 111] Connection refused");
+  }
+}
+
+/**
+ * What Python 3.13 says of it: two exceptions, of which the last line of the second is of use. The
+ * frames are those of the genuine tools.
+ */
+export const unreachable = (tool: string): string => {
+  const site = "/usr/lib/python3.13/site-packages/qubesadmin";
+  const frame = (file: string, line: number, name: string) =>
+    `  File "${file}", line ${line}, in ${name}`;
+  return [
+    "Traceback (most recent call last):",
+    frame(`${site}/app.py`, 862, "qubesd_call"),
+    "    ~~~~~~~~~~~~~~~~~~~~~^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^",
+    "ConnectionRefusedError: [Errno 111] Connection refused",
+    "",
+    "During handling of the above exception, another exception occurred:",
+    "",
+    "Traceback (most recent call last):",
+    frame(`/usr/bin/${tool}`, 8, "<module>"),
+    "    ~~~~^^",
+    frame(`${site}/tools/${tool.replaceAll("-", "_")}.py`, 114, "main"),
+    frame(`${site}/tools/__init__.py`, 430, "parse_args"),
+    "    ~~~~~~~~~~~~~~~~~~~~~~^^^^^^^^^^^^^^^^^",
+    frame(`${site}/tools/__init__.py`, 195, "parse_qubes_app"),
+    "                          ~~~~~~~~~~~^^^^^^^^^",
+    frame(`${site}/app.py`, 107, "__getitem__"),
+    frame(`${site}/app.py`, 143, "__contains__"),
+    frame(`${site}/app.py`, 73, "refresh_cache"),
+    "    ~~~~~~~~~~~~~~~~~~~~^^^^^^^^^^^^^^^^^^^^^^^^^",
+    frame(`${site}/app.py`, 864, "qubesd_call"),
+    "    ...<2 lines>...",
+    `qubesadmin.exc.QubesDaemonCommunicationError: ${new Unreachable().message}`,
+  ].join("\n");
+};
+
+let gone = false;
+/** This tool finds no qubesd, though there is one. */
+export const loseQubesd = (): void => {
+  gone = true;
+};
 
 /** The tool itself is to die of an exception. */
 export class Crashed extends Error {}
@@ -80,14 +140,14 @@ const connectOnce = (dir: string): Promise<net.Socket | undefined> =>
   });
 
 const connect = async (dir: string): Promise<net.Socket> => {
-  for (let tries = 0; tries < 500; tries++) {
+  for (let tries = 0; !gone && tries < 500; tries++) {
     const socket = await connectOnce(dir);
     if (socket !== undefined) return socket;
     if (fs.existsSync(path.join(dir, "stopped"))) break;
     if (tries % 100 === 0) startQubesd(dir, process.execPath);
     await sleep(20);
   }
-  throw new Refused("Failed to connect to qubesd service: [Errno 111] Connection refused");
+  throw new Unreachable();
 };
 
 export const ask = async (
@@ -107,7 +167,7 @@ export const ask = async (
         const reply = JSON.parse(line) as Reply;
         if ("progress" in reply) onProgress(reply.progress);
         else if ("ok" in reply) resolve(reply.ok);
-        else if ("error" in reply) reject(new Refused(reply.error));
+        else if ("error" in reply) reject(new Refused(reply.error, reply.kind));
         else reject(new Crashed(reply.traceback));
       }
     });

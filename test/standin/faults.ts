@@ -6,6 +6,7 @@
  * ----------  ----------------  -----------------------------------------------  ----------------------
  * any         hang              never returns                                    ms: returns after all
  *             delay             begins late                                      ms
+ *             no-qubesd         finds nobody at qubesd's socket
  * any but     fail              an error and an exit code                        text, code
  * qvm-backup
  * qvm-backup  fail              "Backup error: TEXT", exit 1                     text; after: bytes written
@@ -38,6 +39,9 @@
  *             trailing-garbage  bytes behind the last member                     bytes (10240)
  * qvm-run     refuse            qubesd says no, exit 255                         text
  *             exit              ends at once, without the service                code
+ *             usage             qrexec-client is of another version and does not
+ *                               know an option: prints its usage, exits 0
+ *             no-daemon         no qrexec-daemon for the qube, though it runs    text: the socket's error
  *             kill-client       qrexec-client is killed; qvm-run exits 0         after: bytes of stdin, or ms
  * qvm-start   fail              also for the start that qvm-run asks for         text
  * qvm-shutdown stubborn         the qube does not stop until it is killed

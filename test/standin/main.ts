@@ -13,7 +13,7 @@ import * as fs from "node:fs";
 import * as path from "node:path";
 import { Exit, parseArguments } from "./args.ts";
 import { qvmBackup } from "./backup.ts";
-import { Refused } from "./client.ts";
+import { loseQubesd, Refused, Unreachable, unreachable } from "./client.ts";
 import { takeFaults, writeFaults } from "./faults.ts";
 import type { Fault } from "./faults.ts";
 import { qrexecClient, qvmRun } from "./qrexec.ts";
@@ -33,10 +33,15 @@ const commonFaults = async (dir: string, tool: string, argv: ReadonlyArray<strin
     ({ kind, vm }) =>
       (kind === "hang" ||
         kind === "delay" ||
+        kind === "no-qubesd" ||
         (kind === "fail" && tool !== "qvm-backup" && tool !== "qvm-start")) &&
       (vm === undefined || argv.includes(vm)),
   );
   for (const fault of faults) {
+    if (fault.kind === "no-qubesd") {
+      loseQubesd();
+      continue;
+    }
     if (fault.kind === "fail") throw new Exit(fault.code ?? 1, fault.text ?? `${tool}: failed`);
     await hang(dir, fault.ms ?? (fault.kind === "hang" ? Number.POSITIVE_INFINITY : 1000));
   }
@@ -93,6 +98,11 @@ const manage = (self: string, argv: ReadonlyArray<string>): number => {
   return 0;
 };
 
+const toolName = (): string => {
+  const [, self = "", option, tool = ""] = process.argv;
+  return option === "--tool" ? tool : path.basename(self);
+};
+
 /** By option, as the wrappers in DIR/bin call it; or by name, as a link in DIR/bin would. */
 const main = async (): Promise<number | undefined> => {
   const [, self = "", ...argv] = process.argv;
@@ -113,6 +123,10 @@ main().then(
     if (error instanceof Exit) {
       if (error.message !== "") process.stderr.write(`${error.message}\n`);
       process.exit(error.code);
+    }
+    if (error instanceof Unreachable) {
+      process.stderr.write(`${unreachable(toolName())}\n`);
+      process.exit(1);
     }
     if (error instanceof Refused) {
       process.stderr.write(`${error.message}\n`);

@@ -12,7 +12,7 @@ import { AGENT } from "./agent.ts";
 import { Exit, parseArguments, usageError } from "./args.ts";
 import { ask, CLOSE_OTHERS, listQubes, Refused, selfCommand } from "./client.ts";
 import { takeFault } from "./faults.ts";
-import { readState, remember, serviceUser } from "./state.ts";
+import { isRunning, readState, remember, serviceUser } from "./state.ts";
 import type { State } from "./state.ts";
 
 /** Signals that can end a service, for 128 + n. */
@@ -37,43 +37,60 @@ const numbers: { readonly [name: string]: number } = {
 
 export const qvmRun = async (dir: string, argv: ReadonlyArray<string>): Promise<number> => {
   const tool = "qvm-run";
-  const args = parseArguments(tool, argv, [
-    { names: ["--user", "-u"], value: true },
-    { names: ["--autostart", "--auto", "-a"] },
-    { names: ["--no-autostart", "--no-auto", "-n"] },
-    { names: ["--pass-io", "-p"] },
-    { names: ["--gui"] },
-    { names: ["--no-gui", "--nogui"] },
-    { names: ["--service"] },
-    { names: ["--filter-escape-chars"] },
-    { names: ["--no-filter-escape-chars"] },
-    { names: ["--no-color-output", "--no-colour-output"] },
-    { names: ["--no-color-stderr", "--no-colour-stderr"] },
-  ]);
-  const [vm, command, ...more] = args.rest;
-  if (vm === undefined || command === undefined || more.length > 0) {
-    throw usageError(tool, "the following arguments are required: VMNAME, COMMAND");
+  const args = parseArguments(
+    tool,
+    argv,
+    [
+      { names: ["--user", "-u"], value: true },
+      { names: ["--autostart", "--auto", "-a"] },
+      { names: ["--no-autostart", "--no-auto", "-n"] },
+      { names: ["--pass-io", "-p"] },
+      { names: ["--gui"] },
+      { names: ["--no-gui", "--nogui"] },
+      { names: ["--service"] },
+      { names: ["--no-shell"] },
+      { names: ["--filter-escape-chars"] },
+      { names: ["--no-filter-escape-chars"] },
+      { names: ["--no-color-output", "--no-colour-output"] },
+      { names: ["--no-color-stderr", "--no-colour-stderr"] },
+    ],
+    { last: 2 },
+  );
+  const [vm, given, ...more] = args.rest;
+  if (vm === undefined) {
+    throw usageError(tool, "the following arguments are required: COMMAND, ARG");
   }
+  // It takes one word for the command, and misses the qube.
+  if (given === undefined) throw new Exit(2, `usage: ${tool} [--verbose] [--quiet] ...`);
+  const service = args.has("--service");
+  if (service && args.has("--no-shell")) {
+    throw usageError(tool, "--no-shell does not apply to --service");
+  }
+  // What follows the name of a service is passed over.
+  const words = [given, ...more].map((word) => `'${word.replaceAll("'", "'\\''")}'`).join(" ");
+  const command = !service && (more.length > 0 || args.has("--no-shell")) ? words : given;
+  const qube = (await listQubes(dir)).find(({ name }) => name === vm);
+  if (qube === undefined) throw usageError(tool, `no such domain: '${vm}'`);
+  const auto = !args.has("--no-autostart");
+  if (!auto && (!isRunning(qube) || qube.state === "Paused")) return 1;
+  if (qube.state === "Paused") await ask(dir, { op: "unpause", vm });
   try {
     const refusal = takeFault(dir, tool, "refuse", vm);
     if (refusal !== undefined) throw new Refused(refusal.text ?? "Request refused");
-    const qube = (await listQubes(dir)).find(({ name }) => name === vm);
-    if (qube === undefined) throw new Refused(`no such domain: '${vm}'`);
-    if (args.has("--no-autostart") && qube.state !== "Running") return 1;
-    await ask(dir, { op: "start", vm, skipIfRunning: true });
+    if (auto) await ask(dir, { op: "start", vm });
   } catch (error) {
-    if (error instanceof Refused) throw new Exit(255, `${vm}: ${error.message}`);
-    throw error;
+    if (!(error instanceof Refused)) throw error;
+    if (error.kind !== "QubesVMNotHaltedError") throw new Exit(255, `${vm}: ${error.message}`);
   }
   const early = takeFault(dir, tool, "exit", vm);
   if (early !== undefined) return early.code ?? 1;
 
-  const passes = args.has("--pass-io");
   const [program, ...own] = selfCommand(dir, process.execPath, "qrexec-client");
-  const kind = args.has("--service") ? "service" : "shell";
-  const child = child_process.spawn(program ?? "", [...own, kind, vm, command], {
-    stdio: passes ? "inherit" : "ignore",
-  });
+  const child = child_process.spawn(
+    program ?? "",
+    [...own, service ? "service" : "shell", vm, command],
+    { stdio: args.has("--pass-io") ? "inherit" : "ignore" },
+  );
   return new Promise<number>((resolve) => {
     child.on("error", () => resolve(255));
     // Python has -9 for a killed child, and qvm-run takes the maximum of that and 0.
@@ -185,6 +202,22 @@ export const qrexecClient = async (dir: string, argv: ReadonlyArray<string>): Pr
   const [kind, vm, command] = argv;
   if (kind === undefined || vm === undefined || command === undefined) return 2;
   process.title = `qrexec-client ${vm} ${command}`;
+  if (takeFault(dir, "qvm-run", "usage", vm) !== undefined) {
+    // getopt's way to refuse an option, as where qvm-run is newer than it.
+    process.stderr.write("qrexec-client: invalid option -- 'p'\n");
+    process.stdout.write("usage: qrexec-client [options] -d domain_name ... user:remote_cmdline\n");
+    return 0;
+  }
+  const absent = takeFault(dir, "qvm-run", "no-daemon", vm);
+  // Its daemon begins to listen when the qube has come up.
+  const early = readState(dir).qubes.some(({ name, state }) => name === vm && state !== "Running");
+  if (absent !== undefined || early) {
+    const why = absent?.text ?? (early ? "No such file or directory" : "Connection refused");
+    const file = "qrexec-daemon-common.c";
+    qrexecLog(`${file}:269:connect_unix_socket`, `connect /var/run/qubes/qrexec.${vm}: ${why}`);
+    qrexecLog(`${file}:28:negotiate_connection_params`, "write daemon: Bad file descriptor");
+    return 125;
+  }
   const forget = remember(dir, "qrexec-client", process.pid, { vm, service: command });
   try {
     return await call(dir, kind === "shell", vm, command);
@@ -201,6 +234,8 @@ const call = async (dir: string, shell: boolean, vm: string, command: string): P
   const plus = command.indexOf("+");
   const argument = plus < 0 ? "" : command.slice(plus + 1);
   const file = shell ? "/bin/sh" : lookUp(dir, state, vm, command);
+  // A blank ends the name, and an empty name is none.
+  if (!shell && (/\s/.test(command) || plus === 0 || command === "")) return 125;
   if (file === undefined) return 127;
   if ((fs.statSync(file).mode & 0o111) === 0) return 125;
 

@@ -18,6 +18,7 @@ import {
   changeQube,
   endProcess,
   endSession,
+  isRunning,
   processes,
   readState,
   remember,
@@ -29,7 +30,13 @@ import { outerLength } from "./tar.ts";
 
 /** An answer that is no answer: what went wrong is only in the journal of qubesd. */
 class Internal extends Error {}
-class QubesException extends Error {}
+class QubesException extends Error {
+  readonly kind: string | undefined;
+  constructor(message: string, kind?: string) {
+    super(message);
+    this.kind = kind;
+  }
+}
 class Traceback extends Error {}
 
 const sizeToHuman = (size: number): string => {
@@ -42,6 +49,10 @@ const sizeToHuman = (size: number): string => {
   if (size < 1024 ** 3) return `${rounded(size / 1024 ** 2)} MiB`;
   return `${rounded(size / 1024 ** 3)} GiB`;
 };
+
+/** Nothing of it can be read while it runs. */
+const withoutSnapshots = (qube: Qube): boolean =>
+  Object.values(qube.volumes).some((volume) => volume.revisions_to_keep === -1);
 
 const typeOf = (qube: Qube): string => {
   if (qube.qid === 0) return "User home";
@@ -59,8 +70,10 @@ const summaryOf = (state: State, plan: Plan): string => {
   let text = `${rule}${row(["VM", "type", "size"])}\n${rule}`;
   for (const qube of plan.included) {
     text += row([qube.name, typeOf(qube), sizeToHuman(plan.sizes.get(qube.qid) ?? 0)]);
-    if (qube.qid !== 0 && qube.state === "Running") {
-      text += " <-- The VM is running, backup will contain its state from before its start!";
+    if (qube.qid !== 0 && isRunning(qube)) {
+      text += withoutSnapshots(qube)
+        ? " <-- The VM is running and private volume snapshots are disabled. Backup will fail!"
+        : " <-- The VM is running, backup will contain its state from before its start!";
     }
     text += "\n";
   }
@@ -200,6 +213,7 @@ interface Job {
 export class Qubesd {
   readonly #dir: string;
   readonly #jobs = new Map<string, Job>();
+  readonly #starting = new Map<string, Promise<void>>();
 
   constructor(dir: string) {
     this.#dir = dir;
@@ -215,34 +229,87 @@ export class Qubesd {
     return qube;
   }
 
-  async #start(name: string, skipIfRunning: boolean): Promise<void> {
+  /** A second start waits for the first, and then finds the qube running. */
+  async #start(name: string): Promise<void> {
+    const before = this.#starting.get(name);
+    if (before !== undefined) await before;
     const { state } = this.#qube(name);
-    if (state === "Running") {
-      if (skipIfRunning) return;
-      throw new QubesException(`Domain ${name} is already running`);
+    if (state !== "Halted") {
+      throw new QubesException(`Domain is not powered off: '${name}'`, "QubesVMNotHaltedError");
     }
     const fault = takeFault(this.#dir, "qvm-start", "fail", name);
     if (fault !== undefined) {
       throw new QubesException(fault.text ?? `Cannot execute qrexec-daemon! VM: ${name}`);
     }
     const { startMs } = this.#state().settings;
-    if (startMs > 0 && state !== "Paused") {
-      changeQube(this.#dir, name, { state: "Transient" });
-      await sleep(startMs);
-    }
-    changeQube(this.#dir, name, { state: "Running" });
+    const started = async () => {
+      if (startMs > 0) {
+        changeQube(this.#dir, name, { state: "Transient" });
+        await sleep(startMs);
+      }
+      changeQube(this.#dir, name, { state: "Running" });
+    };
+    const going = started().finally(() => this.#starting.delete(name));
+    this.#starting.set(name, going);
+    await going;
   }
 
   async #stop(name: string, kill: boolean): Promise<void> {
     const qube = this.#qube(name);
-    if (qube.state === "Halted") return;
+    if (qube.state === "Halted") {
+      throw new QubesException(`Domain is powered off: '${name}'`, "QubesVMNotStartedError");
+    }
+    if (!kill && qube.state === "Paused") {
+      const text = `Domain not running (either powered off or paused): '${name}'`;
+      throw new QubesException(text, "QubesVMNotRunningError");
+    }
     if (!kill && takeFault(this.#dir, "qvm-shutdown", "stubborn", name) !== undefined) return;
     if (!kill) await sleep(this.#state().settings.stopMs);
     changeQube(this.#dir, name, { state: "Halted" });
-    // A halted qube takes its processes with it.
-    // Agents first: they would still tell how the services ended.
+    // A halted qube takes its processes with it. Agents first: they would still tell how the
+    // services ended.
     for (const kind of ["agent", "service"]) {
       for (const each of processes(this.#dir, kind)) if (each.vm === name) endSession(each);
+    }
+  }
+
+  #pause(name: string, pause: boolean): void {
+    const { state } = this.#qube(name);
+    if (pause && state === "Halted") {
+      const text = `Domain not running (either powered off or paused): '${name}'`;
+      throw new QubesException(text, "QubesVMNotRunningError");
+    }
+    if (!pause && state !== "Paused") {
+      throw new QubesException(`Domain is not paused: '${name}'`, "QubesVMNotPausedError");
+    }
+    changeQube(this.#dir, name, { state: pause ? "Paused" : "Running" });
+  }
+
+  #set(vm: string, name: string, value: string | null): void {
+    this.#qube(vm);
+    const invalid = () =>
+      new QubesException(`Invalid value for property '${name}' of ${vm}: '${value ?? ""}'`);
+    if (name === "include_in_backups") {
+      if (!/^(True|False|1|0)$/i.test(value ?? "True")) throw invalid();
+      changeQube(this.#dir, vm, { include_in_backups: !/^(False|0)$/i.test(value ?? "True") });
+    } else if (name === "backup_timestamp") {
+      if (value !== null && !/^-?\d+$/.test(value)) throw invalid();
+      changeQube(this.#dir, vm, { backup_timestamp: value === null ? null : Number(value) });
+    } else if (name === "netvm") {
+      if (value === null) changeQube(this.#dir, vm, { netvm: undefined });
+      else if (value === "") changeQube(this.#dir, vm, { netvm: null });
+      else {
+        const to = this.#state().qubes.find((each) => each.name === value);
+        if (to === undefined) {
+          throw new QubesException(`Can't set netvm to non-existing qube ${value}`);
+        }
+        if (to.provides_network !== true) {
+          throw new QubesException(`The ${value} qube does not provide network`, "QubesValueError");
+        }
+        changeQube(this.#dir, vm, { netvm: value });
+      }
+    } else {
+      throw new QubesException(`Invalid property '${name}' of ${vm}`, "QubesNoSuchPropertyError");
     }
   }
 
@@ -325,7 +392,7 @@ export class Qubesd {
   }
 
   /** A wait that a cancellation ends. */
-  async #pause(job: Job, ms: number): Promise<void> {
+  async #wait(job: Job, ms: number): Promise<void> {
     const end = Date.now() + ms;
     while (!job.cancelled && Date.now() < end) await sleep(Math.min(20, end - Date.now()));
   }
@@ -354,7 +421,7 @@ export class Qubesd {
       return;
     }
     const before = of("hang-before-open");
-    if (before !== undefined) await this.#pause(job, before.ms ?? Number.POSITIVE_INFINITY);
+    if (before !== undefined) await this.#wait(job, before.ms ?? Number.POSITIVE_INFINITY);
     if (job.cancelled) return;
 
     const out = this.#open(place);
@@ -373,10 +440,15 @@ export class Qubesd {
         10,
       )) {
         if (job.cancelled) return;
+        const qube = plan.included.find(({ qid }) => qid === member.qid && qid !== 0);
+        if (qube !== undefined && isRunning(qube) && withoutSnapshots(qube)) {
+          // Its image is not where it is looked for, and nobody catches that.
+          throw new Internal("FileNotFoundError");
+        }
         const length = outerLength(member.size);
         if (!silent && written + length > (silence?.after ?? 0)) {
           silent = true;
-          await this.#pause(job, silence?.ms ?? 60_000);
+          await this.#wait(job, silence?.ms ?? 60_000);
           if (job.cancelled) return;
         }
         const here =
@@ -481,11 +553,18 @@ export class Qubesd {
       case "list":
         return this.#state().qubes;
       case "start":
-        await this.#start(request.vm, request.skipIfRunning);
+        await this.#start(request.vm);
         return "";
       case "shutdown":
       case "kill":
         await this.#stop(request.vm, request.op === "kill");
+        return "";
+      case "pause":
+      case "unpause":
+        this.#pause(request.vm, request.op === "pause");
+        return "";
+      case "set":
+        this.#set(request.vm, request.name, request.value);
         return "";
       case "info": {
         const fault = takeFaults(
@@ -531,8 +610,12 @@ export const serve = (dir: string): void => {
         .then(
           (ok) => say({ ok }),
           (error: unknown) => {
-            if (error instanceof QubesException) say({ error: error.message });
-            else if (error instanceof Traceback) say({ traceback: error.message });
+            if (error instanceof QubesException) {
+              say({
+                error: error.message,
+                ...(error.kind === undefined ? {} : { kind: error.kind }),
+              });
+            } else if (error instanceof Traceback) say({ traceback: error.message });
             else process.stderr.write(`${String(error instanceof Error ? error.stack : error)}\n`);
           },
         )

@@ -28,12 +28,15 @@ export interface Volume {
   readonly seed?: string;
   /** A file whose bytes are the image; `size` is then what it has. */
   readonly file?: string;
+  /** 2, if it is not said. -1: no snapshots, so that it cannot be backed up while the qube runs. */
+  readonly revisions_to_keep?: number;
 }
 
 export interface Qube {
   readonly name: string;
   readonly qid: number;
   readonly class: string;
+  /** Halted, Transient, Running, Paused or NA (a RemoteVM). */
   state: string;
   include_in_backups: boolean;
   /** Epoch seconds; null until the first backup. */
@@ -41,6 +44,9 @@ export interface Qube {
   readonly uuid: string;
   readonly label: string;
   readonly template: string | null;
+  /** Not said: the default, of which there is none here. Null: no network. */
+  readonly netvm?: string | null;
+  readonly provides_network?: boolean;
   readonly tags: ReadonlyArray<string>;
   /** private, and root where the qube has one of its own. None: the archive holds vmQID/empty. */
   readonly volumes: { readonly [name: string]: Volume };
@@ -115,15 +121,23 @@ export const replaceFile = (file: string, text: string): void => {
 export const writeState = (dir: string, state: State): void =>
   replaceFile(path.join(dir, "qubes.json"), `${JSON.stringify(state, null, 2)}\n`);
 
-export const changeQube = (dir: string, name: string, change: Partial<Qube>): void =>
+export const changeQube = (
+  dir: string,
+  name: string,
+  change: { readonly [Key in keyof Qube]?: Qube[Key] | undefined },
+): void =>
   locked(dir, "state", () => {
     const state = readState(dir);
     const at = state.qubes.findIndex((qube) => qube.name === name);
     const qube = state.qubes[at];
     if (qube === undefined) throw new Error(`no such qube: ${name}`);
-    state.qubes[at] = { ...qube, ...change };
+    state.qubes[at] = { ...qube, ...change } as Qube;
     writeState(dir, state);
   });
+
+/** A paused qube runs, as Qubes sees it. */
+export const isRunning = ({ state }: Pick<Qube, "state">): boolean =>
+  state !== "Halted" && state !== "NA";
 
 /** A directory is the lock. One left behind by a killed process is taken over after a while. */
 export const locked = <A>(dir: string, what: string, body: () => A): A => {

@@ -3,9 +3,9 @@
 import * as fs from "node:fs";
 import * as os from "node:os";
 import * as path from "node:path";
-import { Exit, parseArguments, usageError } from "./args.ts";
-import { ask, listQubes, Refused } from "./client.ts";
-import { appendLine, readState, sleep } from "./state.ts";
+import { type Arguments, Exit, parseArguments, usageError } from "./args.ts";
+import { ask, listQubes, Refused, type Request, Unreachable } from "./client.ts";
+import { appendLine, isRunning, readState, sleep } from "./state.ts";
 import type { Qube } from "./state.ts";
 
 type Tool = (dir: string, argv: ReadonlyArray<string>) => Promise<number>;
@@ -32,6 +32,10 @@ const field = (qube: Qube, name: string): string => {
       return qube.label;
     case "template":
       return qube.template ?? "-";
+    case "netvm":
+      return qube.netvm ?? "-";
+    case "provides_network":
+      return python(qube.provides_network === true);
     case "uuid":
       return qube.uuid;
     default:
@@ -39,48 +43,115 @@ const field = (qube: Qube, name: string): string => {
   }
 };
 
-const noSuch = (tool: string, name: string): Exit => usageError(tool, `no such domain: '${name}'`);
+/** In Python's print_error. */
+const complain = (text: string): void => {
+  process.stderr.write(`Error: ${text}\n`);
+};
 
-/** Named qubes, or all of them, by name. An unknown one is exit 2. */
+/** Python's logging: with -q nothing is set up, and only warnings come out, without a name. */
+const logOf = (tool: string, quiet: boolean) => ({
+  info: (text: string) => {
+    if (!quiet) process.stderr.write(`${tool}: ${text}\n`);
+  },
+  warning: (text: string) => process.stderr.write(quiet ? `${text}\n` : `${tool}: ${text}\n`),
+});
+
+const pattern = (glob: string): RegExp =>
+  new RegExp(
+    `^${glob
+      .replace(/[\\^$+(){}|.]/g, "\\$&")
+      .replaceAll("*", ".*")
+      .replaceAll("?", ".")
+      .replaceAll("[!", "[^")}$`,
+    "s",
+  );
+
+/**
+ * Named qubes in their order, where globs are names, too; or all of them, by name. An unknown one is
+ * exit 2, a glob that fits nothing is nothing.
+ */
 const select = (
   tool: string,
   qubes: ReadonlyArray<Qube>,
-  names: ReadonlyArray<string>,
+  args: Arguments,
+  needed: boolean,
 ): Array<Qube> => {
-  const unknown = names.find((name) => !qubes.some((qube) => qube.name === name));
-  if (unknown !== undefined) throw noSuch(tool, unknown);
-  return qubes
-    .filter(({ name }) => names.length === 0 || names.includes(name))
-    .sort((a, b) => (a.name < b.name ? -1 : 1));
+  const sorted = [...qubes].sort((a, b) => (a.name < b.name ? -1 : 1));
+  const excluded = args.values("--exclude");
+  const all = args.has("--all");
+  if (needed && !all && args.rest.length === 0) {
+    throw usageError(tool, "one of the arguments --all VMNAME is required");
+  }
+  if (all && args.rest.length > 0) {
+    throw usageError(tool, "argument VMNAME: not allowed with argument --all");
+  }
+  if (!all && excluded.length > 0) throw usageError(tool, "--exclude can only be used with --all");
+  if (all) return sorted.filter(({ name, qid }) => qid !== 0 && !excluded.includes(name));
+  if (args.rest.length === 0) return sorted;
+  const chosen = new Set<Qube>();
+  for (const word of args.rest) {
+    const glob = /[*?[!\]]/.test(word) ? pattern(word) : undefined;
+    const found = sorted.filter(({ name }) =>
+      glob === undefined ? name === word : glob.test(name),
+    );
+    if (glob === undefined && found.length === 0) {
+      throw usageError(tool, `no such domain: '${word}'`);
+    }
+    for (const qube of found) chosen.add(qube);
+  }
+  return [...chosen];
 };
+
+const everyQube = [{ names: ["--all"] }, { names: ["--exclude"], value: true }];
+
+const powerStates = ["Running", "Transient", "Halted", "Paused", "Crashed", "Dying", "Halting"];
 
 const qvmLs: Tool = async (dir, argv) => {
   const tool = "qvm-ls";
   const args = parseArguments(tool, argv, [
     { names: ["--raw-data"] },
     { names: ["--raw-list"] },
-    { names: ["--fields", "-o", "-O"], value: true },
-    { names: ["--running"] },
-    { names: ["--halted"] },
-    { names: ["--tags"], value: true },
-    { names: ["--exclude-tags"], value: true },
-    { names: ["--all"] },
+    { names: ["--fields", "-O"], value: true },
+    { names: ["--format", "-o"], value: true },
+    { names: ["--spinner"] },
+    { names: ["--no-spinner"] },
+    { names: ["--class"], many: true },
+    { names: ["--tags"], many: true },
+    { names: ["--exclude-tags"], many: true },
+    ...powerStates.map((state) => ({ names: [`--${state.toLowerCase()}`] })),
+    ...everyQube,
   ]);
-  const tags = args.values("--tags");
-  const excluded = args.values("--exclude-tags");
-  const qubes = select(tool, await listQubes(dir), args.rest).filter(
+  const format = args.value("--format") ?? "simple";
+  if (format !== "simple")
+    throw usageError(tool, `argument --format/-o: invalid choice: '${format}'`);
+  const [tags, excluded, classes] = ["--tags", "--exclude-tags", "--class"].map(args.values);
+  const wanted = powerStates.filter((state) => args.has(`--${state.toLowerCase()}`));
+  let listed: ReadonlyArray<Qube>;
+  try {
+    listed = await listQubes(dir);
+  } catch (error) {
+    // Only where a name has to be looked up is this caught.
+    if (!(error instanceof Unreachable) || args.rest.length === 0) throw error;
+    complain(error.message);
+    return 1;
+  }
+  const qubes = select(tool, listed, args, false).filter(
     (qube) =>
-      (!args.has("--running") || qube.state === "Running") &&
-      (!args.has("--halted") || qube.state === "Halted") &&
-      (tags.length === 0 || tags.some((tag) => qube.tags.includes(tag))) &&
-      !excluded.some((tag) => qube.tags.includes(tag)),
+      (wanted.length === 0 || wanted.includes(qube.state)) &&
+      (classes!.length === 0 || classes!.includes(qube.class)) &&
+      (tags!.length === 0 || tags!.some((tag) => qube.tags.includes(tag))) &&
+      !excluded!.some((tag) => qube.tags.includes(tag)),
   );
-  const fields = (args.value("--fields") ?? "name,state,class,label,template").split(",");
-  const rows = qubes.map((qube) => fields.map((name) => field(qube, name)));
+  const raw = args.has("--raw-data") || args.has("--raw-list");
+  const chosen = args.has("--raw-list") ? "name" : args.value("--fields");
+  const fields = (chosen ?? "name,state,class,label,template,netvm").split(",");
+  const rows = qubes
+    .sort((a, b) => (a.name < b.name ? -1 : 1))
+    .map((qube) => fields.map((name) => field(qube, name.trim())));
   let text = "";
-  if (args.has("--raw-list")) text = qubes.map(({ name }) => `${name}\n`).join("");
-  else if (args.has("--raw-data")) text = rows.map((row) => `${row.join("|")}\n`).join("");
+  if (raw) text = rows.map((row) => `${row.join("|")}\n`).join("");
   else {
+    if (!args.has("--no-spinner")) process.stderr.write("please wait... ...\n");
     const table = [fields.map((name) => name.toUpperCase()), ...rows];
     const widths = fields.map((_, at) => Math.max(...table.map((row) => row[at]?.length ?? 0)));
     for (const row of table) {
@@ -95,54 +166,79 @@ const qvmLs: Tool = async (dir, argv) => {
 };
 
 const qvmCheck: Tool = async (dir, argv) => {
-  const args = parseArguments("qvm-check", argv, [
+  const tool = "qvm-check";
+  const args = parseArguments(tool, argv, [
     { names: ["--running"] },
     { names: ["--paused"] },
     { names: ["--template"] },
     { names: ["--networked"] },
-    { names: ["--all"] },
+    ...everyQube,
   ]);
-  if (args.rest.length === 0)
-    throw usageError("qvm-check", "one of the arguments VMNAME is required");
+  const log = logOf(tool, args.has("--quiet"));
   const qubes = await listQubes(dir);
-  const say = (text: string) => {
-    if (!args.has("--quiet")) process.stderr.write(`${text}\n`);
-  };
-  const good = args.rest.filter((name) => {
-    const qube = qubes.find((each) => each.name === name);
-    if (qube === undefined) return false;
-    if (args.has("--running")) return qube.state === "Running";
-    if (args.has("--paused")) return qube.state === "Paused";
-    if (args.has("--template")) return qube.class === "TemplateVM";
+  // Unknown names are its business, and globs are not.
+  const known = args.rest.filter((name) => qubes.some((qube) => qube.name === name));
+  const unknown = args.rest.filter((name) => !known.includes(name));
+  const none = known.length === 0 && unknown.length > 0;
+  const of = none ? [] : select(tool, qubes, { ...args, rest: known }, true);
+  const filters: ReadonlyArray<readonly [string, (qube: Qube) => boolean]> = [
+    ["running", isRunning],
+    ["paused", ({ state }) => state === "Paused"],
+    ["template", (qube) => qube.class === "TemplateVM"],
+    ["networked", (qube) => qube.provides_network === true || qube.netvm != null],
+  ];
+  const asked = filters.filter(([name]) => args.has(`--${name}`));
+  const good = of.filter((qube) => asked.every(([, fits]) => fits(qube)));
+  let code = 0;
+  if (asked.length > 0) {
+    if (good.length < of.length) code = good.length === 0 ? 1 : 3;
+    const status = asked.map(([name]) => name).join(", ");
+    if (good.length === 0) log.info(`None of qubes: ${status}`);
+    for (const { name } of good) log.info(`${name}: ${status}`);
+  } else if (of.length === 0) code = 1;
+  else for (const { name } of of) log.info(`${name}: exists`);
+  for (const name of unknown) log.warning(`${name}: non-existent!`);
+  return unknown.length > 0 ? 1 : code;
+};
+
+/** Asks qubesd; false when it refused, which has been said. */
+const tried = async (dir: string, request: Request): Promise<boolean> => {
+  try {
+    await ask(dir, request);
     return true;
-  });
-  const what =
-    ["running", "paused", "template"].find((name) => args.has(`--${name}`)) ?? "existing";
-  if (good.length === 0) {
-    say(`None of given VM is ${what}`);
-    return 1;
+  } catch (error) {
+    if (!(error instanceof Refused)) throw error;
+    complain(error.message);
+    return false;
   }
-  say(`VM ${good.join(", ")} is ${what}`);
-  return good.length === args.rest.length ? 0 : 3;
 };
 
 const qvmStart: Tool = async (dir, argv) => {
   const tool = "qvm-start";
-  const args = parseArguments(tool, argv, [{ names: ["--skip-if-running"] }, { names: ["--all"] }]);
-  if (args.rest.length === 0) throw usageError(tool, "one of the arguments VMNAME is required");
-  select(tool, await listQubes(dir), args.rest);
+  const args = parseArguments(tool, argv, [{ names: ["--skip-if-running"] }, ...everyQube]);
   let code = 0;
-  for (const vm of args.rest) {
-    try {
-      await ask(dir, { op: "start", vm, skipIfRunning: args.has("--skip-if-running") });
-    } catch (error) {
-      if (!(error instanceof Refused)) throw error;
-      process.stderr.write(`${vm}: ${error.message}\n`);
-      code = 1;
+  for (const qube of select(tool, await listQubes(dir), args, true)) {
+    if (isRunning(qube)) {
+      if (args.has("--skip-if-running")) continue;
+      complain(`domain ${qube.name} is already running`);
+      return 1;
     }
+    if (!(await tried(dir, { op: "start", vm: qube.name }))) code = 1;
   }
   return code;
 };
+
+const pausing =
+  (op: "pause" | "unpause"): Tool =>
+  async (dir, argv) => {
+    const tool = `qvm-${op}`;
+    const args = parseArguments(tool, argv, everyQube);
+    let code = 0;
+    for (const { name } of select(tool, await listQubes(dir), args, true)) {
+      if (!(await tried(dir, { op, vm: name }))) code = 1;
+    }
+    return code;
+  };
 
 const qvmShutdown: Tool = async (dir, argv) => {
   const tool = "qvm-shutdown";
@@ -150,65 +246,152 @@ const qvmShutdown: Tool = async (dir, argv) => {
     { names: ["--wait"] },
     { names: ["--timeout"], value: true },
     { names: ["--force"] },
-    { names: ["--all"] },
-    { names: ["--exclude"], value: true },
+    { names: ["--dry-run"] },
+    ...everyQube,
   ]);
-  if (args.rest.length === 0) throw usageError(tool, "one of the arguments VMNAME is required");
-  select(tool, await listQubes(dir), args.rest);
-  const timeout = Number(args.value("--timeout") ?? "60");
-  let failed = 0;
-  for (const vm of args.rest) {
+  const timeout = Number(args.value("--timeout") ?? 60);
+  if (Number.isNaN(timeout)) {
+    throw usageError(tool, `argument --timeout: invalid float value: '${args.value("--timeout")}'`);
+  }
+  const names = select(tool, await listQubes(dir), args, true).map(({ name }) => name);
+  const refused: Array<string> = [];
+  for (const vm of names) {
     try {
       await ask(dir, { op: "shutdown", vm });
     } catch (error) {
       if (!(error instanceof Refused)) throw error;
-      process.stderr.write(`${vm}: ${error.message}\n`);
-      failed++;
+      // Of a paused qube it takes this for a halted one.
+      if (/^QubesVMNot(Started|Running)Error$/.test(error.kind ?? "")) continue;
+      if (args.has("--wait")) refused.push(vm);
+      else process.stderr.write(`${vm}: Shutdown error: ${error.message}\n`);
     }
   }
-  if (!args.has("--wait")) return failed;
-  const end = Date.now() + timeout * 1000;
-  for (;;) {
+  if (!args.has("--wait")) return 0;
+  const up = async (of: ReadonlyArray<string>) => {
     const qubes = await listQubes(dir);
-    const up = args.rest.filter((vm) =>
-      qubes.some(({ name, state }) => name === vm && state !== "Halted"),
-    );
-    if (up.length === 0) return failed;
-    if (Date.now() >= end) {
-      process.stderr.write(`Killing the (apparently hanging) VM '${up.join("', '")}'...\n`);
-      for (const vm of up) await ask(dir, { op: "kill", vm });
-      return failed;
-    }
+    return of.filter((vm) => qubes.some(({ name, state }) => name === vm && state !== "Halted"));
+  };
+  const asked = names.filter((vm) => !refused.includes(vm));
+  const end = Date.now() + timeout * 1000;
+  let left = await up(asked);
+  while (left.length > 0 && Date.now() < end) {
     await sleep(50);
+    left = await up(asked);
   }
+  // Without a word.
+  for (const vm of left) await ask(dir, { op: "kill", vm });
+  const failed = await up(names);
+  if (failed.length === 0) return 0;
+  throw new Exit(failed.length, `${tool}: error: Failed to shut down: ${failed.join(", ")}`);
 };
+
+const properties = [
+  "backup_timestamp",
+  "include_in_backups",
+  "klass",
+  "label",
+  "name",
+  "netvm",
+  "provides_network",
+  "qid",
+  "template",
+  "uuid",
+];
 
 const qvmPrefs: Tool = async (dir, argv) => {
   const tool = "qvm-prefs";
   const args = parseArguments(tool, argv, [
     { names: ["--get", "-g"] },
-    { names: ["--list", "-l"] },
+    { names: ["--set", "-s"] },
+    { names: ["--default", "-D"] },
+    { names: ["--hide-default"] },
   ]);
-  const [vm, name, ...more] = args.rest;
+  const [vm, given, value, ...more] = args.rest;
   if (vm === undefined) throw usageError(tool, "the following arguments are required: VMNAME");
-  const qube = select(tool, await listQubes(dir), [vm])[0];
-  if (qube === undefined) throw noSuch(tool, vm);
-  if (more.length > 0) throw new Exit(1, "the stand-in's qvm-prefs only reads");
-  const names = ["class", "include_in_backups", "label", "name", "qid", "template", "uuid"];
-  if (name === undefined) {
-    for (const each of [...names, "backup_timestamp"].sort()) {
-      process.stdout.write(`${each.padEnd(20)}  -  ${field(qube, each)}\n`);
+  if (more.length > 0) throw usageError(tool, `unrecognized arguments: ${more.join(" ")}`);
+  const qube = select(tool, await listQubes(dir), { ...args, rest: [vm] }, true).pop();
+  // pop() from a list that a glob left empty.
+  if (qube === undefined)
+    throw new Exit(1, "Traceback (most recent call last):\nIndexError: pop from empty list");
+  if (given === undefined) {
+    for (const each of properties) {
+      const set = each === "backup_timestamp" ? qube.backup_timestamp !== null : true;
+      const shown = each === "klass" ? "class" : each;
+      process.stdout.write(
+        set ? `${each.padEnd(18)}  -  ${field(qube, shown)}\n` : `${each.padEnd(18)}  U\n`,
+      );
+    }
+    return 0;
+  }
+  const name = given.replaceAll("-", "_");
+  if (!properties.includes(name)) throw usageError(tool, `no such property: '${name}'`);
+  if (value !== undefined || args.has("--default")) {
+    const none = name === "netvm" && value?.toLowerCase() === "none";
+    try {
+      await ask(dir, { op: "set", vm: qube.name, name, value: none ? "" : (value ?? null) });
+    } catch (error) {
+      if (!(error instanceof Refused)) throw error;
+      throw new Exit(1, `${tool}: error: ${error.message}`);
     }
     return 0;
   }
   if (name === "backup_timestamp" && qube.backup_timestamp === null) {
-    // The client tool of 4.3 (docs/qubes.md, Tools).
     throw new Exit(1, "Traceback (most recent call last):\nAttributeError: backup_timestamp");
   }
-  if (!names.includes(name) && name !== "backup_timestamp") {
-    throw new Exit(1, `qvm-prefs: error: no such property: '${name}'`);
+  const text = field(qube, name === "klass" ? "class" : name);
+  // What is None is not printed.
+  if (text !== "-") process.stdout.write(`${text}\n`);
+  return 0;
+};
+
+/** qvm-volume info VM:VOLUME PROPERTY, of what there is here. */
+const qvmVolume: Tool = async (dir, argv) => {
+  const tool = "qvm-volume";
+  const args = parseArguments(tool, argv, []);
+  const [verb, which = "", property] = args.rest;
+  if (!["info", "i"].includes(verb ?? ""))
+    throw new Exit(1, `the stand-in's ${tool} only knows: info`);
+  const [vm = "", name, ...more] = which.split(":");
+  if (name === undefined || more.length > 0) {
+    throw usageError(tool, "expected a vm & volume combination like foo:bar");
   }
-  process.stdout.write(`${field(qube, name)}\n`);
+  const qube = (await listQubes(dir)).find((each) => each.name === vm);
+  if (qube === undefined) throw new Exit(1, `${tool}: error: no vm '${vm}'`);
+  // A volume that is not saved is there all the same.
+  const volume = qube.volumes[name];
+  if (volume === undefined && !["root", "private", "volatile", "kernel"].includes(name)) {
+    throw new Exit(1, `${tool}: error: vm '${vm}' has no volume '${name}'`);
+  }
+  const values: { readonly [name: string]: string } = {
+    pool: "varlib",
+    vid: `appvms/${vm}/${name}`,
+    rw: "True",
+    source: "",
+    save_on_stop: python(volume !== undefined),
+    snap_on_start: python(volume === undefined && name === "root"),
+    size: String(volume?.size ?? 0),
+    usage: String(volume?.data ?? volume?.size ?? 0),
+    revisions_to_keep: String(volume?.revisions_to_keep ?? 2),
+    ephemeral: "False",
+  };
+  if (property === undefined) {
+    const shown = { ...values, is_outdated: "False" };
+    for (const [key, value] of Object.entries(shown)) {
+      process.stdout.write(
+        `${key.padEnd(17)}  ${value === "-1" ? "-1 (snapshot disabled)" : value}\n`,
+      );
+    }
+    process.stdout.write("List of available revisions (for revert): none\n");
+  } else if (property === "revisions") return 0;
+  else if (property === "is_outdated") process.stdout.write("False\n");
+  else {
+    const value = values[property];
+    if (value === undefined) {
+      complain(`No such property: ${property}`);
+      return 1;
+    }
+    process.stdout.write(`${value}\n`);
+  }
   return 0;
 };
 
@@ -331,6 +514,9 @@ export const tools: { readonly [name: string]: Tool } = {
   "qvm-start": qvmStart,
   "qvm-shutdown": qvmShutdown,
   "qvm-prefs": qvmPrefs,
+  "qvm-pause": pausing("pause"),
+  "qvm-unpause": pausing("unpause"),
+  "qvm-volume": qvmVolume,
   "qubesd-query": qubesdQuery,
   "notify-send": notifySend,
   logger,

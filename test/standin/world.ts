@@ -34,6 +34,9 @@ export const TOOLS = [
   "qvm-check",
   "qvm-ls",
   "qvm-prefs",
+  "qvm-pause",
+  "qvm-unpause",
+  "qvm-volume",
   "notify-send",
   "logger",
   "systemctl",
@@ -52,6 +55,10 @@ export interface QubeSpec {
   readonly state?: string;
   readonly include?: boolean;
   readonly template?: string | null;
+  readonly netvm?: string | null;
+  readonly providesNetwork?: boolean;
+  /** Of its volumes; -1 for no snapshots. */
+  readonly revisionsToKeep?: number;
   readonly tags?: ReadonlyArray<string>;
   /** In place of `size` and `data`. */
   readonly volumes?: { readonly [name: string]: Volume };
@@ -143,7 +150,11 @@ const complete = (specs: ReadonlyArray<QubeSpec>): Array<Qube> => {
   const rest = all.map((spec): Qube => {
     const kind = spec.class ?? "AppVM";
     const size = spec.size ?? 256 * 1024;
-    const own = { size, ...(spec.data === undefined ? {} : { data: spec.data }) };
+    const own = {
+      size,
+      ...(spec.data === undefined ? {} : { data: spec.data }),
+      ...(spec.revisionsToKeep === undefined ? {} : { revisions_to_keep: spec.revisionsToKeep }),
+    };
     const root = kind === "StandaloneVM" ? { root: own } : {};
     return {
       name: spec.name,
@@ -155,6 +166,8 @@ const complete = (specs: ReadonlyArray<QubeSpec>): Array<Qube> => {
       uuid: crypto.randomUUID(),
       label: "red",
       template: spec.template ?? (kind === "AppVM" || kind === "DispVM" ? base : null),
+      ...(spec.netvm === undefined ? {} : { netvm: spec.netvm }),
+      ...(spec.providesNetwork === undefined ? {} : { provides_network: spec.providesNetwork }),
       tags: [...(spec.tags ?? []), "audiovm-dom0", "created-by-dom0", "guivm-dom0"],
       volumes: spec.volumes ?? (size === 0 ? {} : { private: own, ...root }),
       files: spec.files ?? {},

@@ -2,11 +2,11 @@
 import type * as Duration from "effect/Duration";
 import * as Effect from "effect/Effect";
 import * as Layer from "effect/Layer";
-import { type Qube, Qubes, QubesError } from "#services/Qubes";
+import { type Power, type Qube, Qubes, QubesError } from "#services/Qubes";
 
 export interface QubesTable {
   readonly qubes: Array<Qube>;
-  /** `list`, `running NAME`, `start NAME`, `shutdown NAME`, `scratch`, `free`, in order. */
+  /** `list`, `power NAME`, `start NAME`, `shutdown NAME`, `scratch`, `free`, in order. */
   readonly calls: Array<string>;
   /** What is free for qubesd's temporary files, in bytes. */
   free: number;
@@ -55,12 +55,19 @@ export const memoryQubes = (table: QubesTable): Layer.Layer<Qubes> => {
   };
   return Layer.succeed(Qubes, {
     list: call("list", "list the qubes", () => [...table.qubes]),
-    // Of a qube that does not exist, qvm-check says that it does not run.
-    running: (qube) =>
-      call(`running ${qube}`, `see whether ${qube} runs`, () => {
-        return table.qubes[find(qube)]?.state === "Running";
+    power: (qube) =>
+      call(`power ${qube}`, `see whether ${qube} is running`, (): Power => {
+        const state = table.qubes[find(qube)]?.state ?? "Halted";
+        if (state === "Paused") return "paused";
+        return state === "Halted" || state === "NA" ? "off" : "on";
       }),
-    start: (qube) => Effect.asVoid(call(`start ${qube}`, `start ${qube}`, become(qube, "Running"))),
+    // A paused qube is one that runs already.
+    start: (qube) =>
+      Effect.asVoid(
+        call(`start ${qube}`, `start ${qube}`, () =>
+          table.qubes[find(qube)]?.state === "Paused" ? true : become(qube, "Running")(),
+        ),
+      ),
     shutdown: (qube) =>
       Effect.asVoid(call(`shutdown ${qube}`, `shut down ${qube}`, become(qube, "Halted"))),
     scratch: call("scratch", "find qubesd's temporary directory", () => ({

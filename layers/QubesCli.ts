@@ -68,6 +68,16 @@ export const qubesCli = (env?: Env): Layer.Layer<Qubes> =>
         ran.code === 0 ? Effect.void : Effect.fail(refused(doing, ran)),
       );
 
+    const is = Effect.fnUntraced(function* (state: "running" | "paused", qube: string) {
+      const doing = `see whether ${printable(qube)} is ${state}`;
+      const ran = yield* call(doing, ["qvm-check", "-q", `--${state}`, qube]);
+      // A traceback exits 1 as well. Taken for "not running", it would have the qube shut down
+      // afterwards under somebody who is using it.
+      const broken = ran.said.some((line) => /^Traceback|^[\w.]*(?:Error|Exception)\b/.test(line));
+      if (ran.code > 1 || broken) return yield* refused(doing, ran);
+      return ran.code === 0;
+    });
+
     return {
       list: Effect.gen(function* () {
         const doing = "list the qubes";
@@ -85,16 +95,10 @@ export const qubesCli = (env?: Env): Layer.Layer<Qubes> =>
         }
         return qubes;
       }),
-      running: Effect.fnUntraced(function* (qube: string) {
-        const doing = `see whether ${printable(qube)} runs`;
-        const ran = yield* call(doing, ["qvm-check", "-q", "--running", qube]);
-        // A traceback exits 1 as well. Taken for "not running", it would have the qube shut down
-        // afterwards under somebody who is using it.
-        const broken = ran.said.some((line) =>
-          /^Traceback|^[\w.]*(?:Error|Exception)\b/.test(line),
-        );
-        if (ran.code > 1 || broken) return yield* refused(doing, ran);
-        return ran.code === 0;
+      power: Effect.fnUntraced(function* (qube: string) {
+        // A paused qube is a running one to qvm-check.
+        if (!(yield* is("running", qube))) return "off";
+        return (yield* is("paused", qube)) ? "paused" : "on";
       }),
       start: (qube) => must(`start ${printable(qube)}`, ["qvm-start", "--skip-if-running", qube]),
       shutdown: (qube) => must(`shut down ${printable(qube)}`, ["qvm-shutdown", "--wait", qube]),

@@ -22,12 +22,16 @@ export const Qube = Schema.Struct({
 });
 export type Qube = typeof Qube.Type;
 
+/** On is all that takes up memory, but for what is paused: qvm-run would unpause that, unasked. */
+export type Power = "off" | "on" | "paused";
+
 export class Qubes extends Context.Service<
   Qubes,
   {
     readonly list: Effect.Effect<ReadonlyArray<Qube>, QubesError>;
-    readonly running: (qube: string) => Effect.Effect<boolean, QubesError>;
-    /** Returns when it runs; fine if it did already. */
+    /** Of a qube that does not exist: off. */
+    readonly power: (qube: string) => Effect.Effect<Power, QubesError>;
+    /** Returns when it runs; fine if it did already, or is paused. */
     readonly start: (qube: string) => Effect.Effect<void, QubesError>;
     /** Returns when it has stopped; fine if it had already. */
     readonly shutdown: (qube: string) => Effect.Effect<void, QubesError>;

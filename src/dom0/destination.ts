@@ -2,7 +2,7 @@
 import { Effect } from "effect";
 import { Ledger } from "#services/Ledger";
 import { Locks } from "#services/Locks";
-import { Qubes, type QubesError } from "#services/Qubes";
+import { type Power, Qubes, type QubesError } from "#services/Qubes";
 import { Reporter } from "#services/Reporter";
 import { Settings } from "#services/Settings";
 import type { Session } from "#src/wire/names";
@@ -67,8 +67,8 @@ export const startDestination = Effect.fnUntraced(function* (options: {
   readonly destination: string;
   readonly session: Session;
   readonly keepRunning: boolean;
-  /** Whether the qube runs, where that is being asked already. */
-  readonly running?: Effect.Effect<boolean, QubesError>;
+  /** Whether the qube is on, where that is being asked already. */
+  readonly power?: Effect.Effect<Power, QubesError>;
   /** Whether somebody else has taken the qube over meanwhile, and the mark with it. */
   readonly takenOver?: () => boolean;
 }) {
@@ -80,7 +80,16 @@ export const startDestination = Effect.fnUntraced(function* (options: {
     Effect.mapError(effect, (error) => failed("qubes", error.message));
 
   const left = yield* inLedger(ledger.unfinished);
-  const running = yield* fromQubes(options.running ?? qubes.running(destination));
+  const power = yield* fromQubes(options.power ?? qubes.power(destination));
+  if (power === "paused") {
+    // Whoever paused it had a reason, and qvm-run would unpause it without a word.
+    return yield* failed(
+      "qubes",
+      `the destination qube ${destination} is paused`,
+      `qvm-unpause ${destination}, or shut it down; then run again`,
+    );
+  }
+  const running = power === "on";
   const adopted = left?.started === true && left.destination === destination;
   if (left?.started === true && !adopted) {
     yield* reporter.say("warning", line`a killed run left ${left.destination} running`);

@@ -286,7 +286,7 @@ const backup = Effect.fnUntraced(function* (
   const ledger = yield* Ledger;
   const qubes = yield* Qubes;
   // Three programs that take their time each, and need nothing of each other.
-  const running = yield* Effect.forkScoped(qubes.running(destination));
+  const power = yield* Effect.forkScoped(qubes.power(destination));
   const scratched = yield* Effect.forkScoped(checkScratch);
   const all = yield* qubes.list.pipe(Effect.mapError((e) => failed("qubes", e.message)));
   const selection = yield* select(options, all);
@@ -310,7 +310,7 @@ const backup = Effect.fnUntraced(function* (
     destination,
     session,
     keepRunning: options.keepRunning,
-    running: Fiber.join(running),
+    power: Fiber.join(power),
   });
   yield* settle(destination);
   const { name, server, counted, stored, submission } = yield* Effect.gen(function* () {

@@ -7,6 +7,7 @@ import { type Qube, Qubes } from "#services/Qubes";
 export const world: ReadonlyArray<Qube> = [
   { name: "sys-backup", qid: 7, state: "Halted", class: "AppVM", included: false },
   { name: "work", qid: 2, state: "Running", class: "AppVM", included: true },
+  { name: "asleep", qid: 3, state: "Paused", class: "AppVM", included: false },
 ];
 
 export const qubesContract = (name: string, make: () => Layer.Layer<Qubes>) => {
@@ -19,6 +20,7 @@ export const qubesContract = (name: string, make: () => Layer.Layer<Qubes>) => {
       const list = yield* (yield* Qubes).list;
       const named = list.filter(({ class: kind }) => kind !== "TemplateVM");
       assert.deepStrictEqual(named.map(({ included, name, qid }) => [name, qid, included]).sort(), [
+        ["asleep", 3, false],
         ["dom0", 0, true],
         ["sys-backup", 7, false],
         ["work", 2, true],
@@ -30,21 +32,30 @@ export const qubesContract = (name: string, make: () => Layer.Layer<Qubes>) => {
     "starts and shuts down, and takes both for done when they are",
     Effect.gen(function* () {
       const qubes = yield* Qubes;
-      assert.isFalse(yield* qubes.running("sys-backup"));
-      assert.isTrue(yield* qubes.running("work"));
+      assert.strictEqual(yield* qubes.power("sys-backup"), "off");
+      assert.strictEqual(yield* qubes.power("work"), "on");
       yield* qubes.start("sys-backup");
       yield* qubes.start("sys-backup");
-      assert.isTrue(yield* qubes.running("sys-backup"));
+      assert.strictEqual(yield* qubes.power("sys-backup"), "on");
       yield* qubes.shutdown("sys-backup");
       yield* qubes.shutdown("sys-backup");
-      assert.isFalse(yield* qubes.running("sys-backup"));
+      assert.strictEqual(yield* qubes.power("sys-backup"), "off");
+    }),
+  );
+  test(
+    "tells a paused qube from one that is on, and does not wake it to start it",
+    Effect.gen(function* () {
+      const qubes = yield* Qubes;
+      assert.strictEqual(yield* qubes.power("asleep"), "paused");
+      yield* qubes.start("asleep");
+      assert.strictEqual(yield* qubes.power("asleep"), "paused");
     }),
   );
   test(
     "an unknown qube does not run, and cannot be started",
     Effect.gen(function* () {
       const qubes = yield* Qubes;
-      assert.isFalse(yield* qubes.running("nobody"));
+      assert.strictEqual(yield* qubes.power("nobody"), "off");
       const error = yield* Effect.flip(qubes.start("nobody"));
       assert.include(error.message, "could not start nobody");
     }),

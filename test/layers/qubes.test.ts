@@ -25,14 +25,22 @@ const tools = () => {
     "qvm-ls",
     `[ "$*" = "--raw-data --fields name,qid,state,class,include_in_backups" ] || exit 2
 echo "dom0|0|Running|AdminVM|True"
+echo "asleep|3|Paused|AppVM|False"
 echo "sys-backup|7|Halted|AppVM|False"
 echo "work|2|Running|AppVM|True"`,
   );
-  it.add("qvm-check", `[ "$1 $2" = "-q --running" ] && [ -e "$DIR/runs-$3" ]`);
+  it.add(
+    "qvm-check",
+    `case "$1 $2" in
+"-q --running") [ -e "$DIR/runs-$3" ] || [ "$3" = asleep ] ;;
+"-q --paused") [ "$3" = asleep ] ;;
+*) exit 9 ;;
+esac`,
+  );
   it.add(
     "qvm-start",
     `[ "$1" = --skip-if-running ] || exit 9
-case $2 in work|sys-backup) touch "$DIR/runs-$2";; *) echo "qvm-start: error: no such domain: '$2'" >&2; exit 2;; esac`,
+case $2 in asleep) ;; work|sys-backup) touch "$DIR/runs-$2";; *) echo "qvm-start: error: no such domain: '$2'" >&2; exit 2;; esac`,
   );
   it.add("qvm-shutdown", `[ "$1" = --wait ] || exit 9; rm -f "$DIR/runs-$2"`);
   it.add("systemctl", `echo "LANG=C TMPDIR=/var/tmp"`);
@@ -58,7 +66,7 @@ describe("QubesCli", () => {
           `touch "$DIR/began"; until [ -e "$DIR/go" ]; do sleep 0.05; done; echo "work|2|Halted|AppVM|True"`,
         );
         const asking = yield* use(it, (qubes) =>
-          tool === "qvm-ls" ? Effect.asVoid(qubes.list) : Effect.asVoid(qubes.running("work")),
+          tool === "qvm-ls" ? Effect.asVoid(qubes.list) : Effect.asVoid(qubes.power("work")),
         ).pipe(Effect.forkChild);
         while (!fs.existsSync(path.join(it.dir, "began"))) {
           yield* Effect.promise(() => new Promise((resolve) => setTimeout(resolve, 10)));
@@ -96,7 +104,7 @@ describe("QubesCli", () => {
         "qvm-check",
         `echo "Traceback (most recent call last):" >&2; echo "ConnectionRefusedError: no" >&2; exit 1`,
       );
-      const error = yield* Effect.flip(use(it, (qubes) => qubes.running("work")));
+      const error = yield* Effect.flip(use(it, (qubes) => qubes.power("work")));
       assert.include(error.message, "ConnectionRefusedError");
     }),
   );
@@ -159,11 +167,11 @@ describe("MemoryQubes", () => {
       table.fails = (call) => (call === "start work" ? "no memory" : undefined);
       const error = yield* Effect.gen(function* () {
         const qubes = yield* Qubes;
-        yield* qubes.running("work");
+        yield* qubes.power("work");
         return yield* Effect.flip(qubes.start("work"));
       }).pipe(Effect.provide(memoryQubes(table)));
       assert.strictEqual(error.message, "could not start work: no memory");
-      assert.deepStrictEqual(table.calls, ["running work", "start work"]);
+      assert.deepStrictEqual(table.calls, ["power work", "start work"]);
     }),
   );
 });

@@ -665,12 +665,7 @@ export class World {
         memoryLedger(where.ledger),
         counted("append", "mark", "pin", "pinned", "unfinished"),
       ),
-      through(
-        life,
-        Qubes,
-        memoryQubes(where.table),
-        counted("list", "running", "start", "shutdown"),
-      ),
+      through(life, Qubes, memoryQubes(where.table), counted("list", "power", "start", "shutdown")),
       through(
         life,
         QvmBackup,

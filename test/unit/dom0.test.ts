@@ -223,6 +223,19 @@ describe("a run", () => {
       assert.notInclude(kept.table.calls, "shutdown net");
     }),
   );
+  it.effect("does not wake a destination qube that is paused, and says so", () =>
+    Effect.gen(function* () {
+      const w = world();
+      w.table.qubes.splice(4, 1, aQube("net", 9, { state: "Paused", included: false }));
+      const { code, text } = yield* qbackup(w);
+      assert.strictEqual(code, 3);
+      assert.match(text, /the destination qube net is paused\n.*qvm-unpause net/);
+      assert.strictEqual(w.shelf.calls, 0);
+      assert.strictEqual(w.table.qubes.find(({ name }) => name === "net")?.state, "Paused");
+      assert.notInclude(w.table.calls.join(), "shutdown");
+      assert.lengthOf(w.script.started, 0);
+    }),
+  );
   it.effect.each([
     [["-t", "net", "-p", "/p", "nobody"], 2, /no such qube: nobody/],
     [["-t", "net", "-p", "/p", "wo*"], 2, /no such qube/],

@@ -26,7 +26,7 @@ export type Parsed<R> =
       /** Each flag once as `--name=value`, then `--` and the arguments. */
       readonly args: ReadonlyArray<string>;
       readonly wrong: RunFailed | undefined;
-      /** What stands where a command may stand, and is none: a qube, or a slip. */
+      /** Without a command, the first argument: a qube, or a slip, or a command in the wrong place. */
       readonly word: string | undefined;
     };
 
@@ -173,7 +173,7 @@ export const parse = <R>(
     command,
     args: [...[...given].map(([name, value]) => `--${name}=${value}`), "--", ...positionals],
     wrong,
-    word: named === undefined && first !== undefined && !first.startsWith("-") ? first : undefined,
+    word: named === undefined && !argv.includes("--") ? positionals[0] : undefined,
   };
 };
 

@@ -89,6 +89,8 @@ interface Description {
   readonly exits: Readonly<Partial<Record<keyof typeof exitCodes, string>>>;
 }
 export interface Command<R = unknown> extends Description {
+  /** What is done besides when its command line is refused, and it does not begin. */
+  readonly refused?: Effect.Effect<void, never, R>;
   readonly flags: Flags;
   readonly args: Args;
   /** Its first argument is one of these, where there are any. */
@@ -106,6 +108,7 @@ export const command = <
     readonly flags: F;
     readonly args: A;
     readonly actions?: D;
+    readonly refused?: Effect.Effect<void, never, NoInfer<R>>;
     readonly run: (values: Values<F, A, D>) => Effect.Effect<void, RunFailed, R>;
   },
 ): Command<R> => ({

@@ -12,7 +12,7 @@ import { type Parsed, parse, reworded } from "./argv.ts";
 import { Preamble } from "./call.ts";
 import { toCli } from "./command.ts";
 import { commands } from "./commands.ts";
-import { failed, lastResort } from "./failure.ts";
+import { failed, lastResort, type RunFailed } from "./failure.ts";
 import { commandHelp, programHelp } from "./help.ts";
 import { closeTo, commandMeant } from "./near.ts";
 
@@ -33,7 +33,7 @@ const silent = Layer.mergeAll(
 );
 
 /**
- * A first word that is near to a command and no qube was meant as the command. Where Qubes does not
+ * A first word that is near to a command, or is one, and no qube was meant as the command. Where Qubes does not
  * answer, the run itself will say so.
  */
 const checkWord = Effect.fnUntraced(function* (word: string) {
@@ -42,6 +42,13 @@ const checkWord = Effect.fnUntraced(function* (word: string) {
   const all = yield* Effect.option((yield* Qubes).list);
   if (all._tag === "None" || all.value.some(({ name }) => name === word)) return;
   const shown = printable(word, 40);
+  if (commands.some(({ name }) => name === word)) {
+    return yield* failed(
+      "usage",
+      `no such qube: ${shown}`,
+      `a command comes before its flags: qbackup ${shown} ...`,
+    );
+  }
   const qube = closeTo(
     word,
     all.value.map(({ name }) => name),
@@ -61,11 +68,13 @@ const perform = Effect.fnUntraced(function* <R>({
   word,
   wrong,
 }: Extract<Parsed<R>, { kind: "call" }>) {
-  if (word !== undefined) yield* checkWord(word);
-  if (wrong !== undefined) return yield* wrong;
+  const refuse = (failure: RunFailed) =>
+    Effect.andThen(command.refused ?? Effect.void, Effect.fail(failure));
+  if (word !== undefined) yield* Effect.catch(checkWord(word), refuse);
+  if (wrong !== undefined) return yield* refuse(wrong);
   yield* Cli.runWith(toCli(command), { version })(args).pipe(
     Effect.provide(silent),
-    Effect.mapError((error) => (CliError.isCliError(error) ? reworded(error, command) : error)),
+    Effect.catchIf(CliError.isCliError, (error) => refuse(reworded(error, command))),
   );
 });
 

@@ -479,6 +479,14 @@ export const runCommand = command({
     qubesTimeout: qubesTimeout("qvm-backup"),
   },
   args: { qubes: { label: "VMS", least: 0, most: Infinity } },
+  // A scheduled one has nobody who reads its stderr.
+  refused: Effect.flatMap(Notifier, ({ notify }) =>
+    notify(
+      "critical",
+      `Backup failed (exit code ${exitCodes.usage[0]})`,
+      `${exitCodes.usage[1]}. See: journalctl -t qbackup`,
+    ),
+  ),
   exits: {
     qubes: "Qubes failed: qvm-backup, or the destination qube",
     link: "the link failed and could not be resumed",

@@ -3,11 +3,11 @@ import { NodeServices } from "@effect/platform-node";
 import { assert, describe, it } from "@effect/vitest";
 import { Effect, Layer } from "effect";
 import * as fs from "node:fs";
+import { memoryNotifier, type Notification } from "#layers/MemoryNotifier";
 import { memoryReporter, type Said } from "#layers/MemoryReporter";
 import { Invocation } from "#services/Invocation";
 import { Ledger } from "#services/Ledger";
 import { Locks } from "#services/Locks";
-import { Notifier } from "#services/Notifier";
 import { Qrexec } from "#services/Qrexec";
 import { Qubes, QubesError } from "#services/Qubes";
 import { QvmBackup } from "#services/QvmBackup";
@@ -180,6 +180,7 @@ const cli = Effect.fnUntraced(function* (
   qubes: ReadonlyArray<string> = ["dom0", "vault", "work", "last"],
 ) {
   const said: Said = { lines: [], progress: [] };
+  const notes: Array<Notification> = [];
   let out = "";
   const table = qubes.map((name, qid) => ({
     name,
@@ -204,7 +205,7 @@ const cli = Effect.fnUntraced(function* (
         memoryReporter(said),
         Layer.mock(Ledger, { place: "/state" }),
         Layer.mock(Locks, {}),
-        Layer.mock(Notifier, { notify: () => Effect.void }),
+        memoryNotifier(notes),
         Layer.mock(Qrexec, {}),
         Layer.mock(Qubes, {
           list:
@@ -219,7 +220,7 @@ const cli = Effect.fnUntraced(function* (
       ),
     ),
   );
-  return { code, out, lines: said.lines.map(({ level, text }) => `${level}: ${text}`) };
+  return { code, out, notes, lines: said.lines.map(({ level, text }) => `${level}: ${text}`) };
 });
 
 /** One error, one hint, each a printable line; nothing on stdout; exit 2. */
@@ -318,6 +319,26 @@ describe("what is said of a wrong command line", () => {
   );
 });
 
+it.effect.each([
+  [["--windw=64", "vault"]],
+  [["--window=1", "vault"]],
+  [["-f", "a", "-f", "b"]],
+  [["lst"]],
+  [["--", "vault"]],
+] as const)("a scheduled run that is refused is heard of once: %j", ([args]) =>
+  Effect.map(cli(args), ({ code, notes }) => {
+    assert.strictEqual(code, 2);
+    assert.deepStrictEqual(
+      notes.map(({ urgency }) => urgency),
+      ["critical"],
+    );
+    assert.match(notes[0]!.summary, /exit code 2/);
+  }),
+);
+it.effect("of another command that is refused, nobody hears but who called it", () =>
+  Effect.map(cli(["list", "--windw=64"]), ({ notes }) => assert.deepStrictEqual(notes, [])),
+);
+
 describe("a first word that is no command", () => {
   it.effect.each([
     ["lst", "qbackup list"],
@@ -349,9 +370,29 @@ describe("a first word that is no command", () => {
       assert.include((yield* refusal(["lst"])).hint, '"qbackup list", or the qube last?');
     }),
   );
+  it.effect("flags before it change nothing, but a command stands first", () =>
+    Effect.gen(function* () {
+      assert.strictEqual(
+        (yield* refusal(["-ot", "net", "lst"])).error,
+        "no such qube or command: lst",
+      );
+      assert.deepStrictEqual(yield* refusal(["-t", "net", "list", "x"]), {
+        error: "no such qube: list",
+        hint: "a command comes before its flags: qbackup list ...",
+      });
+      const there = yield* refusal(["-o", "list"], ["list"]);
+      assert.match(there.error, /the destination qube is not set/);
+    }),
+  );
   it.effect("where Qubes does not answer, or it was meant as a qube, nobody is asked", () =>
     Effect.gen(function* () {
-      for (const args of [["lst"], ["run", "lst"], ["-o", "lst"], ["--", "lst"], ["vault", "lst"]])
+      for (const args of [
+        ["lst"],
+        ["run", "lst"],
+        ["-o", "--", "lst"],
+        ["--", "lst"],
+        ["vault", "lst"],
+      ])
         assert.match(
           (yield* refusal(args, args[0] === "lst" ? [] : undefined)).error,
           /the destination qube is not set/,
@@ -511,6 +552,8 @@ describe("one definition of each command", () => {
   );
   it("the README's commands and flags are there", () => {
     const readme = fs.readFileSync("README.md", "utf8");
+    for (const [code, meaning] of Object.values(exitCodes))
+      assert.include(readme.replaceAll("`", ""), `| ${code} | ${meaning} |`);
     const names = commands.map(({ name }) => name);
     const flags = new Set([...every.map(({ name }) => name), "help", "version"]);
     let seen = 0;

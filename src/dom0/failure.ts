@@ -25,13 +25,12 @@ export const failed = (exit: Failure, message: string, hint?: string): RunFailed
 export const unable = (exit: Failure, message: string, hint?: string): RunFailed =>
   new RunFailed({ exit, ...cleaned(message, hint), carrier: true });
 
-/** What to do next where the failure itself has nothing better to say. */
+/** What to do next where the failure itself has nothing better to say; of usage, the command's help. */
 export const lastResort = {
   bug: "report it with this line; what is on the server is not touched by it",
-  usage: "qbackup -h tells what there is",
   qubes: "mend what Qubes says, there or in journalctl -b, and run again",
   link: "see whether the carrier qube has a network and the server answers; then run again",
   refused: "the server's owner can see why",
   integrity: "do not rely on it: look at the carrier qube, ask the server's owner, and run again",
   locked: "wait until the other run is over",
-} as const satisfies { readonly [F in Failure]: string };
+} as const satisfies { readonly [F in Exclude<Failure, "usage">]: string };

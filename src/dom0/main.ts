@@ -84,6 +84,7 @@ export const dom0 = Effect.gen(function* () {
   const reporter = yield* Reporter;
   const print = (data: string) => Effect.ignore(stdout.write(new TextEncoder().encode(data)));
   const parsed = parse(commands, args);
+  const help = line`see "qbackup ${parsed.kind === "call" ? `${parsed.command.name} ` : ""}--help"`;
   const work =
     parsed.kind === "version"
       ? print(`qbackup ${version}\n`)
@@ -95,7 +96,8 @@ export const dom0 = Effect.gen(function* () {
     Effect.catchTag("RunFailed", (error) =>
       Effect.gen(function* () {
         yield* reporter.say("error", error.message);
-        yield* reporter.say("hint", error.hint ?? lastResort[error.exit]);
+        const { exit, hint } = error;
+        yield* reporter.say("hint", hint ?? (exit === "usage" ? help : lastResort[exit]));
         return exitCode(error.exit);
       }),
     ),

@@ -106,6 +106,18 @@ describe.each(shells.map((shell) => [shell.join(" "), shell] as const))("%s", (_
     assert.match(checked.stdout, /^ +60459  vm2\/private\.img\.000\.enc$|vm2\/private\.img\.002/m);
   });
 
+  it.each([["-h"], ["--help"]])("%s: what there is, as data", (flag) => {
+    for (const shell of shells) {
+      const { code, stderr, stdout } = recover(shell, [flag]);
+      assert.deepStrictEqual([code, stderr], [0, ""]);
+      for (const word of ["fetch ACCOUNT@HOST NAME FILE", "check FILE", "PASSPHRASE_FILE"])
+        assert.include(stdout, word);
+      assert.notMatch(stdout, /^#/m);
+      // The rest of the file is no text for people.
+      assert.notInclude(stdout, "umask");
+      assert.strictEqual(recover(shell, []).code, 2);
+    }
+  });
   it("takes of a passphrase what qvm-backup takes", () => {
     const good = sampleFile("tiny");
     const file = path.join(dir, "ended");

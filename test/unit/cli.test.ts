@@ -315,7 +315,10 @@ describe("what is said of a wrong command line", () => {
     [["-t", "net", "-p", "/p", "-f", ".ssh/", "vault"], /prefix/],
     [["list", "-t", "net", "../"], /not the beginning of a name/],
   ] as const)("%j is refused by the command itself", ([args, text]) =>
-    Effect.map(refusal(args), ({ error }) => assert.match(error, text)),
+    Effect.map(refusal(args), ({ error, hint }) => {
+      assert.match(error, text);
+      assert.notInclude(hint, "qbackup -h");
+    }),
   );
 });
 

@@ -7,18 +7,20 @@ DESTDIR =
 PREFIX = /usr
 user =
 store =
-# The recipes that judge them read them from the environment, where a quote in them does no harm.
-export PREFIX user store
+quota =
+sshd_config = /etc/ssh/sshd_config
+# Recipes take them from the environment, where a blank, a quote or a newline in them does no harm.
+export DESTDIR PREFIX user store quota sshd_config
 
-bindir = $(DESTDIR)$(PREFIX)/bin
-unitdir = $(DESTDIR)$(PREFIX)/lib/systemd/system
-policy = $(DESTDIR)/etc/qubes/policy.d/30-qbackup.policy
-template_rpc = $(DESTDIR)/etc/qubes-rpc
-appvm_rpc = $(DESTDIR)/usr/local/etc/qubes-rpc
-mandir = $(DESTDIR)$(PREFIX)/share/man/man1
-completions = $(DESTDIR)$(PREFIX)/share/bash-completion/completions
-profile = $(DESTDIR)/etc/apparmor.d/qbackup-shell
-dropin = $(DESTDIR)/etc/ssh/sshd_config.d/qbackup-$(user).conf
+bindir = "$$DESTDIR$$PREFIX/bin"
+unitdir = "$$DESTDIR$$PREFIX/lib/systemd/system"
+policy = "$$DESTDIR"/etc/qubes/policy.d/30-qbackup.policy
+template_rpc = "$$DESTDIR"/etc/qubes-rpc
+appvm_rpc = "$$DESTDIR"/usr/local/etc/qubes-rpc
+mandir = "$$DESTDIR$$PREFIX/share/man/man1"
+completions = "$$DESTDIR$$PREFIX/share/bash-completion/completions"
+profile = "$$DESTDIR"/etc/apparmor.d/qbackup-shell
+server = @sh install/server.sh
 
 programs = dist/qbackup dist/qubes.BackupCarrier dist/qbackup-shell
 # None where only dist/ was copied to: then there is nothing to build, and no npm is asked for.
@@ -26,14 +28,12 @@ sources = $(wildcard package.json rolldown.config.mjs) \
 	$(shell find src services layers test/standin -name '*.ts' 2>/dev/null)
 tools = node_modules/.bin/rolldown
 
-fill = sed -e 's|@PREFIX@|$(PREFIX)|g' -e 's|@USER@|$(user)|g' -e 's|@STORE@|$(the_store)|g' \
-	-e 's|@STORES@|$(or $(store),/home/*)|g'
-# The account's home where it exists, else where useradd would put it.
-the_store = $(or $(store),$(shell getent passwd '$(user)' 2>/dev/null | cut -d: -f6),/home/$(user))
+# What is filled in has been looked at by then (prefix, stores).
+fill = sed -e "s|@PREFIX@|$$PREFIX|g" -e "s|@STORES@|$${store:-/home/*}|g"
 
 .PHONY: help install build check test test-apparmor test-newcomer bench demo clean dom0 templatevm appvm server server-aa server-sshd \
 	uninstall-dom0 uninstall-templatevm uninstall-appvm uninstall-server uninstall-server-aa \
-	uninstall-server-sshd node words
+	uninstall-server-sshd node prefix
 .NOTPARALLEL:
 
 help:
@@ -42,8 +42,9 @@ help:
 	@echo '  make test | check | demo       the tests | all checks | a backup from end to end, here'
 	@echo '  make test-apparmor | bench     the profile in a virtual machine | measurements'
 	@echo 'As root, on the machine that it is for (see README.md):'
-	@echo '  make server user=NAME          the account and its shell; store=DIR if not its home'
-	@echo '  make server-sshd user=NAME     what sshd lets the account do; store=DIR likewise'
+	@echo '  make server user=NAME          what sshd lets the account do, its shell, the account, its'
+	@echo '                                 identity; store=DIR if not its home, quota=SIZE for a limit'
+	@echo '  make server-sshd user=NAME     the part of it that is for sshd, alone'
 	@echo '  make server-aa                 the AppArmor profile of the shell; store="DIR..." likewise'
 	@echo '  make templatevm                the carrier, for all AppVMs of this TemplateVM'
 	@echo '  make appvm                     the carrier, in this AppVM alone'
@@ -98,68 +99,70 @@ clean:
 
 # The programs start with #!/usr/bin/node, so another node, wherever it lies, does not help.
 node:
-	@[ -n '$(DESTDIR)' ] || /usr/bin/node -e 'process.exit(parseInt(process.versions.node) < 20 ? 1 : 0)' 2>/dev/null || { \
+	@[ -n "$$DESTDIR" ] || /usr/bin/node -e 'process.exit(parseInt(process.versions.node) < 20 ? 1 : 0)' 2>/dev/null || { \
 	  echo 'qbackup: error: there is no node of version 20 or later at /usr/bin/node' >&2; \
 	  echo 'qbackup: hint: dom0: qubes-dom0-update nodejs; Fedora: dnf install nodejs; Debian 13: apt install nodejs; Debian 12: see README.md' >&2; exit 1; }
 
 # What is filled into configuration files must mean there what it says.
-words:
-	@printf '%s\n' "$$user" | grep -Eqx '[a-z_][a-z0-9_-]{0,31}' || { \
-	  echo 'qbackup: error: say which account: user=NAME' >&2; exit 1; }
-	@printf '%s\n' "$$store" "$$PREFIX" | grep -Evx '|/[A-Za-z0-9._+@/-]*' | grep -q . && { \
-	  echo 'qbackup: error: store and PREFIX must be absolute paths of plain characters' >&2; exit 1; } || :
+prefix:
+	$(server) prefix
 
-dom0: node dist/qbackup
+dom0: prefix node dist/qbackup
 	install -D -m 755 dist/qbackup $(bindir)/qbackup
+	install -D -m 755 install/qbackup-recover $(bindir)/qbackup-recover
 	install -D -m 644 install/30-qbackup.policy $(policy)
 	install -D -m 644 install/qbackup.1 $(mandir)/qbackup.1
 	install -D -m 644 install/qbackup.bash $(completions)/qbackup
 	mkdir -p $(unitdir)
-	$(fill) 'install/qbackup@.service' > '$(unitdir)/qbackup@.service'
-	install -m 644 'install/qbackup@.timer' '$(unitdir)/qbackup@.timer'
-	chmod 644 '$(unitdir)/qbackup@.service'
+	$(fill) 'install/qbackup@.service' > $(unitdir)/'qbackup@.service'
+	install -m 644 'install/qbackup@.timer' $(unitdir)/'qbackup@.timer'
+	chmod 644 $(unitdir)/'qbackup@.service'
 
-uninstall-dom0:
-	rm -f $(bindir)/qbackup $(policy) $(mandir)/qbackup.1 $(completions)/qbackup '$(unitdir)/qbackup@.service' '$(unitdir)/qbackup@.timer'
+uninstall-dom0: prefix
+	@[ -n "$$DESTDIR" ] || systemctl list-unit-files --no-legend --state=enabled 'qbackup@*.timer' 2>/dev/null | \
+	  sed 's/^\([^ ]*\).*/first: systemctl disable --now \1/'
+	rm -f $(bindir)/qbackup $(bindir)/qbackup-recover $(policy) $(mandir)/qbackup.1 $(completions)/qbackup \
+	  $(unitdir)/'qbackup@.service' $(unitdir)/'qbackup@.timer'
+	@[ -n "$$DESTDIR" ] || { \
+	  echo 'To bring that into force: systemctl daemon-reload'; \
+	  echo 'Left as they are: timers that were enabled (/etc/systemd/system/timers.target.wants/qbackup@*),'; \
+	  echo '  lines in crontab -e and /etc/cron.d, the ledger and the keys in ~/.local/state/qbackup,'; \
+	  echo '  ~/.qbackup-passphrase, and the settings in ~/.bashrc'; }
 
 templatevm: node dist/qubes.BackupCarrier
 	install -D -m 755 dist/qubes.BackupCarrier $(template_rpc)/qubes.BackupCarrier
 
 uninstall-templatevm:
 	rm -f $(template_rpc)/qubes.BackupCarrier
+	@[ -n "$$DESTDIR" ] || echo 'Gone from its AppVMs once this TemplateVM is shut down and they start again; SSH_CONN and the ssh key are left there.'
 
 appvm: node dist/qubes.BackupCarrier
 	install -D -m 755 dist/qubes.BackupCarrier $(appvm_rpc)/qubes.BackupCarrier
 
 uninstall-appvm:
 	rm -f $(appvm_rpc)/qubes.BackupCarrier
+	@[ -n "$$DESTDIR" ] || echo 'Left as they are: SSH_CONN in ~/.bashrc, and the ssh key.'
 
-server: words node dist/qbackup-shell
-	install -D -m 755 dist/qbackup-shell $(bindir)/qbackup-shell
-	@[ -n '$(DESTDIR)' ] || sh install/server.sh account '$(user)' '$(PREFIX)/bin/qbackup-shell' '$(store)'
+server: node dist/qbackup-shell
+	$(server) server
 
 uninstall-server:
-	rm -f $(bindir)/qbackup-shell
-	@echo 'Accounts and their archives are left as they are.'
+	$(server) uninstall
 
-server-sshd: words
-	mkdir -p $(dir $(dropin))
-	$(fill) install/sshd.conf > $(dropin)
-	chmod 644 $(dropin)
-	@[ -n '$(DESTDIR)' ] || sh install/server.sh sshd_check '$(dropin)'
+server-sshd:
+	$(server) sshd_only
 
-uninstall-server-sshd: words
-	rm -f $(dropin)
+uninstall-server-sshd:
+	$(server) uninstall_sshd
 
 server-aa:
-	@printf '%s\n' "$$store" "$$PREFIX" | grep -Evx '|/[A-Za-z0-9._+@/* -]*' | grep -q . && { \
-	  echo 'qbackup: error: store and PREFIX must be absolute paths of plain characters' >&2; exit 1; } || :
-	mkdir -p $(dir $(profile))
+	$(server) stores
+	mkdir -p "$$DESTDIR"/etc/apparmor.d
 	$(fill) apparmor/qbackup-shell > $(profile)
 	chmod 644 $(profile)
-	@[ -n '$(DESTDIR)' ] || if [ -d /sys/kernel/security/apparmor ]; then apparmor_parser -r '$(profile)'; \
+	@[ -n "$$DESTDIR" ] || if [ -d /sys/kernel/security/apparmor ]; then apparmor_parser -r $(profile); \
 	  else echo 'warning: this kernel runs without AppArmor; the profile is not in force' >&2; fi
 
 uninstall-server-aa:
-	@[ -n '$(DESTDIR)' ] || [ ! -d /sys/kernel/security/apparmor ] || [ ! -e '$(profile)' ] || apparmor_parser -R '$(profile)'
+	@[ -n "$$DESTDIR" ] || [ ! -d /sys/kernel/security/apparmor ] || [ ! -e $(profile) ] || apparmor_parser -R $(profile)
 	rm -f $(profile)

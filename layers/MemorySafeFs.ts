@@ -138,6 +138,8 @@ export class Disk {
   capacity = Number.MAX_SAFE_INTEGER;
   /** Does it know hard links? */
   links = true;
+  /** The uid that owns all of it. */
+  owner = 1000;
   #off = false;
   /** Handles of before a crash are of no use after it. */
   generation = 0;
@@ -272,11 +274,12 @@ export class Disk {
   }
 }
 
-const entry = (node: Node): Entry => ({
+const entry = (disk: Disk, node: Node): Entry => ({
   kind: node.kind,
   size: node.kind === "file" ? node.now.size : 0,
   links: node.links,
   modified: node.modified,
+  owner: disk.owner,
   device: 1,
 });
 
@@ -311,7 +314,7 @@ const file = (disk: Disk, node: FileNode, name: string, writes: boolean): File =
       }),
     );
   return {
-    stat: Effect.sync(() => entry(node)),
+    stat: Effect.sync(() => entry(disk, node)),
     read: (into, at) =>
       Effect.map(enter("read", { at, bytes: into.length }), () => {
         const bytes = node.now.view().subarray(at, at + into.length);
@@ -366,7 +369,7 @@ const directory = (disk: Disk, node: DirectoryNode, path: string): Directory => 
     return directory(disk, found, below(path, name));
   });
   const here: Directory = {
-    self: Effect.as(alive, entry(node)),
+    self: Effect.as(alive, entry(disk, node)),
     directory: openDirectory,
     ensure: Effect.fnUntraced(function* (name: string, mode: number) {
       if (!node.entries.has(component(name))) {
@@ -398,7 +401,11 @@ const directory = (disk: Disk, node: DirectoryNode, path: string): Directory => 
       }
       return file(disk, found, below(path, name), access === "write");
     }),
-    stat: (name) => Effect.andThen(alive, Effect.map(lookup(name), entry)),
+    stat: (name) =>
+      Effect.andThen(
+        alive,
+        Effect.map(lookup(name), (found) => entry(disk, found)),
+      ),
     names: Effect.andThen(
       alive,
       Effect.sync(() => [...node.entries.keys()]),

@@ -79,6 +79,7 @@ const entry = (stat: fs.Stats): Entry => ({
   size: stat.size,
   links: stat.nlink,
   modified: stat.mtimeMs,
+  owner: stat.uid,
   device: stat.dev,
 });
 

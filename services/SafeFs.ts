@@ -31,6 +31,8 @@ export interface Entry {
   readonly size: number;
   readonly links: number;
   readonly modified: number;
+  /** The uid of its owner. */
+  readonly owner: number;
   /** The device it lies on; hard links do not cross devices. */
   readonly device: number;
 }

@@ -1,4 +1,5 @@
 /** qbackup-shell, the login shell or forced command of a backup account: the program and its layers. */
+import "#layers/NoDebugger";
 import * as Effect from "effect/Effect";
 import * as Layer from "effect/Layer";
 import { nodeInvocation } from "#layers/NodeInvocation";

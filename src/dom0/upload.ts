@@ -82,7 +82,7 @@ const compareServer = Effect.fnUntraced(function* (destination: string, server: 
   return yield* failed(
     "integrity",
     `the server's key changed: it was ${fingerprint(pinned)}, now it is ${fingerprint(server)}`,
-    `ask the server's owner what \`qbackup-shell identity\` prints there; only if it is the new key, remove the line of ${destination} from ${ledger.place}/known_servers`,
+    `ask the server's owner what \`runuser -u ACCOUNT -- /usr/bin/qbackup-shell identity --root STORE\` prints there, as root; only if it is the new key, remove the line of ${destination} from ${ledger.place}/known_servers`,
   );
 });
 
@@ -100,7 +100,10 @@ export const checkServer = Effect.fnUntraced(function* (destination: string, ser
     "info",
     line`first contact: pinned the server behind ${destination}, ${fingerprint(server)}`,
   );
-  yield* reporter.say("hint", "compare it with what `qbackup-shell identity` prints on the server");
+  yield* reporter.say(
+    "hint",
+    "compare it with what `make server` printed, or `runuser -u ACCOUNT -- /usr/bin/qbackup-shell identity --root STORE` prints there, as root",
+  );
 });
 
 /** A name beside one that is taken: six digits of the session, before the `.backup` that it ends in. */

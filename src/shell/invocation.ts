@@ -1,36 +1,44 @@
 /**
  * Who called, and for what: argv and SSH_ORIGINAL_COMMAND become one value, or a refusal.
  *
- * As login shell sshd gives us `-c COMMAND`, the client's own words. Under a forced command the
- * words are in SSH_ORIGINAL_COMMAND, and argv is the administrator's. Where both are, the words after
- * `-c` are the administrator's option line. What is none of these is refused.
+ * Only a forced command is served. Its client's words are in SSH_ORIGINAL_COMMAND, and argv is the
+ * administrator's: the options themselves, or, where this program is also the login shell, `-c` and
+ * the option line. A login shell without a forced command gets `-c` and the client's own words: then
+ * sshd would also let the client signal this process (SIGUSR1 opens node's debugger), forward ports
+ * and use sftp, so nothing is served.
+ *
+ * sshd sets SSH_ORIGINAL_COMMAND itself, and over what a client sent. Without a forced command, and
+ * with an AcceptEnv that takes it, a client could set it: such an sshd takes NODE_OPTIONS too, and
+ * nothing that a program checks for itself would help.
  */
 import { isName, type Name } from "#src/wire/names";
-import {
-  isWireCommand,
-  lineLimit,
-  parseCommand,
-  type Refusal,
-  type Request,
-} from "#src/wire/request";
+import type { Code } from "#src/wire/reply";
+import { isWireCommand, lineLimit, parseCommand, type Request } from "#src/wire/request";
 
 export interface Options {
   /** The store; undefined is the account's home. */
   readonly root?: string;
   /** Bytes that the store may hold, uploads included. */
   readonly quota?: number;
+  /** Refuse a store without an identity; otherwise the first upload makes one. */
+  readonly noInit?: true;
 }
 
 export type Call =
   | { readonly kind: "request"; readonly request: Request; readonly options: Options }
   /** The bare form, a path alone: standard input is the archive. */
   | { readonly kind: "bare"; readonly name: Name; readonly options: Options }
-  | { readonly kind: "identity"; readonly options: Options }
+  /** On the server itself: show the identity; `init` makes it where there is none. */
+  | { readonly kind: "identity" | "init"; readonly options: Options }
   | { readonly kind: "help" | "version" | "login" }
   /** `wire`: the client speaks the wire, so it is told on standard output too. */
-  | { readonly kind: "refused"; readonly refusal: Refusal; readonly wire: boolean };
+  | {
+      readonly kind: "refused";
+      readonly refusal: { readonly code: Code; readonly message: string };
+      readonly wire: boolean;
+    };
 
-const refused = (code: Refusal["code"], message: string, wire = false): Call => ({
+const refused = (code: Code, message: string, wire = false): Call => ({
   kind: "refused",
   refusal: { code, message },
   wire,
@@ -57,8 +65,13 @@ const isRoot = (text: string): boolean =>
 
 const parseOptions = (words: ReadonlyArray<string>): Options | undefined => {
   let options: Options = {};
-  for (let i = 0; i < words.length; i += 2) {
-    const [option, value = ""] = words.slice(i, i + 2);
+  const rest = [...words];
+  for (let option = rest.shift(); option !== undefined; option = rest.shift()) {
+    if (option === "--no-init" && options.noInit === undefined) {
+      options = { ...options, noInit: true };
+      continue;
+    }
+    const value = rest.shift() ?? "";
     if (option === "--root" && options.root === undefined && isRoot(value)) {
       options = { ...options, root: value };
     } else if (option === "--quota" && options.quota === undefined) {
@@ -70,7 +83,7 @@ const parseOptions = (words: ReadonlyArray<string>): Options | undefined => {
   return options;
 };
 
-/** `[/abs/path/]qbackup-shell [--root DIR] [--quota SIZE]`, single spaces. */
+/** `[/abs/path/]qbackup-shell [--root DIR] [--quota SIZE] [--no-init]`, single spaces. */
 const parseOptionLine = (line: string): Options | undefined => {
   const [program = "", ...words] = line.split(" ");
   return /^(?:\/(?:[A-Za-z0-9._+-]+\/)*)?qbackup-shell$/.test(program)
@@ -98,6 +111,11 @@ const parseRequest = (command: string, options: Options): Call => {
   return { kind: "bare", name: command, options };
 };
 
+const unforced =
+  "nothing is served: sshd forces no command on this account; on the server, as root: make server user=ACCOUNT";
+const ownerOnly =
+  "this account's login shell runs no commands; as root: runuser -u ACCOUNT -- /usr/bin/qbackup-shell identity --root STORE";
+
 /** `original` is SSH_ORIGINAL_COMMAND. */
 export const parseInvocation = (
   args: ReadonlyArray<string>,
@@ -111,7 +129,10 @@ export const parseInvocation = (
     const line = parseOptionLine(second);
     if (original === undefined) {
       // A forced command, but the client asked for none.
-      return line === undefined ? parseRequest(second, {}) : { kind: "login" };
+      if (line !== undefined) return { kind: "login" };
+      return /^\S*qbackup-shell (?:identity|init)\b/.test(second)
+        ? refused("bad-request", ownerOnly)
+        : refused("not-permitted", unforced, isWireCommand(second));
     }
     return line === undefined
       ? refused("bad-request", "the forced command is not qbackup-shell with its options")
@@ -120,10 +141,11 @@ export const parseInvocation = (
   if (original === undefined) {
     if (args.length === 1 && (first === "--help" || first === "-h")) return { kind: "help" };
     if (args.length === 1 && first === "--version") return { kind: "version" };
-    if (first === "identity") {
+    if (first === "identity" || first === "init") {
       const options = parseOptions(args.slice(1));
-      if (options !== undefined && options.quota === undefined)
-        return { kind: "identity", options };
+      if (options !== undefined && options.quota === undefined && options.noInit === undefined) {
+        return { kind: first, options };
+      }
     }
   }
   const options = parseOptions(args);

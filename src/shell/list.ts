@@ -3,7 +3,7 @@ import { DateTime, Effect, type Scope } from "effect";
 import type { Directory, Entry, SafeFsError } from "#services/SafeFs";
 import { Walk } from "#src/archive/walk";
 import { signatureHolds } from "#src/wire/keys";
-import { parseReceipt, receiptDiffers, type Record } from "#src/wire/manifest";
+import { parseManifest, parseReceipt, receiptDiffers, type Record } from "#src/wire/manifest";
 import { isName, isPrefix, manifestSuffix, type Name } from "#src/wire/names";
 import type { Reply } from "#src/wire/reply";
 import type { LinkLost } from "./failure.ts";
@@ -24,9 +24,12 @@ const isArchive = Effect.fnUntraced(function* (directory: Directory, base: strin
   return n === firstBytes && new Walk().push(bytes) === undefined;
 }, Effect.scoped);
 
-/** What the record says, as far as the server's own signature or its own count backs it. */
+/**
+ * What the record says, as far as the server's own signature or its own count backs it. Where this
+ * account may not read the identity, the key that an archive's manifest names has to do.
+ */
 const vouched = (
-  { key }: Store,
+  { key, sealed }: Store,
   name: Name,
   size: number,
   record: Record,
@@ -39,9 +42,10 @@ const vouched = (
   }
   const said = parseReceipt(receipt);
   if (said === undefined) return undefined;
+  const server = sealed ? parseManifest(manifest)?.server : key?.server;
   const verified =
-    key !== undefined &&
-    signatureHolds(key.server, receipt, receiptSignature) &&
+    server !== undefined &&
+    signatureHolds(server, receipt, receiptSignature) &&
     receiptDiffers(said, manifest) === undefined &&
     said.name === name &&
     said.size === size;

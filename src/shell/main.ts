@@ -3,17 +3,18 @@ import { Cause, Effect } from "effect";
 import { Invocation } from "#services/Invocation";
 import type { Locks } from "#services/Locks";
 import { Reporter } from "#services/Reporter";
-import type { SafeFs } from "#services/SafeFs";
+import { SafeFs } from "#services/SafeFs";
 import { exitCode } from "#src/wire/exit";
-import { fingerprint } from "#src/wire/keys";
+import { fingerprint, type SigningKey } from "#src/wire/keys";
 import { printable } from "#src/wire/names";
 import { line } from "#src/wire/shown";
 import { version } from "#src/wire/version";
 import { bare } from "./bare.ts";
-import { exitOf, type Failure, type LinkLost, Refused, refusalOf } from "./failure.ts";
+import { exitOf, type Failure, type LinkLost, Refused, refusalOf, refuse } from "./failure.ts";
 import { help } from "./help.ts";
 import { type Call, type Options, parseInvocation } from "./invocation.ts";
-import { keepKey, openForReading, openForWriting } from "./store.ts";
+import { commands } from "./accounts.ts";
+import { keepKey, openForReading, openForWriting, readIdentity } from "./store.ts";
 import { handlerOf } from "./verbs.ts";
 import { makeVoice, type Voice } from "./voice.ts";
 
@@ -51,11 +52,31 @@ const answered = <R>(work: Effect.Effect<void, Failure, R>, voice: Voice | undef
     );
   });
 
-const identity = Effect.fnUntraced(function* (options: Options) {
-  const store = yield* openForWriting(options.root);
+const show = ({ server }: SigningKey) =>
+  print(`fingerprint ${fingerprint(server)}\nkey         ${server}\n`);
+
+/** Shows the identity of a store, and makes none: the key of another place would look as good. */
+const identity = Effect.fnUntraced(function* ({ root }: Options) {
+  const home = (yield* Invocation).env["HOME"] ?? "the home of this account";
+  const place = printable(`${root ?? home}/.qbackup`, 200);
+  const missing = (message: string) => refuse("not-found", message);
+  if (root === undefined) {
+    const { owner } = yield* (yield* (yield* SafeFs).root(undefined)).self;
+    if (owner === 0) return yield* missing(`${place} is no backup account's: it is root's`);
+  }
+  const key = yield* readIdentity(root).pipe(
+    Effect.catchTag("SafeFsError", ({ reason }) =>
+      missing(`there is no identity to be read in ${place} (${reason})`),
+    ),
+  );
+  yield* key === undefined ? missing(`there is no identity in ${place}`) : show(key);
+});
+
+/** Makes the identity of a new store; one that there is stays as it is. */
+const init = Effect.fnUntraced(function* ({ root }: Options) {
+  const store = yield* openForWriting(root === undefined ? {} : { root });
   yield* keepKey(store);
-  const { key } = store;
-  yield* print(`fingerprint ${fingerprint(key.server)}\nkey         ${key.server}\n`);
+  yield* show(store.key);
 });
 
 const print = Effect.fnUntraced(function* (text: string) {
@@ -74,26 +95,31 @@ const run = (call: Call) =>
         const message = "this account keeps backups; there is no shell to log in to";
         return yield* answered(new Refused({ code: "bad-request", message }), undefined);
       }
-      case "identity":
-        return yield* answered(identity(call.options), undefined);
+      case "identity": {
+        const code = yield* answered(identity(call.options), undefined);
+        if (code !== exitCode("done")) yield* (yield* Reporter).say("hint", yield* commands);
+        return code;
+      }
+      case "init":
+        return yield* answered(init(call.options), undefined);
       case "refused":
         return yield* answered(new Refused(call.refusal), call.wire ? yield* makeVoice : undefined);
       case "bare":
         return yield* answered(
-          Effect.flatMap(openForWriting(call.options.root), (store) =>
+          Effect.flatMap(openForWriting(call.options), (store) =>
             bare(call.name, store, call.options.quota),
           ),
           undefined,
         );
       case "request": {
         const voice = yield* makeVoice;
-        const { quota, root } = call.options;
+        const { quota } = call.options;
         const handler = handlerOf(call.request.verb);
         const work = handler.writes
-          ? Effect.flatMap(openForWriting(root), (store) =>
+          ? Effect.flatMap(openForWriting(call.options), (store) =>
               handler.run(call.request, { store, voice, quota }),
             )
-          : Effect.flatMap(openForReading(root), (store) =>
+          : Effect.flatMap(openForReading(call.options), (store) =>
               handler.run(call.request, { store, voice, quota }),
             );
         return yield* answered(work, voice);

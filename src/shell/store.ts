@@ -3,7 +3,7 @@
  * server's own: `incoming/` has the uploads (SESSION its bytes, SESSION.digests the SHA-256 of each
  * block), `digests/` those digests for as long as the archive is kept, `identity` the private key.
  */
-import { Effect, type Scope } from "effect";
+import { Effect, Result, type Scope } from "effect";
 import { type Directory, type Entry, type File, SafeFs, type SafeFsError } from "#services/SafeFs";
 import { Invocation } from "#services/Invocation";
 import { trailerLimit } from "#src/wire/frames";
@@ -16,6 +16,8 @@ import { type Refused, refuse } from "./failure.ts";
 export interface Store {
   readonly root: Directory;
   readonly key: SigningKey | undefined;
+  /** There is an identity, and it cannot be read: nothing can be signed, but all of it can be read. */
+  readonly sealed: boolean;
 }
 export interface WritableStore extends Store {
   readonly own: Directory;
@@ -49,7 +51,7 @@ export const clear = (directory: Directory, name: string): Effect.Effect<void, S
   Effect.asVoid(whereFound(directory.remove(name)));
 
 /** The whole file, or undefined where it has more than `limit` bytes. */
-const readText = Effect.fnUntraced(function* (file: File, limit: number) {
+export const readText = Effect.fnUntraced(function* (file: File, limit: number) {
   const { size } = yield* file.stat;
   if (size > limit) return undefined;
   const bytes = new Uint8Array(size);
@@ -74,6 +76,11 @@ const readKey = Effect.fnUntraced(function* (
   return key === undefined ? yield* noKey : { key, pem };
 });
 const noKey = refuse("internal", "the file with the server's identity holds no key");
+const empty = refuse("internal", "the store is empty: is its disk mounted?");
+const gone = refuse(
+  "internal",
+  "the store has lost its identity: put .qbackup/identity back from a copy of the store",
+);
 
 /** Under a name of its own first, so that whoever sees `identity` sees all of it. */
 const makeKey = Effect.fnUntraced(function* (own: Directory, incoming: Directory) {
@@ -101,29 +108,71 @@ const makeKey = Effect.fnUntraced(function* (own: Directory, incoming: Directory
 export const keepKey = ({ own, root }: WritableStore): Effect.Effect<void, SafeFsError> =>
   Effect.andThen(own.sync, root.sync);
 
-export const openForReading = Effect.fnUntraced(function* (
-  path: string | undefined,
-): Effect.fn.Return<Store, Refused | SafeFsError, SafeFs | Scope.Scope> {
+/** What an open store is asked for, as the options say it. */
+export interface Opening {
+  readonly root?: string;
+  readonly noInit?: true;
+}
+
+/** Nothing here needs the private key, so nothing fails for want of it. */
+export const openForReading = Effect.fnUntraced(function* ({
+  noInit,
+  root: path,
+}: Opening): Effect.fn.Return<Store, Refused | SafeFsError, SafeFs | Scope.Scope> {
   const root = yield* (yield* SafeFs).root(path);
-  const own = yield* whereFound(root.directory(".qbackup"));
-  return { root, key: own === undefined ? undefined : (yield* readKey(own))?.key };
+  const own = yield* Effect.result(whereFound(root.directory(".qbackup")));
+  if (Result.isFailure(own)) return { root, key: undefined, sealed: true };
+  if (own.success === undefined) {
+    return noInit ? yield* empty : { root, key: undefined, sealed: false };
+  }
+  const key = yield* Effect.result(readKey(own.success));
+  return Result.isFailure(key)
+    ? { root, key: undefined, sealed: true }
+    : { root, key: key.success?.key, sealed: false };
 });
 
-export const openForWriting = Effect.fnUntraced(function* (
-  path: string | undefined,
-): Effect.fn.Return<WritableStore, Refused | SafeFsError, SafeFs | Invocation | Scope.Scope> {
+/** The identity as it is, or undefined: made by nobody here. */
+export const readIdentity = Effect.fnUntraced(function* (path: string | undefined) {
   const root = yield* (yield* SafeFs).root(path);
+  const own = yield* whereFound(root.directory(".qbackup"));
+  return own === undefined ? undefined : (yield* readKey(own))?.key;
+});
+
+export const openForWriting = Effect.fnUntraced(function* ({
+  noInit,
+  root: path,
+}: Opening): Effect.fn.Return<
+  WritableStore,
+  Refused | SafeFsError,
+  SafeFs | Invocation | Scope.Scope
+> {
+  const root = yield* (yield* SafeFs).root(path);
+  if (noInit) {
+    // Before anything is made: this may be the bare directory that the store's disk belongs on.
+    const there = yield* whereFound(root.directory(".qbackup"));
+    if (there === undefined) return yield* empty;
+    if ((yield* find(there, identity)) === undefined) return yield* gone;
+  }
   const own = yield* root.ensure(".qbackup", 0o700);
   const incoming = yield* own.ensure("incoming", 0o700);
   const digests = yield* own.ensure("digests", 0o700);
   let found = yield* readKey(own);
   if (found === undefined) {
+    if (noInit) return yield* gone;
     yield* makeKey(own, incoming);
     found = yield* readKey(own);
   }
   if (found === undefined) return yield* noKey;
   const { key, pem } = found;
-  return { root, own, incoming, digests, key, lockKey: (what) => lockKey(pem, what) };
+  return {
+    root,
+    own,
+    incoming,
+    digests,
+    key,
+    sealed: false,
+    lockKey: (what) => lockKey(pem, what),
+  };
 });
 
 /** Where an archive lies, or will: its directory, held open, and the two names in it. */

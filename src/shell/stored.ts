@@ -6,7 +6,7 @@ import { blockSize } from "#src/wire/frames";
 import { parseManifest, parseReceipt, type Record } from "#src/wire/manifest";
 import type { Name } from "#src/wire/names";
 import { type Refused, refuse } from "./failure.ts";
-import { locate, readRecord, type Store, whereFound } from "./store.ts";
+import { locate, readRecord, type Store } from "./store.ts";
 
 export interface Stored {
   readonly file: File;
@@ -75,8 +75,11 @@ export const treeOf = Effect.fnUntraced(function* (store: Store, stored: Stored)
   const { record, said } = stored;
   const session =
     typeof record?.manifest === "string" ? parseManifest(record.manifest)?.session : undefined;
+  // They only save time: where they cannot be read, the bytes can.
   const kept =
-    session === undefined ? undefined : yield* whereFound(keptDigests(store.root, session, blocks));
+    session === undefined
+      ? undefined
+      : yield* Effect.orElseSucceed(keptDigests(store.root, session, blocks), () => undefined);
   if (kept !== undefined) {
     const levels = treeLevels(kept);
     const root = Buffer.from(levels.at(-1)!).toString("hex");

@@ -267,11 +267,19 @@ const wellBehavedAlice = async () => {
   const put = `qbackup/1 put a.backup ${session}`;
   connect("alice");
 
-  await step('alice (login shell): identity, as "make server" asks for it', async () => {
-    const options = { uid: 1001, gid: 1001, env: { HOME: "/home/alice" }, timeout: limit };
-    const text = execFileSync(shell, ["identity", "--root", "/home/alice"], options).toString();
-    must(text.startsWith("fingerprint qbackup:"), text);
-  });
+  for (const [account, uid] of [
+    ["alice", 1001],
+    ["carol", 1003],
+  ] as const) {
+    await step(`${account}: init and identity, as "make server" asks for them`, async () => {
+      const home = `/home/${account}`;
+      const options = { uid, gid: uid, env: { HOME: home }, timeout: limit };
+      const made = execFileSync(shell, ["init", "--root", home], options).toString();
+      must(made.startsWith("fingerprint qbackup:"), made);
+      const shown = execFileSync(shell, ["identity", "--root", home], options).toString();
+      must(shown === made, shown);
+    });
+  }
   await step("alice: two connections for one upload, the first steps down", async () => {
     const first = new Session("alice", put, true);
     must((await first.expect("ready"))["offset"] === 0, "something was there already");
@@ -347,7 +355,7 @@ const wellBehavedAlice = async () => {
 const wellBehavedOthers = async () => {
   for (const [account, how] of [
     ["bob", "forced command, with a quota"],
-    ["carol", 'login shell, "make server-sshd"'],
+    ["carol", 'login shell, "make server"'],
   ] as const) {
     connect(account);
     await step(`${account} (${how}): put`, async () => {

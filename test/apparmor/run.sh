@@ -134,7 +134,7 @@ for part in abi abstractions tunables; do cp -R "/etc/apparmor.d/$part" "$root/e
 mkdir -p "$work/tree/dist"
 cp -R Makefile install apparmor "$work/tree/"
 cp dist/qbackup-shell "$work/tree/dist/"
-for target in 'server user=carol' 'server-sshd user=carol' server-aa; do
+for target in 'server user=carol' server-aa; do
 	# shellcheck disable=SC2086
 	make --silent -C "$work/tree" DESTDIR="$root" $target
 done
@@ -175,7 +175,7 @@ echo '127.0.0.1 localhost' >"$root/etc/hosts"
 ssh-keygen -q -t ed25519 -N '' -C '' -f "$root/etc/ssh/host_key"
 ssh-keygen -q -t ed25519 -N '' -C '' -f "$root/test/key"
 echo "127.0.0.1 $(cat "$root/etc/ssh/host_key.pub")" >"$root/test/known_hosts"
-cp "$root/test/key.pub" "$root/etc/ssh/keys/alice"
+echo "restrict,command=\"/usr/bin/qbackup-shell\" $(cat "$root/test/key.pub")" >"$root/etc/ssh/keys/alice"
 cp "$root/test/key.pub" "$root/etc/ssh/keys/carol"
 echo "restrict,command=\"/usr/bin/qbackup-shell --root /home/bob --quota 1G\" $(cat "$root/test/key.pub")" \
 	>"$root/etc/ssh/keys/bob"

@@ -1,5 +1,5 @@
 /** The built programs, all three, with a real FIFO, a real sshd, real signals and real kills. */
-import { execFileSync } from "node:child_process";
+import { execFileSync, spawn } from "node:child_process";
 import { assert, describe, it } from "vitest";
 import * as fs from "node:fs";
 import * as os from "node:os";
@@ -305,7 +305,7 @@ describe("the forms of the tool before this one", () => {
   });
 });
 
-describe.each([...(isRoot ? (["login-shell", "both"] as const) : []), "forced-command"] as const)(
+describe.each([...(isRoot ? (["both"] as const) : []), "forced-command"] as const)(
   "an account whose shell comes as %s",
   (as) => {
     it("takes a backup, answers list, and does nothing else", async () => {
@@ -339,3 +339,57 @@ describe.each([...(isRoot ? (["login-shell", "both"] as const) : []), "forced-co
     });
   },
 );
+
+describe.skipIf(!isRoot)("a login shell without a forced command", () => {
+  it("serves nothing, in one line that says what is missing", async () => {
+    const w = await setUp({ as: "login-shell" });
+    for (const command of [
+      "qbackup/1 list",
+      `qbackup/1 put a.backup ${"0".repeat(32)}`,
+      "a.backup",
+      "id",
+      "qbackup-shell identity",
+      "qbackup-shell --root /tmp",
+    ]) {
+      const ran = await w.ssh(command, Buffer.from("x".repeat(20_480)));
+      assert.include([2, 5], ran.code, command);
+      assert.match(ran.stderr, /^qbackup-shell: error: [^\n]+\n$/, command);
+      if (command.startsWith("qbackup/1 ")) {
+        assert.match(ran.stderr, /sshd forces no command on this account; .*make server user=/);
+        assert.match(ran.stdout, /^\n\{"type":"error","code":"not-permitted",[^\n]*\}\n$/);
+      } else assert.strictEqual(ran.stdout, "");
+    }
+    assert.deepStrictEqual(fs.readdirSync(w.server.store), []);
+    const run = await w.run("work");
+    assert.strictEqual(run.code, 5, run.stderr);
+    assert.match(run.stderr, /sshd forces no command on this account/);
+    assert.deepStrictEqual(fs.readdirSync(w.server.store), []);
+  });
+});
+
+describe("a debugger", () => {
+  it("is opened by no signal", async () => {
+    const dir = fs.mkdtempSync(path.join(os.tmpdir(), "qbackup-usr1-"));
+    const child = spawn(dist("qbackup-shell"), ["--root", dir], {
+      env: { ...process.env, SSH_ORIGINAL_COMMAND: `qbackup/1 put a.backup ${"0".repeat(32)}` },
+    });
+    try {
+      let said = "";
+      child.stdout.on("data", (bytes: Buffer) => (said += bytes.toString()));
+      let told = "";
+      child.stderr.on("data", (bytes: Buffer) => (told += bytes.toString()));
+      await until("it is ready", () => said.includes('"ready"'));
+      child.kill("SIGUSR1");
+      // Ten turns: node's own debugger would have said where it listens by then.
+      for (let turn = 1; turn <= 10; turn++) {
+        child.stdin.write(Buffer.from("80000000", "hex"));
+        await until("it answers", () => said.split('"alive"').length > turn);
+      }
+      assert.strictEqual(told, "");
+      assert.isNull(child.exitCode);
+    } finally {
+      child.kill("SIGKILL");
+      fs.rmSync(dir, { recursive: true, force: true });
+    }
+  });
+});

@@ -372,7 +372,6 @@ const stage = async (as: ServerOptions["as"]): Promise<Stage> => {
         "PermitUserRC yes",
         "PermitUserEnvironment yes",
       ];
-      if (as === "login-shell") return trusting.join("\n");
       const stageDir = path.join(dir, "stage");
       execFileSync(
         "make",
@@ -386,12 +385,16 @@ const stage = async (as: ServerOptions["as"]): Promise<Stage> => {
         ],
         { cwd: repository, stdio: "pipe" },
       );
-      const dropIn = path.join(stageDir, `etc/ssh/sshd_config.d/qbackup-${account}.conf`);
+      const dropIn = path.join(stageDir, `etc/ssh/sshd_config.d/00-qbackup-${account}.conf`);
       return [...trusting, fs.readFileSync(dropIn, "utf8")].join("\n");
     },
   });
   servers.push(server);
   const { store } = server;
+  // As "make server" does it; the drop-in lets no upload make an identity.
+  const init = [shell, "init", "--root", store];
+  if (isRoot) execFileSync("runuser", ["-u", server.account, "--", ...init], { stdio: "pipe" });
+  else execFileSync(shell, init.slice(1), { stdio: "pipe" });
   const first = await put(
     talk(["/usr/bin/ssh", ...server.ssh, "--", server.destination, command(good)]),
     good,
@@ -450,7 +453,7 @@ const planted = [
 const modes: ReadonlyArray<ServerOptions["as"]> = !isRoot
   ? ["forced-command"]
   : full
-    ? ["both", "login-shell", "forced-command"]
+    ? ["both", "forced-command"]
     : ["both"];
 
 describe.each(modes)("as %s", (as) => {
@@ -529,28 +532,16 @@ describe.each(modes)("as %s", (as) => {
     const target = `127.0.0.1:${port}`;
     const there = server.destination;
     // Only a forced command stands in front of a subsystem that sshd itself runs.
-    const subsystem: Array<[string, ...Array<string>]> =
-      as === "login-shell"
-        ? []
-        : [
-            ["scp", ...scpOptions, file, `${there}:x.backup`],
-            ["scp", ...scpOptions, `${there}:old.backup`, path.join(dir, "got")],
-            ["sftp", ...scpOptions, "-b", "/dev/null", there],
-            ["ssh", ...options, "-s", there, "sftp"],
-            ["ssh", ...options, "-s", there, "internal-sftp"],
-            ["ssh", ...options, "-W", target, there],
-            ["ssh", ...options, "-o", "ExitOnForwardFailure=yes", "-N", "-R", `0:${target}`, there],
-            [
-              "ssh",
-              ...options,
-              "-o",
-              "ExitOnForwardFailure=yes",
-              "-N",
-              "-R",
-              `${sub}:${target}`,
-              there,
-            ],
-          ];
+    const subsystem: Array<[string, ...Array<string>]> = [
+      ["scp", ...scpOptions, file, `${there}:x.backup`],
+      ["scp", ...scpOptions, `${there}:old.backup`, path.join(dir, "got")],
+      ["sftp", ...scpOptions, "-b", "/dev/null", there],
+      ["ssh", ...options, "-s", there, "sftp"],
+      ["ssh", ...options, "-s", there, "internal-sftp"],
+      ["ssh", ...options, "-W", target, there],
+      ["ssh", ...options, "-o", "ExitOnForwardFailure=yes", "-N", "-R", `0:${target}`, there],
+      ["ssh", ...options, "-o", "ExitOnForwardFailure=yes", "-N", "-R", `${sub}:${target}`, there],
+    ];
     const calls: Array<[string, ...Array<string>]> = [
       ...subsystem,
       ["scp", "-O", ...scpOptions, file, `${there}:x.backup`],
@@ -585,7 +576,7 @@ describe.each(modes)("as %s", (as) => {
     );
     assert.deepStrictEqual(wrong, []);
 
-    if (as !== "login-shell") {
+    {
       // -L and -D open their port here; it is the channel behind it that must not come about.
       const local = path.join(dir, "local.sock");
       const forward = spawn(
@@ -613,70 +604,67 @@ describe.each(modes)("as %s", (as) => {
     assert.isFalse(fs.existsSync(path.join(dir, "got")), "something was copied out");
   });
 
-  it.skipIf(as === "login-shell")(
-    "no variable, agent, display or terminal of the client's reaches the program",
-    async () => {
-      const { canary, dir, server, snapshot } = await stage(as);
-      const before = snapshot();
-      const hook = path.join(dir, "hook.cjs");
-      fs.writeFileSync(hook, `require("fs").writeFileSync(${JSON.stringify(canary)}, "")\n`);
-      const hostile: Record<string, string> = {
-        NODE_OPTIONS: `--require ${hook}`,
-        NODE_PATH: dir,
-        NODE_V8_COVERAGE: path.join(dir, "watched/outside/coverage"),
-        NODE_COMPILE_CACHE: path.join(dir, "watched/outside/cache"),
-        NODE_REDIRECT_WARNINGS: path.join(dir, "watched/outside/warnings"),
-        NODE_EXTRA_CA_CERTS: hook,
-        LD_PRELOAD: path.join(dir, "x.so"),
-        LD_LIBRARY_PATH: dir,
-        LD_AUDIT: path.join(dir, "x.so"),
-        LD_DEBUG: "all",
-        GCONV_PATH: dir,
-        GLIBC_TUNABLES: "glibc.malloc.check=3",
-        OPENSSL_CONF: hook,
-        MALLOC_TRACE: path.join(dir, "watched/outside/trace"),
-        BASH_ENV: hook,
-        ENV: hook,
-        UV_THREADPOOL_SIZE: "1",
-      };
-      const call = talk([
-        "/usr/bin/ssh",
-        ...server.ssh,
-        "-A",
-        "-X",
-        // Not from ssh's own environment, where they would hit ssh. It heeds one SetEnv only.
-        "-o",
-        `SetEnv=${Object.entries(hostile)
-          .map(([name, value]) => `"${name}=${value}"`)
-          .join(" ")}`,
-        "--",
-        server.destination,
-        `qbackup/1 put env.backup ${session}`,
-      ]);
-      const first = await call.next();
-      if (first === undefined) assert.fail(`${JSON.stringify(await call.ended)}${server.log()}`);
-      assert.strictEqual(first.type, "ready");
-      if (isRoot) {
-        const pids = processesWith(path.join(dir, "bin/qbackup-shell")).filter((pid) =>
-          fs.readFileSync(`/proc/${pid}/cmdline`, "utf8").includes("node"),
-        );
-        assert.isAtLeast(pids.length, 1);
-        for (const pid of pids) {
-          const environment = fs.readFileSync(`/proc/${pid}/environ`, "utf8").split("\0");
-          for (const name of [...Object.keys(hostile), "SSH_AUTH_SOCK", "DISPLAY", "SSH_TTY"]) {
-            const line = environment.find((each) => each.startsWith(`${name}=`));
-            assert.include([undefined, `${name}=`], line);
-          }
+  it("no variable, agent, display or terminal of the client's reaches the program", async () => {
+    const { canary, dir, server, snapshot } = await stage(as);
+    const before = snapshot();
+    const hook = path.join(dir, "hook.cjs");
+    fs.writeFileSync(hook, `require("fs").writeFileSync(${JSON.stringify(canary)}, "")\n`);
+    const hostile: Record<string, string> = {
+      NODE_OPTIONS: `--require ${hook}`,
+      NODE_PATH: dir,
+      NODE_V8_COVERAGE: path.join(dir, "watched/outside/coverage"),
+      NODE_COMPILE_CACHE: path.join(dir, "watched/outside/cache"),
+      NODE_REDIRECT_WARNINGS: path.join(dir, "watched/outside/warnings"),
+      NODE_EXTRA_CA_CERTS: hook,
+      LD_PRELOAD: path.join(dir, "x.so"),
+      LD_LIBRARY_PATH: dir,
+      LD_AUDIT: path.join(dir, "x.so"),
+      LD_DEBUG: "all",
+      GCONV_PATH: dir,
+      GLIBC_TUNABLES: "glibc.malloc.check=3",
+      OPENSSL_CONF: hook,
+      MALLOC_TRACE: path.join(dir, "watched/outside/trace"),
+      BASH_ENV: hook,
+      ENV: hook,
+      UV_THREADPOOL_SIZE: "1",
+    };
+    const call = talk([
+      "/usr/bin/ssh",
+      ...server.ssh,
+      "-A",
+      "-X",
+      // Not from ssh's own environment, where they would hit ssh. It heeds one SetEnv only.
+      "-o",
+      `SetEnv=${Object.entries(hostile)
+        .map(([name, value]) => `"${name}=${value}"`)
+        .join(" ")}`,
+      "--",
+      server.destination,
+      `qbackup/1 put env.backup ${session}`,
+    ]);
+    const first = await call.next();
+    if (first === undefined) assert.fail(`${JSON.stringify(await call.ended)}${server.log()}`);
+    assert.strictEqual(first.type, "ready");
+    if (isRoot) {
+      const pids = processesWith(path.join(dir, "bin/qbackup-shell")).filter((pid) =>
+        fs.readFileSync(`/proc/${pid}/cmdline`, "utf8").includes("node"),
+      );
+      assert.isAtLeast(pids.length, 1);
+      for (const pid of pids) {
+        const environment = fs.readFileSync(`/proc/${pid}/environ`, "utf8").split("\0");
+        for (const name of [...Object.keys(hostile), "SSH_AUTH_SOCK", "DISPLAY", "SSH_TTY"]) {
+          const line = environment.find((each) => each.startsWith(`${name}=`));
+          assert.include([undefined, `${name}=`], line);
         }
       }
-      call.child.kill("SIGKILL");
-      await call.ended;
-      assert.isFalse(fs.existsSync(canary));
-      const outside = (lines: ReadonlyArray<string>) =>
-        lines.filter((line) => !line.includes("/.qbackup/incoming/"));
-      assert.deepStrictEqual(outside(snapshot()), outside(before));
-    },
-  );
+    }
+    call.child.kill("SIGKILL");
+    await call.ended;
+    assert.isFalse(fs.existsSync(canary));
+    const outside = (lines: ReadonlyArray<string>) =>
+      lines.filter((line) => !line.includes("/.qbackup/incoming/"));
+    assert.deepStrictEqual(outside(snapshot()), outside(before));
+  });
 });
 
 describe("links in the place of the store's own directories and files", () => {

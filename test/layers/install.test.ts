@@ -21,8 +21,12 @@ for (const name of ["Makefile", "install", "apparmor"]) {
   fs.cpSync(name, path.join(tree, name), { recursive: true });
 }
 fs.mkdirSync(path.join(tree, "dist"));
-// The shell stands in for the real one: it says how it was called.
-const stub = `printf '%s\\n' "\${SSH_ORIGINAL_COMMAND-}" "$*" "NODE_OPTIONS=\${NODE_OPTIONS-unset}" "$(id -un)"`;
+// The shell stands in for the real one: it says how it was called, and knows whether it made an identity.
+const stub = `case $1 in
+identity) [ -e "$3/.made" ] || exit 5 ;;
+init) touch "$3/.made" || exit ;;
+esac
+printf '%s\\n' "\${SSH_ORIGINAL_COMMAND-}" "$*" "NODE_OPTIONS=\${NODE_OPTIONS-unset}" "$(id -un)"`;
 for (const name of ["qbackup", "qubes.BackupCarrier", "qbackup-shell"]) {
   script(path.join(tree, "dist", name), stub);
 }
@@ -65,12 +69,21 @@ const targets: ReadonlyArray<
       "644 /usr/share/bash-completion/completions/qbackup",
       "644 /usr/share/man/man1/qbackup.1",
       "755 /usr/bin/qbackup",
+      "755 /usr/bin/qbackup-recover",
     ],
   ],
   ["templatevm", [], ["755 /etc/qubes-rpc/qubes.BackupCarrier"]],
   ["appvm", [], ["755 /usr/local/etc/qubes-rpc/qubes.BackupCarrier"]],
-  ["server", ["user=backup"], ["755 /usr/bin/qbackup-shell"]],
-  ["server-sshd", ["user=backup"], ["644 /etc/ssh/sshd_config.d/qbackup-backup.conf"]],
+  [
+    "server",
+    ["user=backup"],
+    [
+      "644 /etc/ssh/sshd_config.d/00-qbackup-backup.conf",
+      "755 /usr/bin/qbackup-recover",
+      "755 /usr/bin/qbackup-shell",
+    ],
+  ],
+  ["server-sshd", ["user=backup"], ["644 /etc/ssh/sshd_config.d/00-qbackup-backup.conf"]],
   ["server-aa", [], ["644 /etc/apparmor.d/qbackup-shell"]],
 ];
 
@@ -85,6 +98,7 @@ describe("staged", () => {
         process.umask(umask);
       }
       assert.deepStrictEqual(files(stage), installed);
+      if (target === "server") must("uninstall-server-sshd", `DESTDIR=${stage}`, ...args);
       must(`uninstall-${target}`, `DESTDIR=${stage}`, ...args);
       assert.deepStrictEqual(files(stage), []);
     },
@@ -105,12 +119,12 @@ describe("staged", () => {
       `profile qbackup-shell ${prefix}/bin/qbackup-shell {`,
     );
     assert.include(
-      read("etc/ssh/sshd_config.d/qbackup-backup.conf"),
+      read("etc/ssh/sshd_config.d/00-qbackup-backup.conf"),
       `ForceCommand ${prefix}/bin/qbackup-shell --root `,
     );
     for (const file of files(stage)) {
       const text = read(file.slice(4));
-      assert.notMatch(text, /@(PREFIX|USER|STORES?)@/, file);
+      assert.notMatch(text, /@(PREFIX|USER|STORES?|QUOTA)@/, file);
     }
   });
 
@@ -119,14 +133,68 @@ describe("staged", () => {
     assert.strictEqual(must("build"), "");
   });
 
+  it("stages below a folder with blanks and quotes in its name", () => {
+    const odd = path.join(tree, `s t'"$x`);
+    for (const [target, args] of targets)
+      must(target, `DESTDIR=${odd.replaceAll("$", "$$$$")}`, ...args);
+    const installed = targets.flatMap(([, , names]) => names);
+    assert.deepStrictEqual(files(odd), [...new Set(installed)].sort());
+    for (const [target, args] of targets) {
+      must(`uninstall-${target}`, `DESTDIR=${odd.replaceAll("$", "$$$$")}`, ...args);
+    }
+    assert.deepStrictEqual(files(odd), []);
+  });
+
+  it("store and quota stand in the drop-in, and stay there unless they are given anew", () => {
+    const dropIn = path.join(stage, "etc/ssh/sshd_config.d/00-qbackup-b.conf");
+    const forced = () => /ForceCommand .*/.exec(fs.readFileSync(dropIn, "utf8"))?.[0];
+    must("server", `DESTDIR=${stage}`, "user=b", "store=/srv/b/", "quota=500G");
+    const first = "ForceCommand /usr/bin/qbackup-shell --root /srv/b --no-init --quota 500G";
+    assert.strictEqual(forced(), first);
+    must("server", `DESTDIR=${stage}`, "user=b");
+    assert.strictEqual(forced(), first);
+    must("server", `DESTDIR=${stage}`, "user=b", "quota=1T", "store=/srv/c");
+    assert.strictEqual(forced(), first.replace("500G", "1T").replace("/srv/b", "/srv/c"));
+  });
+
+  const long = "a".repeat(33);
   it.each([
     ["server", "user=Robert'; x"],
     ["server", "user="],
+    ["server", "user=-r"],
+    ["server", "user=root"],
+    ["server", `user=${long}`],
+    ["server", "user=b\nx"],
+    ["server", "user=B\nb"],
     ["server-sshd", "user=-r"],
-    ["server-sshd", "user=b store=relative"],
+    ["server-sshd", "user=b\nMatch all"],
+    ["uninstall-server-sshd", "user=../../x"],
+    ["server-sshd", "user=b", "store=relative"],
+    ["server", "user=b", "store=/"],
+    ["server", "user=b", "store=//"],
+    ["server", "user=b", "store=/srv/../etc"],
+    ["server", "user=b", "store=/srv/.."],
+    ["server", "user=b", "store=/srv/./b"],
+    ["server", "user=b", "store=/srv"],
+    ["server", "user=b", "store=/home/"],
+    ["server", "user=b", "store=/etc/ssh"],
+    ["server", "user=b", "store=/srv/b\n/x"],
+    ["server", "user=b", "store=/srv/a b"],
+    ["server", "user=b", "store=/srv/a'b"],
+    ["server", "user=b", "quota=lots"],
+    ["server", "user=b", "quota=5M --root /"],
+    ["server", "user=b", "PREFIX=/usr|x"],
+    ["dom0", "PREFIX=relative"],
+    ["dom0", "PREFIX=/a\n/b"],
     ["server-aa", "store=/a,b"],
-  ])("%s %s is refused", (target, words) => {
-    const done = make(target, `DESTDIR=${stage}`, ...words.split(/ (?=store)/));
+    ["server-aa", "store=/"],
+    ["server-aa", "store=/srv/a /"],
+    ["server-aa", "store=/*"],
+    ["server-aa", "store=/srv/../**"],
+    ["server-aa", "store=/etc/*"],
+    ["server-aa", "store=/srv/a\n/usr/bin/* rwx,"],
+  ])("%j %j %j is refused", (target, ...words) => {
+    const done = make(target, `DESTDIR=${stage}`, ...words.filter((word) => word !== undefined));
     assert.notStrictEqual(done.status, 0);
     assert.match(done.text, /qbackup: error: /);
     assert.deepStrictEqual(files(stage), []);
@@ -181,42 +249,67 @@ const notRoot =
       ? undefined
       : "needs /usr/bin/node and useradd");
 
-describe.skipIf(noSshd !== undefined)(`sshd ${noSshd ?? ""}`, { timeout: 30_000 }, () => {
+describe.skipIf(noSshd !== undefined)(`sshd ${noSshd ?? ""}`, () => {
   const user = `qbt${process.pid}`;
-  const dropIn = path.join(stage, `etc/ssh/sshd_config.d/qbackup-${user}.conf`);
-  /** A configuration that trusts its clients far too much, and the drop-in in front of it. */
-  const config = (port: number) => {
-    const at = (name: string) => path.join(tree, name);
-    for (const key of ["host", "key"]) if (!fs.existsSync(at(key))) keygen(at(key));
+  let count = 0;
+  /** A configuration of its own: its lines, and the folder where a drop-in of `user` goes. */
+  const scene = (lines: (folder: string) => ReadonlyArray<string>, port = 2222) => {
+    const dir = path.join(tree, `sshd${count++}`);
+    const folder = path.join(dir, "sshd_config.d");
+    fs.mkdirSync(folder, { recursive: true });
+    const at = (name: string) => path.join(dir, name);
+    for (const key of ["host", "key"]) keygen(at(key));
     fs.writeFileSync(
       at("sshd_config"),
-      `Include ${dropIn}
-ListenAddress 127.0.0.1:${port}
-HostKey ${at("host")}
-PidFile none
-UsePAM no
-AcceptEnv *
-PermitTTY yes
-AllowTcpForwarding yes
-Subsystem sftp internal-sftp
-SetEnv FOO=bar
-`,
+      [
+        ...lines(folder),
+        `ListenAddress 127.0.0.1:${port}`,
+        `HostKey ${at("host")}`,
+        `PidFile ${at("pid")}`,
+        "UsePAM no",
+        "Subsystem sftp internal-sftp",
+        "",
+      ].join("\n"),
     );
-    return at("sshd_config");
+    return {
+      at,
+      dir,
+      folder,
+      config: at("sshd_config"),
+      dropIn: path.join(folder, `00-qbackup-${user}.conf`),
+    };
   };
+  type Scene = ReturnType<typeof scene>;
+  const sshdPart = ({ config }: Scene, ...more: ReadonlyArray<string>) =>
+    make("server-sshd", `user=${user}`, `sshd_config=${config}`, "store=/srv/b", ...more);
+  const effective = ({ config }: Scene, name: string) => {
+    if (os.userInfo().uid === 0) fs.mkdirSync("/run/sshd", { recursive: true });
+    return execFileSync(sshdPath, ["-T", "-f", config, "-C", `user=${name},host=h,addr=10.0.0.1`], {
+      encoding: "utf8",
+      stdio: "pipe",
+    });
+  };
+  /** Lines in a block of their own in front: of two blocks that match, the first one wins. */
+  const earlier = (line: string) => (folder: string) => [
+    "Match User qbt*",
+    line,
+    "Match all",
+    include(folder),
+  ];
+  const include = (folder: string) => `Include ${folder}/*.conf`;
+  /** Far too much trust in clients, but nothing that comes before the drop-in. */
+  const trusting = ["AcceptEnv *", "PermitTTY yes", "AllowTcpForwarding yes", "SetEnv FOO=bar"];
 
   it("takes the drop-in, and what follows it is for everybody again", () => {
-    must("server-sshd", `DESTDIR=${stage}`, `user=${user}`, "store=/srv/b");
-    if (os.userInfo().uid === 0) fs.mkdirSync("/run/sshd", { recursive: true });
-    const file = config(2222);
-    const effective = (name: string) =>
-      execFileSync(sshdPath, ["-T", "-f", file, "-C", `user=${name},host=h,addr=10.0.0.1`], {
-        encoding: "utf8",
-        stdio: "pipe",
-      });
-    const ours = effective(user);
+    const at = scene((folder) => [include(folder), ...trusting]);
+    const done = sshdPart(at);
+    assert.strictEqual(done.status, 0, done.text);
+    assert.include(done.text, "all of it is in force");
+    assert.match(done.text, /warning: .*AcceptEnv \*/);
+    assert.include(done.text, `${at.config}:2:AcceptEnv *`);
+    const ours = effective(at, user);
     for (const line of [
-      "forcecommand /usr/bin/qbackup-shell --root /srv/b",
+      "forcecommand /usr/bin/qbackup-shell --root /srv/b --no-init",
       "disableforwarding yes",
       "permittty no",
       "permituserrc no",
@@ -224,60 +317,206 @@ SetEnv FOO=bar
     ]) {
       assert.include(ours, line);
     }
-    const others = effective("somebody");
+    const others = effective(at, "somebody");
     assert.include(others, "forcecommand none");
     assert.include(others, "permittty yes");
+    // The name of before goes, once this one is in force.
+    const former = path.join(at.folder, `qbackup-${user}.conf`);
+    fs.renameSync(at.dropIn, former);
+    assert.strictEqual(sshdPart(at).status, 0);
+    assert.deepStrictEqual(fs.readdirSync(at.folder), [path.basename(at.dropIn)]);
+  });
+
+  // Each is a configuration in which sshd reads the drop-in without a word, and does something else.
+  const rivals: ReadonlyArray<
+    readonly [what: string, lines: (folder: string) => ReadonlyArray<string>, told: RegExp]
+  > = [
+    [
+      "an earlier Match with its own SetEnv, and AcceptEnv *",
+      (folder) => [
+        "AcceptEnv *",
+        "Match User qbt*",
+        "  SetEnv FOO=bar",
+        "Match all",
+        include(folder),
+      ],
+      /SetEnv: it has FOO=bar\n +\S*sshd_config:3: {2}SetEnv FOO=bar/,
+    ],
+    [
+      "an Include inside of a Match block",
+      (folder) => [
+        "Match User somebody",
+        "  X11Forwarding no",
+        `  ${include(folder)}`,
+        "Match all",
+      ],
+      /the Include in line 3 of \S*sshd_config holds only inside of the block that begins in line 1: Match User somebody/,
+    ],
+    [
+      "an Include inside of a Match block for addresses, ours among them",
+      (folder) => ["Match Address 192.0.2.0/24", include(folder), "Match all"],
+      /addr=192\.0\.2|holds only inside of the block/,
+    ],
+    [
+      "no Include at all",
+      () => ["PermitTTY yes"],
+      /does not include \S+; add this as its first line: Include /,
+    ],
+    [
+      "an Include of another pattern",
+      (folder) => [`Include ${folder}/[5-9]*.conf`],
+      /does not include \S+00-qbackup-\S+; add this as its first line/,
+    ],
+    [
+      "an earlier ForceCommand",
+      earlier("ForceCommand /bin/false"),
+      /ForceCommand: it has \/bin\/false, not .*\n +\S*sshd_config:2:ForceCommand/,
+    ],
+    [
+      "an earlier Match for some clients' addresses",
+      (folder) => [
+        "Match Address 10.1.0.0/16,fd00::/8",
+        "PermitTTY yes",
+        "Match all",
+        include(folder),
+      ],
+      /addr=(10\.1\.0\.0|fd00::),.*\n +PermitTTY: it has yes, not no\n +\S*sshd_config:2:PermitTTY yes/,
+    ],
+    [
+      "an earlier Match for a port",
+      (folder) => ["Match LocalPort 2200", "AllowTcpForwarding yes", "Match all", include(folder)],
+      /lport=2200.*\n +AllowTcpForwarding: it has yes/,
+    ],
+    [
+      "an earlier Match for a host, written with =",
+      (folder) => ["Match host=*.example.org", "X11Forwarding yes", "Match all", include(folder)],
+      /host=1\.example\.org.*\n +X11Forwarding: it has yes/,
+    ],
+    [
+      "an agent let through",
+      earlier("AllowAgentForwarding yes"),
+      /AllowAgentForwarding: it has yes/,
+    ],
+    ["a tunnel", earlier("PermitTunnel yes"), /PermitTunnel: it has yes/],
+    ["sockets", earlier("AllowStreamLocalForwarding yes"), /AllowStreamLocal/],
+    ["forwarding", earlier("DisableForwarding no"), /DisableForwarding: /],
+    ["PermitOpen", earlier("PermitOpen any"), /PermitOpen: it has any/],
+    ["PermitListen", earlier("PermitListen any"), /PermitListen: it has any/],
+    ["an rc file", earlier("PermitUserRC yes"), /PermitUserRC: it has yes/],
+    [
+      "an environment file",
+      (folder) => [include(folder), "PermitUserEnvironment yes"],
+      /PermitUserEnvironment: it has yes, not no\n +\S*sshd_config:2:PermitUserEnvironment yes/,
+    ],
+  ];
+  it.each(rivals)("%s: found, named, and the drop-in taken away again", (_, lines, told) => {
+    const at = scene(lines);
+    const done = sshdPart(at);
+    assert.notStrictEqual(done.status, 0, done.text);
+    assert.match(done.text, /qbackup: error: sshd would not do what /);
+    assert.match(done.text, told);
+    assert.deepStrictEqual(fs.readdirSync(at.folder), []);
+  });
+
+  it("a rival in another file is named, and a drop-in that was there stays as it was", () => {
+    const at = scene((folder) => [include(folder)]);
+    assert.strictEqual(sshdPart(at).status, 0);
+    const before = fs.readFileSync(at.dropIn, "utf8");
+    fs.writeFileSync(path.join(at.folder, "00-a.conf"), `Match User ${user}\n  GatewayPorts yes\n`);
+    const done = sshdPart(at, "quota=5M");
+    assert.notStrictEqual(done.status, 0, done.text);
+    assert.match(
+      done.text,
+      /GatewayPorts: it has yes, not no\n +\S*00-a\.conf:2: {2}GatewayPorts yes/,
+    );
+    assert.strictEqual(fs.readFileSync(at.dropIn, "utf8"), before);
+  });
+
+  it("a configuration that sshd does not start with is told, and left as it was", () => {
+    const at = scene((folder) => [include(folder), "NoSuchKeyword yes"]);
+    const done = sshdPart(at);
+    assert.notStrictEqual(done.status, 0);
+    assert.match(done.text, /NoSuchKeyword/);
+    assert.deepStrictEqual(fs.readdirSync(at.folder), []);
   });
 
   it.skipIf(notRoot !== undefined)(`a real account, in and out ${notRoot ?? ""}`, async () => {
     const prefix = path.join(tree, "prefix");
     const shell = path.join(prefix, "bin/qbackup-shell");
-    let stop = async () => {};
+    const port = await freePort();
+    const at = scene((folder) => [include(folder), ...trusting], port);
+    // A running sshd, which has not read the drop-in.
+    const stop = await runSshd(at.config, port);
+    const install = (...args: ReadonlyArray<string>) =>
+      make("server", `user=${user}`, `PREFIX=${prefix}`, `sshd_config=${at.config}`, ...args);
+    const entry = () => spawnSync("getent", ["passwd", user], { encoding: "utf8" }).stdout;
     try {
-      const made = must("server", `user=${user}`, `PREFIX=${prefix}`);
-      assert.include(made, `made the account ${user}`);
-      assert.include(made, `identity --root /home/${user}\n`);
-      assert.include(made, `NODE_OPTIONS=unset\n${user}\n`);
-      const entry = () => execFileSync("getent", ["passwd", user], { encoding: "utf8" });
+      // A rival: nothing is made, no account either.
+      fs.writeFileSync(path.join(at.folder, "00-a.conf"), `Match User ${user}\nPermitTTY yes\n`);
+      const refused = install();
+      assert.notStrictEqual(refused.status, 0, refused.text);
+      assert.match(refused.text, /PermitTTY: it has yes/);
+      assert.deepStrictEqual([entry(), fs.existsSync(shell)], ["", false]);
+      fs.rmSync(path.join(at.folder, "00-a.conf"));
+
+      const made = install();
+      assert.strictEqual(made.status, 0, made.text);
+      assert.include(made.text, `made the account ${user}`);
+      assert.include(made.text, `init --root /home/${user}\n`);
+      assert.include(made.text, `NODE_OPTIONS=unset\n${user}\n`);
+      const shown = `runuser -u ${user} -- ${shell} identity --root /home/${user}`;
+      assert.include(made.text, shown);
+      assert.include(execFileSync("sh", ["-c", shown], { encoding: "utf8" }), "identity --root");
+      // The order: the drop-in in force, sshd has it, then the account.
+      const order = ["is in force", "kill -HUP", "made the account", "To see it again"].map(
+        (text) => made.text.indexOf(text),
+      );
+      assert.deepStrictEqual(
+        order.toSorted((a, b) => a - b),
+        order,
+      );
+      assert.isAtLeast(order[0]!, 0);
       assert.match(entry(), new RegExp(`:/home/${user}:${shell}\n$`));
       assert.strictEqual(fs.statSync(`/home/${user}`).mode & 0o777, 0o700);
 
-      const again = must("server", `user=${user}`, `PREFIX=${prefix}`);
-      assert.notInclude(again, "made the account");
+      const again = install();
+      assert.strictEqual(again.status, 0, again.text);
+      assert.notInclude(again.text, "made the account");
       const before = entry();
-      const elsewhere = must("server", `user=${user}`, `PREFIX=${prefix}2`);
-      assert.include(elsewhere, `usermod --shell ${prefix}2/bin/qbackup-shell ${user}`);
+      const elsewhere = install(`PREFIX=${prefix}2`);
+      assert.notStrictEqual(elsewhere.status, 0);
+      assert.include(elsewhere.text, `usermod --shell ${prefix}2/bin/qbackup-shell ${user}`);
       assert.strictEqual(entry(), before);
+      assert.include(fs.readFileSync(at.dropIn, "utf8"), `ForceCommand ${shell} `);
 
-      must("server-sshd", `DESTDIR=${stage}`, `user=${user}`, `PREFIX=${prefix}`);
-      const port = await freePort();
-      stop = await runSshd(config(port), port);
       const ssh = `/home/${user}/.ssh`;
       fs.mkdirSync(ssh, { mode: 0o700 });
-      fs.copyFileSync(path.join(tree, "key.pub"), path.join(ssh, "authorized_keys"));
+      fs.copyFileSync(at.at("key.pub"), path.join(ssh, "authorized_keys"));
       execFileSync("chown", ["-R", user, ssh]);
 
       const login = (...args: ReadonlyArray<string>) =>
         spawnSync(
           "ssh",
-          ["-F", "none", "-p", String(port), "-i", path.join(tree, "key"), "-l", user]
+          ["-F", "none", "-p", String(port), "-i", at.at("key"), "-l", user]
             .concat(["-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null"])
-            .concat([
-              "-o",
-              "IdentityAgent=none",
-              "-o",
-              "SendEnv=NODE_OPTIONS",
-              "-o",
-              "BatchMode=yes",
-            ])
+            .concat(["-o", "IdentityAgent=none", "-o", "SendEnv=NODE_OPTIONS"])
+            .concat(["-o", "BatchMode=yes"])
             .concat(args),
-          { encoding: "utf8", env: { ...process.env, NODE_OPTIONS: "--version" }, timeout: 20_000 },
+          { encoding: "utf8", env: { ...process.env, NODE_OPTIONS: "--version" }, timeout: 60_000 },
         ).stdout.replaceAll("\r", "");
-      const forced = `-c ${shell} --root /home/${user}\nNODE_OPTIONS=\n${user}\n`;
+      const forced = `-c ${shell} --root /home/${user} --no-init\nNODE_OPTIONS=\n${user}\n`;
       assert.strictEqual(login("127.0.0.1", "qbackup/1 list"), `qbackup/1 list\n${forced}`);
       assert.strictEqual(login("127.0.0.1", "a; reboot"), `a; reboot\n${forced}`);
       assert.strictEqual(login("-s", "127.0.0.1", "sftp"), `internal-sftp\n${forced}`);
       assert.strictEqual(login("-W", "127.0.0.1:1", "127.0.0.1"), "");
+
+      const away = make("uninstall-server-sshd", `user=${user}`, `sshd_config=${at.config}`);
+      assert.strictEqual(away.status, 0, away.text);
+      assert.match(away.text, /systemctl reload/);
+      assert.match(away.text, new RegExp(`the account ${user} can still log in`));
+      const left = make("uninstall-server", `PREFIX=${prefix}`, `sshd_config=${at.config}`);
+      assert.include(left.text, `the account ${user}, its keys in /home/${user}/.ssh`);
+      assert.deepStrictEqual(files(prefix), []);
     } finally {
       await stop();
       spawnSync("userdel", ["--remove", user]);

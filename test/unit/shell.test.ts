@@ -1,6 +1,6 @@
 /** qbackup-shell as a whole, in this process: on a disk in memory and on a real one. */
 import { afterAll, assert, describe, it, vi } from "@effect/vitest";
-import { Effect, Fiber, Layer } from "effect";
+import { Context, Effect, Fiber, Layer } from "effect";
 import { TestClock } from "effect/testing";
 import * as fs from "node:fs";
 import * as os from "node:os";
@@ -76,15 +76,20 @@ describe("who calls, and for what", () => {
   };
 
   it.each([
-    [["-c", "qbackup/1 list"], undefined, "request"],
-    [["-c", `qbackup/1 put a.backup ${session}`], undefined, "request"],
-    [["-c", "a.backup"], undefined, "bare"],
-    [["-c", "dir/a.backup"], undefined, "bare"],
+    // Without a forced command nothing is served.
+    [["-c", "qbackup/1 list"], undefined, "not-permitted"],
+    [["-c", `qbackup/1 put a.backup ${session}`], undefined, "not-permitted"],
+    [["-c", "a.backup"], undefined, "not-permitted"],
+    [["-c", "/usr/lib/openssh/sftp-server"], undefined, "not-permitted"],
+    [["-c", "qbackup-shell identity"], undefined, "bad-request"],
+    [["-c", "/usr/bin/qbackup-shell init --root /srv/b"], undefined, "bad-request"],
     [[], "a.backup", "bare"],
+    [[], "dir/a.backup", "bare"],
     [[], "qbackup/1 list", "request"],
     [["--root", "/srv/b"], "qbackup/1 list", "request"],
     [["--quota", "10G", "--root", "/srv/b"], "qbackup/1 list", "request"],
     [["-c", "qbackup-shell"], "qbackup/1 list", "request"],
+    [["-c", "qbackup-shell --no-init --root /srv/b"], "qbackup/1 list", "request"],
     [["-c", "/usr/bin/qbackup-shell --root /srv/b --quota 5T"], "qbackup/1 list", "request"],
     [[], undefined, "login"],
     [["--root", "/srv/b"], undefined, "login"],
@@ -92,6 +97,7 @@ describe("who calls, and for what", () => {
     [["-c", "qbackup-shell"], undefined, "login"],
     [["identity"], undefined, "identity"],
     [["identity", "--root", "/srv/b"], undefined, "identity"],
+    [["init", "--root", "/srv/b"], undefined, "init"],
     [["--help"], undefined, "help"],
     [["-h"], undefined, "help"],
     [["--version"], undefined, "version"],
@@ -105,6 +111,7 @@ describe("who calls, and for what", () => {
       return "options" in call ? call.options : undefined;
     };
     assert.deepStrictEqual(options("--quota", "3K"), { quota: 3072 });
+    assert.deepStrictEqual(options("--no-init", "--quota", "3K"), { noInit: true, quota: 3072 });
     assert.deepStrictEqual(options("--quota", "2T"), { quota: 2 * 2 ** 40 });
     assert.deepStrictEqual(options("--quota", "77"), { quota: 77 });
     assert.deepStrictEqual(options("--root", "/", "--quota", "1M"), { root: "/", quota: 2 ** 20 });
@@ -113,7 +120,9 @@ describe("who calls, and for what", () => {
   it.each([
     [["-c"]],
     [["-c", "a.backup", "b"]],
-    [["-c", ""]],
+    [["--no-init", "--no-init"]],
+    [["identity", "--no-init"]],
+    [["init", "--quota", "1M"]],
     [["-x"]],
     [["--quota", "0"]],
     [["--quota", "5k"]],
@@ -130,6 +139,7 @@ describe("who calls, and for what", () => {
     [["/a"]],
     [["identity", "--root", "/b"], "qbackup/1 list"],
     [["identity"], "qbackup/1 list"],
+    [["init"], "qbackup/1 list"],
     [["--help"], "qbackup/1 list"],
     [["-c", "sh -c id"], "qbackup/1 list"],
     [["-c", "qbackup-shell  --root /b"], "qbackup/1 list"],
@@ -245,14 +255,14 @@ describe("hostile names", () => {
     Effect.gen(function* () {
       const disk = new Disk();
       const world = memoryWorld(disk);
-      yield* run(world, { args: ["identity"] });
+      yield* run(world, { args: ["init"] });
       const before = disk.files();
       for (const name of hostileNames) {
         for (const call of [
-          { args: ["-c", name] },
+          { args: ["-c", "qbackup-shell"], command: name },
           { command: name },
           { command: `qbackup/1 put ${name} ${sessionOf(1)}` },
-          { args: ["-c", `qbackup/1 put ${name} ${sessionOf(1)}`] },
+          { args: ["-c", "qbackup-shell"], command: `qbackup/1 put ${name} ${sessionOf(1)}` },
           { args: ["--root", "/srv"], command: name },
         ]) {
           const { code, text } = yield* run(world, call, small);
@@ -747,7 +757,7 @@ describe("a put", () => {
     Effect.gen(function* () {
       const disk = new Disk();
       const world = memoryWorld(disk);
-      yield* run(world, { args: ["identity"] });
+      yield* run(world, { args: ["init"] });
       disk.links = false;
       const unlinked = yield* upload(world, { archive: small });
       assert.deepStrictEqual([unlinked.code, codeOf(unlinked.replies)], [5, "unsupported"]);
@@ -763,7 +773,7 @@ describe("a put", () => {
     Effect.gen(function* () {
       const disk = new Disk();
       const other = new Disk();
-      yield* run(memoryWorld(other), { args: ["identity"] });
+      yield* run(memoryWorld(other), { args: ["init"] });
       let looked = 0;
       const rival = Layer.effect(
         SafeFs,
@@ -808,7 +818,7 @@ describe("a put", () => {
         for (let skip = 0; skip < 12; skip++) {
           const disk = new Disk();
           const world = memoryWorld(disk);
-          yield* run(world, { args: ["identity"] });
+          yield* run(world, { args: ["init"] });
           let seen = 0;
           disk.fault = (call) => {
             if (call.operation !== operation) return undefined;
@@ -833,7 +843,7 @@ describe("a crash", () => {
   /** The moments of an undisturbed put, as calls on the disk. */
   const moments = Effect.gen(function* () {
     const disk = new Disk();
-    yield* run(memoryWorld(disk), { args: ["identity"] });
+    yield* run(memoryWorld(disk), { args: ["init"] });
     const before = disk.log.length;
     yield* upload(memoryWorld(disk), { archive: medium });
     return disk.log.length - before;
@@ -848,7 +858,7 @@ describe("a crash", () => {
         for (let at = 0; at < count; at++) {
           for (const seed of [undefined, 1, 2, 3, 4]) {
             const disk = new Disk();
-            yield* run(memoryWorld(disk), { args: ["identity"] });
+            yield* run(memoryWorld(disk), { args: ["init"] });
             let seen = 0;
             disk.fault = () => (seen++ === at ? "off" : undefined);
             const before = yield* upload(memoryWorld(disk), { archive: medium });
@@ -889,7 +899,7 @@ describe("a crash", () => {
         const count = yield* moments;
         for (let at = 0; at < count; at++) {
           const disk = new Disk();
-          yield* run(memoryWorld(disk), { args: ["identity"] });
+          yield* run(memoryWorld(disk), { args: ["init"] });
           let seen = 0;
           disk.fault = () => (seen++ >= at ? "io" : undefined);
           // What a killed process cannot do any more fails here, its clearing up too.
@@ -974,7 +984,7 @@ describe("the bare form", () => {
       disk.plant("sub", "directory");
       const world = memoryWorld(disk);
       for (const [call, name] of [
-        [{ args: ["-c", "one.backup"] }, "one.backup"],
+        [{ command: "one.backup" }, "one.backup"],
         [{ command: "sub/two.backup" }, "sub/two.backup"],
       ] as const) {
         assert.deepStrictEqual(yield* run(world, call, medium), { code: 0, text: "" });
@@ -1144,10 +1154,10 @@ describe("list", () => {
       disk.plant("moved", small);
       disk.plant("moved.manifest.json", Buffer.from(text));
       assert.deepStrictEqual(yield* verified, ["a.backup true", "moved false"]);
-      const other = memoryWorld(new Disk());
-      yield* upload(other, { archive: small });
       disk.plant(".qbackup/identity", Buffer.from("nonsense"));
-      assert.strictEqual((yield* listed(world)).code, 5);
+      assert.deepStrictEqual(yield* verified, ["a.backup true", "moved false"]);
+      const after = yield* upload(world, { archive: small, name: "b" });
+      assert.deepStrictEqual([after.code, codeOf(after.replies)], [5, "internal"]);
     }),
   );
 
@@ -1158,6 +1168,76 @@ describe("list", () => {
       assert.deepStrictEqual([archives, code], [[], 0]);
       assert.deepInclude(end, { count: 0 });
       assert.deepStrictEqual(disk.files(), []);
+    }),
+  );
+});
+
+describe("a store whose identity is away", () => {
+  const hidden = Effect.gen(function* () {
+    const disk = new Disk();
+    const world = memoryWorld(disk);
+    yield* upload(world, { archive: small });
+    return { disk, world };
+  });
+  const reads = Effect.fnUntraced(function* (world: World, verified: boolean) {
+    const { archives, code } = yield* listed(world);
+    assert.strictEqual(code, 0);
+    assert.deepStrictEqual(
+      archives.map((archive) => [archive.name, archive.verified]),
+      [["a.backup", verified]],
+    );
+    for (const verb of ["check a.backup", "manifest a.backup", "read a.backup 0 1"]) {
+      const { code: exit } = yield* run(world, { command: `qbackup/1 ${verb}` });
+      assert.strictEqual(exit, 0, verb);
+    }
+  });
+
+  it.effect("is read all the same: the identity unreadable, its directory, or no key in it", () =>
+    Effect.gen(function* () {
+      for (const hide of [
+        (disk: Disk) => disk.plant(".qbackup/identity", Buffer.from("x"), 0o000),
+        (disk: Disk) => disk.plant(".qbackup/identity", Buffer.from("nonsense")),
+        (disk: Disk) => Object.assign(disk.find(".qbackup")!, { mode: 0o000 }),
+      ]) {
+        const { disk, world } = yield* hidden;
+        hide(disk);
+        yield* reads(world, true);
+        const put = yield* upload(world, { archive: small, name: "b", session: sessionOf(2) });
+        assert.strictEqual(put.code, 5);
+      }
+    }),
+  );
+
+  it.effect("is read where the identity is missing, and vouches for nothing then", () =>
+    Effect.gen(function* () {
+      const { disk, world } = yield* hidden;
+      const own = disk.find(".qbackup");
+      assert.isTrue(own?.kind === "directory" && own.entries.delete("identity"));
+      yield* reads(world, false);
+    }),
+  );
+
+  it.effect("never gets a second one where it was set up (--no-init)", () =>
+    Effect.gen(function* () {
+      const disk = new Disk();
+      const world = memoryWorld(disk);
+      const args = ["--root", "/srv/b", "--no-init"];
+      const empty = yield* upload(world, { archive: small, args });
+      assert.strictEqual(empty.code, 5);
+      assert.match(JSON.stringify(empty.replies), /the store is empty: is its disk mounted\?/);
+      assert.strictEqual((yield* listed(world, "", args)).code, 5);
+      assert.strictEqual((yield* run(world, { args, command: "seed" }, small)).code, 5);
+      assert.match(world.said.lines.at(-1)!.text, /is its disk mounted/);
+      assert.deepStrictEqual(disk.files(), []);
+      assert.isUndefined(disk.find(".qbackup"));
+
+      yield* run(world, { args: ["init", "--root", "/srv/b"] });
+      assert.strictEqual((yield* upload(world, { archive: small, args })).code, 0);
+      const own = disk.find(".qbackup");
+      assert.isTrue(own?.kind === "directory" && own.entries.delete("identity"));
+      const lost = yield* upload(world, { archive: small, args, name: "b" });
+      assert.match(JSON.stringify(lost.replies), /the store has lost its identity/);
+      assert.notInclude(disk.files(), ".qbackup/identity");
     }),
   );
 });
@@ -1298,7 +1378,7 @@ describe("cleaning", () => {
     Effect.gen(function* () {
       const disk = new Disk();
       const world = memoryWorld(disk);
-      yield* run(world, { args: ["identity"] });
+      yield* run(world, { args: ["init"] });
       for (let n = 100; n < 3100; n++) {
         disk.plant(`.qbackup/incoming/${sessionOf(n)}`, Buffer.alloc(10));
       }
@@ -1309,24 +1389,83 @@ describe("cleaning", () => {
 });
 
 describe("on the server itself", () => {
-  it.effect("identity shows the key, which stays the same", () =>
+  it.effect("identity shows the key that init made, which stays the same", () =>
     Effect.gen(function* () {
       const disk = new Disk();
       const world = memoryWorld(disk);
-      const first = yield* run(world, { args: ["identity"] });
+      const first = yield* run(world, { args: ["init"] });
       const second = yield* run(world, { args: ["identity"] });
       assert.match(
         first.text,
         /^fingerprint qbackup:[0-9a-f]{4}(?:-[0-9a-f]{4}){7}\nkey {9}[A-Za-z0-9+/]{43}=\n$/,
       );
       assert.deepStrictEqual([first, first.code], [second, 0]);
+      assert.deepStrictEqual(yield* run(world, { args: ["init"] }), first);
       assert.match(disk.bytes(".qbackup/identity")!.toString(), /^-----BEGIN PRIVATE KEY-----\n/);
+    }),
+  );
+
+  it.effect("identity makes none, says where it looked, and what to run", () =>
+    Effect.gen(function* () {
+      const disk = new Disk();
+      const world = memoryWorld(disk);
+      const { code, text } = yield* run(world, { args: ["identity", "--root", "/srv/b"] });
+      assert.deepStrictEqual([code, text, disk.files()], [5, "", []]);
+      const said = world.said.lines.map((line) => line.text).join("\n");
+      assert.include(said, "there is no identity in /srv/b/.qbackup");
+      assert.include(said, "runuser -u ACCOUNT -- /usr/bin/qbackup-shell identity --root STORE");
+    }),
+  );
+
+  it.effect("identity in a home of root's shows nothing, whatever lies there", () =>
+    Effect.gen(function* () {
+      const disk = new Disk();
+      const world = memoryWorld(disk);
+      yield* run(world, { args: ["init"] });
+      disk.owner = 0;
+      const shown = yield* run(world, { args: ["identity"] });
+      assert.deepStrictEqual(shown, { code: 5, text: "" });
+      const store = yield* run(world, { args: ["identity", "--root", "/srv/b"] });
+      assert.strictEqual(store.code, 0);
+    }),
+  );
+
+  it.effect("identity names the command for each account that has a drop-in", () =>
+    Effect.gen(function* () {
+      const disk = new Disk();
+      const folder = new Disk();
+      const text =
+        "Match User b\n    ForceCommand /usr/bin/qbackup-shell --root /srv/b --no-init\n";
+      folder.plant("00-qbackup-b.conf", Buffer.from(text));
+      folder.plant("00-qbackup-c.conf", Buffer.from("ForceCommand /bin/sh; id\n"));
+      folder.plant("00-qbackup-d.conf", "other");
+      folder.plant("50-other.conf", Buffer.from(text));
+      const both = Layer.effect(
+        SafeFs,
+        Effect.gen(function* () {
+          const etc = yield* Layer.build(memorySafeFs(folder)).pipe(
+            Effect.map((services) => Context.get(services, SafeFs)),
+          );
+          const store = yield* SafeFs;
+          return {
+            root: (at: string | undefined) =>
+              (at === "/etc/ssh/sshd_config.d" ? etc : store).root(at),
+          };
+        }),
+      ).pipe(Layer.provide(memorySafeFs(disk)));
+      const world = worldOf(Layer.mergeAll(both, memoryLocks()));
+      assert.strictEqual((yield* run(world, { args: ["identity"] })).code, 5);
+      const hint = "as root: runuser -u b -- /usr/bin/qbackup-shell identity --root /srv/b";
+      assert.include(
+        world.said.lines.map((line) => line.text),
+        hint,
+      );
     }),
   );
 
   it.live("two who make the identity at once agree", () =>
     Effect.gen(function* () {
-      for (const args of [["identity"], ["identity", "--root", realRoot()]]) {
+      for (const args of [["init"], ["init", "--root", realRoot()]]) {
         const world = args.length === 1 ? memoryWorld() : realWorld();
         const shown = yield* Effect.all(
           Array.from({ length: 8 }, () => run(world, { args })),

@@ -67,7 +67,7 @@ export const exceptions: ReadonlyArray<string> = [
 const callers: Readonly<Record<string, ReadonlyArray<string>>> = {
   "/src/dom0/main": ["argv", "call", "command", "commands", "failure", "help", "near"],
   "/src/dom0/commands": ["command"],
-  "/src/shell/main": ["failure", "help", "invocation", "store", "verbs", "voice"],
+  "/src/shell/main": ["accounts", "failure", "help", "invocation", "store", "verbs", "voice"],
   "/src/shell/verbs": ["failure", "store", "voice"],
 };
 

@@ -42,10 +42,10 @@ const listed = (words: ReadonlyArray<string>, last: "and" | "or" = "and"): strin
 
 const namesOf = ({ flags }: Command): ReadonlyArray<string> => Object.keys(flags).map(flagName);
 
-/** All flags as parseArgs wants them: the command's own come first, because a letter means the first. */
-const optionsFor = (own: Command, commands: ReadonlyArray<Command>) => {
+/** All flags as parseArgs wants them; name and letter mean the same in every command. */
+const optionsFor = (commands: ReadonlyArray<Command>) => {
   const options: Record<string, { type: "boolean" | "string"; short?: string }> = {};
-  for (const flags of [everywhere, own.flags, ...commands.map((command) => command.flags)]) {
+  for (const flags of [everywhere, ...commands.map((command) => command.flags)]) {
     for (const [key, { short, type }] of Object.entries<Flag>(flags)) {
       options[flagName(key)] ??= {
         type: type === "switch" ? "boolean" : "string",
@@ -128,7 +128,7 @@ export const parse = <R>(
   const command = named ?? commands[0]!;
   const { tokens, positionals } = parseArgs({
     args: [...(named === undefined ? argv : argv.slice(1))],
-    options: optionsFor(command, commands),
+    options: optionsFor(commands),
     allowPositionals: true,
     strict: false,
     tokens: true,

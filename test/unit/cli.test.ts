@@ -2,6 +2,7 @@
 import { NodeServices } from "@effect/platform-node";
 import { assert, describe, it } from "@effect/vitest";
 import { Effect, Layer } from "effect";
+import { Command as Cli } from "effect/cli";
 import * as fs from "node:fs";
 import { memoryNotifier, type Notification } from "#layers/MemoryNotifier";
 import { memoryReporter, type Said } from "#layers/MemoryReporter";
@@ -14,7 +15,7 @@ import { QvmBackup } from "#services/QvmBackup";
 import { QvmRestore } from "#services/QvmRestore";
 import { Settings } from "#services/Settings";
 import { parse } from "#src/dom0/argv";
-import { type Count, type Flag, flagName } from "#src/dom0/command";
+import { command, type Count, type Flag, flagName, toCli } from "#src/dom0/command";
 import { commands } from "#src/dom0/commands";
 import { dom0, onTerminal } from "#src/dom0/main";
 import { closeTo, commandMeant } from "#src/dom0/near";
@@ -445,11 +446,71 @@ describe("one definition of each command", () => {
         (other) => other.command === command && other.flag.short === flag.short,
       );
       if (flag.short !== undefined) assert.lengthOf(letters, 1, `-${flag.short}`);
+      // And what a letter means.
+      for (const other of every)
+        if (flag.short !== undefined && other.flag.short === flag.short)
+          assert.strictEqual(other.name, name);
+        else if (other.name === name) assert.strictEqual(other.flag.short, flag.short);
       assert.notInclude(["h", "V"], flag.short);
       for (const keys of command.either ?? [])
         for (const key of keys) assert.property(command.flags, key);
     }
   });
+  it.effect("it is given what was asked for, and defaults only for what was not", () =>
+    Effect.gen(function* () {
+      const seen: Array<unknown> = [];
+      const one = command({
+        name: "one",
+        summary: "",
+        about: "",
+        flags: {
+          quick: { type: "switch", help: "" },
+          longName: { type: "text", value: "T", help: "" },
+          each: { type: "list", value: "E", help: "" },
+          size: { type: "count", value: "N", least: 1, most: 9, unit: "", default: 4, help: "" },
+          limit: { type: "count", value: "N", least: 1, most: 9, unit: "", help: "" },
+        },
+        args: {
+          first: { label: "FIRST", least: 1, most: 1 },
+          second: { label: "SECOND", least: 0, most: 1 },
+          rest: { label: "REST", least: 0, most: Infinity },
+        },
+        exits: {},
+        run: (values) => Effect.sync(() => void seen.push(values)),
+      });
+      for (const line of [
+        "one a",
+        "one a b c d --quick --long-name=t --each e,f --size 9 --limit=1",
+      ]) {
+        const parsed = parse([one], line.split(" "));
+        assert.strictEqual(parsed.kind, "call");
+        if (parsed.kind === "call")
+          yield* Cli.runWith(toCli(parsed.command), { version })(parsed.args);
+      }
+      assert.deepStrictEqual(seen, [
+        {
+          quick: false,
+          longName: undefined,
+          each: [],
+          size: 4,
+          limit: undefined,
+          first: "a",
+          second: undefined,
+          rest: [],
+        },
+        {
+          quick: true,
+          longName: "t",
+          each: ["e", "f"],
+          size: 9,
+          limit: 1,
+          first: "a",
+          second: "b",
+          rest: ["c", "d"],
+        },
+      ]);
+    }).pipe(Effect.provide(NodeServices.layer)),
+  );
   it.effect.each(counts)("$command.name --$name: from the least to the most", (it) =>
     Effect.gen(function* () {
       const { command, flag, name } = it;

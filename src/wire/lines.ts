@@ -90,7 +90,9 @@ export const replies = (source: Source, skipped: (line: Line) => Effect.Effect<v
 
   const next: Effect.Effect<Reply | undefined, BytesError | WireError> = Effect.gen(function* () {
     for (;;) {
-      const line = yield* nextLine(begun ? lineLimit : preambleLimit.bytes - preamble);
+      // What is left of the preamble may stand in front of a first reply of full length.
+      const room = begun ? 0 : preambleLimit.bytes - preamble;
+      const line = yield* nextLine(room + lineLimit);
       if (line === undefined) return undefined;
       const text = decode(line);
       const reply = line.length < lineLimit && text !== undefined ? parseReply(text) : undefined;

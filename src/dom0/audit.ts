@@ -11,10 +11,10 @@ import { destinationFor } from "./destination.ts";
 import { failed, type RunFailed } from "./failure.ts";
 import { blocksOf, fetchBlocks } from "./fetch.ts";
 import { json, keepRunning, to } from "./flags.ts";
-import { knownArchives, unsound } from "./list.ts";
+import { knownArchives, unsound } from "./known.ts";
+import { alarm, note } from "./noted.ts";
 import { withinADay } from "./remote.ts";
 import { certainty, choose, share, stretches } from "./sample.ts";
-import { alarm, note } from "./verify.ts";
 import { columns, print, visit } from "./visit.ts";
 
 export interface AuditOptions {

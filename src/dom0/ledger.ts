@@ -10,11 +10,11 @@ import { command } from "./command.ts";
 import { destinationFor, startDestination, takeLock } from "./destination.ts";
 import { failed } from "./failure.ts";
 import { keepRunning, to } from "./flags.ts";
-import { fromPaper, onPaper } from "./head.ts";
-import { checkReceipt, inLedger } from "./record.ts";
+import { fromPaper } from "./head.ts";
+import { note } from "./noted.ts";
+import { checkReceipt, currentHead, inLedger } from "./record.ts";
 import { type Archive, fetchRecord, listArchives, type Vouched, withinADay } from "./remote.ts";
 import { checkServer } from "./upload.ts";
-import { note } from "./verify.ts";
 import { print } from "./visit.ts";
 
 export interface LedgerOptions {
@@ -23,13 +23,6 @@ export interface LedgerOptions {
 }
 
 const minute = (instant: string): string => `${instant.slice(0, 16).replace("T", " ")} UTC`;
-
-/** The last line and its head; undefined while there is none. */
-export const currentHead = Effect.gen(function* () {
-  const { lines } = yield* inLedger((yield* Ledger).chain);
-  const last = lines.at(-1);
-  return last === undefined ? undefined : { last, head: onPaper(last.number, last.hash) };
-});
 
 const describe = ({ entry, number }: Line): string =>
   `line ${number}, ${minute(entry.finished)}, ${entry.name}`;

@@ -1,16 +1,17 @@
 /** What lies on the server, held against dom0's own ledger. */
 import { Effect } from "effect";
-import { type Audit, type Entry, Ledger } from "#services/Ledger";
+import { type Audit, Ledger } from "#services/Ledger";
 import { Reporter } from "#services/Reporter";
 import { humanSize } from "#src/wire/format";
 import { blockSize } from "#src/wire/frames";
-import { type Manifest, parseManifest, parseReceipt } from "#src/wire/manifest";
+import { parseReceipt } from "#src/wire/manifest";
 import { isPrefix, type Prefix, printable } from "#src/wire/names";
 import { line } from "#src/wire/shown";
 import { command } from "./command.ts";
 import { destinationFor } from "./destination.ts";
 import { failed } from "./failure.ts";
 import { json, keepRunning, to } from "./flags.ts";
+import { type Known, knownArchives, unsound } from "./known.ts";
 import { inLedger } from "./record.ts";
 import { type Archive, fetchRecord, listArchives, recordDiffers, withinADay } from "./remote.ts";
 import { columns, print, visit } from "./visit.ts";
@@ -46,46 +47,6 @@ interface Row {
   readonly verified?: string;
   readonly audited?: { readonly at: string; readonly blocks: number };
 }
-
-interface Known {
-  readonly entry: Entry;
-  readonly manifest: Manifest;
-  readonly audit: Audit;
-}
-
-/**
- * The ledger's archives behind this qube, by name; of two lines for one name the later counts. `sound`
- * is false where lines are lost or were changed: what is known is then not all, or not certain.
- */
-export const knownArchives = Effect.fnUntraced(function* (destination: string) {
-  const ledger = yield* Ledger;
-  const { damaged, lines, unlinked } = yield* inLedger(ledger.chain);
-  const { say } = yield* Reporter;
-  if (damaged.length > 0) {
-    yield* say("warning", line`the ledger's lines cannot all be read: ${damaged.join(", ")}`);
-  }
-  if (unlinked.length > 0) {
-    yield* say(
-      "warning",
-      line`the ledger was changed: lines that do not follow the one before: ${unlinked.join(", ")}`,
-    );
-  }
-  const audits = yield* inLedger(ledger.audits);
-  const known = new Map<string, Known>();
-  for (const { entry } of lines) {
-    const manifest = parseManifest(entry.manifest);
-    if (entry.destination !== destination || manifest === undefined) continue;
-    known.set(entry.name, { entry, manifest, audit: audits.get(entry.session) ?? {} });
-  }
-  return { known, sound: damaged.length === 0 && unlinked.length === 0 };
-});
-
-/** Whatever else was found, this is not to be passed over. */
-export const unsound = failed(
-  "integrity",
-  "the ledger was damaged or changed: what it does not know any more is not missed",
-  "bring back its copy; or qbackup ledger rebuild, which fetches lost lines from the server",
-);
 
 const readBack = ({ sampled, whole }: Audit) => ({
   ...(whole === undefined ? {} : { verified: whole }),

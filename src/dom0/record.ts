@@ -4,11 +4,19 @@ import { Ledger, type Submission, type Unfinished } from "#services/Ledger";
 import { signatureHolds } from "#src/wire/keys";
 import { parseReceipt, receiptDiffers } from "#src/wire/manifest";
 import { failed } from "./failure.ts";
+import { onPaper } from "./head.ts";
 import { checkServer, type Stored } from "./upload.ts";
 
 /** A ledger that cannot be used is a matter of this machine's set-up: a full disk, a planted link. */
 export const inLedger = <A, R>(effect: Effect.Effect<A, { readonly message: string }, R>) =>
   Effect.mapError(effect, (error) => failed("usage", error.message));
+
+/** The last line and its head; undefined while there is none. */
+export const currentHead = Effect.gen(function* () {
+  const { lines } = yield* inLedger((yield* Ledger).chain);
+  const last = lines.at(-1);
+  return last === undefined ? undefined : { last, head: onPaper(last.number, last.hash) };
+});
 
 /** Changes the mark of the run under way; nothing where there is none. */
 export const remark = Effect.fnUntraced(function* (

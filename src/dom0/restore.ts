@@ -7,16 +7,13 @@
 import { Effect } from "effect";
 import { Invocation } from "#services/Invocation";
 import type { Entry } from "#services/Ledger";
-import { QvmBackup } from "#services/QvmBackup";
 import { QvmRestore } from "#services/QvmRestore";
 import { Reporter } from "#services/Reporter";
-import { FullChunk } from "#src/archive/parameters";
-import { ArchiveFault, Walk } from "#src/archive/walk";
 import { humanSize } from "#src/wire/format";
-import type { Manifest } from "#src/wire/manifest";
 import { isName, type Name, type Session } from "#src/wire/names";
 import { line } from "#src/wire/shown";
 import { command } from "./command.ts";
+import { extractAll, forVerifying, passphraseAt, walker } from "./decrypt.ts";
 import { settingsFor, startDestination, takeLock } from "./destination.ts";
 import {
   type Archive,
@@ -55,46 +52,6 @@ export interface RestoreOptions {
   /** Minutes in which qvm-backup-restore must read or say something. */
   readonly qubesTimeout: number;
 }
-
-const passphraseAt = Effect.fnUntraced(function* (file: string) {
-  const { path, warning } = yield* (yield* QvmBackup)
-    .checkPassphrase(file)
-    .pipe(Effect.mapError((error) => failed("usage", error.message)));
-  if (warning !== undefined) yield* (yield* Reporter).say("warning", line`${warning}`);
-  return path;
-});
-
-/** A walk over the blocks of an archive as they come, and what it says of them at the end. */
-const walker = Effect.fnUntraced(function* (name: string, qubes?: Archive["qubes"]) {
-  const walk = new Walk({
-    fullChunk: yield* FullChunk,
-    ...(qubes === undefined
-      ? {}
-      : { expected: new Set(qubes.map(({ qid }) => directoryName(qid))) }),
-  });
-  const broken = ({ message }: ArchiveFault) =>
-    failed("integrity", `${name} is no whole archive: ${message}`);
-  return {
-    offset: () => walk.offset,
-    push: (bytes: Uint8Array) =>
-      Effect.suspend(() => {
-        const fault = walk.push(bytes);
-        return fault === undefined ? Effect.void : broken(fault);
-      }),
-    finish: Effect.suspend(() => {
-      const members = walk.finish();
-      return members instanceof ArchiveFault ? broken(members) : Effect.succeed(members);
-    }),
-  };
-});
-
-/** Extracts all of an archive, and walks it meanwhile: each block before a byte of it is used. */
-const extractAll = Effect.fnUntraced(function* (job: Job, qubes?: Archive["qubes"]) {
-  const walk = yield* walker(job.archive.trusted.name, qubes);
-  const left = yield* extract({ ...job, onBlock: walk.push });
-  yield* walk.finish;
-  return left;
-});
 
 /** Finds out what the members are where nobody wrote it down: one reading of all of it. */
 const walkAll = Effect.fnUntraced(function* (trusted: Trusted) {
@@ -190,12 +147,6 @@ const chooseUnknown = ({ exclude, qubes, skipDom0Home }: RestoreOptions): Choice
       : []),
   ],
 });
-
-/**
- * Verifying needs no template, and no user of the same name, but the tool asks for them all the same;
- * for want of the user it would leave out dom0's home in silence.
- */
-const forVerifying = ["--ignore-missing", "--ignore-username-mismatch"];
 
 const passedOn = (options: RestoreOptions): ReadonlyArray<string> => [
   ...(options.renameConflicting ? ["--rename-conflicting"] : []),
@@ -316,38 +267,6 @@ export const restore = Effect.fnUntraced(function* (asked: RestoreOptions) {
         : line`restored from ${name}: ${came.length === 0 ? "all qubes" : listed(came)}`,
   );
 }, Effect.scoped);
-
-export interface DecryptAll {
-  readonly trusted: Trusted;
-  readonly manifest: Manifest;
-  /** Which qubes must be in it, where that is known. */
-  readonly qubes?: Archive["qubes"] | undefined;
-  readonly passphraseFile: string;
-  /** Minutes in which qvm-backup-restore must read or say something. */
-  readonly qubesTimeout: number;
-}
-
-/**
- * Feeds a whole archive to `qvm-backup-restore --verify-only`, each block read once, and adds what
- * that does not notice: that nothing is missing. The destination qube must run, and the lock be held.
- */
-export const decryptAll = Effect.fnUntraced(function* (options: DecryptAll) {
-  const { manifest, qubes, trusted } = options;
-  const plan: Job["plan"] = {
-    verifyOnly: true,
-    qubes: [],
-    passphraseFile: yield* passphraseAt(options.passphraseFile),
-    options: forVerifying,
-  };
-  const job: Job = {
-    archive: { trusted, members: manifest.members, qubes: qubes ?? [] },
-    plan,
-    names: (qubes ?? []).map(({ name }) => name),
-    maySkip: false,
-    timeout: options.qubesTimeout,
-  };
-  yield* extractAll(job, qubes);
-});
 
 export const restoreCommand = command({
   name: "restore",

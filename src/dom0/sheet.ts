@@ -8,8 +8,7 @@ import { printable } from "#src/wire/names";
 import { command } from "./command.ts";
 import { destinationFor } from "./destination.ts";
 import { to } from "./flags.ts";
-import { currentHead } from "./ledger.ts";
-import { inLedger } from "./record.ts";
+import { currentHead, inLedger } from "./record.ts";
 import { print } from "./visit.ts";
 
 /** As many as fit on the page. */

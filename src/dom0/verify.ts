@@ -1,7 +1,6 @@
 /** Reads an archive back and holds all of it against the ledger; or has the server look at it. */
-import { DateTime, Effect, Result } from "effect";
-import { type Audit, type Entry, Ledger } from "#services/Ledger";
-import { Notifier } from "#services/Notifier";
+import { Effect, Result } from "effect";
+import { type Entry, Ledger } from "#services/Ledger";
 import { Reporter } from "#services/Reporter";
 import { FullChunk } from "#src/archive/parameters";
 import { leafOf, treeHasher } from "#src/archive/treehash";
@@ -9,16 +8,17 @@ import { ArchiveFault, Walk } from "#src/archive/walk";
 import { humanSize } from "#src/wire/format";
 import { fingerprint } from "#src/wire/keys";
 import { type Manifest, manifestDiffers } from "#src/wire/manifest";
-import { isName, type Name, type Session } from "#src/wire/names";
+import { isName, type Name } from "#src/wire/names";
 import { line } from "#src/wire/shown";
 import { command } from "./command.ts";
+import { decryptAll } from "./decrypt.ts";
 import { destinationFor, settingsFor } from "./destination.ts";
 import { failed, type RunFailed } from "./failure.ts";
 import { blocksOf, fetchBlocks, fromLedger } from "./fetch.ts";
 import { archive, json, keepRunning, passphraseFile, qubesTimeout, to } from "./flags.ts";
+import { alarm, note } from "./noted.ts";
 import { inLedger } from "./record.ts";
 import { ask, fetchRecord, misplaced, nextReply, recordDiffers } from "./remote.ts";
-import { decryptAll } from "./restore.ts";
 import { checkServer } from "./upload.ts";
 import { print, visit } from "./visit.ts";
 
@@ -106,25 +106,6 @@ const worth: { readonly [B in Anchor["by"]]: string } = {
   receipt:
     "it is whole and what the server's receipt says; not proven: that this is what dom0 backed up, and which qubes must be in it",
 };
-
-/** Notes what a look at archives gave; a note that cannot be made does not change the result. */
-export const note = Effect.fnUntraced(function* (
-  sessions: ReadonlyArray<Session>,
-  change: (before: Audit, now: string, session: Session) => Audit,
-) {
-  if (sessions.length === 0) return;
-  const ledger = yield* Ledger;
-  const { say } = yield* Reporter;
-  const now = DateTime.formatIso(yield* DateTime.now);
-  yield* ledger
-    .audited(sessions, (before, session) => change(before, now, session))
-    .pipe(Effect.catch((error) => say("warning", line`${error.message}`)));
-});
-
-/** Tells the desktop too: a look at the backups may run from a timer. */
-export const alarm = Effect.flatMap(Notifier, ({ notify }) =>
-  notify("critical", "Backups are damaged", "See: qbackup list"),
-);
 
 const readBack = Effect.fnUntraced(function* (anchor: Anchor, destination: string) {
   const { progress } = yield* Reporter;

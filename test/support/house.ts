@@ -55,11 +55,6 @@ export const verbs: Readonly<Record<string, ReadonlyArray<string>>> = {
 /** Verbs that import verbs, today. This list may only become shorter. */
 export const exceptions: ReadonlyArray<string> = [
   "/src/carrier/fetch -> /src/carrier/carrier",
-  "/src/dom0/audit -> /src/dom0/list",
-  "/src/dom0/audit -> /src/dom0/verify",
-  "/src/dom0/ledger -> /src/dom0/verify",
-  "/src/dom0/sheet -> /src/dom0/ledger",
-  "/src/dom0/verify -> /src/dom0/restore",
   "/src/shell/bare -> /src/shell/put",
 ];
 

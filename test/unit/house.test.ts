@@ -96,6 +96,7 @@ const planted: ReadonlyArray<readonly [rule: (typeof rules)[number], file: strin
     ["import", "test/standin/tar.ts", 'import { Walk } from "#src/archive/walk";'],
 
     ["verb", dom0, 'import { list } from "./list.ts";'],
+    ["verb", "src/dom0/audit.ts", 'import { knownArchives } from "./list.ts";'],
     ["verb", dom0, 'import type { Listed } from "#src/dom0/list";'],
     ["verb", "src/shell/read.ts", 'export { put } from "./put.ts";'],
     ["verb", "src/dom0/main.ts", 'import { status } from "./status.ts";'],
@@ -216,7 +217,7 @@ const innocent: ReadonlyArray<readonly [file: string, text: string]> = [
     '// import "#src/carrier/carrier";\n/* import "node:fs" */ const a = \'import "node:fs"\';',
   ],
   ["src/dom0/main.ts", 'import { list } from "./list.ts";\nimport { failed } from "./failure.ts";'],
-  ["src/dom0/audit.ts", 'import { knownArchives } from "./list.ts";'],
+  ["src/shell/bare.ts", 'import { receive } from "./put.ts";'],
   ["src/dom0/fetch.ts", 'import { answer } from "./upload.ts";'],
   [entrypoint, 'import { main } from "#src/dom0/main";\nconst { argv } = process;'],
   [layer, 'import * as fs from "node:fs";\nsetTimeout(() => {}, Date.now());'],

@@ -26,7 +26,6 @@ export default defineConfig({
       project("smoke", 300_000),
       project("e2e", 600_000),
       project("sim", 1_200_000),
-      project("fuzz", 1_200_000),
       project("fire", 1_200_000),
     ],
   },

@@ -4,7 +4,7 @@
  * tree around the store, listed with its hashes, is the same afterwards.
  */
 import { execFileSync, spawn } from "node:child_process";
-import { afterAll, afterEach, assert, describe, it, vi } from "vitest";
+import { afterAll, afterEach, assert, describe, it } from "vitest";
 import * as crypto from "node:crypto";
 import * as fs from "node:fs";
 import * as net from "node:net";
@@ -15,7 +15,6 @@ import { dist, execute } from "#test/support/whole";
 import {
   archive,
   command,
-  full,
   inTurns,
   type Parcel,
   put,
@@ -26,7 +25,6 @@ import {
   talk,
 } from "./wire.ts";
 
-vi.setConfig({ testTimeout: 300_000, hookTimeout: 60_000 });
 afterAll(removeScratch);
 
 /** Everything below a directory, links not followed, with what would show any change. */
@@ -452,9 +450,7 @@ const planted = [
 
 const modes: ReadonlyArray<ServerOptions["as"]> = !isRoot
   ? ["forced-command"]
-  : full
-    ? ["both", "forced-command"]
-    : ["both"];
+  : ["both", "forced-command"];
 
 describe.each(modes)("as %s", (as) => {
   it("hostile names and commands change nothing, run nothing, and are refused", async () => {

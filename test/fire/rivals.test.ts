@@ -1,12 +1,11 @@
 /** Two clients for one name, and a store full of what clients never came back for. */
-import { afterAll, assert, describe, it, vi } from "vitest";
+import { afterAll, assert, describe, it } from "vitest";
 import * as fs from "node:fs";
 import * as path from "node:path";
 import {
   archive,
   below,
   command,
-  full,
   holdsOnly,
   listed,
   type Parcel,
@@ -18,12 +17,11 @@ import {
   until,
 } from "./wire.ts";
 
-vi.setConfig({ testTimeout: 120_000 });
 afterAll(removeScratch);
 
 describe("two at once", () => {
   it("for one name: one wins, the other hears so, and leaves nothing of its own there", async () => {
-    for (let round = 0; round < (full ? 20 : 4); round++) {
+    for (let round = 0; round < 20; round++) {
       const store = scratch();
       const parcels = [1, 2].map((n): Parcel => {
         return { name: "a.backup", session: sessionOf(n), archive: archive(3_000_000, n) };

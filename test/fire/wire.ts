@@ -14,9 +14,6 @@ import { archiveOf } from "#test/support/archive";
 import { treeHash } from "#test/support/peer";
 import { dist, type Ran } from "#test/support/whole";
 
-/** Everything that is tried here, not only what a few seconds allow. */
-export const full = process.env["QBACKUP_FULL"] === "1";
-
 /** Of what happens at random; the same again with the same number. */
 export const seed = Number(process.env["QBACKUP_SEED"] ?? 1);
 

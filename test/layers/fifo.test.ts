@@ -360,7 +360,6 @@ describe("FifoQvmBackup.recover", () => {
         await nothingLeft(world, fds);
         assert.notInclude(fake.log(), "NOT A FIFO");
       }),
-    60_000,
   );
 
   it.live("a run that dies before its qvm-backup has asked for the signal never starts it", () =>

@@ -76,39 +76,36 @@ describe("FileLedger", () => {
     }),
   );
 
-  it.live(
-    "survives a crash at every byte of a line",
-    () =>
-      Effect.gen(function* () {
-        const place = fresh();
-        const file = path.join(place, "ledger.jsonl");
-        yield* use(place, (ledger) => ledger.append(entry("a")));
-        const first = fs.readFileSync(file).length;
-        yield* use(place, (ledger) => ledger.append(entry("b")));
-        const whole = fs.readFileSync(file);
-        for (let cut = first; cut <= whole.length; cut += 1) {
-          fs.writeFileSync(file, whole.subarray(0, cut));
-          fs.rmSync(path.join(place, "ledger.torn"), { force: true });
-          const kept = cut >= whole.length - 1 ? ["a", "b"] : ["a"];
-          const torn = cut > first && kept.length === 1;
-          const before = yield* use(place, (ledger) => ledger.entries);
-          assert.deepStrictEqual([...before.damaged], torn ? [2] : [], `cut at ${cut}`);
-          yield* use(place, (ledger) => ledger.append(entry("c")));
-          const { damaged, entries } = yield* use(place, (ledger) => ledger.entries);
-          assert.deepStrictEqual([...damaged], []);
-          assert.deepStrictEqual(
-            entries.map(({ name }) => name as string),
-            [...kept, "c"],
-          );
-          assert.deepStrictEqual(parseLedger(fs.readFileSync(file)).unlinked, []);
-          const copy = path.join(place, "ledger.torn");
-          assert.strictEqual(
-            fs.existsSync(copy) ? fs.readFileSync(copy, "latin1") : "",
-            torn ? `${whole.subarray(first, cut).toString("latin1")}\n` : "",
-          );
-        }
-      }),
-    60_000,
+  it.live("survives a crash at every byte of a line", () =>
+    Effect.gen(function* () {
+      const place = fresh();
+      const file = path.join(place, "ledger.jsonl");
+      yield* use(place, (ledger) => ledger.append(entry("a")));
+      const first = fs.readFileSync(file).length;
+      yield* use(place, (ledger) => ledger.append(entry("b")));
+      const whole = fs.readFileSync(file);
+      for (let cut = first; cut <= whole.length; cut += 1) {
+        fs.writeFileSync(file, whole.subarray(0, cut));
+        fs.rmSync(path.join(place, "ledger.torn"), { force: true });
+        const kept = cut >= whole.length - 1 ? ["a", "b"] : ["a"];
+        const torn = cut > first && kept.length === 1;
+        const before = yield* use(place, (ledger) => ledger.entries);
+        assert.deepStrictEqual([...before.damaged], torn ? [2] : [], `cut at ${cut}`);
+        yield* use(place, (ledger) => ledger.append(entry("c")));
+        const { damaged, entries } = yield* use(place, (ledger) => ledger.entries);
+        assert.deepStrictEqual([...damaged], []);
+        assert.deepStrictEqual(
+          entries.map(({ name }) => name as string),
+          [...kept, "c"],
+        );
+        assert.deepStrictEqual(parseLedger(fs.readFileSync(file)).unlinked, []);
+        const copy = path.join(place, "ledger.torn");
+        assert.strictEqual(
+          fs.existsSync(copy) ? fs.readFileSync(copy, "latin1") : "",
+          torn ? `${whole.subarray(first, cut).toString("latin1")}\n` : "",
+        );
+      }
+    }),
   );
 
   it.live("is mended: a chain again, and as it was is kept", () =>

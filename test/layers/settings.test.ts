@@ -245,5 +245,5 @@ it.effect.prop(
         assert.strictEqual(got.value ?? "", bash(path.join(home, ".bashrc")));
       } else assert.isAbove(lines.length, 1);
     }),
-  { timeout: 60_000, arbitrary: { runs: 300 } },
+  { arbitrary: { runs: 300 } },
 );

@@ -202,7 +202,7 @@ const closed = (child: child_process.ChildProcess): Promise<void> =>
     child.on("close", () => resolve());
   });
 
-describe("archives", { timeout: 20_000 }, () => {
+describe("archives", () => {
   it("decrypt with scrypt and untar to the images, byte for byte", async () => {
     const w = world();
     const to = path.join(w.dir, "out");
@@ -347,7 +347,7 @@ describe("archives", { timeout: 20_000 }, () => {
   });
 });
 
-describe("qvm-backup", { timeout: 20_000 }, () => {
+describe("qvm-backup", () => {
   it("refuses what the real one refuses, in its words", async () => {
     const w = world();
     const to = path.join(w.dir, "out");
@@ -529,7 +529,7 @@ describe("qvm-backup", { timeout: 20_000 }, () => {
   });
 });
 
-describe("faults of qvm-backup", { timeout: 20_000 }, () => {
+describe("faults of qvm-backup", () => {
   const faulty = async (fault: object, ...more: ReadonlyArray<string>) => {
     const w = world();
     w.faults({ tool: "qvm-backup", kind: "", ...fault });
@@ -630,7 +630,7 @@ describe("faults of qvm-backup", { timeout: 20_000 }, () => {
   });
 });
 
-describe("qvm-run", { timeout: 20_000 }, () => {
+describe("qvm-run", () => {
   const service = "#!/bin/sh\n";
   const call = (of: World, name: string, input?: string): Started =>
     start(of, "qvm-run", ["--no-gui", "--pass-io", "--service", "net", name], input);
@@ -853,7 +853,7 @@ describe("qvm-run", { timeout: 20_000 }, () => {
   });
 });
 
-describe("the other tools", { timeout: 20_000 }, () => {
+describe("the other tools", () => {
   /** Code, stdout, stderr; of a usage error only what is wrong. */
   const said = async (of: World, tool: string, ...args: ReadonlyArray<string>) => {
     const { code, stderr, stdout } = await run(of, tool, args);

@@ -78,121 +78,108 @@ const losses: ReadonlyArray<readonly [string, () => (() => number) | undefined]>
 ];
 
 describe("the power fails in the middle of a put", () => {
-  it.effect.each(losses)(
-    "%s",
-    ([, loss]) =>
-      Effect.gen(function* () {
-        const whole = new Disk();
-        assert.strictEqual((yield* once(whole)).code, 0);
-        const steps = count(whole);
-        assert.isAbove(steps, 25);
-        for (let at = 0; at <= steps; at++) {
+  it.effect.each(losses)("%s", ([, loss]) =>
+    Effect.gen(function* () {
+      const whole = new Disk();
+      assert.strictEqual((yield* once(whole)).code, 0);
+      const steps = count(whole);
+      assert.isAbove(steps, 25);
+      for (let at = 0; at <= steps; at++) {
+        const disk = new Disk();
+        failAt(disk, at, "off");
+        const { last } = yield* once(disk);
+        disk.crash(loss());
+        calmly(disk);
+        const there = yield* verified(disk);
+        if (last?.type === "stored") assert.isTrue(there, `step ${at}: stored, and gone`);
+        // And in the middle of the put that puts it right, too.
+        const next = yield* once(disk);
+        assert.strictEqual(next.code, 0, `step ${at}: the repeated put: ${JSON.stringify(next)}`);
+        assert.strictEqual(next.last?.type, "stored");
+        disk.crash(loss());
+        assert.isTrue(yield* verified(disk), `step ${at}: stored again, and gone`);
+      }
+    }),
+  );
+  it.effect("and once more in the middle of the repeated put", () =>
+    Effect.gen(function* () {
+      const whole = new Disk();
+      yield* once(whole, small);
+      const steps = count(whole);
+      for (let first = 0; first <= steps; first++) {
+        for (let second = 0; second <= steps + 12; second += 1 + (first % 2)) {
+          const random = rng(first * 1000 + second).next;
           const disk = new Disk();
-          failAt(disk, at, "off");
-          const { last } = yield* once(disk);
-          disk.crash(loss());
+          failAt(disk, first, "off");
+          yield* once(disk, small);
+          disk.crash(random);
+          failAt(disk, second, "off");
+          const { last } = yield* once(disk, small);
+          disk.crash(random);
           calmly(disk);
           const there = yield* verified(disk);
-          if (last?.type === "stored") assert.isTrue(there, `step ${at}: stored, and gone`);
-          // And in the middle of the put that puts it right, too.
-          const next = yield* once(disk);
-          assert.strictEqual(next.code, 0, `step ${at}: the repeated put: ${JSON.stringify(next)}`);
-          assert.strictEqual(next.last?.type, "stored");
-          disk.crash(loss());
-          assert.isTrue(yield* verified(disk), `step ${at}: stored again, and gone`);
+          const when = `steps ${first} and ${second}`;
+          if (last?.type === "stored") assert.isTrue(there, `${when}: stored, and gone`);
+          const next = yield* once(disk, small);
+          assert.strictEqual(next.code, 0, `${when}: ${JSON.stringify(next)}`);
+          assert.isTrue(yield* verified(disk), when);
         }
-      }),
-    120_000,
-  );
-  it.effect(
-    "and once more in the middle of the repeated put",
-    () =>
-      Effect.gen(function* () {
-        const whole = new Disk();
-        yield* once(whole, small);
-        const steps = count(whole);
-        for (let first = 0; first <= steps; first++) {
-          for (let second = 0; second <= steps + 12; second += 1 + (first % 2)) {
-            const random = rng(first * 1000 + second).next;
-            const disk = new Disk();
-            failAt(disk, first, "off");
-            yield* once(disk, small);
-            disk.crash(random);
-            failAt(disk, second, "off");
-            const { last } = yield* once(disk, small);
-            disk.crash(random);
-            calmly(disk);
-            const there = yield* verified(disk);
-            const when = `steps ${first} and ${second}`;
-            if (last?.type === "stored") assert.isTrue(there, `${when}: stored, and gone`);
-            const next = yield* once(disk, small);
-            assert.strictEqual(next.code, 0, `${when}: ${JSON.stringify(next)}`);
-            assert.isTrue(yield* verified(disk), when);
-          }
-        }
-      }),
-    240_000,
+      }
+    }),
   );
 });
 
 describe("a call on the disk does not succeed", () => {
   for (const reason of ["no-space", "io"] as const) {
     for (const times of [1, 1000]) {
-      it.effect(
-        `${reason}, ${times === 1 ? "once" : "from then on"}`,
-        () =>
-          Effect.gen(function* () {
-            const whole = new Disk();
-            yield* once(whole);
-            const steps = count(whole);
-            for (let at = 0; at < steps; at++) {
-              const disk = new Disk();
-              failAt(disk, at, reason, times);
-              const { code, last } = yield* once(disk);
-              const when = `step ${at}: ${JSON.stringify(last)}`;
-              calmly(disk);
-              const there = yield* verified(disk);
-              if (code === 0) {
-                // What failed was only the tidying up behind the commit.
-                assert.isTrue(there, when);
-                assert.strictEqual(last?.type, "stored", when);
-              } else {
-                assert.strictEqual(code, 5, when);
-                assert.isTrue(last?.type === "error", when);
-                if (last?.type === "error") {
-                  assert.strictEqual(last.code, reason === "io" ? "internal" : "no-space", when);
-                }
-                // On a disk that takes nothing any more, a name cannot be taken back either.
-                if (reason !== "io" || times === 1) assert.isFalse(there, when);
-                // Where the disk still lets files be removed, the upload's space is given back.
-                if (times === 1) {
-                  const left = disk.files().filter((file) => /incoming\/0+1$/.test(file));
-                  assert.deepStrictEqual(left, [], when);
-                }
+      it.effect(`${reason}, ${times === 1 ? "once" : "from then on"}`, () =>
+        Effect.gen(function* () {
+          const whole = new Disk();
+          yield* once(whole);
+          const steps = count(whole);
+          for (let at = 0; at < steps; at++) {
+            const disk = new Disk();
+            failAt(disk, at, reason, times);
+            const { code, last } = yield* once(disk);
+            const when = `step ${at}: ${JSON.stringify(last)}`;
+            calmly(disk);
+            const there = yield* verified(disk);
+            if (code === 0) {
+              // What failed was only the tidying up behind the commit.
+              assert.isTrue(there, when);
+              assert.strictEqual(last?.type, "stored", when);
+            } else {
+              assert.strictEqual(code, 5, when);
+              assert.isTrue(last?.type === "error", when);
+              if (last?.type === "error") {
+                assert.strictEqual(last.code, reason === "io" ? "internal" : "no-space", when);
               }
-              const next = yield* once(disk);
-              assert.strictEqual(next.code, 0, `${when}; again: ${JSON.stringify(next)}`);
-              // What the failed put had left unflushed, the repeated one has made good.
-              disk.crash();
-              assert.isTrue(yield* verified(disk), when);
+              // On a disk that takes nothing any more, a name cannot be taken back either.
+              if (reason !== "io" || times === 1) assert.isFalse(there, when);
+              // Where the disk still lets files be removed, the upload's space is given back.
+              if (times === 1) {
+                const left = disk.files().filter((file) => /incoming\/0+1$/.test(file));
+                assert.deepStrictEqual(left, [], when);
+              }
             }
-          }),
-        120_000,
-      );
-      it(
-        `${reason}, ${times === 1 ? "once" : "from then on"}: what dom0 makes of it`,
-        { timeout: 120_000 },
-        () => {
-          const { carrierDies: _1, dom0Dies: _2, ledger: _3, second: _4, ...rest } = planOf(1);
-          const calm = { ...rest, links: [], deaths: [], clocks: [], pauses: [], archive: 2 };
-          for (let at = 1; at <= 48; at++) {
-            const disk = { at, count: times, reason };
-            const told = tell(1, { ...calm, qvm: { kind: "sound" }, disk, rest: 1000 });
-            assert.deepStrictEqual([...told.violations], [], `at ${at}`);
-            assert.include([0, 5], told.codes[0], `at ${at}`);
+            const next = yield* once(disk);
+            assert.strictEqual(next.code, 0, `${when}; again: ${JSON.stringify(next)}`);
+            // What the failed put had left unflushed, the repeated one has made good.
+            disk.crash();
+            assert.isTrue(yield* verified(disk), when);
           }
-        },
+        }),
       );
+      it(`${reason}, ${times === 1 ? "once" : "from then on"}: what dom0 makes of it`, () => {
+        const { carrierDies: _1, dom0Dies: _2, ledger: _3, second: _4, ...rest } = planOf(1);
+        const calm = { ...rest, links: [], deaths: [], clocks: [], pauses: [], archive: 2 };
+        for (let at = 1; at <= 48; at++) {
+          const disk = { at, count: times, reason };
+          const told = tell(1, { ...calm, qvm: { kind: "sound" }, disk, rest: 1000 });
+          assert.deepStrictEqual([...told.violations], [], `at ${at}`);
+          assert.include([0, 5], told.codes[0], `at ${at}`);
+        }
+      });
     }
   }
 });

@@ -1,19 +1,9 @@
-/** A share of the simulation (`npm run sim` tells all the stories), and that a seed is a story. */
+/** That a seed is a story, and stories that chance would seldom tell; `npm run sim` tells the others. */
 import { assert, it } from "@effect/vitest";
 import { planOf } from "#test/sim/plan";
 import { tell } from "#test/sim/story";
 
-const share = 240;
-
-it(`${share} stories keep what was promised`, { timeout: 300_000 }, () => {
-  for (let seed = 1; seed <= share; seed++) {
-    const { violations } = tell(seed);
-    const again = `again with: SEED=${seed} npm run sim`;
-    assert.deepStrictEqual([...violations], [], again);
-  }
-});
-
-it("the same seed tells the same story, another one another", { timeout: 120_000 }, () => {
+it("the same seed tells the same story, another one another", () => {
   for (const seed of [3, 11, 17, 29, 40, 58]) {
     const once = tell(seed);
     const again = tell(seed);
@@ -39,51 +29,41 @@ it("a story in which nothing goes wrong ends well", () => {
   assert.deepStrictEqual([...codes], [0, 0]);
 });
 
-it(
-  "the key that dom0 has pinned is there for ever, whenever the server that made it died",
-  {
-    timeout: 120_000,
-  },
-  () => {
-    const { carrierDies: _1, disk: _2, dom0Dies: _3, ledger: _4, second: _5, ...rest } = planOf(1);
-    const pauses = [{ at: 100, millis: 20_000 }];
-    const calm = { ...rest, links: [], clocks: [], archive: 2, rest: 1000, syncing: 1, pauses };
-    const death = { moment: "after", told: true, away: 10 } as const;
-    for (let first = 4; first <= 12; first++) {
-      for (let second = first + 8; second <= first + 14; second++) {
-        const deaths = [
-          { ...death, at: first },
-          { ...death, at: second, power: "nothing" as const },
-        ];
-        const { violations } = tell(1, { ...calm, qvm: { kind: "sound" }, deaths });
-        assert.deepStrictEqual([...violations], [], `deaths at ${first} and ${second}`);
-      }
+it("the key that dom0 has pinned is there for ever, whenever the server that made it died", () => {
+  const { carrierDies: _1, disk: _2, dom0Dies: _3, ledger: _4, second: _5, ...rest } = planOf(1);
+  const pauses = [{ at: 100, millis: 20_000 }];
+  const calm = { ...rest, links: [], clocks: [], archive: 2, rest: 1000, syncing: 1, pauses };
+  const death = { moment: "after", told: true, away: 10 } as const;
+  for (let first = 4; first <= 12; first++) {
+    for (let second = first + 8; second <= first + 14; second++) {
+      const deaths = [
+        { ...death, at: first },
+        { ...death, at: second, power: "nothing" as const },
+      ];
+      const { violations } = tell(1, { ...calm, qvm: { kind: "sound" }, deaths });
+      assert.deepStrictEqual([...violations], [], `deaths at ${first} and ${second}`);
     }
-  },
-);
+  }
+});
 
-it(
-  "dom0's machine is suspended for an hour, whenever: the run goes on where it was",
-  { timeout: 120_000 },
-  () => {
-    const { carrierDies: _1, disk: _2, dom0Dies: _3, ledger: _4, second: _5, ...rest } = planOf(1);
-    const pauses = [{ at: 1_500_000, millis: 40_000 }];
-    const calm = { ...rest, deaths: [], clocks: [], archive: 3, syncing: 1, pauses, rest: 1000 };
-    for (let after = 20; after < 60_000; after = Math.ceil(after * 1.35)) {
-      for (const serverKnows of [undefined, "ended", "failed"] as const) {
-        // Nobody tells a machine that is asleep; the server may be told, or find out by the silence.
-        const broken = { when: { after }, dom0Knows: false, serverKnows, keep: false };
-        const told = tell(1, {
-          ...calm,
-          qvm: { kind: "sound" },
-          links: [{ ...rest.sound, broken }],
-          suspended: { after, millis: 3_600_000 },
-        });
-        const when = `after ${after} ms`;
-        assert.deepStrictEqual([...told.violations], [], when);
-        assert.deepStrictEqual([...told.codes], [0, 0], when);
-        assert.isAbove(told.seconds, 3600, when);
-      }
+it("dom0's machine is suspended for an hour, whenever: the run goes on where it was", () => {
+  const { carrierDies: _1, disk: _2, dom0Dies: _3, ledger: _4, second: _5, ...rest } = planOf(1);
+  const pauses = [{ at: 1_500_000, millis: 40_000 }];
+  const calm = { ...rest, deaths: [], clocks: [], archive: 3, syncing: 1, pauses, rest: 1000 };
+  for (let after = 20; after < 60_000; after = Math.ceil(after * 1.35)) {
+    for (const serverKnows of [undefined, "ended", "failed"] as const) {
+      // Nobody tells a machine that is asleep; the server may be told, or find out by the silence.
+      const broken = { when: { after }, dom0Knows: false, serverKnows, keep: false };
+      const told = tell(1, {
+        ...calm,
+        qvm: { kind: "sound" },
+        links: [{ ...rest.sound, broken }],
+        suspended: { after, millis: 3_600_000 },
+      });
+      const when = `after ${after} ms`;
+      assert.deepStrictEqual([...told.violations], [], when);
+      assert.deepStrictEqual([...told.codes], [0, 0], when);
+      assert.isAbove(told.seconds, 3600, when);
     }
-  },
-);
+  }
+});

@@ -504,38 +504,34 @@ describe("audit", () => {
       ]);
     }),
   );
-  it.effect(
-    "finds a lost block as often as it says, over 1,000 trials",
-    () =>
-      Effect.gen(function* () {
-        const w = world();
-        const bytes = anArchive(7, 9.5 * mib);
-        const random = rng(99);
-        const blocks = Math.ceil(bytes.length / mib);
-        const [count, trials] = [2, 1000];
-        const { session } = keep(w, "a.backup", bytes);
-        w.shelf.committed.set("a.backup", {
-          ...w.shelf.committed.get("a.backup")!,
-          digestsOf: Buffer.from(bytes),
-        });
-        let found = 0;
-        for (let trial = 0; trial < trials; trial++) {
-          const lost = random.int(0, blocks - 1);
-          bytes[lost * mib + 77]! ^= 1;
-          const seed = 1000 + trial;
-          const chosen = choose(rng(seed).bytes, count, blocks);
-          const { code } = yield* qbackup(w, ["audit", "--blocks", String(count)], { seed });
-          bytes[lost * mib + 77]! ^= 1;
-          // It finds exactly what lies in what it chose.
-          assert.strictEqual(code, chosen.includes(lost) ? 6 : 0, `trial ${trial}`);
-          if (chosen.includes(lost)) found += 1;
-        }
-        const share = count / blocks;
-        const spread = Math.sqrt(trials * share * (1 - share));
-        assert.isBelow(Math.abs(found - trials * share), 4 * spread, `${found} of ${trials}`);
-        assert.isDefined(w.disk.audits.get(session)?.failed);
-      }),
-    120_000,
+  it.effect("finds a lost block just when it lies in what was chosen", () =>
+    Effect.gen(function* () {
+      const w = world();
+      const bytes = anArchive(7, 9.5 * mib);
+      const random = rng(99);
+      const blocks = Math.ceil(bytes.length / mib);
+      const count = 2;
+      const { session } = keep(w, "a.backup", bytes);
+      w.shelf.committed.set("a.backup", {
+        ...w.shelf.committed.get("a.backup")!,
+        digestsOf: Buffer.from(bytes),
+      });
+      const verdicts = new Set<boolean>();
+      for (let trial = 0; trial < 20; trial++) {
+        const lost = random.int(0, blocks - 1);
+        bytes[lost * mib + 77]! ^= 1;
+        const seed = 1000 + trial;
+        const chosen = choose(rng(seed).bytes, count, blocks);
+        const { code } = yield* qbackup(w, ["audit", "--blocks", String(count)], { seed });
+        bytes[lost * mib + 77]! ^= 1;
+        // It finds exactly what lies in what it chose.
+        assert.strictEqual(code, chosen.includes(lost) ? 6 : 0, `trial ${trial}`);
+        verdicts.add(chosen.includes(lost));
+      }
+      // How often that is, is a matter of the choice alone: sample.test.ts.
+      assert.lengthOf([...verdicts], 2);
+      assert.isDefined(w.disk.audits.get(session)?.failed);
+    }),
   );
 });
 
@@ -632,17 +628,14 @@ describe("a hostile server on the way back", () => {
       [6],
     ],
   ];
-  it.effect.each(listLies)(
-    "list, %s",
-    ([, lies, codes]) =>
-      Effect.gen(function* () {
-        const w = world();
-        keep(w, "a.backup", small);
-        const { code, out, text } = yield* qbackup(w, ["list"], { lies });
-        assert.include(codes, code, text);
-        assert.strictEqual(out, "");
-      }),
-    60_000,
+  it.effect.each(listLies)("list, %s", ([, lies, codes]) =>
+    Effect.gen(function* () {
+      const w = world();
+      keep(w, "a.backup", small);
+      const { code, out, text } = yield* qbackup(w, ["list"], { lies });
+      assert.include(codes, code, text);
+      assert.strictEqual(out, "");
+    }),
   );
   const recordLies: ReadonlyArray<readonly [string, Lies, ReadonlyArray<number>]> = [
     ["a record of 4 GiB", { recordReady: () => ({ type: "ready", size: 4_000_000_000 }) }, [6]],
@@ -724,36 +717,33 @@ describe("a hostile server on the way back", () => {
       assert.strictEqual(nights, 3);
     }),
   );
-  it.effect(
-    "one that is slow in each of many calls is given up after a day",
-    () =>
-      Effect.gen(function* () {
-        const w = world();
-        const bytes = anArchive(3, 50_000);
-        for (let i = 0; i < 240; i++) keep(w, `a${i}.backup`, bytes, { known: false });
-        const honest = peer(w.shelf);
-        const { code, out, text } = yield* qbackup(w, ["ledger", "rebuild"], {
-          within: "25 hours",
-          far: (invocation, service) =>
-            service.endsWith("+list")
-              ? honest(invocation, service)
-              : Effect.gen(function* () {
-                  for (let i = 0; i < 25; i++) {
-                    yield* invocation.stdout.write(
-                      Buffer.from('\n{"type":"alive"}\n').subarray(i && 1),
-                    );
-                    yield* Effect.sleep("70 seconds");
-                  }
-                  const refused = '{"type":"error","code":"internal","message":"no"}\n';
-                  yield* invocation.stdout.write(Buffer.from(refused));
-                  return 5;
-                }).pipe(Effect.orElseSucceed(() => 1)),
-        });
-        assert.strictEqual(code, 4, text);
-        assert.match(text, /not come to an end within a day/);
-        assert.strictEqual(out, "");
-      }),
-    60_000,
+  it.effect("one that is slow in each of many calls is given up after a day", () =>
+    Effect.gen(function* () {
+      const w = world();
+      const bytes = anArchive(3, 50_000);
+      for (let i = 0; i < 240; i++) keep(w, `a${i}.backup`, bytes, { known: false });
+      const honest = peer(w.shelf);
+      const { code, out, text } = yield* qbackup(w, ["ledger", "rebuild"], {
+        within: "25 hours",
+        far: (invocation, service) =>
+          service.endsWith("+list")
+            ? honest(invocation, service)
+            : Effect.gen(function* () {
+                for (let i = 0; i < 25; i++) {
+                  yield* invocation.stdout.write(
+                    Buffer.from('\n{"type":"alive"}\n').subarray(i && 1),
+                  );
+                  yield* Effect.sleep("70 seconds");
+                }
+                const refused = '{"type":"error","code":"internal","message":"no"}\n';
+                yield* invocation.stdout.write(Buffer.from(refused));
+                return 5;
+              }).pipe(Effect.orElseSucceed(() => 1)),
+      });
+      assert.strictEqual(code, 4, text);
+      assert.match(text, /not come to an end within a day/);
+      assert.strictEqual(out, "");
+    }),
   );
   it.effect("one that is alive for ever is given up, in list, manifest, check and read", () =>
     Effect.gen(function* () {

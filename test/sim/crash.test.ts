@@ -1,0 +1,137 @@
+/** A crash of the server in the middle of a put, whenever: what was acknowledged or stored is there. */
+import { assert, describe, it } from "@effect/vitest";
+import { Effect } from "effect";
+import { TestClock } from "effect/testing";
+import { Disk } from "#layers/MemorySafeFs";
+import { blockSize } from "#src/wire/frames";
+import { archiveOf } from "#test/support/archive";
+import { rng } from "#test/support/random";
+import {
+  listed,
+  memoryWorld,
+  run,
+  sessionOf,
+  smallChunk,
+  start,
+  stream,
+  upload,
+} from "#test/support/shell";
+
+/** Several blocks: some 3.4 MiB. */
+const medium = archiveOf({
+  seed: 2,
+  chunk: smallChunk,
+  files: [
+    { path: "vm1/private.img", size: 2_000_000 },
+    { path: "vm7/private.img", size: 1_000_000 },
+  ],
+});
+const codeOf = (replies: ReadonlyArray<{ readonly type: string }>) => {
+  const last = replies.at(-1) as { readonly type: string; readonly code?: string } | undefined;
+  return last?.type === "error" ? last.code : last?.type;
+};
+
+describe("a crash", () => {
+  /** The moments of an undisturbed put, as calls on the disk. */
+  const moments = Effect.gen(function* () {
+    const disk = new Disk();
+    yield* run(memoryWorld(disk), { args: ["init"] });
+    const before = disk.log.length;
+    yield* upload(memoryWorld(disk), { archive: medium });
+    return disk.log.length - before;
+  });
+
+  it.effect(
+    "at any moment loses nothing that was acknowledged or stored, and lists nothing half",
+    () =>
+      Effect.gen(function* () {
+        const count = yield* moments;
+        assert.isAbove(count, 40);
+        for (let at = 0; at < count; at++) {
+          for (const seed of [undefined, 1, 2, 3, 4]) {
+            const disk = new Disk();
+            yield* run(memoryWorld(disk), { args: ["init"] });
+            let seen = 0;
+            disk.fault = () => (seen++ === at ? "off" : undefined);
+            const before = yield* upload(memoryWorld(disk), { archive: medium });
+            disk.fault = () => undefined;
+            disk.crash(seed === undefined ? undefined : rng(seed * 1000 + at).next);
+            const what = `moment ${at}, seed ${seed}`;
+            const world = memoryWorld(disk);
+            for (const archive of (yield* listed(world)).archives) {
+              if (!archive.verified) continue;
+              assert.isTrue(disk.bytes(archive.name)!.equals(medium), what);
+            }
+            const acknowledged = before.replies.reduce(
+              (most, reply) => (reply.type === "ack" ? Math.max(most, reply.offset) : most),
+              0,
+            );
+            const after = yield* upload(world, { archive: medium });
+            assert.strictEqual(codeOf(after.replies), "stored", what);
+            if (after.offset !== undefined) assert.isAtLeast(after.offset, acknowledged, what);
+            const stored = before.replies.find(({ type }) => type === "stored");
+            if (stored !== undefined) assert.deepStrictEqual(after.replies, [stored], what);
+            const { archives } = yield* listed(world);
+            assert.deepStrictEqual(
+              archives.map(({ name, verified }) => [name, verified]),
+              [["a.backup", true]],
+              what,
+            );
+            assert.isTrue(disk.bytes("a.backup")!.equals(medium), what);
+          }
+        }
+      }),
+  );
+
+  it.effect("of the process alone, at any moment, is made good by the next put", () =>
+    Effect.gen(function* () {
+      const count = yield* moments;
+      for (let at = 0; at < count; at++) {
+        const disk = new Disk();
+        yield* run(memoryWorld(disk), { args: ["init"] });
+        let seen = 0;
+        disk.fault = () => (seen++ >= at ? "io" : undefined);
+        // What a killed process cannot do any more fails here, its clearing up too.
+        yield* upload(memoryWorld(disk), { archive: medium });
+        disk.fault = () => undefined;
+        const world = memoryWorld(disk);
+        const { replies } = yield* upload(world, { archive: medium });
+        assert.strictEqual(codeOf(replies), "stored", `moment ${at}`);
+        disk.crash();
+        const { archives } = yield* listed(world);
+        assert.isTrue(archives[0]?.verified, `moment ${at}`);
+        assert.isTrue(disk.bytes("a.backup")!.equals(medium), `moment ${at}`);
+      }
+    }),
+  );
+
+  it.effect("acknowledged bytes survive it, in many stories", () =>
+    Effect.gen(function* () {
+      for (let seed = 1; seed <= 80; seed++) {
+        const random = rng(seed);
+        const disk = new Disk();
+        const world = memoryWorld(disk);
+        yield* Effect.scoped(
+          Effect.gen(function* () {
+            const command = `qbackup/1 put a.backup ${sessionOf(1)}`;
+            const client = yield* start(world, { command });
+            yield* client.next;
+            const bytes = stream(medium, 0, Buffer.from("{}")).subarray(0, 3 * (blockSize + 4));
+            for (let at = 0; at < bytes.length;) {
+              const n = random.int(1, 1_200_000);
+              yield* client.stdin.write(bytes.subarray(at, at + n));
+              at += n;
+              yield* TestClock.adjust(random.int(0, 1500));
+            }
+            yield* client.kill;
+            const acks = (yield* client.rest).flatMap((r) => (r.type === "ack" ? [r.offset] : []));
+            disk.crash(random.next);
+            const { offset } = yield* upload(memoryWorld(disk), { archive: medium });
+            assert.isAtLeast(offset!, Math.max(0, ...acks), `seed ${seed}`);
+            assert.isTrue(disk.bytes("a.backup")!.equals(medium), `seed ${seed}`);
+          }),
+        );
+      }
+    }),
+  );
+});

@@ -7,6 +7,7 @@
  * slow because the machine is busy must pass.
  */
 import { defineConfig } from "vitest/config";
+import { casesOfEachProject } from "./test/support/tally.ts";
 
 const project = (name: string, limit: number) => ({
   test: {
@@ -20,6 +21,7 @@ const project = (name: string, limit: number) => ({
 
 export default defineConfig({
   test: {
+    reporters: ["default", casesOfEachProject],
     projects: [
       project("unit", 300_000),
       project("layers", 300_000),

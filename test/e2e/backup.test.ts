@@ -7,6 +7,7 @@ import * as path from "node:path";
 import { big, failed, setUp, stored, tidy, until, verified } from "#test/support/runs";
 import { isRoot } from "#test/support/server";
 import { dist, execute, type Whole } from "#test/support/whole";
+import { tally } from "#test/support/tally";
 
 describe("a backup", () => {
   it("runs from cron: no DISPLAY, no session bus, settings from ~/.bashrc, errors in its mail", async () => {
@@ -255,6 +256,7 @@ describe("kill -9", () => {
         () => Date.now() - startedAt > 400 + round * 350 || child.exitCode !== null,
       );
       child.kill("SIGKILL");
+      tally("kills", 1);
       await ended;
       // qubesd answers: it is not stuck in opening a FIFO.
       const asked = await execute(["qvm-ls", "--raw-list"], { env: w.world.env, limit: 10_000 })

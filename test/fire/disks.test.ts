@@ -22,6 +22,7 @@ import {
   sessionOf,
   until,
 } from "./wire.ts";
+import { tally } from "#test/support/tally";
 
 const mounts: Array<string> = [];
 /** A file system of that size, at a directory that is there; for root. */
@@ -110,6 +111,7 @@ describe.skipIf(noStrace !== undefined)(`the server's disk ${noStrace ?? ""}`, (
       assert.isAbove(points.length, 15);
       const errors = ["ENOSPC", "EIO", "EDQUOT"] as const;
       const cases = points.flatMap((point) => errors.map((error) => ({ point, error })));
+      tally("system calls", cases.length);
       const wrong = await inTurns(cases, async ({ error, point }) => {
         const said = await refusedAt(point, error, before);
         return said === undefined ? undefined : `${error}, ${point.nth}. ${point.text}: ${said}`;

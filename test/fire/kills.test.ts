@@ -36,6 +36,7 @@ import {
   sessionOf,
   until,
 } from "./wire.ts";
+import { tally } from "#test/support/tally";
 
 afterAll(removeScratch);
 
@@ -139,6 +140,7 @@ describe.skipIf(noStrace !== undefined)(`kill -9 ${noStrace ?? ""}`, () => {
     assert.isDefined(counted.stored, counted.ran.stderr);
     const points = pointsOf(log);
     assert.isAbove(points.length, 30);
+    for (const what of ["kills", "system calls"]) tally(what, points.length);
     const wrong = await inTurns(points, async (point, index) => {
       const said = await killedAt(point, before, index);
       return said === undefined ? undefined : `${point.nth}. ${point.text}: ${said}`;
@@ -212,6 +214,7 @@ describe("kill -9 from end to end", () => {
       await until("there is one to kill", () => pids().length > 0 || child.exitCode !== null);
       await pause(random.int(200, 900));
       for (const pid of pids()) kill(pid);
+      tally("kills", 1);
     }
     const ran = await ended;
     stored(each, ran);
@@ -282,6 +285,8 @@ describe("kill -9 from end to end", () => {
           }
         });
         assert.deepStrictEqual(wrong, []);
+        tally("kills", killed);
+        tally("system calls", points.length);
         // Some calls a run makes only the first time; a program that was killed in its stead is told.
         assert.isAtLeast(killed, Math.floor(points.length * 0.8));
       } finally {
@@ -317,6 +322,7 @@ describe("kill -9 from end to end", () => {
         .ended;
       assert.strictEqual(asked.code, 0, `qubesd hangs after a kill in round ${round}`);
     }
+    tally("kills", rounds);
     assert.isAtLeast(hit, Math.floor(rounds / 2));
     each.world.faults();
     assert.isUndefined(await putRight(each, "after the kills"));

@@ -24,6 +24,7 @@ import {
   sessionOf,
   until,
 } from "./wire.ts";
+import { tally } from "#test/support/tally";
 
 afterAll(removeScratch);
 
@@ -101,6 +102,7 @@ describe.skipIf(noStrace !== undefined)(`the server loses power ${noStrace ?? ""
         acked = Math.max(acked, ...offsets);
         stored ||= said?.includes('"stored"') === true;
         if (version() === before && said === undefined) continue;
+        tally("system calls", 1);
         const left = scratch();
         crash(left, loss(i));
         // One by one: they all have the identity, and so the locks, of the one that was recorded.

@@ -7,6 +7,7 @@ import { env } from "node:process";
 import { isMainThread, parentPort, Worker, workerData } from "node:worker_threads";
 import { mutate } from "#test/fuzz/mutate";
 import { strike, targets } from "#test/fuzz/targets";
+import { tally } from "#test/support/tally";
 
 /** Milliseconds of this thread's own work on one input; more is as good as for ever. */
 const slow = 2000;
@@ -109,6 +110,7 @@ if (!isMainThread) {
   await Promise.all(workers);
   for (const [i, { inputs, milliseconds }] of sums.entries()) {
     if (inputs === 0) continue;
+    tally("fuzz inputs", inputs);
     const each = ((1000 * milliseconds) / inputs).toFixed(1);
     say(`${targets[i]!.name}: ${inputs} inputs, ${each} us each`);
   }

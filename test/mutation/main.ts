@@ -13,6 +13,7 @@ import { type Mutant, mutantsOf, withMutant } from "#test/mutation/mutants";
 import { keyOf, modules, suitesOf } from "#test/mutation/pure";
 import type { Answer, Task } from "#test/mutation/worker";
 import { rng } from "#test/support/random";
+import { tally } from "#test/support/tally";
 
 const say = (line: string): void => void process.stdout.write(`${line}\n`);
 const number = (name: string, otherwise: number): number => Number(env[name] ?? otherwise);
@@ -103,6 +104,7 @@ await Promise.all(
     own.end();
   }),
 );
+tally("mutants", outcomes.killed + outcomes.hung);
 const seconds = Math.round((performance.now() - began) / 1000);
 say(
   `${Object.entries(outcomes)

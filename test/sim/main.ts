@@ -6,6 +6,7 @@ import * as os from "node:os";
 import { env } from "node:process";
 import { isMainThread, parentPort, Worker, workerData } from "node:worker_threads";
 import { tell } from "#test/sim/story";
+import { tally } from "#test/support/tally";
 
 interface Part {
   readonly told: number;
@@ -72,6 +73,7 @@ if (!isMainThread) {
     for (const [code, n] of Object.entries(one.codes)) codes[code] = (codes[code] ?? 0) + n;
   }
   const seconds = (performance.now() - began) / 1000;
+  tally("stories", told);
   say(
     `${told} stories in ${seconds.toFixed(1)} s; the first run's exit codes: ${JSON.stringify(codes)}`,
   );

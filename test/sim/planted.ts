@@ -17,18 +17,11 @@ export interface Planted {
   readonly changes: ReadonlyArray<Change>;
   /** Stories within which it is found. */
   readonly within: number;
-  /** So few that every run of the tests can look, or what the whole thing stands on. */
-  readonly quick: boolean;
 }
 
-const essential = new Set([
-  "acknowledged before the data is flushed",
-  "the server's offset is believed",
-]);
 const one = (name: string, within: number, file: string, from: string, to = ""): Planted => ({
   name,
   within,
-  quick: within <= 100 || essential.has(name),
   changes: [{ file, from, to }],
 });
 
@@ -57,7 +50,6 @@ export const planted: ReadonlyArray<Planted> = [
   {
     name: "linked before the data is flushed",
     within: 50,
-    quick: true,
     changes: [
       { file: "src/shell/commit.ts", from: "yield* data.syncAll;", to: "" },
       { file: "src/shell/put.ts", from: "yield* upload.flush;\n  const said", to: "const said" },

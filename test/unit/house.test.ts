@@ -94,6 +94,7 @@ const planted: ReadonlyArray<readonly [rule: (typeof rules)[number], file: strin
     ["import", layer, 'import { run } from "#src/dom0/run";'],
     ["import", entrypoint, 'import { carrier } from "#src/carrier/carrier";'],
     ["import", "test/standin/tar.ts", 'import { Walk } from "#src/archive/walk";'],
+    ["import", "test/standin/tar.ts", 'import walk = require("#src/archive/walk");'],
 
     ["verb", dom0, 'import { list } from "./list.ts";'],
     ["verb", "src/dom0/audit.ts", 'import { knownArchives } from "./list.ts";'],
@@ -138,6 +139,8 @@ const planted: ReadonlyArray<readonly [rule: (typeof rules)[number], file: strin
     ["world", dom0, "const it = { process };"],
     ["world", dom0, "const it = { [process.platform]: 1 };"],
     ["world", dom0, "class It { place = process.cwd(); }"],
+    ["world", dom0, "class It { [process] = 1; }"],
+    ["world", dom0, "const a = [1]; const b = a[process];"],
     ["world", dom0, "const here = import.meta.url;"],
     ["import", dom0, 'import process from "node:process";'],
     ["import", dom0, 'import { env } from "node:process";'],
@@ -237,6 +240,8 @@ const innocent: ReadonlyArray<readonly [file: string, text: string]> = [
   [dom0, "interface It { readonly process: number; fetch(): void }"],
   [dom0, 'import { fetch } from "./fetch.ts";\nconst a = fetch(1);\nexport { fetch };'],
   [dom0, "const fetch = () => 1;\nexport const a = fetch();"],
+  [dom0, "const Math = { random: () => 4 };\nconst a = Math.random();"],
+  [dom0, "process: for (;;) { if (1) continue process; break process; }"],
   [dom0, 'export { process } from "./record.ts";\nexport * as console from "./failure.ts";'],
   [
     dom0,

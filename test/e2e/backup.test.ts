@@ -4,10 +4,11 @@ import { assert, describe, it } from "vitest";
 import * as fs from "node:fs";
 import * as os from "node:os";
 import * as path from "node:path";
-import { big, failed, setUp, stored, tidy, until, verified } from "#test/support/runs";
+import { big, failed, setUp, stored, tidy, verified } from "#test/support/runs";
 import { isRoot } from "#test/support/server";
 import { dist, execute, type Whole } from "#test/support/whole";
 import { tally } from "#test/support/tally";
+import { until } from "#test/support/until";
 
 describe("a backup", () => {
   it("runs from cron: no DISPLAY, no session bus, settings from ~/.bashrc, errors in its mail", async () => {

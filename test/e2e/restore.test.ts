@@ -13,10 +13,10 @@ import {
   seen,
   setUp,
   tidyRestore,
-  until,
 } from "#test/support/runs";
 import { processesWith } from "#test/support/programs";
 import { dist } from "#test/support/whole";
+import { until } from "#test/support/until";
 
 describe("a restore", () => {
   it("of many small qubes", async () => {

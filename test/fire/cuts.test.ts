@@ -15,7 +15,8 @@ import { processesWith } from "#test/support/programs";
 import { treeHash } from "#test/support/peer";
 import { isRoot } from "#test/support/server";
 import { type Ran, type Whole, whole, type WholeOptions } from "#test/support/whole";
-import { pause, until } from "./wire.ts";
+import { pause } from "./wire.ts";
+import { until } from "#test/support/until";
 
 const ip = (...args: ReadonlyArray<string>): void => {
   execFileSync("ip", args, { stdio: "pipe" });
@@ -160,7 +161,7 @@ describe.skipIf(noNetwork !== undefined)(`the network ${noNetwork ?? ""}`, () =>
     each.world.faults({ tool: "qvm-backup", kind: "slow", bytesPerSecond: 5_000_000 });
     const seen = watching(each);
     const { ended } = each.start("-o", "-t", "net", "-p", each.passphraseFile, "work");
-    await until("some of it is there", () => arrived(each) > 3_000_000, 40_000);
+    await until("some of it is there", () => arrived(each) > 3_000_000);
     swallow();
     await pause(6000);
     // The old one does not know that nobody is there any more.
@@ -176,7 +177,7 @@ describe.skipIf(noNetwork !== undefined)(`the network ${noNetwork ?? ""}`, () =>
     const each = await setUp(20);
     each.world.faults({ tool: "qvm-backup", kind: "slow", bytesPerSecond: 5_000_000 });
     const { ended } = each.start("-o", "-t", "net", "-p", each.passphraseFile, "work");
-    await until("some of it is there", () => arrived(each) > 3_000_000, 40_000);
+    await until("some of it is there", () => arrived(each) > 3_000_000);
     swallow();
     await pause(2500);
     heal();
@@ -215,7 +216,7 @@ describe("the far side", () => {
     each.world.faults({ tool: "qvm-backup", kind: "slow", bytesPerSecond: 5_000_000 });
     const seen = watching(each);
     const { ended } = each.start("-o", "-t", "net", "-p", each.passphraseFile, "work");
-    await until("some of it is there", () => arrived(each) > 3_000_000, 40_000);
+    await until("some of it is there", () => arrived(each) > 3_000_000);
     const pids = writing(each);
     for (const pid of pids) process.kill(pid, "SIGSTOP");
     await pause(ms);
@@ -243,7 +244,7 @@ describe("the near side", () => {
     const each = (w = await whole(large));
     each.world.faults({ tool: "qvm-backup", kind: "slow", bytesPerSecond: 5_000_000 });
     const { ended } = each.start("-o", "-t", "net", "-p", each.passphraseFile, "work");
-    await until("some of it is there", () => arrived(each) > 9_000_000, 40_000);
+    await until("some of it is there", () => arrived(each) > 9_000_000);
     const server = new Set([each.dir + "/bin/qbackup-shell", "sshd"].flatMap(processesWith));
     const machine = processesWith(each.dir).filter((pid) => !server.has(pid));
     assert.isAbove(machine.length, 4);

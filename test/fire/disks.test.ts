@@ -20,9 +20,9 @@ import {
   scratch,
   serve,
   sessionOf,
-  until,
 } from "./wire.ts";
 import { tally } from "#test/support/tally";
+import { until } from "#test/support/until";
 
 const mounts: Array<string> = [];
 /** A file system of that size, at a directory that is there; for root. */

@@ -22,9 +22,9 @@ import {
   seed,
   serve,
   sessionOf,
-  until,
 } from "./wire.ts";
 import { tally } from "#test/support/tally";
+import { until } from "#test/support/until";
 
 afterAll(removeScratch);
 

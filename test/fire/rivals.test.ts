@@ -14,8 +14,8 @@ import {
   scratch,
   serve,
   sessionOf,
-  until,
 } from "./wire.ts";
+import { until } from "#test/support/until";
 
 afterAll(removeScratch);
 
@@ -106,16 +106,12 @@ describe("a thousand abandoned uploads", () => {
     }
     let before = below(incoming).length;
     const crowded = await latency(100, (n) =>
-      until(
-        "some of them go",
-        () => {
-          const left = below(incoming).filter((name) => !name.startsWith(sessionOf(n)));
-          const fewer = left.length < before || left.length === 0;
-          if (fewer) before = left.length;
-          return fewer;
-        },
-        30_000,
-      ),
+      until("some of them go", () => {
+        const left = below(incoming).filter((name) => !name.startsWith(sessionOf(n)));
+        const fewer = left.length < before || left.length === 0;
+        if (fewer) before = left.length;
+        return fewer;
+      }),
     );
     // A generous bound: this machine may have other things to do.
     assert.isBelow(crowded, 5 * alone + 500, `${alone} ms alone, ${crowded} ms among them`);

@@ -250,11 +250,5 @@ export const inTurns = async <A>(
   return wrong;
 };
 
-export const until = async (what: string, ready: () => boolean, limit = 15_000): Promise<void> => {
-  for (let waited = 0; !ready(); waited += 20) {
-    if (waited > limit) throw new Error(`did not happen within ${limit} ms: ${what}`);
-    await new Promise((resolve) => setTimeout(resolve, 20));
-  }
-};
 export const pause = (ms: number): Promise<void> =>
   new Promise((resolve) => setTimeout(resolve, ms));

@@ -19,6 +19,7 @@ import {
 import { type FakeQubes, fakeQubes } from "#test/support/fifo";
 import { processesWith, type Programs, programs } from "#test/support/programs";
 import { rng } from "#test/support/random";
+import { until } from "#test/support/until";
 
 const made: Array<Programs> = [];
 const daemons: Array<FakeQubes> = [];
@@ -108,9 +109,11 @@ const openFiles = () => fs.readdirSync("/proc/self/fd").length;
 const nothingLeft = async ({ fake, it }: { fake: FakeQubes; it: Programs }, fds: number) => {
   assert.isTrue(await fake.answers(), `qubesd hangs: ${fake.log().join(", ")}`);
   assert.isFalse(fs.existsSync(path.join(it.dir, "state/run")));
-  assert.deepStrictEqual(processesWith(path.join(it.dir, "state/run")), []);
-  await new Promise((resolve) => setTimeout(resolve, 50));
-  assert.isAtMost(openFiles(), fds);
+  await until(
+    "its processes end",
+    () => processesWith(path.join(it.dir, "state/run")).length === 0,
+  );
+  await until("its descriptors are closed", () => openFiles() <= fds);
 };
 
 describe("FifoQvmBackup", () => {
@@ -152,8 +155,9 @@ describe("FifoQvmBackup", () => {
       );
       assert.includeMembers([...fake.log()], ["SIGINT", "cancelled"]);
       // The tar that was left over has nobody to write to, and ends.
-      yield* Effect.sleep("300 millis");
-      assert.match(fake.log().at(-1)!, /^tar (1|SIGPIPE)$/);
+      yield* Effect.promise(() =>
+        until("tar ends", () => /^tar (1|SIGPIPE)$/.test(fake.log().at(-1)!)),
+      );
       yield* Effect.promise(() => nothingLeft(world, fds));
     }),
   );
@@ -169,7 +173,6 @@ describe("FifoQvmBackup", () => {
           Effect.andThen(start(plan), Effect.sleep(wait)).pipe(Effect.scoped),
         );
       }
-      yield* Effect.sleep("500 millis");
       yield* Effect.promise(() => nothingLeft(world, fds));
     }),
   );
@@ -347,14 +350,9 @@ describe("FifoQvmBackup.recover", () => {
           await new Promise((resolve) => setTimeout(resolve, wait));
           child.kill("SIGKILL");
           await gone(child);
-          await new Promise((resolve) => setTimeout(resolve, 30));
           assert.isTrue(await fake.answers(), `hangs after ${wait} ms: ${fake.log().join(", ")}`);
           // What was cancelled needs a moment to go.
-          const until = performance.now() + 3000;
-          while (processesWith(runDirectory).length > 0 && performance.now() < until) {
-            await new Promise((resolve) => setTimeout(resolve, 20));
-          }
-          assert.deepStrictEqual(processesWith(runDirectory), [], `after ${wait} ms`);
+          await until(`all ends, after ${wait} ms`, () => processesWith(runDirectory).length === 0);
         }
         await Effect.runPromise(use({ runDirectory, env: it.env }, ({ recover }) => recover));
         await nothingLeft(world, fds);
@@ -370,12 +368,10 @@ describe("FifoQvmBackup.recover", () => {
       fake.orders({ writers: [{ size: 10 }] });
       it.add("setpriv", `touch "$DIR/late"; sleep 0.4; exec /usr/bin/setpriv "$@"`);
       const child = run(it, runDirectory);
-      while (!fs.existsSync(path.join(it.dir, "late"))) {
-        await new Promise((resolve) => setTimeout(resolve, 5));
-      }
+      await until("setpriv is there", () => fs.existsSync(path.join(it.dir, "late")));
       child.kill("SIGKILL");
       await gone(child);
-      await new Promise((resolve) => setTimeout(resolve, 700));
+      await until("setpriv is through", () => processesWith(runDirectory).length === 0);
       assert.strictEqual(it.read("argv"), "");
       const did = await Effect.runPromise(
         use({ runDirectory, env: it.env }, (service) => service.recover),
@@ -395,7 +391,7 @@ describe("FifoQvmBackup.recover", () => {
         const opened = () => fake.log().filter((line) => line === "opened").length;
         const before = opened();
         const child = run(it, runDirectory);
-        while (opened() === before) await new Promise((resolve) => setTimeout(resolve, 20));
+        await until("qubesd opens the FIFO", () => opened() > before);
         child.kill(signal);
         await gone(child);
         await nothingLeft(world, fds);
@@ -413,9 +409,7 @@ describe("FifoQvmBackup.recover", () => {
       it.add("setpriv", `shift 3; exec "$@"`);
       fake.orders({ writers: [{ size: 10 }, { size: 10, after: 600_000 }] });
       const child = run(it, runDirectory);
-      while (!fake.log().includes("opened")) {
-        await new Promise((resolve) => setTimeout(resolve, 20));
-      }
+      await until("qubesd opens the FIFO", () => fake.log().includes("opened"));
       child.kill("SIGKILL");
       await gone(child);
       assert.isNotEmpty(processesWith(runDirectory));
@@ -436,9 +430,7 @@ describe("FifoQvmBackup.recover", () => {
       const fds = openFiles();
       fake.orders({ writers: [{ size: 10 }, { size: 10, after: 600_000 }], deaf: true });
       const child = run(it, runDirectory);
-      while (!fake.log().includes("opened")) {
-        await new Promise((resolve) => setTimeout(resolve, 20));
-      }
+      await until("qubesd opens the FIFO", () => fake.log().includes("opened"));
       child.kill("SIGKILL");
       await gone(child);
       const limits = { again: 100, recover: 300 };

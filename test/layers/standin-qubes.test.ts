@@ -11,6 +11,7 @@ import { afterAll, afterEach, beforeAll, describe, expect, it } from "vitest";
 import { buildStandin } from "#test/standin/build";
 import { imageOf, makeWorld, temporaryDirectory, writeImage } from "#test/standin/world";
 import type { QubeSpec, Settings, World } from "#test/standin/world";
+import { until } from "#test/support/until";
 
 const PASSPHRASE = "correct horse battery staple";
 const top = temporaryDirectory();
@@ -90,14 +91,6 @@ const backup = (of: World, to: string, ...more: ReadonlyArray<string>) =>
     to,
     ...more,
   ]);
-
-const until = async (what: string, condition: () => boolean): Promise<void> => {
-  const end = Date.now() + 8000;
-  while (!condition()) {
-    if (Date.now() > end) throw new Error(`never: ${what}`);
-    await sleep(10);
-  }
-};
 
 const ends = async (ended: Promise<Ended>, within: number): Promise<Ended | "hangs"> =>
   Promise.race([ended, sleep(within, "hangs" as const, { ref: false })]);

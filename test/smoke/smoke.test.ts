@@ -21,9 +21,9 @@ import {
   stored,
   tidy,
   tidyRestore,
-  until,
 } from "#test/support/runs";
 import { execute, passphrase, type Whole } from "#test/support/whole";
+import { until } from "#test/support/until";
 
 /** A carrier that throws the data away and answers as a server would, with a key of its own. */
 const forge = (w: Whole) => {

@@ -100,7 +100,7 @@ export const fakeQubes = async (it: Programs): Promise<FakeQubes> => {
     env: it.env,
     stdio: ["ignore", "ignore", "inherit"],
   });
-  const answers = (withinMs = 3000) =>
+  const answers = (withinMs = 60_000) =>
     new Promise<boolean>((resolve) => {
       const socket = net.connect(path.join(it.dir, "qubesd.sock"), () => {
         socket.write(JSON.stringify(["ping"]));

@@ -10,6 +10,7 @@ import { imageOf, writeImage } from "#test/standin/world";
 import { treeHash } from "#test/support/peer";
 import { processesWith } from "#test/support/programs";
 import { passphrase, type Ran, type Whole, whole, type WholeOptions } from "#test/support/whole";
+import { until } from "#test/support/until";
 
 let now: Whole | undefined;
 /** A world of the test's own, which ends with it. */
@@ -19,15 +20,6 @@ afterEach(() => {
   now?.stop();
   now = undefined;
 });
-
-/** Waits for what is meant. The limit is for what never comes: a busy machine must not reach it. */
-export const until = async (what: string, ready: () => boolean, limit = 200_000): Promise<void> => {
-  const began = performance.now();
-  while (!ready()) {
-    if (performance.now() - began > limit) throw new Error(`did not happen: ${what}`);
-    await new Promise((resolve) => setTimeout(resolve, 20));
-  }
-};
 
 /** kill -9 of every process whose argv mentions `text`, and how many there were. */
 export const kill = (text: string): number => {

@@ -27,6 +27,7 @@ import {
   startSshd,
   temporary,
 } from "#test/support/carrier";
+import { until } from "#test/support/until";
 
 const session = "0123456789abcdef0123456789abcdef";
 const put = { name: "appvms/a-2026.backup", session };
@@ -476,7 +477,7 @@ describe.skipIf(noSshd !== undefined)(`with a real ssh ${noSshd ?? ""}`, () => {
     fs.existsSync(`/proc/${pid}`) &&
     !/^State:\s+Z/m.test(fs.readFileSync(`/proc/${pid}/status`, "utf8"));
   const gone = async (pid: number) => {
-    for (let n = 0; n < 50 && alive(pid); n++) await new Promise((wait) => setTimeout(wait, 50));
+    await until("ssh ends", () => !alive(pid));
     return !alive(pid);
   };
 

@@ -82,6 +82,8 @@ export interface DesktopOptions {
   /** Log to the terminal instead of the journal (-o). */
   readonly terminal: boolean;
   readonly stderrIsTTY: boolean;
+  /** Nobody may be looking at what `terminal` asks for: the journal has it too. */
+  readonly unwatched?: boolean;
   /** stderr is the journal already (see `stderrIsJournal`): nothing is said twice. */
   readonly underSystemd: boolean;
   readonly env?: Env | undefined;
@@ -134,10 +136,11 @@ export const desktopReporter = (options: DesktopOptions): Layer.Layer<Reporter> 
     Reporter,
     Effect.gen(function* () {
       const { program, stderrIsTTY, terminal } = options;
-      const underSystemd = options.underSystemd && !terminal;
+      const unwatched = !terminal || options.unwatched === true;
+      const underSystemd = options.underSystemd && unwatched;
       const write = options.write ?? toStderr;
       const columns = options.columns ?? (() => process.stderr.columns || 80);
-      const log = terminal || underSystemd ? undefined : yield* journal(program, options.env);
+      const log = underSystemd || !unwatched ? undefined : yield* journal(program, options.env);
 
       let drawn = 0;
       const clear = () => {

@@ -43,6 +43,7 @@ export const nodeInvocation = (ahead?: number): Layer.Layer<Invocation> =>
         write: (bytes) => Effect.suspend(() => (sink ??= stdout()).write(bytes)),
         end: Effect.suspend(() => (sink ??= stdout()).end),
       },
+      watched: process.stderr.isTTY,
       entropy: (bytes) => randomBytes(bytes),
     };
   });

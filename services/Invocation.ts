@@ -10,6 +10,8 @@ export class Invocation extends Context.Service<
     readonly env: Readonly<Record<string, string | undefined>>;
     readonly stdin: Source;
     readonly stdout: Sink;
+    /** A person looks on: what goes wrong need not be told anywhere else. */
+    readonly watched?: boolean;
     /** The kernel's random bytes: session ids and keys come from here, never from a seeded generator. */
     readonly entropy: (bytes: number) => Uint8Array;
   }

@@ -67,6 +67,10 @@ export const Audit = Schema.Struct({
   whole: Schema.optionalKey(Instant),
   /** Something else came back than what was backed up; only a `whole` clears it. */
   failed: Schema.optionalKey(Instant),
+  /** A member does not decrypt, so it was made broken; only a decryption of all of it clears it. */
+  undecryptable: Schema.optionalKey(Instant),
+  /** Since then nothing of it could be read, whatever the reason was; what comes back clears it. */
+  unread: Schema.optionalKey(Instant),
   /** The owner has removed it from the server, or means to: nobody is to miss it. */
   forgotten: Schema.optionalKey(Instant),
 });

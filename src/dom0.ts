@@ -14,13 +14,13 @@ import { qubesCli } from "#layers/QubesCli";
 import { qvmRunQrexec } from "#layers/QvmRunQrexec";
 import { shellSettings } from "#layers/ShellSettings";
 import { unixLocks } from "#layers/UnixLocks";
-import { dom0, onTerminal } from "#src/dom0/main";
+import { dom0, manner } from "#src/dom0/main";
 
 const { argv, env, stderr } = process;
 const state = stateDirectory(env, homedir());
-const terminal = onTerminal(argv.slice(2));
-const tty = { terminal, stderrIsTTY: stderr.isTTY, underSystemd: stderrIsJournal(env) };
-const told = desktopReporter({ program: "qbackup", ...tty });
+const how = manner(argv.slice(2), { stderrIsTTY: stderr.isTTY });
+const underSystemd = stderrIsJournal(env);
+const told = desktopReporter({ program: "qbackup", underSystemd, ...how });
 const backup = fifoQvmBackup({ runDirectory: `${state}/run` });
 const restore = fifoQvmRestore({ directory: `${state}/restore` });
 const qubes = Layer.mergeAll(qubesCli(), backup, restore);

@@ -12,7 +12,7 @@ import { failed, type RunFailed } from "./failure.ts";
 import { blocksOf, fetchBlocks } from "./fetch.ts";
 import { json, keepRunning, to } from "./flags.ts";
 import { knownArchives, unsound } from "./known.ts";
-import { alarm, note } from "./noted.ts";
+import { cameBack, note, noteFailure } from "./noted.ts";
 import { withinADay } from "./remote.ts";
 import { certainty, choose, share, stretches } from "./sample.ts";
 import { columns, print, visit } from "./visit.ts";
@@ -34,9 +34,22 @@ export const usualBudget = 459;
 /** Each call costs an ssh connection, a quarter of a second or more, mostly waiting. */
 const callsAtOnce = 4;
 
+/** Archives that no link reached, one after another: then there is none, and the others are not tried. */
+const inVain = 3;
+
 /** Longest unread first; never read before all others. */
 const lastRead = ({ sampled, whole }: Audit): string =>
   [sampled?.at ?? "", whole ?? ""].sort().at(-1)!;
+
+/** What an archive that did not come back is called. */
+const resultOf = ({ about, exit }: RunFailed): "damaged" | "refused" | "unread" =>
+  about === "carrier"
+    ? "unread"
+    : exit === "integrity"
+      ? "damaged"
+      : exit === "refused"
+        ? exit
+        : "unread";
 
 const percent = (share: number): string =>
   share >= 1 ? "100 %" : `${Math.min(99.9, Math.floor(share * 1000) / 10).toFixed(1)} %`;
@@ -92,47 +105,58 @@ export const audit = Effect.fnUntraced(function* (options: AuditOptions) {
   );
   const total = jobs.reduce((sum, { stretch }) => sum + stretch.count, 0) * blockSize;
 
-  yield* visit({ destination, keepRunning: options.keepRunning });
+  yield* visit({ destination, keepRunning: options.keepRunning }).pipe(
+    Effect.tapError((failure) =>
+      noteFailure(
+        targets.map(({ session }) => session),
+        failure,
+      ),
+    ),
+  );
   const bad = new Map<string, RunFailed>();
   let bytes = 0;
+  /** Archives without a link since the last block that came; then what all the others get. */
+  let vain = 0;
+  let gone: RunFailed | undefined;
   yield* Effect.forEach(
     jobs,
     ({ stretch, target: { trusted } }) =>
       bad.has(trusted.name)
         ? Effect.void
-        : fetchBlocks(trusted, stretch.first, stretch.count, (_, block) =>
-            Effect.suspend(() => {
-              bytes += block.length;
-              return progress({ doing: line`auditing`, bytes, total });
-            }),
-          ).pipe(
-            // One archive that is damaged, or kept back, does not hide the next one.
-            Effect.catch((failure) =>
-              failure.carrier === true
-                ? failure
-                : failure.exit === "integrity" || failure.exit === "refused"
-                  ? Effect.sync(() => void bad.set(trusted.name, failure))
-                  : failed(failure.exit, `${failure.message} (${trusted.name})`, failure.hint),
+        : gone !== undefined
+          ? Effect.sync(() => void bad.set(trusted.name, gone!))
+          : fetchBlocks(trusted, stretch.first, stretch.count, (_, block) =>
+              Effect.suspend(() => {
+                bytes += block.length;
+                vain = 0;
+                return progress({ doing: line`auditing`, bytes, total });
+              }),
+            ).pipe(
+              // One archive that is damaged, kept back or out of reach does not hide the next one.
+              Effect.catch((failure) =>
+                Effect.sync(() => {
+                  if (failure.exit === "link" && !bad.has(trusted.name)) vain += 1;
+                  bad.set(trusted.name, failure);
+                  if (failure.about === "carrier" || vain >= inVain) gone = failure;
+                }),
+              ),
             ),
-          ),
     { concurrency: callsAtOnce, discard: true },
   ).pipe(withinADay);
 
-  const damaged = targets.filter(({ trusted }) => bad.get(trusted.name)?.exit === "integrity");
+  const damaged = [...bad.values()].filter((failure) => resultOf(failure) === "damaged");
   const good = targets.filter(({ trusted }) => !bad.has(trusted.name));
   const counts = new Map(good.map(({ count, session }) => [session, count]));
-  yield* note([...counts.keys()], (before, at, session) => ({
-    ...before,
-    sampled: { at, blocks: counts.get(session) ?? 0 },
-  }));
-  yield* note(
-    damaged.map(({ session }) => session),
-    (before, now) => ({ ...before, failed: now }),
+  yield* note([...counts.keys()], (before, at, session) =>
+    cameBack(before, { sampled: { at, blocks: counts.get(session) ?? 0 } }),
   );
+  for (const { session, trusted } of targets) {
+    const failure = bad.get(trusted.name);
+    if (failure !== undefined) yield* noteFailure([session], failure);
+  }
   const rows = targets.map(({ count, of, rebuilt, trusted: { name } }) => {
     const failure = bad.get(name);
-    const result =
-      failure === undefined ? "proven" : failure.exit === "integrity" ? "damaged" : "refused";
+    const result = failure === undefined ? "proven" : resultOf(failure);
     return { name, blocks: count, of, result, rebuilt };
   });
   const chosen = rows.reduce((sum, row) => sum + row.blocks, 0);
@@ -165,17 +189,27 @@ export const audit = Effect.fnUntraced(function* (options: AuditOptions) {
       "the ledger was rebuilt: that these are what dom0 backed up is the server's word",
     );
   }
-  for (const failure of bad.values()) yield* say("warning", failure.message);
+  const [only] = bad.values();
+  // A cause that is the only one is told as the error itself.
+  if (only !== undefined && rows.length === 1 && damaged.length === 0) return yield* only;
+  for (const [name, failure] of bad) {
+    if (failure !== gone) yield* say("warning", line`${name}: ${failure.message}`);
+  }
   if (damaged.length > 0) {
-    yield* alarm;
     return yield* failed(
       "integrity",
       `${damaged.length} of ${rows.length} archives did not come back as they were`,
       "qbackup verify NAME reads one as a whole; make a new backup meanwhile",
     );
   }
-  const [refused] = bad.values();
-  if (refused !== undefined) return yield* refused;
+  if (gone !== undefined) return yield* gone;
+  if (only !== undefined) {
+    return yield* failed(
+      only.exit,
+      `${bad.size} of ${rows.length} archives could not be read back`,
+      only.hint ?? "see each warning above; the next audit begins with them",
+    );
+  }
   if (!sound) return yield* unsound;
 }, Effect.scoped);
 

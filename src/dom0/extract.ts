@@ -11,7 +11,7 @@ import { blockSize } from "#src/wire/frames";
 import type { Member } from "#src/wire/manifest";
 import { printable } from "#src/wire/names";
 import { line } from "#src/wire/shown";
-import { failed, type RunFailed } from "./failure.ts";
+import { failed, type RunFailed, undecryptable } from "./failure.ts";
 import { fetchBlocks, type Trusted } from "./fetch.ts";
 import { type RestoreLog, restoreLog } from "./restorelog.ts";
 
@@ -31,6 +31,8 @@ export interface Job {
   readonly names: ReadonlyArray<string>;
   /** The tool was told to leave out what does not fit. */
   readonly maySkip: boolean;
+  /** False where its blocks are not held against dom0's own record: it may have come to harm since. */
+  readonly proven?: boolean;
   /** Minutes in which the tool must take a byte or say something. */
   readonly timeout: number;
   /** Sees each block once, in order, those between the members that are needed left out. */
@@ -215,6 +217,24 @@ const advice: ReadonlyArray<readonly [said: RegExp, then: string]> = [
 const adviceFor = (text: string): string | undefined =>
   advice.find(([said]) => said.test(text))?.[1];
 
+/** What scrypt said of a member, as Python shows its bytes; nothing where it was killed. */
+const refusedMember = /failed to decrypt (\S+): b(['"])(.+?)\2/g;
+/** Words of scrypt, or of the kernel, that are about this machine and not about the member. */
+const shortage = /memory|CPU time|No space|Cannot allocate/i;
+/** The header was not taken either: another passphrase, which says nothing of the archive. */
+const wrongPassphrase = /password correct|Corrupted backup header/;
+
+/**
+ * What it says of members that do not decrypt although the header did. Where each block was proven,
+ * they were made so: qubesd does not look at scrypt's exit code (docs/qubes.md, Exit code).
+ */
+const membersRefused = (text: string): ReadonlyArray<string> =>
+  wrongPassphrase.test(text)
+    ? []
+    : [...text.matchAll(refusedMember)]
+        .filter(([, , , said]) => !shortage.test(said!))
+        .map(([said]) => said);
+
 /** What it logs while all is well. */
 const ordinary = /^(?:qubesadmin\.backup|app): /;
 
@@ -264,7 +284,7 @@ const calledIn = ({ renamed }: RestoreLog) => {
 
 /** Fails for whatever is not as it must be, with the qubes that it concerns. Gives what was left out. */
 export const judge = Effect.fnUntraced(function* (
-  job: Pick<Job, "archive" | "directories" | "names" | "maySkip" | "plan">,
+  job: Pick<Job, "archive" | "directories" | "names" | "maySkip" | "plan" | "proven">,
   ended: Ended,
   log: RestoreLog,
 ) {
@@ -277,6 +297,17 @@ export const judge = Effect.fnUntraced(function* (
   const why = [...new Set(left.flatMap((name) => log.leftOut.get(name) ?? []))].join("; ");
   const leftOut = `qvm-backup-restore left it out${why === "" ? "" : `: ${why}`}`;
   const idle = log.idle();
+  const gone = log.brokenOff();
+  const lost = called([...log.failed, ...(gone === undefined ? [] : brokenOffFrom(job, gone))]);
+  const [undecrypted] = membersRefused(text);
+  if (undecrypted !== undefined) {
+    return yield* undecryptable(
+      `not ${done}: ${lost === "" ? "what was asked for" : lost}; a member of ${job.archive.trusted.name} does not decrypt, although the header did: ${undecrypted}`,
+      job.proven === false
+        ? "it was damaged on the way, on the server, or when it was made: try another archive"
+        : "back up again now: each block came back as it was stored, so this was broken when it was made",
+    );
+  }
   if (ended.code !== 0 && !(idle && left.length > 0)) {
     const who = called(log.failed);
     const said = log.cause() ?? ended.said.findLast((line) => !ordinary.test(line));
@@ -291,12 +322,9 @@ export const judge = Effect.fnUntraced(function* (
     );
   }
   if (log.faults.length > 0) {
-    const gone = log.brokenOff();
-    const rest = gone === undefined ? [] : brokenOffFrom(job, gone);
-    const who = called([...log.failed, ...rest]);
     return yield* failed(
       "qubes",
-      `not ${done}: ${who !== "" ? who : names.length === 0 ? "nobody knows which qubes" : `nobody knows which of ${called(names)}`}; qvm-backup-restore said: ${log.cause()!}`,
+      `not ${done}: ${lost !== "" ? lost : names.length === 0 ? "nobody knows which qubes" : `nobody knows which of ${called(names)}`}; qvm-backup-restore said: ${log.cause()!}`,
       adviceFor(text) ?? again,
     );
   }

@@ -8,8 +8,11 @@ export class RunFailed extends Schema.TaggedError<RunFailed>()("RunFailed", {
   /** No stop at its end. */
   message: Line,
   hint: Schema.optionalKey(Line),
-  /** The carrier, or the way to the server, does not work at all: this says nothing of an archive. */
-  carrier: Schema.optionalKey(Schema.Boolean),
+  /**
+   * carrier: it, or the way to the server, does not work at all, which says nothing of an archive.
+   * decryption: what lies there is what was backed up, but that was broken when it was made.
+   */
+  about: Schema.optionalKey(Schema.Literals(["carrier", "decryption"])),
 }) {}
 
 /** Whatever other programs said in these texts is cleaned here. */
@@ -23,7 +26,11 @@ export const failed = (exit: Failure, message: string, hint?: string): RunFailed
 
 /** As `failed`, where the carrier cannot do anything for anybody. */
 export const unable = (exit: Failure, message: string, hint?: string): RunFailed =>
-  new RunFailed({ exit, ...cleaned(message, hint), carrier: true });
+  new RunFailed({ exit, ...cleaned(message, hint), about: "carrier" });
+
+/** A member does not decrypt with the passphrase that its header was opened with. */
+export const undecryptable = (message: string, hint: string): RunFailed =>
+  new RunFailed({ exit: "integrity", ...cleaned(message, hint), about: "decryption" });
 
 /** What to do next where the failure itself has nothing better to say; of usage, the command's help. */
 export const lastResort = {

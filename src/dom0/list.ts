@@ -12,6 +12,7 @@ import { destinationFor } from "./destination.ts";
 import { failed } from "./failure.ts";
 import { json, keepRunning, to } from "./flags.ts";
 import { type Known, knownArchives, unsound } from "./known.ts";
+import { warnUnread } from "./noted.ts";
 import { inLedger } from "./record.ts";
 import { type Archive, fetchRecord, listArchives, recordDiffers, withinADay } from "./remote.ts";
 import { columns, print, visit } from "./visit.ts";
@@ -46,9 +47,12 @@ interface Row {
   /** When it was last read back from here: all of it, or so many blocks of it. */
   readonly verified?: string;
   readonly audited?: { readonly at: string; readonly blocks: number };
+  /** Since when it could not be read back. */
+  readonly unread?: string;
 }
 
-const readBack = ({ sampled, whole }: Audit) => ({
+const readBack = ({ sampled, unread, whole }: Audit) => ({
+  ...(unread === undefined ? {} : { unread }),
   ...(whole === undefined ? {} : { verified: whole }),
   ...(sampled === undefined ? {} : { audited: sampled }),
 });
@@ -89,8 +93,12 @@ const rowOf = (
   const note = differs(archive, mine, known);
   if (note !== undefined) return { ...both, proof: "changed", note };
   const checked = { ...both, ...readBack(mine.audit) };
-  if (mine.audit.failed !== undefined) {
-    const note = `read back as something else on ${day(mine.audit.failed)}`;
+  const { failed: changed, undecryptable } = mine.audit;
+  if (changed !== undefined) {
+    return { ...checked, proof: "damaged", note: `read back as something else on ${day(changed)}` };
+  }
+  if (undecryptable !== undefined) {
+    const note = `a member did not decrypt on ${day(undecryptable)}: back up again`;
     return { ...checked, proof: "damaged", note };
   }
   return { ...checked, proof: mine.entry.rebuilt === true ? "rebuilt" : "proven" };
@@ -120,13 +128,15 @@ const receiptOf = Effect.fnUntraced(function* (
 
 const day = (instant: string): string => instant.slice(0, 10);
 
-/** `2026-01-31`: all of it then; `2026-01-31 12/459`: so many of its blocks. */
-const lastRead = ({ audited, size, verified }: Row): string =>
-  audited !== undefined && (verified === undefined || verified < audited.at)
-    ? `${day(audited.at)} ${audited.blocks}/${Math.ceil(size / blockSize)}`
-    : verified === undefined
-      ? "-"
-      : day(verified);
+/** `failed 2026-01-31`: not since then. `2026-01-31`: all of it then; `2026-01-31 12/459`: so many of its blocks. */
+const lastRead = ({ audited, size, unread, verified }: Row): string =>
+  unread !== undefined
+    ? `failed ${day(unread)}`
+    : audited !== undefined && (verified === undefined || verified < audited.at)
+      ? `${day(audited.at)} ${audited.blocks}/${Math.ceil(size / blockSize)}`
+      : verified === undefined
+        ? "-"
+        : day(verified);
 
 const table = (rows: ReadonlyArray<Row>): string =>
   columns([
@@ -183,6 +193,12 @@ export const list = Effect.fnUntraced(function* (options: ListOptions) {
   for (const { name, note, proof } of all) {
     if (note !== undefined) yield* say("warning", line`${name} is ${proof}: ${note}`);
   }
+  for (const { name, unread } of all) {
+    if (unread !== undefined) {
+      yield* say("warning", line`${name} could not be read back since ${day(unread)}`);
+    }
+  }
+  yield* warnUnread(destination);
   if (all.some(({ proof }) => alarming.has(proof))) {
     return yield* failed(
       "integrity",
@@ -207,12 +223,13 @@ whose names begin with PREFIX, or all. PROOF is one of:
   unknown     the server calls it verified, but this ledger never heard of it
   unverified  nobody vouches for it: an archive of the old scripts
   changed     the ledger has this name with something else
-  damaged     something else came back when it was last read (verify, audit)
+  damaged     something else came back when it was last read, or a member did
+              not decrypt (verify, audit, restore)
   missing     the ledger has it, the server does not
 
 READ BACK: when the archive was last read in full, or how many of its blocks
-were sampled. What the server says it has, it may have lost all the same: verify
-and audit find that.`,
+were sampled; "failed" and a day where it could not be read since then. What the
+server says it has, it may have lost all the same: verify and audit find that.`,
   flags: {
     to,
     keepRunning,

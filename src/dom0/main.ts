@@ -2,9 +2,10 @@
 import { Cause, Effect, Layer } from "effect";
 import { CliConfig, CliError, CliOutput, Command as Cli } from "effect/cli";
 import { Invocation } from "#services/Invocation";
+import { Notifier } from "#services/Notifier";
 import { Qubes } from "#services/Qubes";
 import { Reporter } from "#services/Reporter";
-import { exitCode } from "#src/wire/exit";
+import { exitCode, exitCodes } from "#src/wire/exit";
 import { printable } from "#src/wire/names";
 import { line } from "#src/wire/shown";
 import { version } from "#src/wire/version";
@@ -16,14 +17,17 @@ import { failed, lastResort, type RunFailed } from "./failure.ts";
 import { commandHelp, programHelp } from "./help.ts";
 import { closeTo, commandMeant } from "./near.ts";
 
-/** Whether a person asked for lines on the terminal: `-o`, or a command whose only use is to look. */
-export const onTerminal = (argv: ReadonlyArray<string>): boolean => {
+/**
+ * Where lines go: to the terminal for a run with `-o`, and for commands whose only use is to look. Of
+ * these the journal has them too where stderr is no terminal: a timer may have started them.
+ */
+export const manner = (argv: ReadonlyArray<string>, tty: { readonly stderrIsTTY: boolean }) => {
   const parsed = parse(commands, argv);
-  return (
-    parsed.kind !== "call" ||
-    parsed.command.name !== "run" ||
-    parsed.args.slice(0, parsed.args.indexOf("--")).includes("--terminal=true")
-  );
+  if (parsed.kind !== "call" || parsed.command.name !== "run") {
+    return { ...tty, terminal: true, unwatched: !tty.stderrIsTTY };
+  }
+  const asked = parsed.args.slice(0, parsed.args.indexOf("--")).includes("--terminal=true");
+  return { ...tty, terminal: asked, unwatched: false };
 };
 
 /** effect/cli says nothing by itself: errors become one line in our words, the help is ours. */
@@ -78,6 +82,21 @@ const perform = Effect.fnUntraced(function* <R>({
   );
 });
 
+/** Nobody may be looking at a command that a timer has started; a run has its own way to tell. */
+const told = Effect.fnUntraced(function* (name: string, { about, exit }: RunFailed) {
+  const { watched } = yield* Invocation;
+  if (watched === true || name === "run") return;
+  const { notify } = yield* Notifier;
+  const [code, meaning] = exitCodes[exit];
+  yield* exit === "integrity" && about !== "carrier"
+    ? notify("critical", "Backups are damaged", "See: qbackup list")
+    : notify(
+        "critical",
+        `qbackup ${name} failed (exit code ${code})`,
+        `${meaning}. See: journalctl -t qbackup`,
+      );
+});
+
 /** The program: its value is the exit code. */
 export const dom0 = Effect.gen(function* () {
   const { args, stdout } = yield* Invocation;
@@ -98,6 +117,7 @@ export const dom0 = Effect.gen(function* () {
         yield* reporter.say("error", error.message);
         const { exit, hint } = error;
         yield* reporter.say("hint", hint ?? (exit === "usage" ? help : lastResort[exit]));
+        if (parsed.kind === "call") yield* told(parsed.command.name, error);
         return exitCode(error.exit);
       }),
     ),

@@ -28,6 +28,7 @@ import { failed } from "./failure.ts";
 import { blocksOf, fetchBlocks, fromLedger, type Trusted } from "./fetch.ts";
 import { archive, keepRunning, passphraseFile, qubesTimeout, to } from "./flags.ts";
 import { contentOf, fetchRecord } from "./remote.ts";
+import { noteFailure } from "./noted.ts";
 import { checkServer } from "./upload.ts";
 
 export interface RestoreOptions {
@@ -246,17 +247,26 @@ export const restore = Effect.fnUntraced(function* (asked: RestoreOptions) {
     names,
     maySkip: options.skipConflicting || options.skipBroken,
     timeout: options.qubesTimeout,
+    proven: known !== undefined && !rebuilt && !options.paranoid,
     ...(directories === undefined ? {} : { directories }),
   };
   yield* say(
     "info",
     line`${options.verifyOnly ? "verifying" : "restoring"} ${names.length === 0 ? "all qubes" : listed(names)} of ${name} (${humanSize(archive.trusted.size)}) through ${destination}`,
   );
-  const left = yield* options.paranoid
+  const restoring = options.paranoid
     ? paranoid(archive.trusted, job)
     : known === undefined
       ? extractAll(job)
       : extract(job);
+  const left = yield* restoring.pipe(
+    // In the paranoid mode it is the carrier's word.
+    Effect.tapError((failure) =>
+      known === undefined || options.paranoid
+        ? Effect.void
+        : noteFailure([known.entry.session], failure),
+    ),
+  );
   const came = names.filter((qube) => !left.includes(qube));
   yield* say(
     "info",

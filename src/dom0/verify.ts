@@ -16,7 +16,7 @@ import { destinationFor, settingsFor } from "./destination.ts";
 import { failed, type RunFailed } from "./failure.ts";
 import { blocksOf, fetchBlocks, fromLedger } from "./fetch.ts";
 import { archive, json, keepRunning, passphraseFile, qubesTimeout, to } from "./flags.ts";
-import { alarm, note } from "./noted.ts";
+import { cameBack, note, noteFailure } from "./noted.ts";
 import { inLedger } from "./record.ts";
 import { ask, fetchRecord, misplaced, nextReply, recordDiffers } from "./remote.ts";
 import { checkServer } from "./upload.ts";
@@ -173,7 +173,13 @@ export const verify = Effect.fnUntraced(function* (options: VerifyOptions) {
     return yield* yield* notKnown(name, destination);
   }
   const passphraseFile = options.decrypt ? (yield* settingsFor(options)).passphraseFile : undefined;
-  yield* visit({ destination, keepRunning: options.keepRunning, exclusive: options.decrypt });
+  const noted = <A, R>(look: Effect.Effect<A, RunFailed, R>) =>
+    Effect.tapError(look, (failure) =>
+      own === undefined ? Effect.void : noteFailure([own.manifest.session], failure),
+    );
+  yield* noted(
+    visit({ destination, keepRunning: options.keepRunning, exclusive: options.decrypt }),
+  );
   const anchor = own ?? (yield* theirAnchor(name, destination));
   const { manifest } = anchor;
   const { session, size, treehash } = manifest;
@@ -189,27 +195,21 @@ export const verify = Effect.fnUntraced(function* (options: VerifyOptions) {
           passphraseFile,
           qubesTimeout: options.qubesTimeout,
         });
-  const proven = looked.pipe(
-    Effect.tapError((failure: RunFailed) =>
-      failure.exit === "integrity" && failure.carrier !== true && own !== undefined
-        ? Effect.andThen(
-            note([session], (before, now) => ({ ...before, failed: now })),
-            alarm,
-          )
-        : Effect.void,
-    ),
-  );
   // Meanwhile: most of a call is waiting, and this one is over before the first blocks are there.
   const record =
     anchor.entry === undefined ? Effect.undefined : recordDiffers(destination, anchor.entry);
-  const [early] = yield* Effect.all([Effect.result(record), proven], { concurrency: 2 });
+  const [early] = yield* Effect.all([Effect.result(record), noted(looked)], { concurrency: 2 });
   if (!options.onServer && own !== undefined) {
-    yield* note([session], ({ failed: _cleared, ...before }, now) => ({ ...before, whole: now }));
+    yield* note([session], ({ failed: _cleared, undecryptable, ...before }, now) =>
+      cameBack(before, {
+        whole: now,
+        ...(undecryptable === undefined || options.decrypt ? {} : { undecryptable }),
+      }),
+    );
   }
   // A link that broke just then says nothing about it.
   const differs = Result.isSuccess(early) ? early.success : yield* record;
   if (differs !== undefined) {
-    yield* alarm;
     return yield* failed(
       "integrity",
       `the bytes of ${name} are as they were, but not the server's record of it: ${differs}`,

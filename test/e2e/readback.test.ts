@@ -41,8 +41,16 @@ describe("the way back", () => {
     const swapped = await qbackup(w, "list");
     assert.strictEqual(swapped.code, 6);
     assert.include(swapped.stderr, `${one} is changed: the content of ${two}`);
+    const lines = w.world.journal().length;
     assert.strictEqual((await qbackup(w, "verify", one)).code, 6);
     assert.strictEqual((await qbackup(w, "audit")).code, 6);
+    // Neither had a terminal: so they are in the journal, and on the desktop.
+    const errors = w.world
+      .journal()
+      .slice(lines)
+      .filter((line) => / user\.err error: /.test(line));
+    assert.lengthOf(errors, 2);
+    assert.isAtLeast(w.world.notifications().length, 2);
     fs.renameSync(file("aside"), file(one));
     fs.renameSync(file("aside.json"), file(`${one}.manifest.json`));
     assert.strictEqual((await qbackup(w, "verify", one)).code, 0);
@@ -99,7 +107,9 @@ describe("the way back", () => {
     for (const args of [["verify", name], ["audit"], ["list"], ["verify", "--on-server", name]]) {
       const dead = await qbackup(w, ...args);
       assert.strictEqual(dead.code, 4, dead.stderr);
-      assert.strictEqual(dead.stdout, "");
+      // An audit says of each archive what became of it.
+      if (args[0] === "audit") assert.match(dead.stdout, /^20.* unread$/m);
+      else assert.strictEqual(dead.stdout, "");
     }
   });
 

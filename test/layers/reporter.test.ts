@@ -141,6 +141,14 @@ const loud = [
 ];
 
 describe("DesktopReporter", () => {
+  it.live("a command that only looks, and no terminal: all on stderr, and all in the journal", () =>
+    Effect.gen(function* () {
+      const { it, layer, out } = reporter({ terminal: true, unwatched: true });
+      yield* Effect.provide(sayAll, layer);
+      assert.deepStrictEqual(out, ["qbackup: a note; $(id)\n", ...loud]);
+      assert.strictEqual(it.read("log"), logged);
+    }),
+  );
   it.live("from cron: what matters on stderr, everything in the journal", () =>
     Effect.gen(function* () {
       const { it, layer, out } = reporter();

@@ -17,7 +17,7 @@ import { Settings } from "#services/Settings";
 import { parse } from "#src/dom0/argv";
 import { command, type Count, type Flag, flagName, toCli } from "#src/dom0/command";
 import { commands } from "#src/dom0/commands";
-import { dom0, onTerminal } from "#src/dom0/main";
+import { dom0, manner } from "#src/dom0/main";
 import { closeTo, commandMeant } from "#src/dom0/near";
 import { exitCodes } from "#src/wire/exit";
 import { version } from "#src/wire/version";
@@ -168,10 +168,18 @@ describe("one form for all", () => {
   });
 
   it("lines go to the terminal when asked for", () => {
-    assert.isTrue(onTerminal(["-o", "vault"]));
-    assert.isTrue(onTerminal(["list"]));
-    assert.isFalse(onTerminal(["vault"]));
-    assert.isFalse(onTerminal(["--", "--terminal=true"]));
+    for (const stderrIsTTY of [true, false]) {
+      const tty = { stderrIsTTY };
+      const run = { ...tty, terminal: false, unwatched: false };
+      assert.deepStrictEqual(manner(["-o", "vault"], tty), { ...run, terminal: true });
+      assert.deepStrictEqual(manner(["list"], tty), {
+        ...tty,
+        terminal: true,
+        unwatched: !stderrIsTTY,
+      });
+      assert.deepStrictEqual(manner(["vault"], tty), run);
+      assert.deepStrictEqual(manner(["--", "--terminal=true"], tty), run);
+    }
   });
 });
 

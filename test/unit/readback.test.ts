@@ -1,6 +1,7 @@
 /** What dom0 finds out about its archives: list, verify, audit, against servers of every kind. */
 import { assert, describe, it } from "@effect/vitest";
 import { Clock, Effect, Fiber } from "effect";
+import { TestClock } from "effect/testing";
 import { Locks } from "#services/Locks";
 import { choose } from "#src/dom0/sample";
 import {
@@ -318,6 +319,140 @@ describe("anything done to the store", () => {
         assert.strictEqual((yield* qbackup(w, ["verify", "new.backup"])).code, 0);
         assert.strictEqual((yield* qbackup(w, ["list"])).code, 0);
       }),
+  );
+});
+
+describe("what could not be read", () => {
+  /** Calls for the blocks of one archive end so. */
+  const only = (w: World, name: string, reply: object | undefined, calls = { n: 0 }) => {
+    const honest = peer(w.shelf);
+    const far: Parameters<typeof qbackup>[2] = {
+      far: (invocation, service) => {
+        let asked = "";
+        let counted = false;
+        const stdin = {
+          ...invocation.stdin,
+          read: (into: Uint8Array, atLeast?: number) =>
+            Effect.tap(invocation.stdin.read(into, atLeast), (n) =>
+              Effect.sync(() => (asked += Buffer.from(into.subarray(0, n)).toString())),
+            ),
+        };
+        const stdout = {
+          ...invocation.stdout,
+          write: (bytes: Uint8Array) =>
+            !service.endsWith("+read") || !asked.includes(name)
+              ? invocation.stdout.write(bytes)
+              : Effect.sync(() => {
+                  if (!counted) calls.n += 1;
+                  counted = true;
+                }).pipe(
+                  Effect.andThen(
+                    reply === undefined
+                      ? invocation.stdout.end
+                      : invocation.stdout.write(Buffer.from(`\n${JSON.stringify(reply)}\n`)),
+                  ),
+                  Effect.andThen(reply === undefined ? Effect.void : invocation.stdout.end),
+                ),
+        };
+        return honest({ ...invocation, stdin, stdout }, service);
+      },
+    };
+    return far;
+  };
+
+  const kinds = [
+    ["the server has an inner fault", { type: "error", code: "internal", message: "x" }, 5],
+    [
+      "the server does not let it be read",
+      { type: "error", code: "not-permitted", message: "x" },
+      5,
+    ],
+    ["the server is busy", { type: "error", code: "busy", message: "x" }, 4],
+    ["the server hangs up", undefined, 4],
+  ] as const;
+  it.effect.each(kinds)(
+    "%s: noted, shown and told, and the other archives are read all the same",
+    ([, reply, exit]) =>
+      Effect.gen(function* () {
+        const w = world();
+        const bad = keep(w, "a-bad.backup", small);
+        const good = keep(w, "b-good.backup", other);
+        const audit = yield* qbackup(w, ["audit"], only(w, "a-bad", reply));
+        assert.strictEqual(audit.code, exit, audit.text);
+        assert.match(audit.out, /^a-bad.backup .* (?:refused|unread)$/m);
+        assert.match(audit.out, /^b-good.backup .* proven$/m);
+        assert.match(audit.text, /^warning: a-bad.backup: /m);
+        assert.match(audit.text, /^error: 1 of 2 archives could not be read back$/m);
+        assert.isDefined(w.disk.audits.get(good.session)?.sampled);
+        const since = w.disk.audits.get(bad.session)?.unread;
+        assert.isDefined(since);
+        assert.isUndefined(w.disk.audits.get(bad.session)?.failed);
+        assert.deepInclude(w.notes.at(-1), {
+          urgency: "critical",
+          summary: `qbackup audit failed (exit code ${exit})`,
+        });
+        const list = yield* qbackup(w, ["list"]);
+        assert.match(list.out, /^a-bad.backup .* proven +failed \d{4}-/m);
+        assert.match(list.text, /^warning: a-bad.backup could not be read back since \d{4}-/m);
+
+        // The first time stays, until it comes back.
+        const verify = yield* qbackup(w, ["verify", "a-bad.backup"], only(w, "a-bad", reply));
+        assert.strictEqual(verify.code, exit, verify.text);
+        assert.strictEqual(w.disk.audits.get(bad.session)?.unread, since);
+        assert.match(w.notes.at(-1)!.summary, /^qbackup verify failed/);
+        assert.strictEqual((yield* qbackup(w, ["audit"])).code, 0);
+        assert.isUndefined(w.disk.audits.get(bad.session)?.unread);
+        assert.notMatch((yield* qbackup(w, ["list"])).text, /could not be read/);
+      }),
+  );
+
+  it.effect("a server that is gone is not asked for each of many archives", () =>
+    Effect.gen(function* () {
+      const w = world();
+      const all = Array.from({ length: 20 }, (_, i) => keep(w, `a${i}.backup`, small));
+      const calls = { n: 0 };
+      const audit = yield* qbackup(w, ["audit"], only(w, "a", undefined, calls));
+      assert.strictEqual(audit.code, 4, audit.text);
+      assert.isAtMost(calls.n, 60);
+      assert.lengthOf(
+        w.said.lines.filter(({ level }) => level === "error"),
+        1,
+      );
+      for (const { session } of all) assert.isDefined(w.disk.audits.get(session)?.unread);
+    }),
+  );
+
+  it.effect("the carrier qube does not start: all are noted", () =>
+    Effect.gen(function* () {
+      const w = world();
+      const { session } = keep(w, "a.backup", small);
+      const far = () => Effect.succeed({ code: 2, said: ["qubes.BackupCarrier: error: no"] });
+      for (const verb of [["audit"], ["verify", "a.backup"]]) {
+        w.disk.audits.clear();
+        assert.strictEqual((yield* qbackup(w, verb, { far })).code, 2);
+        assert.isDefined(w.disk.audits.get(session)?.unread);
+        assert.isUndefined(w.disk.audits.get(session)?.failed);
+      }
+    }),
+  );
+
+  it.effect("nothing read back for 35 days: said, and told to whoever is not looking", () =>
+    Effect.gen(function* () {
+      const w = world();
+      const { session } = keep(w, "a.backup", small);
+      const at = (day: string) => TestClock.setTime(Date.parse(`${day}T05:00:00Z`));
+      yield* at("2026-03-06"); // stored on 31 January
+      const early = yield* qbackup(w, ["list"]);
+      assert.notMatch(early.text, /read back through/);
+      assert.lengthOf(w.notes, 0);
+      yield* at("2026-03-08");
+      const late = yield* qbackup(w, ["list"]);
+      assert.strictEqual(late.code, 0, late.text);
+      assert.match(late.text, /^warning: nothing was read back through net for 36 days/m);
+      assert.match(w.notes.at(-1)!.summary, /^Backups were not read back for 36 days$/);
+      w.disk.audits.set(session, { sampled: { at: "2026-03-01T00:00:00Z", blocks: 1 } });
+      assert.notMatch((yield* qbackup(w, ["list"])).text, /read back through/);
+    }),
   );
 });
 

@@ -297,6 +297,85 @@ describe("a tool that does not end as it should", () => {
         assert.isBelow(ran.seconds, 15 * 60);
       }),
     );
+  /** scrypt says no to a member, and had said yes to the header: exit 6, marked, and told. */
+  const broken = (
+    title: string,
+    script: Parameters<typeof qvmRestoreScript>[0],
+    text: RegExp,
+    then: { readonly exit: 3 | 6 },
+    ...args: ReadonlyArray<string>
+  ) =>
+    it.effect(title, () =>
+      Effect.gen(function* () {
+        const w = world();
+        const { session } = keep(w, "a.backup", anArchive(1, 3_000_000));
+        const made = qvmRestoreScript(script);
+        const ran = yield* qbackup(w, [...args, "-p", "/pass", "a.backup"], {
+          tools: Layer.merge(
+            memoryQvmBackup(qvmBackupScript({ chunks: [] })),
+            memoryQvmRestore(made),
+          ),
+        });
+        assert.strictEqual(ran.code, then.exit, ran.text);
+        assert.match(ran.text, text);
+        const { failed, undecryptable } = w.disk.audits.get(session) ?? {};
+        assert.isUndefined(failed);
+        assert.strictEqual(undecryptable !== undefined, then.exit === 6);
+        assert.strictEqual(w.notes.at(-1)?.summary === "Backups are damaged", then.exit === 6);
+        // Its bytes are as they were, which is no comfort: only a decryption clears it.
+        assert.strictEqual((yield* qbackup(w, ["verify", "a.backup"])).code, 0);
+        const list = yield* qbackup(w, ["list"]);
+        assert.strictEqual(list.code, then.exit === 6 ? 6 : 0, list.text);
+        if (then.exit === 6) {
+          assert.match(
+            list.text,
+            /a.backup is damaged: a member did not decrypt on .*: back up again/,
+          );
+        }
+      }),
+    );
+  const noMember = (said: string) =>
+    `qubesadmin.backup: Error extracting data: failed to decrypt /t/vm2/private.img.001.enc: ${said}`;
+  const invalid = "b'scrypt: Input is not valid scrypt-encrypted block\\n'";
+  const now =
+    /^error: not (?:verified|restored whole): .*work.*does not decrypt, although the header did: .*private.img.001[^]*hint: back up again now/m;
+  for (const command of [["restore"], ["restore", "--verify-only"], ["verify", "--decrypt"]]) {
+    broken(
+      `${command.join(" ")}: a member that does not decrypt`,
+      { says: [noMember(invalid), ...said("work", "mail")] },
+      now,
+      { exit: 6 },
+      ...command,
+    );
+    broken(
+      `${command.join(" ")}: a member that does not decrypt, and exit 1`,
+      { code: 1, says: [...said("work"), noMember(invalid)] },
+      now,
+      { exit: 6 },
+      ...command,
+    );
+  }
+  broken(
+    "a scrypt that was killed, or had no memory, says nothing of the member",
+    { code: 1, says: [...said("work"), noMember("b''"), noMember("b'scrypt: Out of memory\\n'")] },
+    /exit code 1/,
+    { exit: 3 },
+    "verify",
+    "--decrypt",
+  );
+  broken(
+    "another passphrase says nothing of the archive",
+    {
+      code: 1,
+      says: [
+        "qvm-backup-restore: error: Corrupted backup header (hmac verification failed). Is the password correct?",
+      ],
+    },
+    /hint: is the passphrase/,
+    { exit: 3 },
+    "restore",
+  );
+
   const silent = /neither read nor said anything for 7 minutes/;
   attempt("never opens its archive", { neverOpens: 0 }, silent);
   attempt("does not come back for the data", { neverOpens: 2 }, silent);
@@ -362,7 +441,7 @@ describe("a tool that does not end as it should", () => {
     "gives up in the middle of the data: what comes after is not there, either",
     {
       says: [
-        "qubesadmin.backup: Error extracting data: failed to decrypt /t/vm2/private.img.000.enc: b'x'",
+        "qubesadmin.backup: Error extracting data: failed to decrypt /t/vm2/private.img.000.enc: b''",
         ...said("work", "mail"),
       ],
     },
@@ -436,7 +515,7 @@ describe("a tool that does not end as it should", () => {
       says: [
         "qubesadmin.backup.extract: ERROR: unable to extract files for /t/vm2/private.img.000, tar output:",
         "  ",
-        "qubesadmin.backup: Error extracting data: failed to decrypt /t/vm3/private.img.000.enc: b'x'",
+        "qubesadmin.backup: Error extracting data: failed to decrypt /t/vm3/private.img.000.enc: b''",
         ...said("work", "mail"),
       ],
     },

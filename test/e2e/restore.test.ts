@@ -147,7 +147,7 @@ describe("an archive without a record here", () => {
     assert.strictEqual(ran.code, 0, ran.stderr);
     assert.match(ran.stderr, /not proven: /);
     assert.match(ran.stderr, /first contact: pinned the server/);
-    cameBack(w, "work", "work1");
+    cameBack(w, "work", "work-1");
     // From now on the server is known, and another one's signature is not taken.
     const servers = path.join(w.state, "known_servers");
     const text = fs.readFileSync(servers, "utf8");
@@ -163,7 +163,7 @@ describe("an archive without a record here", () => {
     const ran = await restore(w, "--force", "--rename-conflicting", "seed.backup");
     assert.strictEqual(ran.code, 0, ran.stderr);
     assert.match(ran.stderr, /no manifest: it is read twice/);
-    cameBack(w, "work", "work1");
+    cameBack(w, "work", "work-1");
   });
 });
 
@@ -282,7 +282,7 @@ describe("a tool that fails", () => {
       await until("it ends", () => processesWith(path.join(w.state, "restore")).length === 0);
       const ran = await restore(w, "--rename-conflicting", name);
       assert.strictEqual(ran.code, 0, ran.stderr);
-      cameBack(w, "work", "work1");
+      cameBack(w, "work", "work-1");
       await tidyRestore(w);
     },
   );
@@ -301,8 +301,8 @@ describe("--paranoid", () => {
     const ran = await restore(w, "--paranoid", "--rename-conflicting", name);
     assert.strictEqual(ran.code, 0, ran.stderr);
     assert.match(ran.stderr, /nothing of the archive passes through here/);
-    cameBack(w, "work", "work1");
-    cameBack(w, "vault", "vault1");
+    cameBack(w, "work", "work-1");
+    cameBack(w, "vault", "vault-1");
     assert.lengthOf(paths(w)[2]!, members.length);
     await tidyRestore(w);
   });

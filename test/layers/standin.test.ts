@@ -13,12 +13,20 @@ import { qubesCli } from "#layers/QubesCli";
 import { qvmRunQrexec } from "#layers/QvmRunQrexec";
 import { QvmBackup } from "#services/QvmBackup";
 import { Reporter } from "#services/Reporter";
+import { Walk } from "#src/archive/walk";
+import type { Member } from "#src/wire/manifest";
 import { notifierContract } from "#test/contracts/notifier";
 import { qrexecContract } from "#test/contracts/qrexec";
 import { qubesContract, world as qubes } from "#test/contracts/qubes";
 import { drain } from "#test/contracts/qvmbackup";
 import { buildStandin } from "#test/standin/build";
-import { type Fault, makeWorld, temporaryDirectory, type World } from "#test/standin/world";
+import {
+  type Fault,
+  makeWorld,
+  type Settings,
+  temporaryDirectory,
+  type World,
+} from "#test/standin/world";
 import { processesWith } from "#test/support/programs";
 import { rng } from "#test/support/random";
 import { line } from "#src/wire/shown";
@@ -47,13 +55,15 @@ const services = {
   "test.Fail": "#!/bin/sh\nprintf 'no, thanks\\n\\033[31mred\\n' >&2; exit $1\n",
   "test.Deaf": "#!/bin/sh\nexec sleep 1000\n",
 };
-const fresh = (...faults: ReadonlyArray<Fault>): World => {
+const fresh = (...faults: ReadonlyArray<Fault>): World => worldOf({}, ...faults);
+const worldOf = (settings: Partial<Settings>, ...faults: ReadonlyArray<Fault>): World => {
   const dir = temporaryDirectory();
   directories.push(dir);
   const world = makeWorld({
     dir,
     program,
     faults,
+    settings,
     qubes: qubes.map(({ included, name, qid, state }) => ({ name, qid, state, include: included })),
   });
   for (const [name, text] of Object.entries(services)) world.service("work", name, { text });
@@ -115,9 +125,9 @@ const settled = async (world: World) => {
 };
 
 describe("FifoQvmBackup over the stand-in", () => {
-  it.live("streams an archive to its end", () =>
+  it.live.each(["1.34", "1.35"] as const)("streams an archive to its end, by tar %s", (tar) =>
     Effect.gen(function* () {
-      const world = fresh();
+      const world = worldOf({ tar });
       const said = yield* run(world, ({ start }) =>
         Effect.gen(function* () {
           const running = yield* start(planOf(world));
@@ -131,6 +141,9 @@ describe("FifoQvmBackup over the stand-in", () => {
           ]) {
             assert.isTrue(bytes.includes(name), name);
           }
+          const walk = new Walk();
+          assert.isUndefined(walk.push(bytes));
+          assert.lengthOf(walk.finish() as ReadonlyArray<Member>, 5);
           return yield* running.ended;
         }).pipe(Effect.scoped),
       );

@@ -146,10 +146,10 @@ describe("the way back", () => {
     const ran = await restore(w, "--rename-conflicting", name);
     assert.strictEqual(ran.code, 0, ran.stderr);
     assert.match(ran.stderr, /restored from .*: .*work/);
-    cameBack(w, "work", "work1");
-    cameBack(w, "vault", "vault1");
+    cameBack(w, "work", "work-1");
+    cameBack(w, "vault", "vault-1");
     const place = path.join(w.world.dir, "restored");
-    assert.strictEqual(fs.readFileSync(path.join(place, "work1/firewall.xml"), "utf8"), "<x/>\n");
+    assert.strictEqual(fs.readFileSync(path.join(place, "work-1/firewall.xml"), "utf8"), "<x/>\n");
     assert.strictEqual(fs.readFileSync(path.join(place, "dom0/user/notes"), "utf8"), "of dom0\n");
     assert.deepStrictEqual(paths(w), [
       ["backup-header", "backup-header.hmac"],
@@ -166,7 +166,7 @@ describe("the way back", () => {
     assert.strictEqual(one.code, 0, one.stderr);
     const { qid } = w.world.qube("vault");
     assert.deepStrictEqual(paths(w)[2], [`vm${qid}/private.img.000.enc`]);
-    assert.deepStrictEqual(fs.readdirSync(place).sort(), ["members.jsonl", "vault1"]);
+    assert.deepStrictEqual(fs.readdirSync(place).sort(), ["members.jsonl", "vault-1"]);
 
     forget(w);
     const rest = await restore(
@@ -178,7 +178,7 @@ describe("the way back", () => {
       name,
     );
     assert.strictEqual(rest.code, 0, rest.stderr);
-    assert.deepStrictEqual(fs.readdirSync(place).sort(), ["members.jsonl", "work1"]);
+    assert.deepStrictEqual(fs.readdirSync(place).sort(), ["members.jsonl", "work-1"]);
 
     forget(w);
     const only = await restore(w, "--verify-only", name);

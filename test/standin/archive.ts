@@ -12,7 +12,7 @@ import { qubesXml } from "./qubesxml.ts";
 import { encryption, fillerHead, SCRYPT_HEAD, SCRYPT_TAIL } from "./scrypt.ts";
 import type { Qube, Settings } from "./state.ts";
 import { innerLength, innerTar, OUTER_HEAD, outerHead, outerLength } from "./tar.ts";
-import type { Content } from "./tar.ts";
+import type { Content, TarVersion } from "./tar.ts";
 
 /** A file that goes into the archive, cut into one or more members. */
 interface PlannedFile {
@@ -128,8 +128,11 @@ class Staging {
   #at = OUTER_HEAD;
   #full = false;
 
-  constructor(file: string) {
+  readonly #tar: TarVersion;
+
+  constructor(file: string, tar: TarVersion) {
     this.file = file;
+    this.#tar = tar;
     this.#fd = fs.openSync(file, "w");
   }
 
@@ -150,7 +153,7 @@ class Staging {
 
   finish(name: string): number {
     const size = this.#at - OUTER_HEAD;
-    const head = outerHead(name, size);
+    const head = outerHead(name, size, this.#tar);
     fs.writeSync(this.#fd, head, 0, head.length, 0);
     fs.ftruncateSync(this.#fd, outerLength(size));
     fs.closeSync(this.#fd);
@@ -162,7 +165,7 @@ let staged = 0;
 const stagedFile = (recipe: Recipe): string => path.join(recipe.tmp, `member-${staged++}`);
 
 const stage = (recipe: Recipe, name: string, parts: ReadonlyArray<Buffer>) => {
-  const staging = new Staging(stagedFile(recipe));
+  const staging = new Staging(stagedFile(recipe), recipe.settings.tar);
   for (const part of parts) staging.append(part);
   return { name, size: staging.finish(name), file: staging.file, filler: 0 };
 };
@@ -217,7 +220,7 @@ async function* chunksOf(recipe: Recipe, file: PlannedFile, lastFile: boolean) {
     const name = numbered(file, chunk);
     const passphrase = `${recipe.backupId}!${name.replace(/\.enc$/, "")}!${recipe.passphrase}`;
     const sealed = encryption(passphrase, settings);
-    const staging = new Staging(stagedFile(recipe));
+    const staging = new Staging(stagedFile(recipe), recipe.settings.tar);
     staging.append(sealed.head);
     let room = settings.chunkSize;
     while (room > 0) {
@@ -272,7 +275,10 @@ function* rawChunksOf(recipe: Recipe, file: PlannedFile, lastFile: boolean): Gen
 
 const rawMember = (recipe: Recipe, name: string, size: number) => {
   const file = stagedFile(recipe);
-  fs.writeFileSync(file, Buffer.concat([outerHead(name, size), fillerHead(recipe.settings)]));
+  fs.writeFileSync(
+    file,
+    Buffer.concat([outerHead(name, size, recipe.settings.tar), fillerHead(recipe.settings)]),
+  );
   return { name, size, file, filler: size - SCRYPT_HEAD };
 };
 
@@ -298,7 +304,7 @@ export const remade = (
   const file = stagedFile(recipe);
   fs.copyFileSync(from.file, file);
   const fd = fs.openSync(file, "r+");
-  const head = outerHead(name, size);
+  const head = outerHead(name, size, recipe.settings.tar);
   fs.writeSync(fd, head, 0, head.length, 0);
   if (from.filler === 0) {
     // What was cut off must not shine through in the padding.

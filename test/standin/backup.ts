@@ -45,7 +45,7 @@ const firstLine = (text: string): string =>
   // oxlint-disable-next-line no-control-regex -- Python's blanks
   (text.split(/\r\n|\r|\n/)[0] ?? "").replace(/(?:(?!\ufeff)[\s\x1c-\x1f\x85])+$/u, "");
 
-const passphraseFrom = (file: string | undefined): string => {
+export const passphraseFrom = (file: string | undefined): string => {
   if (file === undefined || file === "-") {
     // Without a file the real one asks on the terminal; here the first line of stdin has to do.
     return firstLine(stdinLine() ?? "");

@@ -101,6 +101,9 @@ export const qubesXml = (
       property("qid", qube.qid),
       property("uuid", qube.uuid),
       ...(qube.template === null ? [] : [property("template", qube.template)]),
+      // What is at its default is not written; None is an empty text.
+      ...(qube.netvm === undefined ? [] : [property("netvm", qube.netvm ?? "")]),
+      ...(qube.provides_network === true ? [property("provides_network", "True")] : []),
       "      </properties>",
       ...features(size === undefined ? undefined : `vm${qube.qid}/`, size ?? 0),
       "      <tags>",

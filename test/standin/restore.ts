@@ -19,12 +19,15 @@ import * as fs from "node:fs";
 import * as path from "node:path";
 import * as zlib from "node:zlib";
 import { type Arguments, Exit, parseArguments, usageError } from "./args.ts";
+import { passphraseFrom } from "./backup.ts";
 import { listQubes } from "./client.ts";
 import { takeFault } from "./faults.ts";
 import { SCRYPT_HEAD, SCRYPT_TAIL } from "./scrypt.ts";
-import { appendLine, hang, readState } from "./state.ts";
+import { appendLine, hang, type Qube, readState } from "./state.ts";
 
 const TOOL = "qvm-backup-restore";
+/** Where it unpacks. */
+const EXTRACTED = "/home/user/QubesIncoming/.backup#restore-k3xw81_q";
 const error = (text: string): Exit => new Exit(1, `${TOOL}: error: ${text}`);
 /** Where it says what it does: in a disposable to a log, which comes out on stdout. */
 let voice = 2;
@@ -184,6 +187,7 @@ export const unpacked = (tar: Buffer): Map<string, Buffer> => {
       }
       files.set(name, image);
     } else if (type === "0") files.set(name, tar.subarray(data, data + size));
+    if (data + size > tar.length) throw new Error("Unexpected EOF in archive");
     at = data + Math.ceil(size / 512) * 512;
   }
   return files;
@@ -199,10 +203,17 @@ interface Domain {
   readonly name: string;
   readonly qid: number;
   readonly class: string;
-  readonly template: string | undefined;
+  readonly label: string;
+  readonly providesNetwork: boolean;
   readonly directory: string;
+  /** The template in the backup. */
+  readonly from: string | undefined;
+  template: string | undefined;
+  /** Undefined: the default one. Null: none. */
+  netvm: string | null | undefined;
   /** As it is called here. */
   as: string;
+  readonly problems: Set<"excluded" | "conflict" | "template" | "netvm" | "user">;
 }
 
 const domainsOf = (xml: string): Array<Domain> =>
@@ -214,64 +225,145 @@ const domainsOf = (xml: string): Array<Domain> =>
     const qid = Number(match[1]);
     const name = qid === 0 ? "dom0" : value('property name="name"')!;
     const template = value('property name="template"');
-    const kind = /class="([^"]*)"/.exec(match[2]!)?.[1] ?? "AppVM";
-    return [{ name, qid, class: kind, template, directory, as: name }];
+    const netvm = value('property name="netvm"');
+    return [
+      {
+        name,
+        qid,
+        class: /class="([^"]*)"/.exec(match[2]!)?.[1] ?? "AppVM",
+        label: value('property name="label"') ?? "red",
+        providesNetwork: value('property name="provides_network"') === "True",
+        directory,
+        from: template,
+        template,
+        netvm: netvm === "" ? null : netvm,
+        as: name,
+        problems: new Set<never>(),
+      },
+    ];
   });
+
+type Here = ReadonlyArray<Pick<Qube, "name" | "class" | "provides_network">>;
+
+/**
+ * Looks whether each qube of the backup, chosen or not, can be made here, and under which name. It is
+ * called again and again, as the genuine tool does; what it changed stays.
+ */
+const verifyDomains = (
+  args: Arguments,
+  domains: ReadonlyArray<Domain>,
+  here: Here,
+  excluded: ReadonlyArray<string>,
+): void => {
+  const qubes = domains.filter(({ qid }) => qid !== 0);
+  const named = (name: string | null) => here.find((qube) => qube.name === name);
+  const inBackup = (name: string) =>
+    qubes.find((other) => other.name === name && other.problems.size === 0);
+  /** Longer names are cut, and then may do as they are. */
+  const another = (name: string): string | undefined => {
+    const cut = name.slice(0, 29);
+    const taken = (text: string) =>
+      named(text) !== undefined || qubes.some((other) => other.name === text || other.as === text);
+    let next = cut;
+    for (let number = 1; taken(next); number++) {
+      if (number === 99) return undefined;
+      next = `${cut}-${number}`;
+    }
+    return next;
+  };
+  for (const domain of qubes) {
+    const { problems } = domain;
+    problems.clear();
+    if (excluded.includes(domain.name)) problems.add("excluded");
+    if (!args.has("--verify-only") && named(domain.as) !== undefined) {
+      const next = args.has("--rename-conflicting") ? another(domain.name) : undefined;
+      if (next === undefined) problems.add("conflict");
+      else domain.as = next;
+    }
+    const { netvm, template } = domain;
+    if (
+      template !== undefined &&
+      named(template)?.class !== "TemplateVM" &&
+      inBackup(template)?.class !== "TemplateVM"
+    ) {
+      // The first template here stands for the default one.
+      const other = here.find((qube) => qube.class === "TemplateVM")?.name;
+      if (args.has("--ignore-missing") && other !== undefined) domain.template = other;
+      else problems.add("template");
+    }
+    if (netvm == null || named(netvm)?.provides_network === true) continue;
+    if (inBackup(netvm)?.providesNetwork === true) continue;
+    if (args.has("--ignore-missing")) domain.netvm = undefined;
+    else problems.add("netvm");
+  }
+};
+
+const remarks = {
+  excluded: "Excluded from restore",
+  conflict: "A VM with the same name already exists on the host!",
+  template: "No matching template on the host or in the backup found!",
+  netvm: "No matching netvm on the host or in the backup found!",
+  user: "username in backup and dom0 mismatch",
+} as const;
+
+const tableOf = (domains: ReadonlyArray<Domain>): string => {
+  const columns: ReadonlyArray<readonly [string, (domain: Domain) => string]> = [
+    ["name", ({ name }) => name],
+    ["type", (domain) => domain.class],
+    ["template", ({ from }) => from ?? "n/a"],
+    ["netvm", ({ netvm }) => (netvm === undefined ? "(default)" : (netvm ?? "-"))],
+    ["label", ({ label }) => label],
+  ];
+  const widths = columns.map(([head, cell]) =>
+    Math.max(head.length, ...domains.map((domain) => cell(domain).length)),
+  );
+  const row = (cells: ReadonlyArray<string>) =>
+    cells.map((cell, at) => `${cell.padStart(widths[at]! + 1)} |`).join("");
+  const line = widths.map((width) => `${"-".repeat(width + 1)}-+`).join("");
+  const rows = domains.map((domain) => {
+    const worst = (["excluded", "conflict", "template", "netvm", "user"] as const).find((each) =>
+      domain.problems.has(each),
+    );
+    const notes =
+      worst !== undefined
+        ? [remarks[worst]]
+        : [
+            ...(domain.template === domain.from
+              ? []
+              : [`Template change to '${domain.template ?? ""}'`]),
+            ...(domain.as === domain.name ? [] : [`Will be renamed to '${domain.as}'`]),
+          ];
+    const cells = row(columns.map(([, cell]) => cell(domain)));
+    return `${cells}${notes.map((note) => ` <-- ${note}`).join("")}\n`;
+  });
+  const heads = row(columns.map(([head]) => head));
+  return `The following VMs are included in the backup:\n\n${line}\n${heads}\n${line}\n${rows.join("")}`;
+};
 
 /** Decides what comes back, and under which names; says it as the genuine tool does. */
 const choose = (
   args: Arguments,
   domains: ReadonlyArray<Domain>,
-  here: ReadonlyArray<{ readonly name: string; readonly class: string }>,
+  here: Here,
   otherUser: boolean,
 ): ReadonlyArray<Domain> => {
   const named = args.rest.slice(1);
   const verify = args.has("--verify-only");
-  const problems = new Map<string, "excluded" | "conflict" | "template" | "user">();
-  const taken = (word: string) => here.some((qube) => qube.name === word);
-  const shown = domains.filter(({ name }) => name !== "dom0" || !args.has("--skip-dom0-home"));
-  for (const domain of shown) {
-    const { name, template } = domain;
-    if (name === "dom0") {
-      // A home is never excluded by naming qubes.
-      if (otherUser && !args.has("--ignore-username-mismatch")) problems.set(name, "user");
-      continue;
-    }
-    const known =
-      template === undefined ||
-      args.has("--ignore-missing") ||
-      here.some((qube) => qube.name === template && qube.class === "TemplateVM") ||
-      domains.some((other) => other.name === template);
-    if (!known) problems.set(name, "template");
-    if (!verify && taken(name)) {
-      if (args.has("--rename-conflicting")) {
-        let n = 1;
-        while (taken(`${name}${n}`)) n++;
-        domain.as = `${name}${n}`;
-      } else problems.set(name, "conflict");
-    }
-    const out =
-      args.values("--exclude").includes(name) || (named.length > 0 && !named.includes(name));
-    if (out) problems.set(name, "excluded");
+  const shown = domains.filter(({ qid }) => qid !== 0 || !args.has("--skip-dom0-home"));
+  const home = shown.find(({ qid }) => qid === 0);
+  const excluded = args.values("--exclude");
+  verifyDomains(args, domains, here, excluded);
+  if (named.length > 0) {
+    const rest = domains.map(({ name }) => name).filter((name) => !named.includes(name));
+    verifyDomains(args, domains, here, [...excluded, ...rest]);
   }
-  const remarks = {
-    excluded: " <-- Excluded from restore",
-    conflict: " <-- A VM with the same name already exists on the host!",
-    template: " <-- No matching template on the host or in the backup found!",
-    user: " <-- username in backup and dom0 mismatch",
-  };
-  const row = (...cells: ReadonlyArray<string>) =>
-    cells.map((cell) => ` ${cell.padStart(12)} |`).join("");
-  const rows = shown.map(({ as, class: kind, name, template }) => {
-    const problem = problems.get(name);
-    const renamed = as === name ? "" : ` <-- Will be renamed to '${as}'`;
-    const cells = row(name, kind, template ?? "n/a", "(default)", "red");
-    return `${cells}${problem === undefined ? renamed : remarks[problem]}`;
-  });
-  const line = "---------------+".repeat(5);
+  // A home is never excluded by naming qubes.
+  if (otherUser && !args.has("--ignore-username-mismatch")) home?.problems.add("user");
   process.once("exit", flush);
-  printed = `The following VMs are included in the backup:\n\n${line}\n${row("name", "type", "template", "netvm", "label")}\n${line}\n${rows.join("\n")}\n`;
-  const found = new Set(problems.values());
+  printed = `${tableOf(shown)}\n`;
+  const found = new Set(
+    shown.flatMap(({ problems }) => (problems.has("excluded") ? [] : [...problems])),
+  );
   if (found.has("conflict")) {
     app("*** There are VMs with conflicting names on the host! ***");
     if (!args.has("--skip-conflicting"))
@@ -280,28 +372,63 @@ const choose = (
       );
     app("Those VMs will not be restored. The host VMs will NOT be overwritten.");
   }
-  app(`The above VM${verify ? " archive(s) will be verified" : "s will be copied and added"}.`);
-  if (found.has("template")) {
-    app("*** One or more TemplateVMs are missing on the host! ***");
-    if (!args.has("--skip-broken"))
+  if (verify) {
+    app("The above VM archive(s) will be verified.");
+    app("Existing VMs will NOT be removed or altered.");
+  } else {
+    app("The above VMs will be copied and added to your system.");
+    app("Existing VMs will NOT be removed.");
+  }
+  for (const [problem, what] of [
+    ["template", "TemplateVMs"],
+    ["netvm", "NetVMs"],
+  ] as const) {
+    if (!found.has(problem)) continue;
+    app(`*** One or more ${what} are missing on the host! ***`);
+    if (args.has("--skip-broken")) {
+      app(`Skipping broken entries: VMs that depend on missing ${what} will NOT be restored.`);
+    } else if (args.has("--ignore-missing")) {
+      app(
+        `Ignoring missing entries: VMs that depend on missing ${what} will have default value assigned.`,
+      );
+    } else {
       throw error(
         "Install them before proceeding with the restore.Or pass: --skip-broken or --ignore-missing.",
       );
-    app("Skipping broken entries: VMs that depend on missing TemplateVMs will NOT be restored.");
+    }
   }
-  if (shown.some(({ name }) => name === "dom0") && !verify) {
+  if (home !== undefined && !verify) {
     if (found.has("user")) {
       app("*** Dom0 username mismatch! This can break some settings! ***");
       throw error(
         "Skip restoring the dom0 home directory (--skip-dom0-home), or pass --ignore-username-mismatch to continue anyway.",
       );
     }
-    app("NOTE: The archived dom0 home directory will be restored to a new directory");
+    app(
+      "NOTE: The archived dom0 home directory will be restored to a new directory 'home-restore-<current-time>' created inside the dom0 home directory. Restored files should be copied or moved out of the new directory before using them.",
+    );
   }
   const last = ({ class: kind }: Domain) => (kind === "TemplateVM" ? 0 : 1);
   return shown
-    .filter(({ name }) => !problems.has(name))
+    .filter(({ problems }) => problems.size === 0)
     .sort((one, other) => last(one) - last(other));
+};
+
+/** What is said when a qube that this one needs cannot be set, though it may exist under its old name. */
+const dependencies = (
+  domains: ReadonlyArray<Domain>,
+  chosen: ReadonlyArray<Domain>,
+  here: Here,
+): void => {
+  for (const { name, netvm } of chosen) {
+    if (netvm == null) continue;
+    // Of a qube in the backup it takes the new name, be it restored or not.
+    const value = domains.find((other) => other.name === netvm)?.as ?? netvm;
+    const exists =
+      here.some((qube) => qube.name === value) || chosen.some((other) => other.as === value);
+    if (exists) continue;
+    log(`Error setting ${name}.netvm to ${value}: Can't set netvm to non-existing qube ${value}`);
+  }
 };
 
 export const qvmBackupRestore = async (
@@ -343,9 +470,7 @@ const restore = async (dir: string, argv: ReadonlyArray<string>): Promise<number
   const [location] = args.rest;
   if (location === undefined)
     throw usageError(TOOL, "the following arguments are required: backup_location");
-  const passphrase = (
-    fs.readFileSync(args.value("--passphrase-file") ?? "/dev/null", "utf8").split("\n")[0] ?? ""
-  ).trimEnd();
+  const passphrase = passphraseFrom(args.value("--passphrase-file") ?? "/dev/null");
   const { settings } = readState(dir);
   const verify = args.has("--verify-only");
   const place = path.join(dir, "restored");
@@ -372,6 +497,7 @@ const restore = async (dir: string, argv: ReadonlyArray<string>): Promise<number
       : fromPath(location);
     let seen = 0;
     let total = 0;
+    const met = new Set<string>();
     try {
       for (const found of membersOf(source)) {
         const { data } = found;
@@ -379,7 +505,11 @@ const restore = async (dir: string, argv: ReadonlyArray<string>): Promise<number
         const record = { reading, path: found.path, size: data.length, sha256 };
         appendLine(path.join(place, "members.jsonl"), JSON.stringify(record));
         total += data.length;
-        if (!wanted.some((prefix) => found.path.startsWith(prefix))) continue;
+        const fits = wanted.find((prefix) => found.path.startsWith(prefix));
+        // When all was found and something else comes, tar has seen enough.
+        if (fits === undefined && met.size === wanted.length) break;
+        if (fits === undefined) continue;
+        met.add(fits);
         seen += 1;
         if (see(found, total) === "stop" || seen === enough) break;
       }
@@ -412,7 +542,7 @@ const restore = async (dir: string, argv: ReadonlyArray<string>): Promise<number
     const origin = name.replace(/\.enc$/, "");
     const plain = decrypted(data, `${id}!${origin}!${passphrase}`);
     if (plain !== undefined) return plain;
-    const full = `/home/user/QubesIncoming/.backup#restore-k3xw81_q/${name}`;
+    const full = `${EXTRACTED}/${name}`;
     throw error(
       `failed to decrypt ${full}: b'scrypt: Input is not valid scrypt-encrypted block\\n'`,
     );
@@ -424,7 +554,8 @@ const restore = async (dir: string, argv: ReadonlyArray<string>): Promise<number
     throw error("unexpected files in archive: got [], expected ['qubes.xml.000.enc']");
   const text = decompressed(filter, open({ path: "qubes.xml.000.enc", data: xml }));
   const domains = domainsOf(unpacked(text).get("qubes.xml")!.toString());
-  const all = choose(args, domains, await listQubes(dir), fault("other-user") !== undefined);
+  const here = await listQubes(dir);
+  const all = choose(args, domains, here, fault("other-user") !== undefined);
   const hit = (kind: string, { name }: Domain) =>
     !verify && takeFault(dir, TOOL, kind, name)?.vm === name;
   const chosen: Array<Domain> = [];
@@ -443,21 +574,41 @@ const restore = async (dir: string, argv: ReadonlyArray<string>): Promise<number
     }
   }
 
+  if (!verify) dependencies(domains, chosen, here);
+
   log("Extracting data: some MiB to restore");
   flush();
   const wanted = chosen.map(({ directory, qid }) => (qid === 0 ? "dom0-home/" : directory));
-  let file: { readonly name: string; readonly parts: Array<Buffer> } | undefined;
+  /** The file that its tar is fed with; undefined between two, and behind a chunk out of turn. */
+  let file: { readonly name: string; readonly parts: Array<Buffer>; last: string } | undefined;
+  const unfinished = (chunk: string, output = "") => {
+    say(`qubesadmin.backup.extract: ERROR: unable to extract files for ${chunk}, tar output:`);
+    say(`  ${output}`);
+  };
   const finish = () => {
     if (file === undefined || verify) return;
-    const domain = chosen.find(({ directory }) => file!.name.startsWith(directory))!;
-    const plain = decompressed(filter, Buffer.concat(file.parts));
-    for (const [name, data] of unpacked(plain)) {
+    const { last, name: begun, parts } = file;
+    file = undefined;
+    const domain = chosen.find(({ directory }) => begun.startsWith(directory))!;
+    let files: ReadonlyMap<string, Buffer>;
+    try {
+      files = unpacked(decompressed(filter, Buffer.concat(parts)));
+    } catch {
+      // An archive that ends early: the volume keeps what came, which is too little.
+      const eof = "unexpected end of file";
+      unfinished(last, filter === undefined ? "tar: Unexpected EOF" : `${filter}: stdin: ${eof}`);
+      const volume = path.basename(begun, ".img");
+      log(
+        `Failed to restore volume ${volume} (size 262144) of VM ${domain.as}: Data import failed`,
+      );
+      return;
+    }
+    for (const [name, data] of files) {
       const inside = path.relative(domain.qid === 0 ? "dom0-home" : domain.directory, name);
       const target = path.join(place, domain.as, inside);
       fs.mkdirSync(path.dirname(target), { recursive: true });
       fs.writeFileSync(target, data);
     }
-    file = undefined;
   };
   const stops = fault("stop-reading");
   const dies = fault("die");
@@ -469,23 +620,45 @@ const restore = async (dir: string, argv: ReadonlyArray<string>): Promise<number
         `unable to read the qubes backup file ${location} (2): b"tar: --occurrence is meaningless without a file list\\n"`,
       );
     } else {
-      const seen = retrieve(wanted, Number.POSITIVE_INFINITY, (found, total) => {
+      const missing = new Set(wanted);
+      retrieve(wanted, Number.POSITIVE_INFINITY, (found, total) => {
         if (dies !== undefined && total > (dies.after ?? 0)) process.kill(process.pid, "SIGKILL");
         if (stops !== undefined && total > (stops.after ?? 0)) return "stop";
+        for (const prefix of wanted) if (found.path.startsWith(prefix)) missing.delete(prefix);
         if (settings.raw) return;
-        const match = /^(.*)\.(\d+)\.enc$/.exec(found.path)!;
+        const [, name, number] = /^(.*)\.(\d+)\.enc$/.exec(found.path) ?? [];
+        if (name === undefined || number === undefined)
+          throw error(`Invalid file extension found in archive: ${found.path}`);
         // When it cannot be decrypted, the file before it is broken off, too.
         const plain = open(found);
-        if (match[2] === "000") {
+        if (verify) return;
+        const chunk = `${EXTRACTED}/${name}.${number}`;
+        if (number === "000") {
           finish();
-          file = { name: match[1]!, parts: [] };
+          file = { name, parts: [plain], last: chunk };
+          return;
         }
-        file?.parts.push(plain);
+        if (file === undefined) return;
+        const before = Number(/\d+$/.exec(file.last)?.[0]);
+        const expected = `${EXTRACTED}/${file.name}.${String(before + 1).padStart(3, "0")}`;
+        if (chunk !== expected) {
+          unfinished(file.last);
+          file = undefined;
+          say(
+            `qubesadmin.backup.extract: Unexpected file in archive: ${chunk}, expected ${expected}`,
+          );
+          return;
+        }
+        file.parts.push(plain);
+        file.last = chunk;
         return;
       });
-      if (seen === 0) {
+      // A command in a qube sends what there is; tar here wants all that it was asked for.
+      if (missing.size > 0 && !args.has("--dest-vm") && stops === undefined) {
+        finish();
+        const lines = [...missing].map((prefix) => `tar: ${prefix}: Not found in archive\\n`);
         throw error(
-          `unable to read the qubes backup file ${location} (2): ${wanted[0]}: Not found in archive`,
+          `unable to read the qubes backup file ${location} (2): b'${lines.join("")}tar: Exiting with failure status due to previous errors\\n'`,
         );
       }
     }
@@ -498,7 +671,7 @@ const restore = async (dir: string, argv: ReadonlyArray<string>): Promise<number
   for (const domain of chosen) {
     if (hit("fail-qube", domain)) {
       // The worker's tar has nobody to write to any more, and says so in its own way.
-      const chunk = `/home/user/QubesIncoming/.backup#restore-k3xw81_q/${domain.directory}private.img.000`;
+      const chunk = `${EXTRACTED}/${domain.directory}private.img.000`;
       say(`qubesadmin.backup.extract: Error while processing '${chunk}': `);
       say(
         `qubesadmin.backup.extract: ERROR: unable to extract files for ${chunk}, tar output:\n  `,

@@ -61,6 +61,8 @@ export interface Settings {
   readonly logN: number;
   readonly r: number;
   readonly p: number;
+  /** The GNU tar that writes the members. */
+  readonly tar: "1.34" | "1.35";
   /** Members in the right form with filler instead of ciphertext, for archives of benchmark size. */
   readonly raw: boolean;
   /** TMPDIR of qubesd, as a drop-in for qubesd.service would set it. */
@@ -90,6 +92,7 @@ export const defaults: Settings = {
   logN: 10,
   r: 8,
   p: 1,
+  tar: "1.35",
   raw: false,
   tmpdir: null,
   extraPath: [],
@@ -98,7 +101,7 @@ export const defaults: Settings = {
   startMs: 0,
   stopMs: 0,
   directIo: false,
-  agentCloses: true,
+  agentCloses: false,
 };
 
 export interface State {

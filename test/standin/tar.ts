@@ -73,7 +73,13 @@ const now = (): bigint => BigInt(Date.now()) * 1_000_000n + (process.hrtime.bigi
 /** The bytes in front of a member's data: pax header, its records, ustar header. */
 export const OUTER_HEAD = 3 * BLOCK;
 
-export const outerHead = (name: string, size: number): Buffer => {
+/**
+ * Of a file that is no device, GNU tar 1.34 writes the numbers of its device as zeros; 1.35, which
+ * dom0 of Qubes 4.3 has, leaves them empty.
+ */
+export type TarVersion = "1.34" | "1.35";
+
+export const outerHead = (name: string, size: number, version: TarVersion): Buffer => {
   const written = now();
   // What is sent was made a moment ago and is read for the first time now.
   const times = [
@@ -96,6 +102,7 @@ export const outerHead = (name: string, size: number): Buffer => {
     header(pax),
     Buffer.from(records.padEnd(BLOCK, "\0"), "latin1"),
     header(file, (block) => {
+      if (version !== "1.34") return;
       block.write(octal(0, 7), 329);
       block.write(octal(0, 7), 337);
     }),

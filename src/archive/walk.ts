@@ -24,26 +24,29 @@ const scryptOverhead = 128;
 const paxLimit = 4096;
 const headerLimit = 4096;
 
+/** What can be wrong. */
+export const faults = [
+  "not-an-archive",
+  "tar-header",
+  "padding",
+  "unknown-member",
+  "order",
+  "duplicate",
+  "gap",
+  "short-chunk",
+  "long-chunk",
+  "lost-tail",
+  "backup-header",
+  "scrypt-header",
+  "too-many-members",
+  "truncated",
+  "missing-qube",
+  "unexpected-qube",
+] as const;
+
 /** What is wrong; `at` is the offset of the member in bytes. */
 export class ArchiveFault extends Schema.TaggedError<ArchiveFault>()("ArchiveFault", {
-  fault: Schema.Literals([
-    "not-an-archive",
-    "tar-header",
-    "padding",
-    "unknown-member",
-    "order",
-    "duplicate",
-    "gap",
-    "short-chunk",
-    "long-chunk",
-    "lost-tail",
-    "backup-header",
-    "scrypt-header",
-    "too-many-members",
-    "truncated",
-    "missing-qube",
-    "unexpected-qube",
-  ]),
+  fault: Schema.Literals(faults),
   detail: Schema.String,
   at: Schema.Int,
 }) {
@@ -142,18 +145,15 @@ const parseTarHeader = (header: Buffer): TarHeader | string => {
   return path === undefined || path === "" ? "path" : { type, path, size };
 };
 
+/** Its own length in bytes, what it is the time of, seconds. GNU tar refuses what 64 bits do not hold. */
+const paxTime = /^([0-9]{2}) [amc]time=-?[0-9]{1,18}(?:\.[0-9]{1,9})?\n/;
+
 /** Times are all that an extended header may say: it could rename or resize the member otherwise. */
 const isPaxTimes = (text: string): boolean => {
-  let at = 0;
-  while (at < text.length) {
-    const space = text.indexOf(" ", at);
-    const length = /^[1-9][0-9]{0,3}$/.test(text.slice(at, space))
-      ? Number(text.slice(at, space))
-      : 0;
-    const line = text.slice(space + 1, at + length);
-    if (at + length > text.length || !/^[amc]time=-?[0-9]{1,20}(?:\.[0-9]{1,9})?\n$/.test(line))
-      return false;
-    at += length;
+  for (let at = 0; at < text.length;) {
+    const match = paxTime.exec(text.slice(at));
+    if (match === null || Number(match[1]) !== match[0].length) return false;
+    at += match[0].length;
   }
   return true;
 };

@@ -5,27 +5,7 @@
  */
 import * as crypto from "node:crypto";
 import { rng } from "#test/support/random";
-
-const header = (path: string, type: "0" | "x", size: number): Buffer => {
-  const h = Buffer.alloc(512);
-  h.write(path, 0, "latin1");
-  h.write("0000644\x000000000\x000000000\0", 100, "latin1");
-  h.write(`${size.toString(8).padStart(11, "0")}\0`, 124, "latin1");
-  h.write("15300726470\0", 136, "latin1");
-  h.write("        ", 148, "latin1");
-  h.write(type, 156, "latin1");
-  h.write("ustar\x0000", 257, "latin1");
-  if (type === "0") h.write("root", 265, "latin1").toString();
-  if (type === "0") h.write("root", 297, "latin1");
-  if (type === "0") h.write("0000000\x000000000\0", 329, "latin1");
-  const sum = h.reduce((total, byte) => total + byte, 0);
-  h.write(`${sum.toString(8).padStart(6, "0")}\0 `, 148, "latin1");
-  return h;
-};
-const padTo = (bytes: Buffer, step: number): Buffer =>
-  bytes.length % step === 0
-    ? bytes
-    : Buffer.concat([bytes, Buffer.alloc(step - (bytes.length % step))]);
+import { padTo, tarHeader as header } from "#test/support/tar";
 
 /** One member: a tar archive of its own, as GNU tar writes it. */
 export const memberOf = (path: string, data: Buffer): Buffer => {

@@ -24,7 +24,9 @@ const reasons: Readonly<Record<string, Reason>> = {
   EFBIG: "no-space",
   EACCES: "not-permitted",
   EPERM: "not-permitted",
-  EROFS: "not-permitted",
+  EROFS: "read-only",
+  EMFILE: "too-many-files",
+  ENFILE: "too-many-files",
   EXDEV: "unsupported",
   ENOSYS: "unsupported",
   EOPNOTSUPP: "unsupported",
@@ -188,7 +190,8 @@ const directory = (fd: number): Directory => {
     sync: act("sync", (done) => fs.fsync(fd, done)),
     free: Effect.map(
       call<fs.StatsFs>("free", (done) => fs.statfs(`/proc/self/fd/${fd}`, done)),
-      ({ bavail, bsize }) => bavail * bsize,
+      // Some network file systems and those of a program's own do not know how large they are.
+      ({ bavail, blocks, bsize }) => (blocks === 0 ? Number.MAX_SAFE_INTEGER : bavail * bsize),
     ),
   };
   descriptors.set(here, fd);

@@ -17,6 +17,10 @@ export class SafeFsError extends Schema.TaggedError<SafeFsError>()("SafeFsError"
     "not-plain",
     "no-space",
     "not-permitted",
+    /** The file system is mounted read-only. */
+    "read-only",
+    /** This process or this machine has as many files open as it may. */
+    "too-many-files",
     /** The file system cannot do it (hard links across devices, say). */
     "unsupported",
     "io",
@@ -78,7 +82,7 @@ export interface Directory {
   readonly writable: Effect.Effect<boolean, SafeFsError>;
   /** The entries made and removed here are on disk. */
   readonly sync: Effect.Effect<void, SafeFsError>;
-  /** Bytes that an unprivileged writer can still use on this file system. */
+  /** Bytes that an unprivileged writer can still use here; a huge number where nobody counts them. */
   readonly free: Effect.Effect<number, SafeFsError>;
 }
 

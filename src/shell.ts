@@ -9,6 +9,9 @@ import { stderrReporter } from "#layers/StderrReporter";
 import { unixLocks } from "#layers/UnixLocks";
 import { shell } from "#src/shell/main";
 
+// The files' modes are chosen by whoever makes them; a umask of 0777 would make a store that cannot be used.
+process.umask(0o027);
+
 runRole(
   shell.pipe(
     Effect.provide(

@@ -9,7 +9,7 @@ import { blockSize } from "#src/wire/frames";
 import type { Name, Session } from "#src/wire/names";
 import { clean } from "./clean.ts";
 import { admit } from "./put.ts";
-import { commit, hold, instant } from "./commit.ts";
+import { commit, hold, instant, rehearse } from "./commit.ts";
 import { LinkLost, refuse } from "./failure.ts";
 import { find, locate, type WritableStore } from "./store.ts";
 import { discard, openUpload, type Upload } from "./upload.ts";
@@ -62,6 +62,7 @@ export const bare = Effect.fnUntraced(function* (
   const session = Buffer.from(entropy(16)).toString("hex") as Session;
   const room = yield* roomFor(store, quota, session);
   yield* hold(store, `session:${session}`);
+  yield* rehearse(store, place, session);
   const upload = yield* openUpload(store, session, room);
   yield* Effect.ignore(clean(store, session));
   yield* Effect.gen(function* () {

@@ -4,8 +4,13 @@ import { Locks } from "#services/Locks";
 import { find, type WritableStore } from "./store.ts";
 import { discard } from "./upload.ts";
 
-/** In milliseconds. */
-const abandonedAfter = 2 * 60 * 60 * 1000;
+const hour = 60 * 60 * 1000;
+/**
+ * A laptop that sleeps comes back hours later, and a clock that is set may jump by some. In milliseconds.
+ */
+const abandonedAfter = 24 * hour;
+/** But where there is no room for a new upload, an old one waits no longer than this. In milliseconds. */
+export const inTheWayAfter = 2 * hour;
 /** Uploads that one run removes at most. */
 const most = 256;
 
@@ -13,7 +18,11 @@ const most = 256;
 const leftover = /^([0-9a-f]{32})(?:\.[a-z]+)?$/;
 
 /** `own` is spared: its client is here, however late. */
-export const clean = Effect.fnUntraced(function* (store: WritableStore, own: string) {
+export const clean = Effect.fnUntraced(function* (
+  store: WritableStore,
+  own: string,
+  after = abandonedAfter,
+) {
   const { incoming } = store;
   const locks = yield* Locks;
   const names = new Map<string, Array<string>>();
@@ -33,7 +42,7 @@ export const clean = Effect.fnUntraced(function* (store: WritableStore, own: str
     });
   const abandoned = Effect.fnUntraced(function* (session: string) {
     const last = yield* touched(session);
-    return last !== undefined && (yield* Clock.currentTimeMillis) - last >= abandonedAfter;
+    return last !== undefined && (yield* Clock.currentTimeMillis) - last >= after;
   });
   let removed = 0;
   for (const session of names.keys()) {

@@ -7,11 +7,11 @@ import { DateTime, Effect } from "effect";
 import { Locks } from "#services/Locks";
 import type { SafeFsError } from "#services/SafeFs";
 import { parseReceipt, type Record } from "#src/wire/manifest";
-import type { Session } from "#src/wire/names";
+import { manifestSuffix, type Session } from "#src/wire/names";
 import { signatureHolds } from "#src/wire/keys";
 import { Refused, refuse } from "./failure.ts";
 import { clear, find, type Place, readRecord, type WritableStore } from "./store.ts";
-import { discard, recordOf, type Upload } from "./upload.ts";
+import { discard, probeOf, recordOf, type Upload } from "./upload.ts";
 
 /** Whoever holds the lock is given this long to let go. In milliseconds. */
 const patience = 10_000;
@@ -72,6 +72,45 @@ export const standing = Effect.fnUntraced(function* (
   // Whoever committed it may have died before this.
   yield* directory.sync;
   return { receipt, signature };
+});
+
+/** Taken away by a profile's leave, and no archive's record: their names begin with a letter or digit. */
+const probeName = `_qbackup-probe${manifestSuffix}`;
+
+/**
+ * Tries with an empty file what the commit will do to the upload: better refused now than after hours.
+ * The caller holds the lock on the session.
+ */
+export const rehearse = Effect.fnUntraced(function* (
+  { incoming }: WritableStore,
+  { directory }: Place,
+  session: Session,
+): Effect.fn.Return<void, Refused | SafeFsError> {
+  const probe = probeOf(session);
+  yield* clear(incoming, probe);
+  yield* Effect.gen(function* () {
+    const file = yield* incoming.create(probe, 0o600);
+    yield* file.protect(0o440).pipe(
+      Effect.catchIf(
+        ({ reason }) => reason === "not-permitted" || reason === "unsupported",
+        () =>
+          refuse(
+            "unsupported",
+            "the server's file system does not let the account change the mode of its own files",
+          ),
+      ),
+    );
+    // One that is there was left by a crash, or another connection does the same just now.
+    yield* clear(directory, probeName);
+    yield* incoming.link(probe, directory, probeName).pipe(
+      Effect.catchIf(
+        ({ reason }) => reason === "exists",
+        () => Effect.void,
+      ),
+    );
+    yield* clear(directory, probeName);
+    yield* directory.sync;
+  }).pipe(Effect.scoped, Effect.ensuring(Effect.ignore(clear(incoming, probe))));
 });
 
 /** The caller holds the lock on the session, and everything in `upload` is synced. */

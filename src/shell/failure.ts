@@ -1,5 +1,5 @@
 /** The two ways in which a request ends without being done, and their exit codes. */
-import { Data, Effect } from "effect";
+import { Data, Effect, Predicate } from "effect";
 import type { SafeFsError } from "#services/SafeFs";
 import { exitCode } from "#src/wire/exit";
 import type { Code } from "#src/wire/reply";
@@ -21,13 +21,29 @@ export type Failure = Refused | LinkLost | SafeFsError;
 export const refuse = (code: Code, message: string): Effect.Effect<never, Refused> =>
   Effect.fail(new Refused({ code, message }));
 
+/** What the system calls it, as `: EIO`: for its owner, who can look it up. */
+const errno = (cause: unknown): string => {
+  const code = Predicate.hasProperty(cause, "code") ? cause.code : undefined;
+  return typeof code === "string" && /^E[A-Z0-9]+$/.test(code) ? `: ${code}` : "";
+};
+
 /** What a client is told of a file error that no caller had something better to say about. */
-export const refusalOf = ({ operation, reason }: SafeFsError): Refused => {
+export const refusalOf = ({ cause, operation, reason }: SafeFsError): Refused => {
   switch (reason) {
     case "no-space":
       return new Refused({ code: "no-space", message: "the server's disk is full" });
     case "not-permitted":
-      return new Refused({ code: "not-permitted", message: "the account may not do that" });
+      return new Refused({
+        code: "not-permitted",
+        message: `the server's account may not do that in the store (${operation})`,
+      });
+    case "read-only":
+      return new Refused({ code: "internal", message: "the server's disk is mounted read-only" });
+    case "too-many-files":
+      return new Refused({
+        code: "internal",
+        message: "the server has too many files open (see ulimit -n of the account)",
+      });
     case "unsupported":
       return new Refused({
         code: "unsupported",
@@ -44,7 +60,10 @@ export const refusalOf = ({ operation, reason }: SafeFsError): Refused => {
         message: `the store is not as it should be (${operation}: ${reason})`,
       });
     case "io":
-      return new Refused({ code: "internal", message: `the server's disk failed (${operation})` });
+      return new Refused({
+        code: "internal",
+        message: `the server's disk failed (${operation}${errno(cause)})`,
+      });
   }
 };
 

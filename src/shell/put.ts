@@ -12,7 +12,7 @@ import {
 } from "#src/wire/manifest";
 import type { Request } from "#src/wire/request";
 import { clean } from "./clean.ts";
-import { commit, hold, instant, standing } from "./commit.ts";
+import { commit, hold, instant, rehearse, standing } from "./commit.ts";
 import { type Failure, LinkLost, refuse } from "./failure.ts";
 import { keepKey, locate, type Place, type WritableStore } from "./store.ts";
 import { discard, openUpload, type Upload } from "./upload.ts";
@@ -192,6 +192,7 @@ export const put = Effect.fnUntraced(function* (
   const late = yield* standing(store, place, session, true);
   if (late !== undefined) return yield* voice.say({ type: "stored", ...late });
 
+  yield* rehearse(store, place, session);
   const upload = yield* Effect.raceFirst(openUpload(store, session, room), voice.watch);
   const stored = yield* Effect.gen(function* () {
     yield* keepKey(store);

@@ -14,6 +14,7 @@ import { Walk } from "#src/archive/walk";
 import { blockSize } from "#src/wire/frames";
 import type { Session } from "#src/wire/names";
 import { Refused, refuse } from "./failure.ts";
+import type { Room } from "./usage.ts";
 import { clear, find, whereFound, type WritableStore } from "./store.ts";
 
 /** Bytes after which a sync begins, and at which the client has to wait for it. */
@@ -46,7 +47,7 @@ export interface Upload {
 
 export const digestsOf = (session: string): string => `${session}.digests`;
 export const recordOf = (session: string): string => `${session}.record`;
-const probeOf = (session: string): string => `${session}.probe`;
+export const probeOf = (session: string): string => `${session}.probe`;
 
 /** Forgets an upload; of a committed one only the names that it came in under. */
 export const discard = Effect.fnUntraced(function* (
@@ -78,9 +79,6 @@ const create = Effect.fnUntraced(function* (store: WritableStore, session: Sessi
   return yield* Effect.gen(function* () {
     const data = yield* incoming.create(session, 0o600);
     const digests = yield* incoming.create(digestsOf(session), 0o600);
-    // The commit is a hard link; better to know now that there are none.
-    yield* incoming.link(digestsOf(session), incoming, probeOf(session));
-    yield* incoming.remove(probeOf(session));
     return { data, digests, blocks: 0 };
   }).pipe(Effect.tapError(() => Effect.ignore(discard(store, session))));
 });
@@ -140,8 +138,7 @@ const rewalk = Effect.fnUntraced(function* (walk: Walk, data: File, size: number
 export const openUpload = Effect.fnUntraced(function* (
   store: WritableStore,
   session: Session,
-  /** Bytes that it may have. */
-  room: number,
+  room: Room,
 ): Effect.fn.Return<Upload, Refused | SafeFsError, Scope.Scope> {
   const { incoming, own, root } = store;
   const found = yield* find(incoming, session);
@@ -168,6 +165,7 @@ export const openUpload = Effect.fnUntraced(function* (
     Effect.tapError(() => Effect.ignore(discard(store, session))),
   );
 
+  let limit = room.bytes;
   let taken = opened.blocks * blockSize;
   let synced = taken;
   /** Blocks whose digests are on disk, and the digests of those after them. */
@@ -221,7 +219,8 @@ export const openUpload = Effect.fnUntraced(function* (
     durable: () => Math.floor(synced / blockSize) * blockSize,
     treehash: tree.root,
     add: Effect.fnUntraced(function* (block: Uint8Array) {
-      if (taken + block.length > room) {
+      if (taken + block.length > limit) limit = yield* room.more;
+      if (taken + block.length > limit) {
         return yield* refuse("quota", "the store has no room left for this account");
       }
       while (taken - synced >= unsyncedLimit) {

@@ -1,9 +1,10 @@
 /** How much of the disk a store takes. */
 import { Effect } from "effect";
+import { Locks } from "#services/Locks";
 import type { Directory, SafeFsError } from "#services/SafeFs";
 import { isPrefix } from "#src/wire/names";
-import { clean } from "./clean.ts";
-import { refuse } from "./failure.ts";
+import { clean, inTheWayAfter } from "./clean.ts";
+import { type Refused, refuse } from "./failure.ts";
 import { find, type WritableStore } from "./store.ts";
 
 /** Names have at most so many components. */
@@ -52,22 +53,32 @@ const counted = Effect.fnUntraced(function* (
     ? quota - used
     : yield* refuse("quota", "the store has no room left for this account");
 });
+/** What an upload may take. */
+export interface Room {
+  /** Bytes that it may have in all, as counted before it began. */
+  readonly bytes: number;
+  /** Counts again, after uploads that stand in its way are gone; they are left in peace before. */
+  readonly more: Effect.Effect<number, Refused | SafeFsError>;
+}
+
 /**
- * Bytes that the upload `session` may have in all; refused when there is no room to speak of. What
- * nobody came back for must not take it: it would stay for ever, as only an upload that begins
- * removes it.
+ * The room for the upload `session`; refused when there is none to speak of. What nobody came back for
+ * must not take it: it would stay for ever, as only an upload that begins removes it.
  */
 export const roomFor = Effect.fnUntraced(function* (
   store: WritableStore,
   quota: number | undefined,
   session: string,
-) {
-  const cleaned = Effect.ignore(clean(store, session));
-  // Against a quota the room is counted once, so what goes later would not count.
-  if (quota !== undefined) yield* cleaned;
-  return yield* counted(store, quota, session).pipe(
-    Effect.catchTag("Refused", () => Effect.andThen(cleaned, counted(store, quota, session))),
+): Effect.fn.Return<Room, Refused | SafeFsError, Locks> {
+  const locks = yield* Locks;
+  const more = Effect.ignore(clean(store, session, inTheWayAfter)).pipe(
+    Effect.andThen(counted(store, quota, session)),
+    Effect.provideService(Locks, locks),
   );
+  // Against a quota the room is counted before the upload begins, so what goes later would not count.
+  if (quota !== undefined) yield* Effect.ignore(clean(store, session));
+  const bytes = yield* Effect.catchTag(counted(store, quota, session), "Refused", () => more);
+  return { bytes, more };
 });
 
 /** Bytes; less than a client may send before the first sync would tell. */

@@ -396,3 +396,23 @@ describe("a debugger", () => {
     }
   });
 });
+
+describe("a umask of 0777", () => {
+  it("does no harm to the store", async () => {
+    const dir = fs.mkdtempSync(path.join(os.tmpdir(), "qbackup-umask-"));
+    try {
+      for (const command of [`qbackup/1 put a.backup ${"0".repeat(32)}`, "qbackup/1 list"]) {
+        const words = `umask 0777; exec "$0" --root ${dir}`;
+        const ran = await execute(["sh", "-c", words, dist("qbackup-shell")], {
+          env: { ...process.env, SSH_ORIGINAL_COMMAND: command },
+        }).ended;
+        assert.match(ran.stdout, /"type":"(?:ready|end)"/, ran.stderr);
+      }
+      const mode = (name: string) => (fs.statSync(path.join(dir, name)).mode & 0o777).toString(8);
+      const names = [".qbackup", ".qbackup/incoming", ".qbackup/digests", ".qbackup/identity"];
+      assert.deepStrictEqual(names.map(mode), ["700", "700", "700", "600"]);
+    } finally {
+      fs.rmSync(dir, { recursive: true, force: true });
+    }
+  });
+});

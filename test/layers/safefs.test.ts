@@ -1,7 +1,7 @@
 /** SafeFs: what both must do, on a real disk and in memory, and what a crash leaves of the latter. */
 import { afterAll, assert, describe, it } from "@effect/vitest";
 import { Effect } from "effect";
-import { execFileSync } from "node:child_process";
+import { execFileSync, spawnSync } from "node:child_process";
 import * as fs from "node:fs";
 import * as os from "node:os";
 import * as path from "node:path";
@@ -100,6 +100,60 @@ describe("SafeFs on a real disk", () => {
         assert.strictEqual(open(), before);
       }),
     ),
+  );
+});
+
+/** A module in a process of its own, started by these words of sh: what it printed. */
+const inProcess = (words: string, module: string, within: ReadonlyArray<string> = []) => {
+  const argv = [...within, "sh", "-c", `${words} exec "$0" --input-type=module -e "$1"`];
+  const ran = spawnSync(argv[0]!, [...argv.slice(1), process.execPath, module], {
+    encoding: "utf8",
+  });
+  return `${ran.stdout}${ran.stderr}`;
+};
+/** Prints the reason for which `call` (of `root`, a directory) fails. */
+const reasonOf = (root: string, call: string, before = "") => `
+  import * as fs from "node:fs";
+  import { Effect } from "effect";
+  import { nodeSafeFs } from "#layers/NodeSafeFs";
+  import { SafeFs } from "#services/SafeFs";
+  const program = Effect.gen(function* () {
+    const root = yield* (yield* SafeFs).root(${JSON.stringify(root)});
+    ${before}
+    return yield* ${call};
+  }).pipe(Effect.scoped, Effect.flip, Effect.provide(nodeSafeFs));
+  const { reason, cause } = await Effect.runPromise(program);
+  console.log(reason, cause.code);
+`;
+const mayMount = spawnSync("unshare", ["-m", "true"]).status === 0;
+
+describe("the causes of a failure on a real disk", () => {
+  it("too many files open in this process", () => {
+    const dir = fs.mkdtempSync(path.join(base, "files-"));
+    const fill = 'try { for (;;) fs.openSync("/dev/null"); } catch {}';
+    const module = reasonOf(dir, 'root.create("a", 0o600)', fill);
+    assert.strictEqual(inProcess("ulimit -n 60;", module), "too-many-files EMFILE\n");
+  });
+
+  it
+    .skipIf(!mayMount)
+    .each(['root.create("a", 0o600)', 'root.ensure("a", 0o700)', "root.writable"])(
+    "a disk that is mounted read-only: %s (needs root)",
+    (call) => {
+      const dir = fs.mkdtempSync(path.join(base, "ro-"));
+      const mounted = `mount -t tmpfs -o ro none ${dir} &&`;
+      const ran = inProcess(mounted, reasonOf(dir, call), ["unshare", "-m"]);
+      assert.strictEqual(ran, "read-only EROFS\n");
+    },
+  );
+
+  it.live("a file system that does not count its room is not full", () =>
+    Effect.gen(function* () {
+      // As procfs, whose statfs is all zeros.
+      assert.strictEqual(fs.statfsSync("/proc").blocks, 0);
+      const root = yield* (yield* SafeFs).root("/proc");
+      assert.strictEqual(yield* root.free, Number.MAX_SAFE_INTEGER);
+    }).pipe(Effect.scoped, Effect.provide(nodeSafeFs)),
   );
 });
 

@@ -766,6 +766,71 @@ describe("a put", () => {
     }),
   );
 
+  it.effect("what the commit will do is tried before an upload begins", () =>
+    Effect.gen(function* () {
+      const tries: ReadonlyArray<
+        readonly [Operation["operation"], "not-permitted" | "unsupported" | "io", string, RegExp]
+      > = [
+        ["protect", "not-permitted", "unsupported", /does not let the account change the mode/],
+        ["protect", "unsupported", "unsupported", /does not let the account change the mode/],
+        ["link", "unsupported", "unsupported", /hard links are needed/],
+        ["link", "not-permitted", "not-permitted", /\(link\)/],
+        ["sync-directory", "io", "internal", /disk failed \(sync-directory\)/],
+      ];
+      for (const [operation, reason, code, message] of tries) {
+        const disk = new Disk();
+        disk.plant("sub", "directory");
+        const world = memoryWorld(disk);
+        const partly = { archive: medium, name: "sub/a", session: sessionOf(1) };
+        yield* upload(world, { ...partly, cutAt: 2 * (blockSize + 4) });
+        const kept = disk.files();
+        disk.fault = (call) => (call.operation === operation ? reason : undefined);
+        for (const session of [sessionOf(1), sessionOf(2)]) {
+          const refused = yield* upload(world, { ...partly, session });
+          assert.deepStrictEqual([refused.offset, codeOf(refused.replies)], [undefined, code]);
+          assert.match(JSON.stringify(refused.replies), message);
+        }
+        const seed = yield* run(world, { command: "sub/b" }, small);
+        assert.strictEqual(seed.code, 5, operation);
+        disk.fault = () => undefined;
+        assert.deepStrictEqual(disk.files(), kept);
+        // Nothing is lost by it.
+        const { offset, replies } = yield* upload(world, partly);
+        assert.deepStrictEqual([offset, codeOf(replies)], [2 * blockSize, "stored"]);
+        assert.notInclude(disk.files().join(), "probe");
+      }
+    }),
+  );
+
+  it.effect("what a crash left of such a try stands in nobody's way, and is no archive", () =>
+    Effect.gen(function* () {
+      const disk = new Disk();
+      const world = memoryWorld(disk);
+      disk.plant("_qbackup-probe.manifest.json", Buffer.alloc(0));
+      assert.deepStrictEqual((yield* listed(world)).archives, []);
+      assert.strictEqual((yield* upload(world, { archive: small })).code, 0);
+      assert.notInclude(disk.files().join(), "probe");
+    }),
+  );
+
+  it.effect("a file error is told with its cause", () =>
+    Effect.gen(function* () {
+      for (const [reason, message] of [
+        ["read-only", /the server's disk is mounted read-only/],
+        ["too-many-files", /too many files open/],
+        ["not-permitted", /account may not do that in the store \(create\)/],
+        ["no-space", /disk is full/],
+      ] as const) {
+        const disk = new Disk();
+        const world = memoryWorld(disk);
+        disk.fault = ({ operation }) => (operation === "create" ? reason : undefined);
+        const { code, replies } = yield* upload(world, { archive: small });
+        assert.strictEqual(code, 5);
+        assert.match(JSON.stringify(replies), message);
+      }
+    }),
+  );
+
   it.effect("another connection makes the key just when this one has found none", () =>
     Effect.gen(function* () {
       const disk = new Disk();
@@ -1161,7 +1226,7 @@ describe("quota", () => {
 });
 
 describe("cleaning", () => {
-  it.effect("removes what nobody came back for in two hours, and nothing else", () =>
+  it.effect("removes what nobody came back for in a day, and nothing else", () =>
     Effect.gen(function* () {
       const disk = new Disk();
       const world = memoryWorld(disk);
@@ -1179,15 +1244,15 @@ describe("cleaning", () => {
       disk.plant(".qbackup/incoming/something-else", Buffer.alloc(3));
       const living = yield* start(world, { command: `qbackup/1 put x3 ${sessionOf(3)}` });
       yield* living.next;
-      for (let i = 0; i < 300; i++) {
-        yield* living.stdin.write(keepAliveFrame);
-        yield* TestClock.adjust("15 seconds");
-      }
+      const hours = Effect.fnUntraced(function* (many: number) {
+        for (let i = 0; i < many * 120; i++) {
+          yield* living.stdin.write(keepAliveFrame);
+          yield* TestClock.adjust("30 seconds");
+        }
+      });
+      yield* hours(23);
       yield* partly(4);
-      for (let i = 0; i < 240; i++) {
-        yield* living.stdin.write(keepAliveFrame);
-        yield* TestClock.adjust("15 seconds");
-      }
+      yield* hours(2);
       const next = yield* start(world, { command: `qbackup/1 put y ${sessionOf(5)}` });
       assert.deepInclude(yield* next.next, { type: "ready" });
       yield* TestClock.adjust("1 second");
@@ -1215,7 +1280,7 @@ describe("cleaning", () => {
       assert.strictEqual((yield* upload(world, { archive: small })).code, 0);
       disk.fault = () => undefined;
       assert.include(disk.files(), `.qbackup/incoming/${sessionOf(1)}`);
-      yield* TestClock.adjust("3 hours");
+      yield* TestClock.adjust("25 hours");
       const next = yield* start(world, { command: `qbackup/1 put y ${sessionOf(5)}` });
       yield* next.next;
       yield* TestClock.adjust("1 second");
@@ -1248,12 +1313,29 @@ describe("cleaning", () => {
     }),
   );
 
+  it.effect("spares for a day what a lid or a clock that jumps three hours kept away", () =>
+    Effect.gen(function* () {
+      for (const args of [[], ["--quota", "100M"]]) {
+        const disk = new Disk();
+        const world = memoryWorld(disk);
+        const partly = { archive: medium, name: "a", session: sessionOf(1), args };
+        yield* upload(world, { ...partly, cutAt: 2 * (blockSize + 4) });
+        yield* TestClock.adjust("3 hours");
+        const other = { archive: small, name: "b", session: sessionOf(2), args };
+        assert.strictEqual((yield* upload(world, other)).code, 0);
+        yield* TestClock.adjust("20 hours");
+        const own = yield* upload(world, partly);
+        assert.deepStrictEqual([own.offset, codeOf(own.replies)], [2 * blockSize, "stored"]);
+      }
+    }),
+  );
+
   it.effect("happens with the bare form, too", () =>
     Effect.gen(function* () {
       const disk = new Disk();
       const world = memoryWorld(disk);
       yield* upload(world, { archive: medium, cutAt: blockSize + 4, session: sessionOf(1) });
-      yield* TestClock.adjust("3 hours");
+      yield* TestClock.adjust("25 hours");
       assert.strictEqual((yield* run(world, { command: "c" }, small)).code, 0);
       assert.notInclude(disk.files().join(), sessionOf(1));
     }),
@@ -1267,7 +1349,7 @@ describe("cleaning", () => {
       for (let n = 100; n < 3100; n++) {
         disk.plant(`.qbackup/incoming/${sessionOf(n)}`, Buffer.alloc(10));
       }
-      yield* TestClock.adjust("3 hours");
+      yield* TestClock.adjust("25 hours");
       assert.strictEqual((yield* upload(world, { archive: small })).code, 0);
     }),
   );

@@ -86,7 +86,7 @@ export const recoverySheet = Effect.fnUntraced(function* (options: {
       "   the server lets in: install/qbackup-recover from the sources of qbackup;",
       "   docs/recovery.md there tells all, also by hand.",
       "",
-      `      sh qbackup-recover fetch ACCOUNT@HOST ${name} archive`,
+      `      sh qbackup-recover fetch ACCOUNT@HOST ${name} archive TREEHASH`,
       "      sh qbackup-recover list archive",
       "      sh qbackup-recover extract archive all out",
       "",

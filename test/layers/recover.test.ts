@@ -2,15 +2,18 @@
 // @effect-diagnostics processEnv:off -- the script is run as a person would run it.
 import { execFileSync, spawnSync } from "node:child_process";
 import { afterAll, assert, beforeAll, describe, it } from "vitest";
+import { createHash } from "node:crypto";
 import * as fs from "node:fs";
 import * as os from "node:os";
 import * as path from "node:path";
 import * as zlib from "node:zlib";
 import { Walk } from "#src/archive/walk";
+import { treeHash } from "#test/support/peer";
 import { decrypted, unpacked } from "#test/standin/restore";
 
 const script = path.resolve("install/qbackup-recover");
 const passphrase = "correct horse battery staple";
+const sha256 = (bytes: Uint8Array) => createHash("sha256").update(bytes).digest();
 const has = (program: string) =>
   spawnSync("sh", ["-c", `command -v ${program}`], { stdio: "ignore" }).status === 0;
 const shells = [["dash"], ["busybox", "sh"], ["bash", "--posix"]].filter(([shell]) => has(shell!));
@@ -192,7 +195,128 @@ describe.each(shells.map((shell) => [shell.join(" "), shell] as const))("%s", (_
   });
 });
 
+describe.each(shells.map((shell) => [shell.join(" "), shell] as const))(
+  "fetch, with %s",
+  (_, shell) => {
+    const block = 1_048_576;
+    const archive = Buffer.concat(
+      // Three blocks and a bit: an odd one on two levels of the tree, and bytes of every value in it.
+      Array.from({ length: 3 * 32_768 + 5 }, (_unused, i) => sha256(Buffer.from(`${i}`))),
+    ).subarray(0, 3 * block + 77);
+    const tree = treeHash(archive);
+    let count = 0;
+    /** A folder with an `ssh` that answers `read NAME FIRST COUNT` with this text of sh. */
+    const server = (text: string) => {
+      const bin = path.join(dir, `${shell[0]}-ssh-${count++}`);
+      fs.mkdirSync(bin);
+      fs.writeFileSync(
+        path.join(bin, "ssh"),
+        `#!/bin/sh\nfor last; do :; done\nset -- $last\nfirst=$4 count=$5\n${text}\n`,
+        { mode: 0o755 },
+      );
+      return bin;
+    };
+    /** The answer of a good server, with `bytes` and the tree hash that it claims. */
+    const good = (bytes: Buffer, claimed = treeHash(bytes)) => {
+      const blocks = Math.ceil(bytes.length / block);
+      const folder = path.join(dir, `${shell[0]}-blocks-${count++}`);
+      fs.mkdirSync(folder);
+      for (let i = 0; i < blocks; i++) {
+        const data = bytes.subarray(i * block, (i + 1) * block);
+        let proofs = 0;
+        for (let at = i, width = blocks; width > 1; at >>= 1, width = (width + 1) >> 1) {
+          if ((at ^ 1) < width) proofs += 1;
+        }
+        const length = Buffer.alloc(4);
+        length.writeUInt32BE(data.length + 32 * proofs);
+        fs.writeFileSync(
+          path.join(folder, String(i)),
+          Buffer.concat([length, data, Buffer.alloc(32 * proofs)]),
+        );
+      }
+      return `printf 'welcome\n\n{"type":"ready","size":${bytes.length},"treehash":"${claimed}"}\n'
+i=$first; while [ $i -lt $((first + count)) ]; do cat ${folder}/$i; i=$((i + 1)); done
+printf '\0\0\0\0{"type":"end"}\n'`;
+    };
+    const fetch = (ssh: string, more: ReadonlyArray<string> = [], patience = "60") => {
+      const file = path.join(dir, `${shell[0]}-fetched-${count++}`);
+      const [program, ...rest] = shell;
+      const args = [...rest, script, "fetch", "a@b", "x.backup", file, ...more];
+      const ran = spawnSync(program!, args, {
+        encoding: "utf8",
+        timeout: 120_000,
+        env: { PATH: `${ssh}:${process.env["PATH"]}`, TMPDIR: dir, PATIENCE: patience },
+      });
+      return { code: ran.status, stderr: ran.stderr, file };
+    };
+
+    it("hashes what came, as the hash verb does", () => {
+      const { code, file, stderr } = fetch(server(good(archive)));
+      assert.strictEqual(code, 0, stderr);
+      assert.isTrue(fs.readFileSync(file).equals(archive));
+      assert.include(stderr, `tree hash ${tree}, computed here`);
+      assert.include(stderr, "compare it with the recovery sheet");
+      const again = recover(shell, ["hash", file]);
+      assert.deepStrictEqual([again.code, again.stdout], [0, `${tree}\n`]);
+    });
+
+    it("takes the tree hash of the recovery sheet, however it is written", () => {
+      const ssh = server(good(archive));
+      const grouped = tree.toUpperCase().replace(/.{8}/g, "$& ").trim();
+      const { code, stderr } = fetch(ssh, [grouped]);
+      assert.strictEqual(code, 0, stderr);
+      assert.notInclude(stderr, "compare");
+      const other = fetch(ssh, ["0".repeat(64)]);
+      assert.strictEqual(other.code, 1);
+      assert.match(other.stderr, /the server has another archive of that name/);
+      assert.isFalse(fs.existsSync(other.file));
+      for (const wrong of ["x".repeat(64), "0".repeat(63)]) {
+        assert.match(fetch(ssh, [wrong]).stderr, /that is no tree hash/);
+      }
+    });
+
+    it("does not believe the server: other bytes than it says are found", () => {
+      const changed = Buffer.from(archive);
+      changed[2 * block + 5]! ^= 1;
+      for (const more of [[], [tree]]) {
+        const { code, stderr } = fetch(server(good(changed, tree)), more);
+        assert.strictEqual(code, 1);
+        assert.include(stderr, `has the tree hash ${treeHash(changed)}; the server said ${tree}`);
+      }
+    });
+
+    it.each([
+      ["a first line without an end", "tr '\\0' x < /dev/zero", "60"],
+      ["lines without an end", "yes", "60"],
+      ["silence", 'echo $$ >> "$TMPDIR/silent"; exec sleep 1000', "1"],
+      [
+        "a size beyond all numbers",
+        `echo '{"type":"ready","size":99999999999999999999,"treehash":"00"}'`,
+        "60",
+      ],
+    ])("%s: told, and over soon", (_what, text, patience) => {
+      const { code, file, stderr } = fetch(server(text), [], patience);
+      assert.strictEqual(code, 1);
+      assert.match(stderr, /the server does not give it: /);
+      assert.isFalse(fs.existsSync(file));
+    });
+
+    it("a server that falls silent in the middle: given up after some tries, and its ssh is gone", () => {
+      const bytes = archive.subarray(0, block + 9);
+      const pids = path.join(dir, `${shell[0]}-pids`);
+      const ready = `printf '\n{"type":"ready","size":${bytes.length},"treehash":"${treeHash(bytes)}"}\n'`;
+      const silent = `echo $$ >> ${pids}\n${ready}\n[ $count -eq 0 ] || exec sleep 1000`;
+      const { code, stderr } = fetch(server(silent), [], "1");
+      assert.strictEqual(code, 1);
+      assert.match(stderr, /the link broke again and again: the same command goes on/);
+      const started = fs.readFileSync(pids, "utf8").trim().split("\n");
+      assert.isAbove(started.length, 2);
+      for (const pid of started) assert.isFalse(fs.existsSync(`/proc/${pid}`), pid);
+    });
+  },
+);
+
 it.skipIf(!has("shellcheck"))("is clean for shellcheck, and short enough to be copied", () => {
   execFileSync("shellcheck", ["-s", "sh", script], { stdio: "pipe" });
-  assert.isBelow(fs.readFileSync(script, "utf8").split("\n").length, 201);
+  assert.isBelow(fs.readFileSync(script, "utf8").split("\n").length, 261);
 });

@@ -7,6 +7,7 @@
  * slow because the machine is busy must pass.
  */
 import { defineConfig } from "vitest/config";
+import { SkippedReporter } from "./test/support/skipped.ts";
 import { casesOfEachProject } from "./test/support/tally.ts";
 
 const project = (name: string, limit: number) => ({
@@ -21,7 +22,7 @@ const project = (name: string, limit: number) => ({
 
 export default defineConfig({
   test: {
-    reporters: ["default", casesOfEachProject],
+    reporters: ["default", casesOfEachProject, new SkippedReporter()],
     projects: [
       project("unit", 300_000),
       project("layers", 300_000),

@@ -46,7 +46,7 @@ done <<'END'
 test,demo,bench,proof ssh openssh-client the ssh that the backups go through
 test,demo,bench,proof sshd openssh-server an sshd, which only the tests start, on loopback; the package's own stays off
 test,proof scrypt scrypt opens archives as a person without Qubes would
-test zstd zstd opens archives that were compressed with it
+test? zstd zstd opens archives that were compressed with it
 test? apparmor_parser apparmor reads the profile of qbackup-shell
 bench?,proof? ip iproute2 makes networks that can be cut or slowed down
 proof? strace strace stops a program at each of its system calls

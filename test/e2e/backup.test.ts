@@ -5,7 +5,7 @@ import * as fs from "node:fs";
 import * as os from "node:os";
 import * as path from "node:path";
 import { big, failed, setUp, stored, tidy, verified } from "#test/support/runs";
-import { isRoot } from "#test/support/server";
+import { noMount, notRoot, unless } from "#test/support/unless";
 import { dist, execute, type Whole } from "#test/support/whole";
 import { tally } from "#test/support/tally";
 import { until } from "#test/support/until";
@@ -192,22 +192,19 @@ describe("Qubes", () => {
   fault("a qube too many", { kind: "unexpected-qube" }, 6, /not asked for/);
   fault("a whole qube is missing", { kind: "missing-qube" }, 6, /nothing of vm/);
   fault("bytes behind the end", { kind: "trailing-garbage" }, 6, /./);
-  it.skipIf(!isRoot)(
-    "qubesd's temporary directory is too small (a tmpfs, mounted by root)",
-    async () => {
-      const tmp = fs.mkdtempSync(path.join(os.tmpdir(), "qbackup-small-"));
-      execFileSync("mount", ["-t", "tmpfs", "-o", "size=100m", "none", tmp]);
-      try {
-        const w = await setUp({ settings: { tmpdir: tmp } });
-        const text = /only .* are free in .*, where qubesd puts its temporary files/;
-        await failed(w, await w.run("work"), 3, text);
-        assert.lengthOf(w.world.calls("qvm-backup"), 0);
-      } finally {
-        execFileSync("umount", ["-l", tmp]);
-        fs.rmdirSync(tmp);
-      }
-    },
-  );
+  it("qubesd's temporary directory is too small", unless(noMount()), async () => {
+    const tmp = fs.mkdtempSync(path.join(os.tmpdir(), "qbackup-small-"));
+    execFileSync("mount", ["-t", "tmpfs", "-o", "size=100m", "none", tmp]);
+    try {
+      const w = await setUp({ settings: { tmpdir: tmp } });
+      const text = /only .* are free in .*, where qubesd puts its temporary files/;
+      await failed(w, await w.run("work"), 3, text);
+      assert.lengthOf(w.world.calls("qvm-backup"), 0);
+    } finally {
+      execFileSync("umount", ["-l", tmp]);
+      fs.rmdirSync(tmp);
+    }
+  });
   for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) {
     it(`hangs, and a person sends ${signal}`, async () => {
       const w = await setUp();
@@ -308,42 +305,40 @@ describe("the forms of the tool before this one", () => {
   });
 });
 
-describe.each([...(isRoot ? (["both"] as const) : []), "forced-command"] as const)(
-  "an account whose shell comes as %s",
-  (as) => {
-    it("takes a backup, answers list, and does nothing else", async () => {
-      const w = await setUp({ as });
-      await stored(w, await w.run("work"));
-      const before = fs.readdirSync(w.server.store, { recursive: true }).length;
-      for (const command of [
-        "id",
-        "cat /etc/passwd",
-        "sh",
-        "$(id)",
-        "`id`",
-        "a;id",
-        ".ssh/authorized_keys",
-        "../x",
-        "/tmp/x",
-        "-c id",
-        "scp -t .",
-        "rsync --server . .",
-        "git-upload-pack x",
-        "qbackup/1 put ../x 0",
-        "constructor",
-        "x\ny",
-        "",
-      ]) {
-        const ran = await w.ssh(command, Buffer.from("x"));
-        assert.notStrictEqual(ran.code, 0, command);
-        assert.notInclude(ran.stdout, "uid=");
-      }
-      assert.strictEqual(fs.readdirSync(w.server.store, { recursive: true }).length, before);
-    });
-  },
-);
+describe.each(["both", "forced-command"] as const)("an account whose shell comes as %s", (as) => {
+  const reason = as === "both" ? notRoot : undefined;
+  it("takes a backup, answers list, and does nothing else", unless(reason), async () => {
+    const w = await setUp({ as });
+    await stored(w, await w.run("work"));
+    const before = fs.readdirSync(w.server.store, { recursive: true }).length;
+    for (const command of [
+      "id",
+      "cat /etc/passwd",
+      "sh",
+      "$(id)",
+      "`id`",
+      "a;id",
+      ".ssh/authorized_keys",
+      "../x",
+      "/tmp/x",
+      "-c id",
+      "scp -t .",
+      "rsync --server . .",
+      "git-upload-pack x",
+      "qbackup/1 put ../x 0",
+      "constructor",
+      "x\ny",
+      "",
+    ]) {
+      const ran = await w.ssh(command, Buffer.from("x"));
+      assert.notStrictEqual(ran.code, 0, command);
+      assert.notInclude(ran.stdout, "uid=");
+    }
+    assert.strictEqual(fs.readdirSync(w.server.store, { recursive: true }).length, before);
+  });
+});
 
-describe.skipIf(!isRoot)("a login shell without a forced command", () => {
+describe("a login shell without a forced command", unless(notRoot), () => {
   it("serves nothing, in one line that says what is missing", async () => {
     const w = await setUp({ as: "login-shell" });
     for (const command of [

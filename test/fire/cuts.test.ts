@@ -13,7 +13,7 @@ import * as path from "node:path";
 import { parseManifest } from "#src/wire/manifest";
 import { processesWith } from "#test/support/programs";
 import { treeHash } from "#test/support/peer";
-import { isRoot } from "#test/support/server";
+import { notRoot, unless } from "#test/support/unless";
 import { type Ran, type Whole, whole, type WholeOptions } from "#test/support/whole";
 import { pause } from "./wire.ts";
 import { until } from "#test/support/until";
@@ -50,7 +50,7 @@ const heal = (): void => {
 };
 
 const noNetwork: string | undefined = (() => {
-  if (!isRoot) return "needs root";
+  if (notRoot !== undefined) return notRoot;
   try {
     connect();
     return undefined;
@@ -111,7 +111,7 @@ const watching = (each: Whole) => {
   };
 };
 
-describe.skipIf(noNetwork !== undefined)(`the network ${noNetwork ?? ""}`, () => {
+describe("the network", unless(noNetwork), () => {
   let w: Whole | undefined;
   let gate: net.Server | undefined;
   afterEach(() => {

@@ -3,7 +3,7 @@ import { execFileSync } from "node:child_process";
 import { afterAll, afterEach, assert, describe, it } from "vitest";
 import * as fs from "node:fs";
 import * as path from "node:path";
-import { isRoot } from "#test/support/server";
+import { noMount, unless } from "#test/support/unless";
 import { type Whole, whole, type WholeOptions } from "#test/support/whole";
 import { counting, noStrace, type Point, pointsOf, stopping } from "./strace.ts";
 import {
@@ -93,7 +93,7 @@ const refusedAt = async (
   }
 };
 
-describe.skipIf(noStrace !== undefined)(`the server's disk ${noStrace ?? ""}`, () => {
+describe("the server's disk", unless(noStrace), () => {
   const situations: Record<string, (store: string) => Promise<unknown>> = {
     "of a new upload": async () => {},
     "of one that goes on": (store) =>
@@ -121,7 +121,7 @@ describe.skipIf(noStrace !== undefined)(`the server's disk ${noStrace ?? ""}`, (
   );
 });
 
-describe.skipIf(!isRoot)("a small file system below the store (root only)", () => {
+describe("a small file system below the store", unless(noMount()), () => {
   const page = 4096;
   const pages = (bytes: number) => Math.ceil(bytes / page) * page;
   /** What is free when the bytes of the archive begin to come. */
@@ -196,7 +196,7 @@ describe.skipIf(!isRoot)("a small file system below the store (root only)", () =
   });
 });
 
-describe.skipIf(!isRoot)("dom0, from end to end (root only)", () => {
+describe("dom0, from end to end", unless(noMount()), () => {
   let now: Whole | undefined;
   afterEach(() => {
     unmount();

@@ -9,6 +9,7 @@ import { parseManifest } from "#src/wire/manifest";
 import { treeHash } from "#test/support/peer";
 import { processesWith } from "#test/support/programs";
 import { rng } from "#test/support/random";
+import { unless } from "#test/support/unless";
 import { dist, execute, type Ran, type Whole, whole } from "#test/support/whole";
 import {
   bookPointsOf,
@@ -131,7 +132,7 @@ const killedAt = async (
   }
 };
 
-describe.skipIf(noStrace !== undefined)(`kill -9 ${noStrace ?? ""}`, () => {
+describe("kill -9", unless(noStrace), () => {
   it.each(Object.entries(situations))("at a system call %s", async (_, before) => {
     const store = scratch();
     await before(store);
@@ -247,8 +248,9 @@ describe("kill -9 from end to end", () => {
     return undefined;
   };
 
-  it.skipIf(noStrace !== undefined)(
+  it(
     "of qbackup at each call on its files, and at each start of a program",
+    unless(noStrace),
     async () => {
       /** qbackup and all that it starts are traced; of them, only what is said is stopped. */
       const traced = (each: Whole, ...options: ReadonlyArray<string>) => {
@@ -293,7 +295,6 @@ describe("kill -9 from end to end", () => {
         for (const each of worlds) each.stop();
       }
     },
-    1_200_000,
   );
 
   it("of qbackup at every moment around the start of qvm-backup: qubesd never hangs", async () => {

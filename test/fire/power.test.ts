@@ -8,6 +8,7 @@ import * as path from "node:path";
 import { fullChunk } from "#src/archive/walk";
 import { rng } from "#test/support/random";
 import { manifestOf, stream, trailerOf } from "#test/support/shell";
+import { unless } from "#test/support/unless";
 import { recording, replay } from "./replay.ts";
 import { noStrace } from "./strace.ts";
 import {
@@ -82,7 +83,7 @@ const afterwards = async (
     : "differs";
 };
 
-describe.skipIf(noStrace !== undefined)(`the server loses power ${noStrace ?? ""}`, () => {
+describe("the server loses power", unless(noStrace), () => {
   it.each(Object.entries(losses))(
     "after a system call of a put: of what was not synced, %s",
     async (_, loss) => {

@@ -4,15 +4,8 @@ import * as fs from "node:fs";
 import * as os from "node:os";
 import * as path from "node:path";
 import { afterAll, beforeEach } from "vitest";
-import {
-  freePort,
-  keygen,
-  noSshd,
-  runSshd,
-  script,
-  sshdPath,
-  temporary,
-} from "#test/support/carrier";
+import { freePort, keygen, runSshd, script, sshdPath, temporary } from "#test/support/carrier";
+import { noSshd, notRoot, unless, without } from "#test/support/unless";
 
 /** What dom0 gets: the Makefile, what is installed, and dist/; no sources, no npm. */
 const tree = temporary();
@@ -201,16 +194,11 @@ describe("staged", () => {
   });
 });
 
-const has = (program: string) =>
-  ["/usr/sbin", "/usr/bin", "/sbin", "/bin"].some((folder) =>
-    fs.existsSync(path.join(folder, program)),
-  );
-
-it.skipIf(!has("apparmor_parser")).each([
+it.each([
   ["/usr", ""],
   ["/usr/local", "/srv/backups"],
   ["/opt/q", "/srv/a /srv/b/*"],
-])("the profile is well formed for %s %s", (prefix, store) => {
+])("the profile is well formed for %s %s", unless(without("apparmor_parser")), (prefix, store) => {
   must("server-aa", `DESTDIR=${stage}`, `PREFIX=${prefix}`, `store=${store}`);
   const profile = path.join(stage, "etc/apparmor.d/qbackup-shell");
   execFileSync("apparmor_parser", ["-Q", "-K", profile], {
@@ -219,7 +207,7 @@ it.skipIf(!has("apparmor_parser")).each([
   });
 });
 
-it.skipIf(!has("systemd-analyze"))("systemd takes the units", () => {
+it("systemd takes the units", unless(without("systemd-analyze")), () => {
   must("dom0", `DESTDIR=${stage}`);
   script(path.join(tree, "qbackup"), "true");
   const units = path.join(stage, "usr/lib/systemd/system");
@@ -241,15 +229,7 @@ it.skipIf(!has("systemd-analyze"))("systemd takes the units", () => {
   assert.notMatch(done.stderr, /qbackup@/);
 });
 
-const notRoot =
-  noSshd ??
-  (os.userInfo().uid !== 0
-    ? "needs root"
-    : fs.existsSync("/usr/bin/node") && has("useradd")
-      ? undefined
-      : "needs /usr/bin/node and useradd");
-
-describe.skipIf(noSshd !== undefined)(`sshd ${noSshd ?? ""}`, () => {
+describe("sshd", unless(noSshd), () => {
   const user = `qbt${process.pid}`;
   let count = 0;
   /** A configuration of its own: its lines, and the folder where a drop-in of `user` goes. */
@@ -440,7 +420,7 @@ describe.skipIf(noSshd !== undefined)(`sshd ${noSshd ?? ""}`, () => {
     assert.deepStrictEqual(fs.readdirSync(at.folder), []);
   });
 
-  it.skipIf(notRoot !== undefined)(`a real account, in and out ${notRoot ?? ""}`, async () => {
+  it("a real account, in and out", unless(notRoot, without("useradd")), async () => {
     const prefix = path.join(tree, "prefix");
     const shell = path.join(prefix, "bin/qbackup-shell");
     const port = await freePort();

@@ -1,7 +1,8 @@
 /** What a passphrase file means to qvm-backup, and what speaks against it. */
 import { assert, describe, it } from "vitest";
-import { execFileSync, spawnSync } from "node:child_process";
+import { execFileSync } from "node:child_process";
 import { readPassphrase } from "#layers/Passphrase";
+import { unless, without } from "#test/support/unless";
 
 const read = (text: string | Buffer) => readPassphrase(Buffer.from(text), true);
 const good = "correct horse battery staple";
@@ -74,8 +75,7 @@ describe("a passphrase file", () => {
   });
 });
 
-const python = spawnSync("python3", ["-c", ""]).status === 0;
-it.skipIf(!python)("counts what Python takes", () => {
+it("counts what Python takes", unless(without("python3")), () => {
   const script =
     "import io,json,sys\nfor t in json.load(sys.stdin):\n" +
     " print(len(io.TextIOWrapper(io.BytesIO(t.encode()),encoding='utf-8').readline().rstrip()))";

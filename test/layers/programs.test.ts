@@ -14,6 +14,7 @@ import { Qrexec } from "#services/Qrexec";
 import { notifierContract } from "#test/contracts/notifier";
 import { qrexecContract } from "#test/contracts/qrexec";
 import { processesWith, type Programs, programs } from "#test/support/programs";
+import { notRoot, unless } from "#test/support/unless";
 
 const made: Array<Programs> = [];
 const fresh = () => {
@@ -221,7 +222,7 @@ describe("NotifySend", () => {
     const own = { DBUS_SESSION_BUS_ADDRESS: "unix:path=/own", DISPLAY: ":7" };
     assert.deepStrictEqual(command(words, { env: own, uid: 1000 }).env, own);
   });
-  it.skipIf(process.getuid!() !== 0)("is the user with a desktop where it is root", async () => {
+  it("is the user with a desktop where it is root", unless(notRoot), async () => {
     const { dir } = fresh();
     const runUser = path.join(dir, "user");
     for (const uid of [999, 1000, 1001, 1002]) {

@@ -22,6 +22,7 @@ import {
   tidy,
   tidyRestore,
 } from "#test/support/runs";
+import { noScrypt, noSshd, unless } from "#test/support/unless";
 import { execute, passphrase, type Whole } from "#test/support/whole";
 import { until } from "#test/support/until";
 
@@ -61,35 +62,39 @@ process.stdin.on("data", (d) => {
 `,
   });
 };
-describe("a backup", () => {
-  it("of two qubes arrives, decrypts with scrypt and unpacks with tar", async () => {
-    const w = await setUp();
-    const { bytes, manifest } = await stored(w, await w.run("-f", "laptop-", "work", "vault"));
-    assert.match(manifest.name, /^laptop-\d{4}-\d\d-\d\dT\d{4}\.backup$/);
-    assert.strictEqual(w.world.journal().filter((line) => line.includes("error")).length, 0);
-    assert.match(w.world.journal().join("\n"), /^qbackup user\.info stored laptop-/m);
-    // As a person without Qubes would: the header pair first, then a member by its place.
-    const at = (name: string) => {
-      const member = manifest.members.find((m) => m.path === name)!;
-      const tar = path.join(w.dir, "member.tar");
+describe("a backup", unless(noSshd), () => {
+  it(
+    "of two qubes arrives, decrypts with scrypt and unpacks with tar",
+    unless(noScrypt),
+    async () => {
+      const w = await setUp();
+      const { bytes, manifest } = await stored(w, await w.run("-f", "laptop-", "work", "vault"));
+      assert.match(manifest.name, /^laptop-\d{4}-\d\d-\d\dT\d{4}\.backup$/);
+      assert.strictEqual(w.world.journal().filter((line) => line.includes("error")).length, 0);
+      assert.match(w.world.journal().join("\n"), /^qbackup user\.info stored laptop-/m);
+      // As a person without Qubes would: the header pair first, then a member by its place.
+      const at = (name: string) => {
+        const member = manifest.members.find((m) => m.path === name)!;
+        const tar = path.join(w.dir, "member.tar");
+        fs.writeFileSync(tar, bytes.subarray(member.start, member.start + member.length));
+        return execute(["tar", "-xOf", tar, name]);
+      };
+      const header = (await at("backup-header").ended).stdout;
+      const id = /^backup-id=(.*)$/m.exec(header)![1]!;
+      const qid = w.world.qube("work").qid;
+      const name = `vm${qid}/private.img.000`;
+      const tar = path.join(w.dir, "m.tar");
+      const member = manifest.members.find((m) => m.path === `${name}.enc`)!;
       fs.writeFileSync(tar, bytes.subarray(member.start, member.start + member.length));
-      return execute(["tar", "-xOf", tar, name]);
-    };
-    const header = (await at("backup-header").ended).stdout;
-    const id = /^backup-id=(.*)$/m.exec(header)![1]!;
-    const qid = w.world.qube("work").qid;
-    const name = `vm${qid}/private.img.000`;
-    const tar = path.join(w.dir, "m.tar");
-    const member = manifest.members.find((m) => m.path === `${name}.enc`)!;
-    fs.writeFileSync(tar, bytes.subarray(member.start, member.start + member.length));
-    const plain = await execute([
-      "sh",
-      "-c",
-      `tar -xOf ${tar} ${name}.enc > ${tar}.enc && PASS='${id}!${name}!${passphrase}' scrypt dec --passphrase env:PASS ${tar}.enc | gzip -d | tar -tf -`,
-    ]).ended;
-    assert.strictEqual(plain.code, 0, plain.stderr);
-    assert.include(plain.stdout, "private.img");
-  });
+      const plain = await execute([
+        "sh",
+        "-c",
+        `tar -xOf ${tar} ${name}.enc > ${tar}.enc && PASS='${id}!${name}!${passphrase}' scrypt dec --passphrase env:PASS ${tar}.enc | gzip -d | tar -tf -`,
+      ]).ended;
+      assert.strictEqual(plain.code, 0, plain.stderr);
+      assert.include(plain.stdout, "private.img");
+    },
+  );
 
   it("killed again and again: the archive is the same", async () => {
     const w = await setUp(big());
@@ -132,7 +137,7 @@ describe("a backup", () => {
   });
 });
 
-describe("the way back", () => {
+describe("the way back", unless(noSshd), () => {
   it("brings back what was sent, and shows each pass what it reads", async () => {
     const w = await setUp({
       qubes: [

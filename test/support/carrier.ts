@@ -8,7 +8,6 @@ import * as path from "node:path";
 import { build } from "rolldown";
 
 export const sshdPath = "/usr/sbin/sshd";
-export const noSshd = fs.existsSync(sshdPath) ? undefined : "openssh-server is not installed";
 
 export const temporary = (): string => fs.mkdtempSync(path.join(os.tmpdir(), "qbackup-carrier-"));
 

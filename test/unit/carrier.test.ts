@@ -18,15 +18,8 @@ import type { SshReason } from "#services/SshTransport";
 import { carrier, requestLimit } from "#src/carrier/carrier";
 import { isDestination } from "#src/carrier/destination";
 import { version } from "#src/wire/version";
-import {
-  bundle,
-  noSshd,
-  script,
-  type Sshd,
-  start,
-  startSshd,
-  temporary,
-} from "#test/support/carrier";
+import { bundle, script, type Sshd, start, startSshd, temporary } from "#test/support/carrier";
+import { noSshd, unless } from "#test/support/unless";
 import { until } from "#test/support/until";
 
 const session = "0123456789abcdef0123456789abcdef";
@@ -308,7 +301,7 @@ describe("destinations", () => {
   });
 });
 
-describe.skipIf(noSshd !== undefined)(`with a real ssh ${noSshd ?? ""}`, () => {
+describe("with a real ssh", unless(noSshd), () => {
   const directory = temporary();
   const received = path.join(directory, "received");
   const asked = path.join(directory, "asked");

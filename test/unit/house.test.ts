@@ -26,6 +26,16 @@ it.each(files)("%s keeps the house rules", (file) => {
   assert.deepStrictEqual(shown(file, textOf(file)), []);
 });
 
+it("no test is skipped without a word: test/support/unless.ts has the reasons", () => {
+  for (const file of files.filter((one) => /^test\/.*\.test\.ts$/.test(one))) {
+    assert.notMatch(
+      textOf(file),
+      /\.(skipIf|runIf|todo|only)\(|\b(it|test|describe)\.skip\(/,
+      file,
+    );
+  }
+});
+
 it("an entrypoint is layers and the run of a program, no more", () => {
   for (const file of files.filter((one) => /^src\/[^/]+\.ts$/.test(one))) {
     assert.isAtMost(textOf(file).trimEnd().split("\n").length, 30, file);

@@ -15,6 +15,7 @@ import { notifierContract } from "#test/contracts/notifier";
 import { qrexecContract } from "#test/contracts/qrexec";
 import { processesWith, type Programs, programs } from "#test/support/programs";
 import { notRoot, unless } from "#test/support/unless";
+import { until } from "#test/support/until";
 
 const made: Array<Programs> = [];
 const fresh = () => {
@@ -66,7 +67,7 @@ describe("Child", () => {
         }),
       );
       assert.strictEqual(slow.reason, "too-slow");
-      assert.deepStrictEqual(processesWith(dir), []);
+      yield* Effect.promise(() => until("all is killed", () => processesWith(dir).length === 0));
     }),
   );
   it.live("does not wait for whoever inherited its output, and leaves nobody in its group", () =>
@@ -75,8 +76,9 @@ describe("Child", () => {
       const began = performance.now();
       const ran = yield* run(["sh", "-c", `sh -c 'sleep 50; : ${dir}' & echo yes`], { limit });
       assert.strictEqual(ran.stdout, "yes\n");
-      assert.isBelow(performance.now() - began, 3500);
-      assert.deepStrictEqual(processesWith(dir), []);
+      // Long before the sleeper's own end.
+      assert.isBelow(performance.now() - began, 40_000);
+      yield* Effect.promise(() => until("it is killed", () => processesWith(dir).length === 0));
     }),
   );
   it.live("asks first, and kills after the grace", () =>
@@ -176,12 +178,11 @@ describe("QvmRunQrexec", () => {
       const it = yield* call(programs, "test.Echo");
       const into = Buffer.alloc(20);
       const pid = Number(into.subarray(0, yield* it.stdout.read(into)).toString());
-      const began = performance.now();
+      // The sleeper itself would end it only after its thousand seconds.
       yield* Effect.sync(() => process.kill(pid, "SIGKILL")).pipe(Effect.forkChild);
       assert.strictEqual(yield* it.stdout.read(into), 0);
       assert.strictEqual((yield* it.ended).code, 137);
       assert.isTrue((yield* Effect.exit(it.stdin.write(into)))._tag === "Failure");
-      assert.isBelow(performance.now() - began, 1000);
     }).pipe(Effect.scoped),
   );
 });

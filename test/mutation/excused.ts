@@ -45,4 +45,8 @@ export const excused: ReadonlyArray<Excused> = [
     ["if (sibling.length > 0) parts.push(sibling);", "sibling.length > 0 -> sibling.length >= 0"],
     ["if (sibling.length > 0) parts.push(sibling);", "0 -> 1"],
   ),
+  ...of("src/wire/frames.ts", "the first block makes the buffer as large as it has to be", [
+    "let buffer = new Uint8Array(0);",
+    "0 -> 1",
+  ]),
 ];

@@ -96,7 +96,7 @@ await Promise.all(
       outcomes[outcome] += 1;
       if (env["VERBOSE"] !== undefined)
         say(`${outcome} ${file}:${mutant.lineNumber} ${mutant.fault} ${by ?? ""}`);
-      if (outcome === "killed" || outcome === "hung") continue;
+      if (outcome !== "survived" && outcome !== "nothing ran") continue;
       const told = `${outcome}: ${file}:${mutant.lineNumber}: ${mutant.line}\n    ${mutant.fault}`;
       survivors.push(told);
       say(told);

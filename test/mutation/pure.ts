@@ -14,6 +14,7 @@ export const modules: ReadonlyArray<string> = [
       .sort()
       .map((file) => `src/${folder}/${file}`),
   ),
+  "src/carrier/destination.ts",
   "src/dom0/head.ts",
   "src/dom0/sample.ts",
 ].filter((file) => !constants.includes(file));

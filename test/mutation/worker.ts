@@ -10,7 +10,7 @@ export interface Task {
   /** Milliseconds of processor time after which it hangs. */
   readonly enough: number;
 }
-/** `unloadable`: no test was run, because the module could not be loaded. */
+/** `unloadable`: the module could not even be loaded, which nobody can fail to notice. */
 export interface Answer {
   readonly outcome: "killed" | "survived" | "unloadable" | "hung" | "nothing ran";
   /** The first test that failed. */
@@ -34,11 +34,17 @@ process.on("message", async ({ enough, file, suites, text }: Task) => {
       process.exit(),
     );
   }, 200);
+  // The module before this one is as it was again.
+  for (const changed of [world[place]?.file, path.resolve(file)]) {
+    if (changed !== undefined) vitest.invalidateFile(changed);
+  }
   world[place] = { file: path.resolve(file), text };
-  vitest.invalidateFile(path.resolve(file));
   const specifications = await vitest.globTestSpecifications([...suites]);
-  const { testModules } = await vitest.runTestSpecifications(specifications);
+  const run = await vitest.runTestSpecifications(specifications);
   clearInterval(watch);
+  // It remembers the suites of all runs.
+  const ours = new Set(specifications.map(({ moduleId }) => moduleId));
+  const testModules = run.testModules.filter(({ moduleId }) => ours.has(moduleId));
   const tests = testModules.flatMap((module) => [...module.children.allTests()]);
   const failed = tests.find((test) => test.result().state === "failed");
   const passed = tests.filter((test) => test.result().state === "passed").length;

@@ -126,6 +126,18 @@ describe("frames", () => {
     }
     assert.deepStrictEqual(readAll(Buffer.concat([block(1), lengthPrefix(0)]), 64), [1, "cut"]);
   });
+  it("a length may come in parts, behind a block too", () => {
+    const bytes = Buffer.concat([
+      block(10),
+      keepAliveFrame,
+      lengthPrefix(0),
+      lengthPrefix(1),
+      Buffer.from("x"),
+    ]);
+    for (let step = 1; step <= 16; step++) {
+      assert.deepStrictEqual(readAll(bytes, step), [10, "keep-alive", "x"], String(step));
+    }
+  });
   it("only the last block may be short", () => {
     const blocks = (...sizes: ReadonlyArray<number>) =>
       readAll(Buffer.concat(sizes.map((size) => block(size))), blockSize);

@@ -160,6 +160,7 @@ export const inProcessSsh = (
   Layer.effect(
     SshTransport,
     Effect.map(Invocation, (mine) => ({
+      read: () => Effect.die(new Error("ssh was to be read")),
       handOver: (_destination: string, command: string) =>
         program({ ...mine, args: ["-c", command], env: {} }).pipe(
           Effect.map((code) => ({ code, reason: "done" as const, said: [] })),

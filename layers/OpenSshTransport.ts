@@ -1,4 +1,4 @@
-/** ssh of OpenSSH, as a child that inherits this process's stdin and stdout. */
+/** ssh of OpenSSH, as a child: with this process's own stdin and stdout, or read here. */
 import * as Data from "effect/Data";
 import * as Effect from "effect/Effect";
 import * as Layer from "effect/Layer";
@@ -16,8 +16,9 @@ import {
 import { userInfo } from "node:os";
 import * as path from "node:path";
 import type { Readable } from "node:stream";
-import { child, type Env } from "#layers/Child";
-import { type SshReason, SshTransport } from "#services/SshTransport";
+import { child, type Child, type ChildOptions, type Env } from "#layers/Child";
+import { fromReadable } from "#layers/FdBytes";
+import { type SshEnded, SshMissing, type SshReason, SshTransport } from "#services/SshTransport";
 
 /**
  * What the service relies on, whatever ~/.ssh/config says; the rest of it (port, identity, jump
@@ -150,35 +151,95 @@ const opened = (disk: string) =>
     (input) => Effect.sync(() => (typeof input === "number" ? closeSync(input) : input.destroy())),
   );
 
-const notStarted = (why: string) => ({ code: 127, reason: "no-ssh", said: [why] }) as const;
+const notStarted = (why: string): SshEnded => ({ code: 127, reason: "no-ssh", said: [why] });
+
+/** Of a call that nobody reads any more: how long ssh may write nothing, and what counts as that. */
+export const limits = { seconds: 15, bytes: 4096 };
+
+/** Bytes that a process has written, to whatever; undefined where that may not be seen. */
+const written = (pid: number): number | undefined => {
+  try {
+    return Number(/^wchar: (\d+)$/m.exec(readFileSync(`/proc/${pid}/io`, "utf8"))?.[1]);
+  } catch {
+    return undefined;
+  }
+};
+
+/**
+ * Returns when ssh gets rid of no more bytes. qrexec's agent shuts the stdout of a service whose
+ * caller is gone, but keeps it open: ssh, which waits for room in it, is never woken (docs/qubes.md,
+ * Calling a service). That ssh still sends signs of life to the server, of a hundred bytes now and then.
+ */
+const stuck = (pid: number) =>
+  Effect.gen(function* () {
+    let before = written(pid) ?? 0;
+    for (;;) {
+      yield* Effect.sleep(`${limits.seconds} seconds`);
+      const now = written(pid) ?? 0;
+      if (now - before < limits.bytes) return;
+      before = now;
+    }
+  });
+
+const endOf = (running: Child): Effect.Effect<SshEnded> =>
+  Effect.map(running.ended, ({ code, said }) => {
+    if (running.proc.signalCode !== null) return { code, reason: "lost", said };
+    return { code, reason: code === 255 ? classify(said) : "done", said };
+  });
 
 /** `env` is ssh's environment, and its PATH finds ssh. */
-export const openSshTransport = (env: Env = process.env): Layer.Layer<SshTransport> =>
-  Layer.succeed(SshTransport, {
-    handOver: (destination, command, disk) =>
+export const openSshTransport = (env: Env = process.env): Layer.Layer<SshTransport> => {
+  /** The one place where ssh is started: with these options, and never outliving this process. */
+  const start = Effect.fnUntraced(function* (
+    destination: string,
+    command: string,
+    stdio: ChildOptions["stdio"],
+    onSpawn?: () => void,
+  ) {
+    const ssh = find("ssh", env);
+    if (ssh === undefined) return yield* new NotStarted({ why: "there is no ssh in PATH" });
+    // It may hold stdin and stdout itself: it must not outlive a carrier that is killed outright.
+    const setpriv = find("setpriv", env);
+    const bound = setpriv === undefined ? [] : [setpriv, "--pdeathsig", "TERM", "--"];
+    const options = [...sshOptions, ...cipherOptions(userInfo().homedir)];
+    const [program, ...args] = [...bound, ssh, ...options, "--", destination, command];
+    return yield* child([program!, ...args], {
+      stdio,
+      env: { ...env, LC_ALL: "C", SSH_ASKPASS: undefined, SSH_ASKPASS_REQUIRE: undefined },
+      ...(onSpawn === undefined ? {} : { onSpawn }),
+    }).pipe(Effect.mapError(({ message }) => new NotStarted({ why: message })));
+  });
+
+  return Layer.succeed(SshTransport, {
+    handOver: (destination, command, { disk, nobody } = {}) =>
       Effect.gen(function* () {
-        const ssh = find("ssh", env);
-        if (ssh === undefined) return yield* new NotStarted({ why: "there is no ssh in PATH" });
-        const input = disk === undefined ? 0 : yield* opened(disk);
-        // ssh holds stdin and stdout itself: it must not outlive a carrier that is killed outright.
-        const setpriv = find("setpriv", env);
-        const bound = setpriv === undefined ? [] : [setpriv, "--pdeathsig", "TERM", "--"];
-        const options = [...sshOptions, ...cipherOptions(userInfo().homedir)];
-        const [program, ...args] = [...bound, ssh, ...options, "--", destination, command];
-        const running = yield* child([program!, ...args], {
-          stdio: [input, 1, "pipe"],
-          env: { ...env, LC_ALL: "C", SSH_ASKPASS: undefined, SSH_ASKPASS_REQUIRE: undefined },
+        const input = disk !== undefined ? yield* opened(disk) : nobody !== undefined ? "pipe" : 0;
+        const running = yield* start(destination, command, [input, 1, "pipe"], () =>
           // Only ssh may hold the other end of `cat`, or `cat` would not end with it.
-          onSpawn: () => (typeof input === "number" ? undefined : input.destroy()),
-        });
-        const { code, said } = yield* running.ended;
-        if (running.proc.signalCode !== null) return { code, reason: "lost", said } as const;
-        return { code, reason: code === 255 ? classify(said) : "done", said } as const;
+          typeof input === "object" ? input.destroy() : undefined,
+        );
+        const ended = endOf(running);
+        if (nobody === undefined) return yield* ended;
+        const left = nobody.pipe(
+          Effect.andThen(Effect.sync(() => running.proc.stdin!.end())),
+          Effect.andThen(stuck(running.proc.pid)),
+          Effect.as(notRead),
+        );
+        return yield* Effect.raceFirst(ended, left);
       }).pipe(
-        Effect.catchTags({
-          NotStarted: ({ why }) => Effect.succeed(notStarted(why)),
-          ProgramError: ({ message }) => Effect.succeed(notStarted(message)),
-        }),
+        Effect.catchTag("NotStarted", ({ why }) => Effect.succeed(notStarted(why))),
         Effect.scoped,
       ),
+    read: (destination, command) =>
+      start(destination, command, ["ignore", "pipe", "pipe"]).pipe(
+        Effect.map((running) => ({
+          stdout: fromReadable(running.proc.stdout!),
+          ended: endOf(running),
+        })),
+        Effect.mapError(({ why }) => new SshMissing({ why })),
+      ),
   });
+};
+
+/** Ended here, because nobody takes what it prints. */
+const notRead: SshEnded = { code: 128, reason: "lost", said: [] };

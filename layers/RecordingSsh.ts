@@ -2,7 +2,7 @@
 import * as Effect from "effect/Effect";
 import * as Layer from "effect/Layer";
 import { isDeepStrictEqual } from "node:util";
-import { SshTransport } from "#services/SshTransport";
+import { type SshInput, SshTransport } from "#services/SshTransport";
 
 export interface ExpectedSsh {
   readonly destination: string;
@@ -20,7 +20,8 @@ export const recordingSsh = (...expected: ReadonlyArray<ExpectedSsh>): Layer.Lay
         const left = [...expected];
         return {
           left,
-          handOver: (destination: string, command: string, disk?: string) =>
+          read: () => Effect.die(new Error("ssh was to be read")),
+          handOver: (destination: string, command: string, { disk }: SshInput = {}) =>
             Effect.suspend(() => {
               const next = left.shift();
               const wanted = [next?.destination, next?.command, next?.disk];

@@ -1,5 +1,6 @@
 /** The ssh client of the carrier. */
-import { Context, type Effect } from "effect";
+import { Context, type Effect, Schema, type Scope } from "effect";
+import type { Source } from "#services/Bytes";
 
 /** Why ssh ended; "done" says nothing about the command, whose exit code is beside it. */
 export type SshReason =
@@ -13,22 +14,49 @@ export type SshReason =
   | "lost"
   | "no-ssh";
 
+/** ssh could not even be started; `why` is printable. */
+export class SshMissing extends Schema.TaggedError<SshMissing>()("SshMissing", {
+  why: Schema.String,
+}) {}
+
+/** How ssh ended; `said` is its stderr, printable. */
+export interface SshEnded {
+  readonly code: number;
+  readonly reason: SshReason;
+  readonly said: ReadonlyArray<string>;
+}
+
+/** What ssh reads, if not this process's own stdin. */
+export interface SshInput {
+  /** The file or device of that path. */
+  readonly disk?: string;
+  /**
+   * Nothing. Returns when nobody is there any more who would read what ssh prints: from then on, ssh
+   * that gets rid of no bytes is ended, for it would wait for ever.
+   */
+  readonly nobody?: Effect.Effect<void>;
+}
+
 export class SshTransport extends Context.Service<
   SshTransport,
   {
     /**
      * Runs `command` at `destination` (user@host, or a name from ~/.ssh/config) with this process's
-     * own stdin and stdout, which ssh inherits: no byte of them passes through here. With `disk`, the
-     * file or device of that path is the stdin instead. `said` is ssh's stderr, printable.
+     * own stdin and stdout, which ssh inherits: no byte of them passes through here.
      */
     readonly handOver: (
       destination: string,
       command: string,
-      disk?: string,
-    ) => Effect.Effect<{
-      readonly code: number;
-      readonly reason: SshReason;
-      readonly said: ReadonlyArray<string>;
-    }>;
+      input?: SshInput,
+    ) => Effect.Effect<SshEnded>;
+    /** The same, but what it prints is read here, and it has no stdin. The call dies with the scope. */
+    readonly read: (
+      destination: string,
+      command: string,
+    ) => Effect.Effect<
+      { readonly stdout: Source; readonly ended: Effect.Effect<SshEnded> },
+      SshMissing,
+      Scope.Scope
+    >;
   }
 >()("qbackup/services/SshTransport") {}

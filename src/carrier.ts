@@ -3,7 +3,6 @@ import * as Effect from "effect/Effect";
 import * as Layer from "effect/Layer";
 import { nodeInvocation } from "#layers/NodeInvocation";
 import { runRole } from "#layers/NodeMain";
-import { openSshFetch } from "#layers/OpenSshFetch";
 import { openSshTransport } from "#layers/OpenSshTransport";
 import { shellSettings } from "#layers/ShellSettings";
 import { stderrReporter } from "#layers/StderrReporter";
@@ -14,6 +13,7 @@ type Needs = Effect.Services<typeof fetch | typeof carrier>;
 // qrexec gives a service one argument at most: with more, the qube's own user runs this.
 const role: Effect.Effect<number, never, Needs> = process.argv.length > 3 ? fetch : carrier;
 const stdio = nodeInvocation(1); // what follows the request line belongs to ssh
-const ssh = Layer.mergeAll(openSshTransport(), openSshFetch());
 const told = stderrReporter("qubes.BackupCarrier");
-runRole(role.pipe(Effect.provide(Layer.mergeAll(stdio, shellSettings(), ssh, told))));
+runRole(
+  role.pipe(Effect.provide(Layer.mergeAll(stdio, shellSettings(), openSshTransport(), told))),
+);

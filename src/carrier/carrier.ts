@@ -4,10 +4,11 @@
  * the command is built from the decoded request.
  */
 import { Effect, Schema } from "effect";
+import type { Source } from "#services/Bytes";
 import { Invocation } from "#services/Invocation";
 import { Reporter } from "#services/Reporter";
 import { Settings } from "#services/Settings";
-import { SshTransport } from "#services/SshTransport";
+import { type SshInput, SshTransport } from "#services/SshTransport";
 import { exitCode } from "#src/wire/exit";
 import { readExactLine } from "#src/wire/lines";
 import { isName } from "#src/wire/names";
@@ -88,11 +89,21 @@ export const destination = Effect.gen(function* () {
   );
 });
 
-/** What ssh is asked to do. `disk` is its stdin in the form that takes no argument. */
+/** What ssh is asked to do, and what it reads meanwhile. */
 interface Errand {
   readonly command: string;
-  readonly disk?: string;
+  readonly input?: SshInput;
 }
+
+/**
+ * Of all verbs, only `put` says more than its request. For the others the end of stdin means that the
+ * caller is gone, or will only listen from now on.
+ */
+const callerGone = (stdin: Source) =>
+  Effect.gen(function* () {
+    const rest = new Uint8Array(4096);
+    while ((yield* stdin.read(rest)) > 0);
+  }).pipe(Effect.ignore);
 
 /** `qubes.BackupCarrier+VERB`: the request line holds the verb's parameters. */
 const request = Effect.fnUntraced(function* (
@@ -103,14 +114,16 @@ const request = Effect.fnUntraced(function* (
   }
   const parsed = parseLine(verb, yield* requestLine);
   if ("refusal" in parsed) return yield* refuse(parsed.refusal.code, parsed.refusal.message);
-  return { command: toCommand(parsed.request) };
+  const { stdin } = yield* Invocation;
+  const input = verb === "put" ? {} : { input: { nobody: callerGone(stdin) } };
+  return { command: toCommand(parsed.request), ...input };
 });
 
 /** Without an argument: one line, the archive's name, and the bytes are those of a disk. */
 const wholeDisk = Effect.gen(function* () {
   const name = yield* requestLine;
   if (!isName(name)) return yield* refuse("bad-name", "the line is not a name for an archive");
-  return { command: name, disk: (yield* setting("DISK_PATH")) ?? defaultDisk };
+  return { command: name, input: { disk: (yield* setting("DISK_PATH")) ?? defaultDisk } };
 });
 
 /** For whoever looks at the file in its qube; a caller through qrexec gets no such answer. */
@@ -143,14 +156,15 @@ const handOver = Effect.gen(function* () {
   const to = yield* destination;
 
   const ssh = yield* SshTransport;
-  const ended = yield* ssh.handOver(to, errand.command, errand.disk);
+  const ended = yield* ssh.handOver(to, errand.command, errand.input);
   if (ended.reason === "no-ssh") {
     const why = ended.said.at(-1) ?? "ssh cannot be run";
-    return yield* errand.disk === undefined
+    const disk = errand.input?.disk;
+    return yield* disk === undefined
       ? refuse("internal", `ssh was not started: ${why}`, "install openssh-client in the template")
       : refuse(
           "internal",
-          `${printable(errand.disk)} cannot be sent: ${why}`,
+          `${printable(disk)} cannot be sent: ${why}`,
           "a disk belongs to root:disk: the qube's user needs sudo without a password, or the group disk",
         );
   }

@@ -9,7 +9,7 @@ import { Effect, Schema } from "effect";
 import { Invocation } from "#services/Invocation";
 import { Reporter } from "#services/Reporter";
 import type { Settings } from "#services/Settings";
-import { SshFetch } from "#services/SshFetch";
+import { SshTransport } from "#services/SshTransport";
 import { leafOf, rootFrom } from "#src/archive/treehash";
 import { type exitCodes, exitCode } from "#src/wire/exit";
 import { blockFrames, blockSize } from "#src/wire/frames";
@@ -26,11 +26,13 @@ const readyLimit = 90;
 const silenceLimit = 60;
 /** Minutes in which signs of life must have turned into an answer. */
 const answerLimit = 30;
+/** qvm-backup-restore stops reading while its disk is short of room; it may take that long, and no longer. */
+const readerLimit = "1 hour";
 /** Calls in a row that brought nothing new. */
 const tries = 5;
 
 class Stopped extends Schema.TaggedError<Stopped>()("Stopped", {
-  exit: Schema.Literals(["done", "usage", "link", "refused", "integrity"]),
+  exit: Schema.Literals(["done", "usage", "qubes", "link", "refused", "integrity"]),
   reason: Line,
   hint: Schema.optionalKey(Line),
 }) {}
@@ -63,7 +65,7 @@ const print = Effect.gen(function* () {
 
   const once = Effect.gen(function* () {
     const request = { verb: "read", name, first: at, count: leaves - at } as const;
-    const call = yield* (yield* SshFetch)
+    const call = yield* (yield* SshTransport)
       .read(to, toCommand(request))
       .pipe(Effect.mapError(({ why }) => stop("usage", why)));
     const { next, rest } = replies(call.stdout, (said) => reporter.say("info", said));
@@ -106,9 +108,14 @@ const print = Effect.gen(function* () {
         return yield* stop("integrity", `block ${at} of ${name} is not what dom0 asked for`);
       }
       // Whoever reads may have seen enough: that is no failure.
-      yield* stdout
-        .write(bytes)
-        .pipe(Effect.mapError(() => stop("done", "the reader has stopped")));
+      yield* stdout.write(bytes).pipe(
+        Effect.mapError(() => stop("done", "the reader has stopped")),
+        // Of a reader that is gone qrexec's agent tells nobody.
+        Effect.timeoutOrElse({
+          duration: readerLimit,
+          orElse: () => stop("qubes", `nobody has read anything for ${readerLimit}`),
+        }),
+      );
       at += 1;
     }
   }).pipe(
@@ -135,7 +142,7 @@ const print = Effect.gen(function* () {
 });
 
 /** The role. stdout is the archive; whoever reads it may stop early. */
-export const fetch: Effect.Effect<number, never, Invocation | Reporter | Settings | SshFetch> =
+export const fetch: Effect.Effect<number, never, Invocation | Reporter | Settings | SshTransport> =
   print.pipe(
     Effect.as(exitCode("done")),
     Effect.catchTag("Stopped", ({ exit, hint, reason }) =>

@@ -2,8 +2,31 @@
 import { assert, describe, it } from "vitest";
 import * as fs from "node:fs";
 import * as path from "node:path";
+import { setTimeout } from "node:timers/promises";
+import { processesWith } from "#test/support/programs";
 import { backup, big, change, proofs, qbackup, setUp } from "#test/support/runs";
 import { dist, execute, type Whole } from "#test/support/whole";
+
+const waitFor = async (is: () => boolean) => {
+  while (!is()) await setTimeout(50);
+};
+
+describe("a call whose caller is gone", () => {
+  // Of a caller that was killed qrexec's agent tells nobody, and keeps the stdout open.
+  for (const signal of ["SIGINT", "SIGKILL"] as const) {
+    it(`${signal} on verify leaves nothing in the carrier, and nothing on the server`, async () => {
+      const w = await setUp(big(60_000_000));
+      const { name } = await backup(w, "work");
+      const ours = () => processesWith(`read ${name}`);
+      const { child, ended } = w.start("verify", "-t", "net", name);
+      await waitFor(() => ours().length > 0);
+      child.kill(signal);
+      await ended;
+      await waitFor(() => ours().length === 0);
+      await waitFor(() => processesWith(path.join(w.dir, "bin")).length === 0);
+    });
+  }
+});
 
 describe("the way back", () => {
   it("finds an archive that was cut, or changed for another; and rebuilds a ledger", async () => {

@@ -442,6 +442,7 @@ export class World {
             Layer.mergeAll(
               Layer.succeed(Invocation, mine),
               Layer.succeed(SshTransport, {
+                read: () => Effect.die("only the paranoid mode reads"),
                 handOver: (_to: string, command: string) => program(mine, command),
               }),
               memoryReporter(said),

@@ -4,7 +4,7 @@ import { Effect, Fiber, Layer } from "effect";
 import { TestClock } from "effect/testing";
 import { memoryReporter, type Said } from "#layers/MemoryReporter";
 import { memorySettings } from "#layers/MemorySettings";
-import { memorySshFetch, type SshAnswer } from "#layers/MemorySshFetch";
+import { memorySsh, type SshAnswer } from "#layers/MemorySsh";
 import { BytesError } from "#services/Bytes";
 import { Invocation } from "#services/Invocation";
 import { leafOf, proofOf, treeLevels } from "#src/archive/treehash";
@@ -66,7 +66,7 @@ const run = Effect.fnUntraced(function* (
         }),
         memoryReporter(said),
         memorySettings({ SSH_CONN: "me@server" }),
-        memorySshFetch(answers, commands),
+        memorySsh(answers, commands),
       ),
     ),
     Effect.forkChild,

@@ -314,6 +314,7 @@ describe("with a real ssh", unless(noSshd), () => {
       `printf '%s' "$SSH_ORIGINAL_COMMAND" > ${asked}
       case $SSH_ORIGINAL_COMMAND in
         *check*) echo $PPID; exec cat > ${received} ;;
+        *list*) echo $PPID; exec cat /dev/zero ;;
         *) cat > ${received}; echo stored; echo "from the server" >&2; exit 5 ;;
       esac`,
     );
@@ -456,9 +457,9 @@ describe("with a real ssh", unless(noSshd), () => {
   });
 
   /** A call whose session is under way, with the process ids of ssh and of the session's sshd. */
-  const underWay = async () => {
-    const running = call(["check"]);
-    running.child.stdin!.write('{"name":"a"}\n');
+  const underWay = async (verb: "check" | "list" = "check") => {
+    const running = call([verb]);
+    running.child.stdin!.write(verb === "list" ? "{}\n" : '{"name":"a"}\n');
     const [line] = (await once(running.child.stdout!, "data")) as [Buffer];
     const children = fs.readFileSync(
       `/proc/${running.child.pid}/task/${running.child.pid}/children`,
@@ -504,9 +505,56 @@ describe("with a real ssh", unless(noSshd), () => {
 
   it("dom0 closing its end ends the session", async () => {
     const { child, ended } = await underWay();
-    child.stdin!.end("bytes");
+    child.stdin!.end("bytes that no reader takes");
     assert.strictEqual((await ended).code, 0);
-    assert.strictEqual(fs.readFileSync(received, "utf8"), "bytes");
+    assert.strictEqual(fs.readFileSync(received, "utf8"), "");
+  });
+
+  it("a caller that is gone, of whom nobody tells: ssh is ended, though its stdout stays open", async () => {
+    // As qrexec's agent does it: stdin ends, and stdout stays open, full and unread.
+    const { child, ended, session, ssh } = await underWay("list");
+    child.stdout!.pause();
+    child.stdin!.end();
+    await once(child, "exit");
+    assert.isTrue(await gone(ssh));
+    assert.isTrue(await gone(session));
+    child.stdout!.resume();
+    const { code, stderr } = await ended;
+    assert.strictEqual(code, 4, stderr);
+  });
+  it("a caller that will only listen is told all", async () => {
+    const { child, ended } = call(["manifest"]);
+    child.stdin!.end('{"name":"a"}\n');
+    const { code, stdout } = await ended;
+    assert.deepStrictEqual([code, stdout.toString()], [5, "stored\n"]);
+  });
+
+  it("the paranoid restore's ssh is started as that of an upload, and dies with it", async () => {
+    const bin = path.join(directory, "recording");
+    fs.mkdirSync(bin);
+    const words = (name: string) => path.join(directory, `words-${name}`);
+    const asked = async (name: string, args: ReadonlyArray<string>, input: string) => {
+      script(path.join(bin, "ssh"), `printf '%s\\n' "$@" > ${words(name)}; exit 3`);
+      const { child, ended } = call(args, { PATH: `${bin}:/usr/bin:/bin` });
+      child.stdin!.end(input);
+      await ended;
+      const all = fs.readFileSync(words(name), "utf8").split("\n");
+      return all.slice(0, all.indexOf("--"));
+    };
+    const fetching = ["fetch", "a.backup", "5", "0".repeat(64)];
+    const upload = await asked("put", ["put"], `${putLine}\n`);
+    assert.isAbove(upload.length, 20);
+    assert.deepStrictEqual(await asked("fetch", fetching, ""), upload);
+
+    const pid = words("pid");
+    script(path.join(bin, "ssh"), `echo $$ > ${pid}.new; mv ${pid}.new ${pid}; exec sleep 600`);
+    const { child, ended } = call(fetching, { PATH: `${bin}:/usr/bin:/bin` });
+    while (!fs.existsSync(pid)) await new Promise((wait) => setTimeout(wait, 20));
+    const ssh = Number(fs.readFileSync(pid, "utf8"));
+    assert.isTrue(alive(ssh));
+    child.kill("SIGKILL");
+    await ended;
+    assert.isTrue(await gone(ssh));
   });
 });
 

@@ -2,8 +2,7 @@
 import * as Effect from "effect/Effect";
 import * as Layer from "effect/Layer";
 import type { Source } from "#services/Bytes";
-import { SshFetch } from "#services/SshFetch";
-import type { SshReason } from "#services/SshTransport";
+import { type SshReason, SshTransport } from "#services/SshTransport";
 
 export interface SshAnswer {
   readonly bytes: Uint8Array;
@@ -12,11 +11,12 @@ export interface SshAnswer {
 }
 
 /** `commands` is filled in. A call that has no answer prints nothing and exits 255. */
-export const memorySshFetch = (
+export const memorySsh = (
   answers: ReadonlyArray<SshAnswer>,
   commands: Array<string>,
-): Layer.Layer<SshFetch> =>
-  Layer.succeed(SshFetch, {
+): Layer.Layer<SshTransport> =>
+  Layer.succeed(SshTransport, {
+    handOver: () => Effect.die(new Error("ssh was to be handed over to")),
     read: (destination, command) =>
       Effect.sync(() => {
         const answer = answers[commands.length];

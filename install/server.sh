@@ -93,7 +93,9 @@ paths() {
 	home=$(field 6)
 	home=${home:-/home/$user}
 	root=${store:-$home}
-	plain "$root" && ! shared "$root" || fail "the home of $user, $root, is not for backups alone: store=DIR"
+	# What a link leads to counts, where there is one.
+	real=$(readlink -f "$root") || real=$root
+	plain "$root" && ! shared "$root" && ! shared "$real" || fail "the home of $user, $root, is not for backups alone: store=DIR"
 }
 
 write_dropin() {
@@ -176,8 +178,14 @@ differences() {
 			next
 		}
 		have[tolower($1)] != value($0) { print $1, "it has " (tolower($1) in have ? have[tolower($1)] : "none") ", not " value($0) }
-		END { if (have["permituserenvironment"] != "no")
-			print "PermitUserEnvironment", "it has " have["permituserenvironment"] ", not no" }
+		END {
+			if (have["permituserenvironment"] != "no")
+				print "PermitUserEnvironment", "it has " have["permituserenvironment"] ", not no"
+			if (have["chrootdirectory"] != "none")
+				print "ChrootDirectory", "it has " have["chrootdirectory"] ", where there is no qbackup-shell"
+			if (have["pubkeyauthentication"] != "yes")
+				print "PubkeyAuthentication", "it has " have["pubkeyauthentication"] ", so no key can log in"
+		}
 	' dropin="$dropin" "$work/effective" "$dropin"
 }
 
@@ -230,6 +238,22 @@ wide_acceptenv() {
 	}
 }
 
+# An sshd that lets only some accounts in has to know this one.
+let_in() {
+	awk -v user="$user" '
+		function like(pattern) {
+			sub(/@.*/, "", pattern); gsub(/[.+]/, "\\\\&", pattern); gsub(/\*/, ".*", pattern); gsub(/\?/, ".", pattern)
+			return user ~ "^" pattern "$"
+		}
+		$1 == "allowusers" { some = 1; for (i = 2; i <= NF; i++) if (like($i)) found = 1 }
+		$1 == "denyusers" { for (i = 2; i <= NF; i++) if (like($i)) print "DenyUsers" }
+		$1 == "allowgroups" { print "AllowGroups" }
+		END { if (some && !found) print "AllowUsers" }' "$work/effective" | sort -u | while read -r keyword; do
+		warn "look whether $keyword lets $user in:"
+		rivals "$keyword" >&2
+	done
+}
+
 # Writes the drop-in, and puts back what was there if sshd does not do what it says.
 sshd_part() {
 	[ ! -f "$dropin" ] || cp -p "$dropin" "$work/before"
@@ -245,6 +269,7 @@ sshd_part() {
 		fail "$dropin was removed again, and nothing else was changed"
 	fi
 	wide_acceptenv
+	let_in
 	rm -f "$former"
 	say "sshd accepts $dropin, and all of it is in force"
 }

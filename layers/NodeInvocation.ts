@@ -35,6 +35,7 @@ export const nodeInvocation = (ahead?: number): Layer.Layer<Invocation> =>
     return {
       args: process.argv.slice(2),
       env: process.env,
+      uid: process.getuid!(),
       stdin: {
         read: (into, atLeast) => Effect.suspend(() => stdin().read(into, atLeast)),
         received: () => source?.received() ?? 0,

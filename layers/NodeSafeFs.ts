@@ -21,7 +21,7 @@ const reasons: Readonly<Record<string, Reason>> = {
   ENXIO: "not-plain", // a FIFO opened for writing without a reader, a socket
   ENODEV: "not-plain",
   ENOSPC: "no-space",
-  EFBIG: "no-space",
+  EFBIG: "too-large",
   EACCES: "not-permitted",
   EPERM: "not-permitted",
   EROFS: "read-only",

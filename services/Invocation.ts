@@ -8,6 +8,8 @@ export class Invocation extends Context.Service<
     /** argv without the interpreter and the script. */
     readonly args: ReadonlyArray<string>;
     readonly env: Readonly<Record<string, string | undefined>>;
+    /** Who runs the process; undefined where nobody asked the system. */
+    readonly uid?: number;
     readonly stdin: Source;
     readonly stdout: Sink;
     /** A person looks on: what goes wrong need not be told anywhere else. */

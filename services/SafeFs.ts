@@ -16,6 +16,8 @@ export class SafeFsError extends Schema.TaggedError<SafeFsError>()("SafeFsError"
     /** A component is a link, or no directory, or the file no regular file. */
     "not-plain",
     "no-space",
+    /** A file would be larger than the file system, or a limit of this process, allows. */
+    "too-large",
     "not-permitted",
     /** The file system is mounted read-only. */
     "read-only",

@@ -44,7 +44,7 @@ const advice: { readonly [C in Code]?: string } = {
   quota: "the server's owner has set a quota for this store",
   "not-permitted": "the store's directories must be writable for its account",
   unsupported:
-    "the program there is older than this one: update the server first, then the carrier",
+    "where it does not know the request, it is older than this program: update the server, then the carrier",
   "bad-request":
     "the program there may be older than this one: update the server, then the carrier",
   "bad-name":

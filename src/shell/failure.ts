@@ -52,9 +52,21 @@ export const refusalOf = ({ cause, operation, reason }: SafeFsError): Refused =>
             ? "the server has no /proc, without which it cannot open files safely"
             : "the server's file system cannot do it (hard links are needed)",
       });
+    case "too-large":
+      return new Refused({
+        code: "no-space",
+        message:
+          "the archive is larger than the server's file system, or its limit for files, allows",
+      });
     case "exists":
     case "not-found":
     case "not-plain":
+      if (operation === "root") {
+        return new Refused({
+          code: "internal",
+          message: "the store's directory is not there: is its disk mounted?",
+        });
+      }
       return new Refused({
         code: "internal",
         message: `the store is not as it should be (${operation}: ${reason})`,

@@ -132,7 +132,7 @@ export const parseInvocation = (
       if (line !== undefined) return { kind: "login" };
       return /^\S*qbackup-shell (?:identity|init)\b/.test(second)
         ? refused("bad-request", ownerOnly)
-        : refused("not-permitted", unforced, isWireCommand(second));
+        : refused("internal", unforced, isWireCommand(second));
     }
     return line === undefined
       ? refused("bad-request", "the forced command is not qbackup-shell with its options")

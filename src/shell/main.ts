@@ -74,6 +74,15 @@ const identity = Effect.fnUntraced(function* ({ root }: Options) {
 
 /** Makes the identity of a new store; one that there is stays as it is. */
 const init = Effect.fnUntraced(function* ({ root }: Options) {
+  // What root makes in an account's store, the account cannot use.
+  const { owner } = yield* (yield* (yield* SafeFs).root(root)).self;
+  const { uid = owner } = yield* Invocation;
+  if (uid !== owner) {
+    return yield* refuse(
+      "not-permitted",
+      `${root ?? "that home"} belongs to the account with the uid ${owner}: runuser -u ACCOUNT -- qbackup-shell init --root ${root ?? "STORE"}`,
+    );
+  }
   const store = yield* openForWriting(root === undefined ? {} : { root });
   yield* keepKey(store);
   yield* show(store.key);

@@ -353,7 +353,7 @@ describe("a login shell without a forced command", unless(notRoot), () => {
       assert.match(ran.stderr, /^qbackup-shell: error: [^\n]+\n$/, command);
       if (command.startsWith("qbackup/1 ")) {
         assert.match(ran.stderr, /sshd forces no command on this account; .*make server user=/);
-        assert.match(ran.stdout, /^\n\{"type":"error","code":"not-permitted",[^\n]*\}\n$/);
+        assert.match(ran.stdout, /^\n\{"type":"error","code":"internal",[^\n]*\}\n$/);
       } else assert.strictEqual(ran.stdout, "");
     }
     assert.deepStrictEqual(fs.readdirSync(w.server.store), []);

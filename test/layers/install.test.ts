@@ -261,7 +261,7 @@ describe("sshd", unless(noSshd), () => {
   };
   type Scene = ReturnType<typeof scene>;
   const sshdPart = ({ config }: Scene, ...more: ReadonlyArray<string>) =>
-    make("server-sshd", `user=${user}`, `sshd_config=${config}`, "store=/srv/b", ...more);
+    make("server-sshd", "store=/srv/b", `user=${user}`, `sshd_config=${config}`, ...more);
   const effective = ({ config }: Scene, name: string) => {
     if (os.userInfo().uid === 0) fs.mkdirSync("/run/sshd", { recursive: true });
     return execFileSync(sshdPath, ["-T", "-f", config, "-C", `user=${name},host=h,addr=10.0.0.1`], {
@@ -384,6 +384,12 @@ describe("sshd", unless(noSshd), () => {
     ["PermitListen", earlier("PermitListen any"), /PermitListen: it has any/],
     ["an rc file", earlier("PermitUserRC yes"), /PermitUserRC: it has yes/],
     [
+      "a root of its own",
+      earlier("ChrootDirectory /srv"),
+      /ChrootDirectory: it has \/srv, where there is no qbackup-shell\n +\S*sshd_config:2:/,
+    ],
+    ["no keys", earlier("PubkeyAuthentication no"), /PubkeyAuthentication: it has no, so no key/],
+    [
       "an environment file",
       (folder) => [include(folder), "PermitUserEnvironment yes"],
       /PermitUserEnvironment: it has yes, not no\n +\S*sshd_config:2:PermitUserEnvironment yes/,
@@ -410,6 +416,33 @@ describe("sshd", unless(noSshd), () => {
       /GatewayPorts: it has yes, not no\n +\S*00-a\.conf:2: {2}GatewayPorts yes/,
     );
     assert.strictEqual(fs.readFileSync(at.dropIn, "utf8"), before);
+  });
+
+  it("an sshd that lets only some accounts in is pointed out", () => {
+    for (const [line, told] of [
+      [
+        "AllowUsers admin alice@10.0.0.1",
+        /look whether AllowUsers lets qbt\d+ in:\n +\S*sshd_config:2:/,
+      ],
+      ["DenyUsers qbt*", /look whether DenyUsers lets/],
+      ["AllowGroups wheel", /look whether AllowGroups lets/],
+      ["AllowUsers admin qbt*", undefined],
+    ] as const) {
+      const done = sshdPart(scene((folder) => [include(folder), line]));
+      assert.strictEqual(done.status, 0, done.text);
+      if (told === undefined) assert.notMatch(done.text, /look whether/);
+      else assert.match(done.text, told);
+    }
+  });
+
+  it("a store that is a link to a directory of the system is refused", () => {
+    const link = path.join(tree, "link");
+    fs.symlinkSync("/etc", link);
+    const at = scene((folder) => [include(folder)]);
+    const done = sshdPart(at, `store=${link}`);
+    assert.notStrictEqual(done.status, 0);
+    assert.match(done.text, /is not for backups alone/);
+    assert.deepStrictEqual(fs.readdirSync(at.folder), []);
   });
 
   it("a configuration that sshd does not start with is told, and left as it was", () => {

@@ -106,6 +106,8 @@ export interface Call {
   readonly args?: ReadonlyArray<string>;
   /** SSH_ORIGINAL_COMMAND. */
   readonly command?: string | undefined;
+  /** Who runs it; unknown if not given. */
+  readonly uid?: number;
 }
 export interface Client {
   readonly stdin: Sink;
@@ -123,7 +125,7 @@ export interface Client {
 /** Starts the shell; it ends with the scope. */
 export const start = Effect.fnUntraced(function* (
   world: World,
-  { args = [], command }: Call,
+  { args = [], command, uid }: Call,
 ): Effect.fn.Return<Client, never, Scope.Scope> {
   const up = pipe();
   const down = pipe();
@@ -145,6 +147,7 @@ export const start = Effect.fnUntraced(function* (
         Layer.succeed(Invocation, {
           args,
           env: { SSH_ORIGINAL_COMMAND: command },
+          ...(uid === undefined ? {} : { uid }),
           stdin: up.source,
           stdout,
           entropy: (n) => crypto.randomBytes(n),

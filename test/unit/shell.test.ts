@@ -74,10 +74,10 @@ describe("who calls, and for what", () => {
 
   it.each([
     // Without a forced command nothing is served.
-    [["-c", "qbackup/1 list"], undefined, "not-permitted"],
-    [["-c", `qbackup/1 put a.backup ${session}`], undefined, "not-permitted"],
-    [["-c", "a.backup"], undefined, "not-permitted"],
-    [["-c", "/usr/lib/openssh/sftp-server"], undefined, "not-permitted"],
+    [["-c", "qbackup/1 list"], undefined, "internal"],
+    [["-c", `qbackup/1 put a.backup ${session}`], undefined, "internal"],
+    [["-c", "a.backup"], undefined, "internal"],
+    [["-c", "/usr/lib/openssh/sftp-server"], undefined, "internal"],
     [["-c", "qbackup-shell identity"], undefined, "bad-request"],
     [["-c", "/usr/bin/qbackup-shell init --root /srv/b"], undefined, "bad-request"],
     [[], "a.backup", "bare"],
@@ -819,6 +819,7 @@ describe("a put", () => {
         ["read-only", /the server's disk is mounted read-only/],
         ["too-many-files", /too many files open/],
         ["not-permitted", /account may not do that in the store \(create\)/],
+        ["too-large", /larger than the server's file system, or its limit for files, allows/],
         ["no-space", /disk is full/],
       ] as const) {
         const disk = new Disk();
@@ -1427,6 +1428,29 @@ describe("on the server itself", () => {
         world.said.lines.map((line) => line.text),
         hint,
       );
+    }),
+  );
+
+  it.effect("init makes nothing in a store of another account's", () =>
+    Effect.gen(function* () {
+      const disk = new Disk();
+      disk.owner = 1001;
+      const world = memoryWorld(disk);
+      const { code, text } = yield* run(world, { args: ["init", "--root", "/srv/b"], uid: 0 });
+      assert.deepStrictEqual([code, text, disk.files()], [5, "", []]);
+      assert.isUndefined(disk.find(".qbackup"));
+      assert.match(world.said.lines[0]!.text, /\/srv\/b belongs to the account with the uid 1001/);
+      const own = yield* run(world, { args: ["init", "--root", "/srv/b"], uid: 1001 });
+      assert.strictEqual(own.code, 0);
+    }),
+  );
+
+  it.live("a store that is not there is told as that", () =>
+    Effect.gen(function* () {
+      const args = ["--root", "/nowhere/at/all"];
+      const { code, text } = yield* run(realWorld(), { args, command: "qbackup/1 list" });
+      assert.strictEqual(code, 5);
+      assert.match(text, /the store's directory is not there: is its disk mounted\?/);
     }),
   );
 

@@ -133,7 +133,7 @@ export const planted: ReadonlyArray<Planted> = [
   one(
     "a server that is long about it is given up",
     300,
-    "src/dom0/upload.ts",
+    "src/dom0/call.ts",
     'reply?.type === "alive" }',
     'reply?.type === "archive" }',
   ),

@@ -278,6 +278,6 @@ export const planOf = (seed: number): Plan => {
       ? { second: { who: r.pick(["same", "other"] as const), after: r.pick([0, 5, 1000, 20_000]) } }
       : {}),
     last: r.pick(["nothing", "any"] as const),
-    rest: r.pick([1000, 60_000, 11_000_000]),
+    rest: r.pick([1000, 60_000, 90_000_000]),
   };
 };

@@ -35,15 +35,15 @@ describe("a restore", () => {
     assert.strictEqual(ran.code, 0, ran.stderr);
     assert.lengthOf(paths(w)[2]!, members.length - 3);
     for (const i of [0, 77, 149]) {
-      cameBack(w, `q${i}`, `q${i}1`);
-      const note = path.join(w.world.dir, "restored", `q${i}1`, "notes.txt");
+      cameBack(w, `q${i}`, `q${i}-1`);
+      const note = path.join(w.world.dir, "restored", `q${i}-1`, "notes.txt");
       assert.strictEqual(fs.readFileSync(note, "utf8"), `note ${i}\n`);
     }
     forget(w);
     const few = await restore(w, "--rename-conflicting", name, "q7", "q8", "q120");
     assert.strictEqual(few.code, 0, few.stderr);
     assert.lengthOf(paths(w)[2]!, 9);
-    cameBack(w, "q120", "q1201");
+    cameBack(w, "q120", "q120-1");
     await tidyRestore(w);
   });
 
@@ -111,7 +111,7 @@ describe("what is refused", () => {
     fs.writeFileSync(wrong, "another\n", { mode: 0o600 });
     await notRestored(
       w,
-      await restore(w, "-p", wrong, name),
+      await w.start("restore", "-t", "net", "-p", wrong, name).ended,
       3,
       /Is the password correct[^]*hint: is the passphrase/,
     );
@@ -195,7 +195,7 @@ it("a store that changed: nothing of it reaches the tool", async () => {
         .flat()
         .every(({ sha256 }) => good.has(sha256)),
     );
-    assert.isFalse(fs.existsSync(path.join(w.world.dir, "restored/work1")));
+    assert.isFalse(fs.existsSync(path.join(w.world.dir, "restored/work-1")));
   }
 });
 
@@ -211,7 +211,7 @@ it("what breaks a restore off names the qubes that were made by then", async () 
     w,
     await restore(w, "--rename-conflicting", name),
     6,
-    /warning: not restored whole: .*work \(here: work1\).*remove[^]*error: block \d+ of/,
+    /warning: not restored whole: .*work \(here: work-1\).*remove[^]*error: block \d+ of/,
   );
   const verified = await restore(w, "--verify-only", name);
   await notRestored(w, verified, 6, /error: block \d+ of/);
@@ -230,7 +230,7 @@ describe("a tool that fails", () => {
       [{ kind: "stop-reading", after: 100 }, /not restored whole|stopped reading/],
       [
         { kind: "fail-qube", vm: "vault" },
-        /not restored whole: vault \(here: vault1\); .*Failed to restore volume/,
+        /not restored whole: vault \(here: vault-1\); .*Failed to restore volume/,
       ],
       [{ kind: "fail-create", vm: "vault" }, /not restored whole: vault .*Error restoring VM/],
       [{ kind: "fail-device", vm: "vault" }, /exit code 1: KeyError: 'sys-usb'; .*vault .*work/],

@@ -191,7 +191,7 @@ const throughAgent: Run = (dir, vm, command, service, { closes, env, home, ids, 
       const code = /^code (\d+)$/m.exec(said)?.[1];
       if (code !== undefined) return resolve(Number(code));
       // The qube was shut down, or its agent died.
-      const place = "process_io.c:208:qrexec_process_io";
+      const place = "process_io.c:250:qrexec_process_io";
       qrexecLog(place, "vchan connection closed early (fds: 1 0 -1, status: -1 -1)");
       resolve(255);
     });
@@ -214,8 +214,8 @@ export const qrexecClient = async (dir: string, argv: ReadonlyArray<string>): Pr
   if (absent !== undefined || early) {
     const why = absent?.text ?? (early ? "No such file or directory" : "Connection refused");
     const file = "qrexec-daemon-common.c";
-    qrexecLog(`${file}:269:connect_unix_socket`, `connect /var/run/qubes/qrexec.${vm}: ${why}`);
-    qrexecLog(`${file}:28:negotiate_connection_params`, "write daemon: Bad file descriptor");
+    qrexecLog(`${file}:263:connect_unix_socket`, `connect /var/run/qubes/qrexec.${vm}: ${why}`);
+    qrexecLog(`${file}:31:negotiate_connection_params`, "write daemon: Bad file descriptor");
     return 125;
   }
   const forget = remember(dir, "qrexec-client", process.pid, { vm, service: command });

@@ -112,17 +112,17 @@ describe("qvm-backup-restore", { timeout: 20_000 }, () => {
     const fresh = world({ name: "other" });
     const text =
       "unable to read the qubes backup file " +
-      `${archive} (2): b'tar: vm2/: Not found in archive\\ntar: Exiting with failure status due to previous errors\\n'`;
+      `${archive} (2): b'tar: QUBE: Not found in archive\\ntar: Exiting with failure status due to previous errors\\n'`;
     const qid = w.qube("work").qid;
     const verified = restore(fresh, archive, "--verify-only");
     expect(verified.code).toBe(1);
     expect(verified.stderr).toContain(
-      `qvm-backup-restore: error: ${text.replace("vm2/", `vm${qid}/`)}\n`,
+      `qvm-backup-restore: error: ${text.replace("QUBE", `vm${qid}`)}\n`,
     );
     const restored = restore(fresh, archive);
     expect(restored.code).toBe(0);
     expect(restored.stderr).toContain(
-      `qubesadmin.backup: Error extracting data: ${text.replace("vm2/", `vm${qid}/`)}\n`,
+      `qubesadmin.backup: Error extracting data: ${text.replace("QUBE", `vm${qid}`)}\n`,
     );
     expect(cameBack(w, fresh, "net")).toBe(true);
   });

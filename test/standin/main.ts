@@ -1,6 +1,7 @@
 /**
  * A stand-in for Qubes, as far as a backup needs it: one program with many names. It behaves as
- * docs/qubes.md says that the real tools do, in what is awkward of them too.
+ * docs/qubes.md says that the real tools do, in what is awkward of them too; what was compared with
+ * them is in docs/stand-in.md.
  *
  *     standin init DIR [--qube NAME[:SIZE[:CLASS[:DATA]]]]... [--set KEY=JSON]...
  *     PATH=DIR/bin:$PATH

@@ -595,12 +595,11 @@ const restore = async (dir: string, argv: ReadonlyArray<string>): Promise<number
       files = unpacked(decompressed(filter, Buffer.concat(parts)));
     } catch {
       // An archive that ends early: the volume keeps what came, which is too little.
-      const eof = "unexpected end of file";
-      unfinished(last, filter === undefined ? "tar: Unexpected EOF" : `${filter}: stdin: ${eof}`);
       const volume = path.basename(begun, ".img");
       log(
-        `Failed to restore volume ${volume} (size 262144) of VM ${domain.as}: Data import failed`,
+        `Failed to restore volume ${volume} (size 262144) of VM ${domain.as}: Data import failed: `,
       );
+      unfinished(last, filter === undefined ? "" : `${filter}: stdin: unexpected end of file`);
       return;
     }
     for (const [name, data] of files) {
@@ -656,7 +655,9 @@ const restore = async (dir: string, argv: ReadonlyArray<string>): Promise<number
       // A command in a qube sends what there is; tar here wants all that it was asked for.
       if (missing.size > 0 && !args.has("--dest-vm") && stops === undefined) {
         finish();
-        const lines = [...missing].map((prefix) => `tar: ${prefix}: Not found in archive\\n`);
+        const lines = [...missing].map(
+          (prefix) => `tar: ${prefix.replace(/\/$/, "")}: Not found in archive\\n`,
+        );
         throw error(
           `unable to read the qubes backup file ${location} (2): b'${lines.join("")}tar: Exiting with failure status due to previous errors\\n'`,
         );

@@ -8,9 +8,11 @@ PREFIX = /usr
 user =
 store =
 quota =
+key =
+to =
 sshd_config = /etc/ssh/sshd_config
 # Recipes take them from the environment, where a blank, a quote or a newline in them does no harm.
-export DESTDIR PREFIX user store quota sshd_config
+export DESTDIR PREFIX user store quota key to sshd_config
 
 bindir = "$$DESTDIR$$PREFIX/bin"
 unitdir = "$$DESTDIR$$PREFIX/lib/systemd/system"
@@ -21,6 +23,7 @@ mandir = "$$DESTDIR$$PREFIX/share/man/man1"
 completions = "$$DESTDIR$$PREFIX/share/bash-completion/completions"
 profile = "$$DESTDIR"/etc/apparmor.d/qbackup-shell
 server = @sh install/server.sh
+client = @[ -z "$$to" ] || sh install/client.sh
 
 programs = dist/qbackup dist/qubes.BackupCarrier dist/qbackup-shell
 # None where only dist/ was copied to: then there is nothing to build, and no npm is asked for.
@@ -31,7 +34,7 @@ tools = node_modules/.bin/rolldown
 # What is filled in has been looked at by then (prefix, stores).
 fill = sed -e "s|@PREFIX@|$$PREFIX|g" -e "s|@STORES@|$${store:-/home/*}|g"
 
-.PHONY: help install build check test test-apparmor test-newcomer bench demo clean dom0 templatevm appvm server server-aa server-sshd \
+.PHONY: help install build bundle check test test-apparmor test-newcomer bench demo clean dom0 templatevm appvm server server-aa server-sshd \
 	uninstall-dom0 uninstall-templatevm uninstall-appvm uninstall-server uninstall-server-aa \
 	uninstall-server-sshd node prefix
 .NOTPARALLEL:
@@ -39,16 +42,19 @@ fill = sed -e "s|@PREFIX@|$$PREFIX|g" -e "s|@STORES@|$${store:-/home/*}|g"
 help:
 	@echo 'On the machine that you build on:'
 	@echo '  make build                     the three programs, in dist/'
+	@echo '  make bundle                    dist/qbackup.tar: what the three machines need; its checksum'
 	@echo '  make test | check | demo       the tests | all checks | a backup from end to end, here'
 	@echo '  make test-apparmor | bench     the profile in a virtual machine | measurements'
 	@echo 'As root, on the machine that it is for (see README.md):'
 	@echo '  make server user=NAME          what sshd lets the account do, its shell, the account, its'
-	@echo '                                 identity; store=DIR if not its home, quota=SIZE for a limit'
+	@echo '                                 identity; store=DIR if not its home, quota=SIZE for a limit,'
+	@echo "                                 key='LINE' for the carrier's public key"
 	@echo '  make server-sshd user=NAME     the part of it that is for sshd, alone'
 	@echo '  make server-aa                 the AppArmor profile of the shell; store="DIR..." likewise'
 	@echo '  make templatevm                the carrier, for all AppVMs of this TemplateVM'
-	@echo '  make appvm                     the carrier, in this AppVM alone'
-	@echo '  make dom0                      qbackup itself'
+	@echo '  make appvm                     the carrier, in this AppVM alone; to=ACCOUNT@HOST for its'
+	@echo '                                 ssh key and its setting'
+	@echo '  make dom0                      qbackup itself; to=QUBE for its settings'
 	@echo 'Each of them has an uninstall-... of the same name. DESTDIR and PREFIX are honoured.'
 
 # Which part is for this machine only its owner can say.
@@ -60,6 +66,15 @@ $(programs): $(sources)
 	@[ -x $(tools) ] || $(MAKE) --no-print-directory $(tools)
 	npm run build
 	@touch $(programs)
+
+# One file for the three machines, the same bytes wherever it is made from the same sources.
+bundle: dist/qbackup.tar
+	@sha256sum dist/qbackup.tar
+
+carried = Makefile $(wildcard install/* apparmor/*) $(programs)
+dist/qbackup.tar: $(programs) $(carried)
+	tar --create --file=$@ --format=ustar --sort=name --mtime=@0 --owner=0 --group=0 --numeric-owner \
+	  --mode=u=rwX,go=rX --transform='s|^|qbackup/|' $(carried)
 
 # Not "npm ci": npm 11 refuses a lock file that lacks the packages of other platforms. Its warnings are
 # of the node that npm itself runs on; the tools bring one of their own.
@@ -108,24 +123,30 @@ prefix:
 	$(server) prefix
 
 dom0: prefix node dist/qbackup
+	$(client) check_dom0
 	install -D -m 755 dist/qbackup $(bindir)/qbackup
 	install -D -m 755 install/qbackup-recover $(bindir)/qbackup-recover
 	install -D -m 644 install/30-qbackup.policy $(policy)
 	install -D -m 644 install/qbackup.1 $(mandir)/qbackup.1
 	install -D -m 644 install/qbackup.bash $(completions)/qbackup
 	mkdir -p $(unitdir)
-	$(fill) 'install/qbackup@.service' > $(unitdir)/'qbackup@.service'
-	install -m 644 'install/qbackup@.timer' $(unitdir)/'qbackup@.timer'
-	chmod 644 $(unitdir)/'qbackup@.service'
+	for unit in qbackup qbackup-audit qbackup-verify; do \
+	  $(fill) "install/$$unit@.service" > $(unitdir)/"$$unit@.service" && \
+	  install -m 644 "install/$$unit@.timer" $(unitdir)/"$$unit@.timer" && \
+	  chmod 644 $(unitdir)/"$$unit@.service" || exit; \
+	done
+	$(client) dom0
 
 uninstall-dom0: prefix
-	@[ -n "$$DESTDIR" ] || systemctl list-unit-files --no-legend --state=enabled 'qbackup@*.timer' 2>/dev/null | \
+	@[ -n "$$DESTDIR" ] || systemctl list-unit-files --no-legend --state=enabled 'qbackup@*.timer' 'qbackup-*@*.timer' 2>/dev/null | \
 	  sed 's/^\([^ ]*\).*/first: systemctl disable --now \1/'
 	rm -f $(bindir)/qbackup $(bindir)/qbackup-recover $(policy) $(mandir)/qbackup.1 $(completions)/qbackup \
-	  $(unitdir)/'qbackup@.service' $(unitdir)/'qbackup@.timer'
+	  $(unitdir)/'qbackup@.service' $(unitdir)/'qbackup@.timer' \
+	  $(unitdir)/'qbackup-audit@.service' $(unitdir)/'qbackup-audit@.timer' \
+	  $(unitdir)/'qbackup-verify@.service' $(unitdir)/'qbackup-verify@.timer'
 	@[ -n "$$DESTDIR" ] || { \
 	  echo 'To bring that into force: systemctl daemon-reload'; \
-	  echo 'Left as they are: timers that were enabled (/etc/systemd/system/timers.target.wants/qbackup@*),'; \
+	  echo 'Left as they are: timers that were enabled (/etc/systemd/system/timers.target.wants/qbackup*),'; \
 	  echo '  lines in crontab -e and /etc/cron.d, the ledger and the keys in ~/.local/state/qbackup,'; \
 	  echo '  ~/.qbackup-passphrase, and the settings in ~/.bashrc'; }
 
@@ -137,7 +158,9 @@ uninstall-templatevm:
 	@[ -n "$$DESTDIR" ] || echo 'Gone from its AppVMs once this TemplateVM is shut down and they start again; SSH_CONN and the ssh key are left there.'
 
 appvm: node dist/qubes.BackupCarrier
+	$(client) check_appvm
 	install -D -m 755 dist/qubes.BackupCarrier $(appvm_rpc)/qubes.BackupCarrier
+	$(client) appvm
 
 uninstall-appvm:
 	rm -f $(appvm_rpc)/qubes.BackupCarrier

@@ -1,6 +1,7 @@
 #!/bin/sh
 # What "make server", "make server-sshd" and their uninstall targets do. All that they are given comes
-# in the environment: DESTDIR, PREFIX, user, store, quota, and sshd_config, the file that sshd starts from.
+# in the environment: DESTDIR, PREFIX, user, store, quota, key, and sshd_config, the file that sshd starts
+# from.
 #
 # The order is the point: first the sshd drop-in, tried against what sshd really makes of it; then sshd
 # reads it; then the account. So there is no moment at which the account can log in without it.
@@ -46,9 +47,15 @@ words() {
 	'') ;;
 	[!1-9]* | *[!0-9KMGT]* | *[KMGT]?* | ????????????????*) fail 'quota=SIZE: a number, with K, M, G or T for powers of 1024' ;;
 	esac
+	[ -z "$key" ] || public_key || fail "key='LINE': one line of an id_ed25519.pub, without options"
 	[ -n "$store" ] || return 0
 	plain "$store" || fail 'store must be an absolute path of plain characters, without ..'
 	! shared "${store%/}" && ! shared "$store" || fail "store=$store: that directory is not for backups alone"
+}
+# One key and a comment; anything else would be options, or another line of authorized_keys.
+public_key() {
+	[ "$(printf '%s' "$key" | wc -l)" = 0 ] &&
+		printf '%s\n' "$key" | grep -Eq '^(ssh-ed25519|ssh-rsa|ecdsa-sha2-nistp(256|384|521)|sk-[a-z0-9-]+@openssh\.com) AAAA[A-Za-z0-9+/]+=*( [ -~]*)?$'
 }
 stores() {
 	prefix
@@ -341,9 +348,29 @@ identity() {
 	fi
 	say "$shown"
 	say "To see it again, as root: $command identity --root $root"
-	say "Next: the carrier's public key, one line, goes into $home/.ssh/authorized_keys:"
-	say "  install -d -m 700 -o $user -g $(id -gn "$user") $home/.ssh"
-	say "  install -m 600 -o $user -g $(id -gn "$user") id_ed25519.pub $home/.ssh/authorized_keys"
+}
+
+# Lets the carrier in, as the account, whose home it is.
+let_in() {
+	file=$home/.ssh/authorized_keys
+	if [ -z "$key" ]; then
+		[ -s "$file" ] || say "Next: the carrier's public key, one line: make server user=$user key='ssh-ed25519 ...'"
+		return
+	fi
+	# shellcheck disable=SC2016 # It is the inner shell that expands.
+	runuser -u "$user" -- sh -c 'umask 077; mkdir -p "${1%/*}"; touch "$1"
+		grep -Fqx -e "$2" "$1" || printf "%s\n" "$2" >>"$1"' - "$file" "$key"
+	say "$file lets the key in"
+}
+
+# What the carrier's ssh asks about at its first contact.
+host_keys() {
+	say "This server's ssh host keys; paste the one of the kind that ssh asks about as the answer:"
+	sshd -T -f "$sshd_config" -C "user=$user,host=h,addr=192.0.2.1,laddr=192.0.2.2,lport=22,rdomain=none" |
+		sed -n 's/^hostkey //p' | while read -r file; do
+		shown=$(ssh-keygen -lf "$file.pub" 2>/dev/null) || continue
+		say "$shown" | sed 's/^[0-9]* \([^ ]*\) .*(\([^ ]*\))$/  \2  \1/'
+	done
 }
 
 server() {
@@ -359,6 +386,8 @@ server() {
 	reload
 	account
 	identity
+	let_in
+	host_keys
 }
 programs() {
 	install -D -m 755 "$here/../dist/qbackup-shell" "$DESTDIR$shell"

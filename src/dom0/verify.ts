@@ -8,7 +8,7 @@ import { ArchiveFault, Walk } from "#src/archive/walk";
 import { humanSize } from "#src/wire/format";
 import { fingerprint } from "#src/wire/keys";
 import { type Manifest, manifestDiffers } from "#src/wire/manifest";
-import { isName, type Name } from "#src/wire/names";
+import { isName, type Name, printable } from "#src/wire/names";
 import { line } from "#src/wire/shown";
 import { command } from "./command.ts";
 import { decryptAll } from "./decrypt.ts";
@@ -16,6 +16,7 @@ import { destinationFor, settingsFor } from "./destination.ts";
 import { failed, type RunFailed } from "./failure.ts";
 import { blocksOf, fetchBlocks, fromLedger } from "./fetch.ts";
 import { archive, json, keepRunning, passphraseFile, qubesTimeout, to } from "./flags.ts";
+import { knownArchives } from "./known.ts";
 import { cameBack, note, noteFailure } from "./noted.ts";
 import { inLedger } from "./record.ts";
 import { ask, fetchRecord, misplaced, nextReply, recordDiffers } from "./remote.ts";
@@ -35,7 +36,9 @@ export interface VerifyOptions {
   readonly qubesTimeout: number;
   /** Takes the server's receipt for an archive that the ledger does not know. */
   readonly force: boolean;
-  readonly name: string;
+  /** Takes the newest archive of the ledger whose name begins with `name`. */
+  readonly newest: boolean;
+  readonly name: string | undefined;
 }
 
 /** What an archive is held against, and how much that is worth. */
@@ -48,6 +51,37 @@ interface Anchor {
   /** The ledger's line, where there is one. */
   readonly entry: Entry | undefined;
 }
+
+/** The archive that is meant: for a schedule, which cannot know a name, the newest. */
+const meant = Effect.fnUntraced(function* (
+  { name, newest }: Pick<VerifyOptions, "name" | "newest">,
+  destination: string,
+) {
+  if (!newest) {
+    if (name === undefined) {
+      return yield* failed(
+        "usage",
+        "qbackup verify needs NAME, or --newest",
+        "qbackup list shows the names",
+      );
+    }
+    if (isName(name)) return name;
+    return yield* failed("usage", "that is not a name that an archive can have");
+  }
+  const { known } = yield* knownArchives(destination);
+  const [latest] = [...known.values()]
+    .filter(
+      ({ audit, entry }) => audit.forgotten === undefined && entry.name.startsWith(name ?? ""),
+    )
+    .sort((a, b) => (a.manifest.created < b.manifest.created ? 1 : -1));
+  return latest === undefined
+    ? yield* failed(
+        "usage",
+        `the ledger knows no archive${name === undefined ? "" : ` whose name begins with ${printable(name, 60)}`} that was sent through ${destination}`,
+        "qbackup list shows the names",
+      )
+    : latest.entry.name;
+});
 
 const ownAnchor = Effect.fnUntraced(function* (name: Name, destination: string) {
   const known = yield* fromLedger(name, destination);
@@ -165,9 +199,8 @@ const onServer = Effect.fnUntraced(function* ({ manifest, name }: Anchor, destin
 });
 
 export const verify = Effect.fnUntraced(function* (options: VerifyOptions) {
-  const { name } = options;
-  if (!isName(name)) return yield* failed("usage", "that is not a name that an archive can have");
   const destination = yield* destinationFor(options.to);
+  const name = yield* meant(options, destination);
   const own = yield* ownAnchor(name, destination);
   if (own === undefined && !options.force) {
     return yield* yield* notKnown(name, destination);
@@ -255,6 +288,10 @@ archive. Nothing is stored. A link that breaks is made again.`,
       type: "switch",
       help: "decrypt it too, with qvm-backup-restore --verify-only and the passphrase of -p FILE",
     },
+    newest: {
+      type: "switch",
+      help: "the newest archive that the ledger knows; with NAME, of those that begin with it",
+    },
     force: {
       type: "switch",
       help: "for an archive that the ledger does not know: hold it against the server's receipt",
@@ -262,7 +299,7 @@ archive. Nothing is stored. A link that breaks is made again.`,
     qubesTimeout: qubesTimeout("qvm-backup-restore"),
   },
   either: [["onServer", "decrypt"]],
-  args: { name: archive },
+  args: { name: { ...archive, least: 0 } },
   exits: {
     qubes: "Qubes failed: the destination qube, or qvm-backup-restore (--decrypt)",
     link: "the link failed",

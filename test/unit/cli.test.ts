@@ -283,11 +283,10 @@ describe("what is said of a wrong command line", () => {
     [["list", "a", "b"], "too many arguments for qbackup list: b", see("list")],
     [["recovery-sheet", "b"], "too many arguments for qbackup recovery-sheet: b", undefined],
     [
-      ["verify"],
-      "qbackup verify needs NAME",
-      `"qbackup list" shows the names. S${see("verify").slice(1)}`,
+      ["restore", "--force"],
+      "qbackup restore needs NAME",
+      `"qbackup list" shows the names. S${see("restore").slice(1)}`,
     ],
-    [["restore", "--force"], "qbackup restore needs NAME", undefined],
     [
       ["verify", "--on-server", "--decrypt", "x"],
       "--on-server and --decrypt exclude each other",
@@ -316,6 +315,7 @@ describe("what is said of a wrong command line", () => {
   );
   it.effect.each([
     [["verify", "-t", "net", "../x"], /not a name/],
+    [["verify", "-t", "net"], /verify needs NAME, or --newest/],
     [["ledger", "check", "37-ABCD"], /no head of a ledger/],
     [["recovery-sheet"], /the destination qube is not set/],
     [["vault"], /the destination qube is not set/],

@@ -62,6 +62,26 @@ describe("verify", () => {
       assert.strictEqual(w.shelf.calls, 4);
     }),
   );
+  it.effect("--newest: the newest of the ledger that is not forgotten, or of a prefix", () =>
+    Effect.gen(function* () {
+      const w = world();
+      const none = yield* qbackup(w, ["verify", "--newest"]);
+      assert.deepStrictEqual([none.code, none.out], [2, ""]);
+      assert.match(none.text, /the ledger knows no archive that was sent through net/);
+      // In another order than they were made in, as a rebuilt ledger may have them.
+      keep(w, "a-2.backup", small, { at: "2026-02-02T00:00:00Z" });
+      keep(w, "a-1.backup", small, { at: "2026-02-01T00:00:00Z" });
+      keep(w, "b-3.backup", other, { at: "2026-02-03T00:00:00Z" });
+      keep(w, "not-ours.backup", other, { at: "2026-02-05T00:00:00Z", known: false });
+      const { session } = keep(w, "b-4.backup", other, { at: "2026-02-04T00:00:00Z" });
+      w.disk.audits.set(session, { forgotten: "2026-02-04T01:00:00Z" });
+      const newest = (...args: ReadonlyArray<string>) =>
+        Effect.map(qbackup(w, ["verify", "--newest", ...args]), ({ out, text }) => out || text);
+      assert.match(yield* newest(), /^b-3\.backup: verified\n/);
+      assert.match(yield* newest("a-"), /^a-2\.backup: verified\n/);
+      assert.match(yield* newest("c-"), /no archive whose name begins with c-/);
+    }),
+  );
   it.effect("through a link that breaks at every block", () =>
     Effect.gen(function* () {
       const w = world();

@@ -622,8 +622,10 @@ describe("one definition of each command", () => {
       }
     }),
   );
-  it("the README's commands and flags are there", () => {
-    const readme = fs.readFileSync("README.md", "utf8");
+  it("the documents' commands and flags are there", () => {
+    const readme = ["README.md", "docs/usage.md", "docs/installation.md", "docs/troubleshooting.md"]
+      .map((file) => fs.readFileSync(file, "utf8"))
+      .join("\n");
     for (const [code, meaning] of Object.values(exitCodes))
       assert.include(readme.replaceAll("`", ""), `| ${code} | ${meaning} |`);
     const names = commands.map(({ name }) => name);

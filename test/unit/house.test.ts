@@ -263,7 +263,7 @@ const innocent: ReadonlyArray<readonly [file: string, text: string]> = [
   [dom0, "/**\n * It cannot be told (docs/qubes.md, What it does not\n * notice).\n */"],
   [dom0, "// It cannot be told (docs/qubes.md, What it\n// does not notice)."],
   [dom0, "// Both are in docs/qubes.md: see there. The same in README.md."],
-  [dom0, '// See "Set-up" in README.md, and RFC 8032, section 7.1.'],
+  [dom0, '// See "Schedule" in README.md, and RFC 8032, section 7.1.'],
   [dom0, "// A contract of services; the story's seed; trapped; designed; a section."],
   [dom0, 'const a = "trap 3, the contract, section 1";'],
   ["Makefile", "# See README.md.\nall:\n\ttrap 'exit 1' INT"],

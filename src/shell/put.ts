@@ -192,7 +192,10 @@ export const put = Effect.fnUntraced(function* (
   const late = yield* standing(store, place, session, true);
   if (late !== undefined) return yield* voice.say({ type: "stored", ...late });
 
-  yield* rehearse(store, place, session);
+  // Whoever is refused here does not come back with it.
+  yield* Effect.tapError(rehearse(store, place, session), () =>
+    Effect.ignore(discard(store, session)),
+  );
   const upload = yield* Effect.raceFirst(openUpload(store, session, room), voice.watch);
   const stored = yield* Effect.gen(function* () {
     yield* keepKey(store);

@@ -40,8 +40,8 @@ const tree = (dir: string, inside = ""): ReadonlyArray<string> =>
       const kind = mode & fs.constants.S_IFMT;
       const is = [name, mode.toString(8), uid, gid];
       if (kind === fs.constants.S_IFDIR) {
-        // Uploads come and go below .qbackup, which changes the time of its directories.
-        const when = name.includes(".qbackup") ? 0 : mtimeMs;
+        // Uploads come and go below .qbackup, and before each one the commit is tried beside the archives.
+        const when = /(^|\/)store(\/|$)|\.qbackup/.test(name) ? 0 : mtimeMs;
         return [[...is, when].join(" "), ...tree(dir, name)];
       }
       const content =

@@ -70,10 +70,10 @@ const again = async (store: string, acked: number): Promise<string | undefined> 
   return undefined;
 };
 
-/** What a dead call left goes with the first upload after two hours. */
+/** What a dead call left goes with the first upload after a day. */
 const cleaned = async (store: string, kept: Parcel): Promise<string | undefined> => {
   const incoming = path.join(store, ".qbackup/incoming");
-  const long = Date.now() / 1000 - 3 * 3600;
+  const long = Date.now() / 1000 - 25 * 3600;
   for (const name of below(incoming)) fs.utimesSync(path.join(incoming, name), long, long);
   const third = { ...parcel, name: "b.backup", session: sessionOf(3) };
   await put(serve(store, command(third)), third, {

@@ -96,7 +96,7 @@ describe("a thousand abandoned uploads", () => {
     };
     const alone = await latency(1);
     const incoming = path.join(store, ".qbackup/incoming");
-    const long = Date.now() / 1000 - 3 * 3600;
+    const long = Date.now() / 1000 - 25 * 3600;
     for (let n = 0; n < 1000; n++) {
       const session = sessionOf(0xf0000 + n);
       for (const name of [session, `${session}.digests`]) {

@@ -45,6 +45,7 @@ export const nodeInvocation = (ahead?: number): Layer.Layer<Invocation> =>
         end: Effect.suspend(() => (sink ??= stdout()).end),
       },
       watched: process.stderr.isTTY,
+      ...(process.stdout.isTTY ? { columns: process.stdout.columns } : {}),
       entropy: (bytes) => randomBytes(bytes),
     };
   });

@@ -14,6 +14,8 @@ export class Invocation extends Context.Service<
     readonly stdout: Sink;
     /** A person looks on: what goes wrong need not be told anywhere else. */
     readonly watched?: boolean;
+    /** How wide stdout is, where it is a terminal. */
+    readonly columns?: number;
     /** The kernel's random bytes: session ids and keys come from here, never from a seeded generator. */
     readonly entropy: (bytes: number) => Uint8Array;
   }

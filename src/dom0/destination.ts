@@ -90,6 +90,17 @@ export const startDestination = Effect.fnUntraced(function* (options: {
     );
   }
   const running = power === "on";
+  // Before anything is noted of it. A run has looked at all qubes anyway.
+  if (!running && options.power === undefined) {
+    const all = yield* fromQubes(qubes.list);
+    if (!all.some(({ name }) => name === destination)) {
+      return yield* failed(
+        "usage",
+        `the destination qube does not exist: ${destination}`,
+        "qvm-ls lists the qubes",
+      );
+    }
+  }
   const adopted = left?.started === true && left.destination === destination;
   if (left?.started === true && !adopted) {
     yield* reporter.say("warning", line`a killed run left ${left.destination} running`);

@@ -13,13 +13,9 @@ export interface Known {
   readonly audit: Audit;
 }
 
-/**
- * The ledger's archives behind this qube, by name; of two lines for one name the later counts. `sound`
- * is false where lines are lost or were changed: what is known is then not all, or not certain.
- */
-export const knownArchives = Effect.fnUntraced(function* (destination: string) {
-  const ledger = yield* Ledger;
-  const { damaged, lines, unlinked } = yield* inLedger(ledger.chain);
+/** The ledger's lines, and whether they are all there and unchanged; says which are not. */
+export const looked = Effect.gen(function* () {
+  const { damaged, lines, unlinked } = yield* inLedger((yield* Ledger).chain);
   const { say } = yield* Reporter;
   if (damaged.length > 0) {
     yield* say("warning", line`the ledger's lines cannot all be read: ${damaged.join(", ")}`);
@@ -30,6 +26,16 @@ export const knownArchives = Effect.fnUntraced(function* (destination: string) {
       line`the ledger was changed: lines that do not follow the one before: ${unlinked.join(", ")}`,
     );
   }
+  return { lines, sound: damaged.length === 0 && unlinked.length === 0 };
+});
+
+/**
+ * The ledger's archives behind this qube, by name; of two lines for one name the later counts. `sound`
+ * is false where lines are lost or were changed: what is known is then not all, or not certain.
+ */
+export const knownArchives = Effect.fnUntraced(function* (destination: string) {
+  const ledger = yield* Ledger;
+  const { lines, sound } = yield* looked;
   const audits = yield* inLedger(ledger.audits);
   const known = new Map<string, Known>();
   for (const { entry } of lines) {
@@ -37,7 +43,7 @@ export const knownArchives = Effect.fnUntraced(function* (destination: string) {
     if (entry.destination !== destination || manifest === undefined) continue;
     known.set(entry.name, { entry, manifest, audit: audits.get(entry.session) ?? {} });
   }
-  return { known, sound: damaged.length === 0 && unlinked.length === 0 };
+  return { known, sound };
 });
 
 /** Whatever else was found, this is not to be passed over. */

@@ -11,6 +11,7 @@ import { destinationFor, startDestination, takeLock } from "./destination.ts";
 import { failed } from "./failure.ts";
 import { keepRunning, to } from "./flags.ts";
 import { fromPaper } from "./head.ts";
+import { looked, unsound } from "./known.ts";
 import { note } from "./noted.ts";
 import { checkReceipt, currentHead, inLedger } from "./record.ts";
 import { type Archive, fetchRecord, listArchives, type Vouched, withinADay } from "./remote.ts";
@@ -28,6 +29,8 @@ const describe = ({ entry, number }: Line): string =>
   `line ${number}, ${minute(entry.finished)}, ${entry.name}`;
 
 const head = Effect.gen(function* () {
+  // A head on paper would vouch for what was lost.
+  if (!(yield* looked).sound) return yield* unsound;
   const current = yield* currentHead;
   if (current === undefined) return yield* failed("usage", "the ledger is empty: it has no head");
   yield* print(`${current.head}\n${describe(current.last)}\n`);

@@ -1,8 +1,9 @@
 /** What lies on the server, held against dom0's own ledger. */
 import { Effect } from "effect";
+import { Invocation } from "#services/Invocation";
 import { type Audit, Ledger } from "#services/Ledger";
 import { Reporter } from "#services/Reporter";
-import { humanSize } from "#src/wire/format";
+import { humanSize, localMinute } from "#src/wire/format";
 import { blockSize } from "#src/wire/frames";
 import { parseReceipt } from "#src/wire/manifest";
 import { isPrefix, type Prefix, printable } from "#src/wire/names";
@@ -138,23 +139,33 @@ const lastRead = ({ audited, size, unread, verified }: Row): string =>
         ? "-"
         : day(verified);
 
-const table = (rows: ReadonlyArray<Row>): string =>
-  columns([
+/** After a rebuild only the qubes' numbers in the archive are known, which a restore does not take. */
+const qubesOf = ({ proof, qubes }: Row): string =>
+  proof === "rebuilt" ? `${qubes.length} qubes` : printable(qubes.join(" "), 60);
+
+/** A line for each; on a terminal that is too narrow for that, two. */
+const table = (rows: ReadonlyArray<Row>, width = Infinity): string => {
+  const [head, ...cells] = [
     ["NAME", "STORED", "SIZE", "PROOF", "READ BACK", "QUBES"],
     ...rows.map((row) => [
       row.name,
-      row.stored.slice(0, 16).replace("T", " "),
+      localMinute(row.stored),
       humanSize(row.size),
       row.proof,
       lastRead(row),
-      printable(row.qubes.join(" "), 60),
+      qubesOf(row),
     ]),
-  ]);
+  ];
+  const whole = columns([head!, ...cells]);
+  if (whole.split("\n").every((text) => text.length <= width)) return whole;
+  const details = columns([head!, ...cells].map(([, ...rest]) => ["", ...rest])).split("\n");
+  return [head!, ...cells].map(([name], i) => `${name}\n${details[i]!.slice(0, width)}\n`).join("");
+};
 
 export const list = Effect.fnUntraced(function* (options: ListOptions) {
   const { prefix = "" } = options;
   if (prefix !== "" && !isPrefix(prefix)) {
-    return yield* failed("usage", "that is not the beginning of a name");
+    return yield* failed("usage", "not a valid archive name prefix");
   }
   const destination = yield* destinationFor(options.to);
   const { say } = yield* Reporter;
@@ -189,7 +200,25 @@ export const list = Effect.fnUntraced(function* (options: ListOptions) {
       ...readBack(audit),
     }));
   const all = [...rows, ...missing].sort((a, b) => (a.name < b.name ? -1 : 1));
-  yield* print(options.json ? `${JSON.stringify(all, undefined, 2)}\n` : table(all));
+  const width = (yield* Invocation).columns;
+  yield* print(options.json ? `${JSON.stringify(all, undefined, 2)}\n` : table(all, width));
+  if (all.length === 0 && prefix !== "") {
+    return yield* failed(
+      "usage",
+      `no archive on the server has a name that begins with ${prefix}`,
+      "qbackup list shows all names",
+    );
+  }
+  if (known.size === 0 && all.some(({ proof }) => proof === "unknown")) {
+    yield* say(
+      "warning",
+      line`the ledger in ${(yield* Ledger).place} has nothing that went through ${destination}: it is new here, or was lost`,
+    );
+    yield* say(
+      "hint",
+      line`bring back its copy; or, if it was lost, qbackup ledger rebuild -t ${destination}`,
+    );
+  }
   for (const { name, note, proof } of all) {
     if (note !== undefined) yield* say("warning", line`${name} is ${proof}: ${note}`);
   }

@@ -220,6 +220,17 @@ export const restore = Effect.fnUntraced(function* (asked: RestoreOptions) {
   }
   // A rebuilt line has ids for names.
   const rebuilt = known?.entry.rebuilt === true;
+  const numbers = rebuilt ? known.entry.qubes.map((qube) => qube.name) : [];
+  const asNumber = [...options.qubes, ...options.exclude].filter(
+    (qube) => qube !== "dom0" && numbers.includes(qube),
+  );
+  if (asNumber.length > 0) {
+    return yield* failed(
+      "usage",
+      `${listed(asNumber)}: a rebuilt ledger knows the qubes' numbers in the archive, and no names`,
+      "give the names that the qubes had, or none to restore all; with --verify-only it lists them",
+    );
+  }
   const chosen = known === undefined || rebuilt ? undefined : yield* choose(options, known.entry);
   const session = Buffer.from((yield* Invocation).entropy(16)).toString("hex") as Session;
   yield* startDestination({ destination, session, keepRunning: options.keepRunning });

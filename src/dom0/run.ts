@@ -23,6 +23,7 @@ import { keepRunning, month, passphraseFile, qubesTimeout, to } from "./flags.ts
 import { closeTo } from "./near.ts";
 import { settingsFor, startDestination, takeLock } from "./destination.ts";
 import { checkReceipt, complete, inLedger, remark } from "./record.ts";
+import { looked, unsound } from "./known.ts";
 import { settle } from "./settle.ts";
 import { openUpload, type Upload } from "./upload.ts";
 
@@ -423,6 +424,7 @@ export const run = Effect.fnUntraced(
       if (doubt !== undefined) yield* reporter.say("warning", line`${doubt}`);
     }
     yield* takeLock;
+    if (!(yield* looked).sound) yield* reporter.say("hint", unsound.hint!);
 
     yield* notifier.notify("low", "Backup started", `Through ${destination}`);
     const recovered = yield* qvmBackup.recover.pipe(

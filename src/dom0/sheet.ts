@@ -8,6 +8,7 @@ import { printable } from "#src/wire/names";
 import { command } from "./command.ts";
 import { destinationFor } from "./destination.ts";
 import { to } from "./flags.ts";
+import { looked } from "./known.ts";
 import { currentHead, inLedger } from "./record.ts";
 import { print } from "./visit.ts";
 
@@ -37,14 +38,21 @@ export const recoverySheet = Effect.fnUntraced(function* (options: {
   const key = yield* inLedger(ledger.pinned(destination));
   const current = yield* currentHead;
   const audits = yield* inLedger(ledger.audits);
-  const latest = new Map<string, Entry>();
-  for (const entry of entries) {
+  yield* looked;
+  // Newest first: each that has a qube, or a prefix, which no newer one has.
+  const seen = new Set<string>();
+  const latest: Array<Entry> = [];
+  for (const entry of entries.toReversed()) {
     if (entry.destination !== destination) continue;
-    if (audits.get(entry.session)?.forgotten !== undefined) continue;
-    latest.delete(entry.asked.prefix);
-    latest.set(entry.asked.prefix, entry);
+    const audit = audits.get(entry.session);
+    if (audit?.forgotten ?? audit?.failed ?? audit?.undecryptable) continue;
+    const news = entry.qubes.map(({ name }) => `qube ${name}`);
+    if (entry.rebuilt === true || news.length === 0) news.push(`prefix ${entry.asked.prefix}`);
+    if (news.every((one) => seen.has(one))) continue;
+    for (const one of news) seen.add(one);
+    latest.push(entry);
   }
-  const shown = [...latest.values()].slice(-most).reverse();
+  const shown = latest.slice(0, most);
   const [name = "NAME"] = shown.map((entry) => entry.name as string);
   const now = DateTime.formatIso(yield* DateTime.now);
   yield* print(
@@ -67,7 +75,9 @@ export const recoverySheet = Effect.fnUntraced(function* (options: {
       `   its key: ${key === undefined ? "not seen yet" : fingerprint(key)}`,
       `   the ledger's head: ${current?.head ?? "no run yet"}`,
       "",
-      `3  The latest archives${latest.size > most ? ` (of ${latest.size} prefixes)` : ""}:`,
+      latest.length > most
+        ? `3  The newest archives of ${most}, and ${latest.length - most} more that hold the newest of some qube:`
+        : "3  The newest archive of each qube:",
       "",
       ...(shown.length === 0 ? ["   none yet"] : shown.flatMap(archiveLines)),
       "",

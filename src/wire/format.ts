@@ -20,3 +20,10 @@ export const humanDuration = (seconds: number): string => {
   const two = (n: number) => `${n}`.padStart(2, "0");
   return `${Math.floor(whole / 3600)}:${two(Math.floor(whole / 60) % 60)}:${two(whole % 60)}`;
 };
+
+/** `2026-01-31 05:00` in local time, as the names of archives have it; of an instant in UTC. */
+export const localMinute = (instant: string): string => {
+  const at = new Date(instant);
+  const two = (n: number) => `${n}`.padStart(2, "0");
+  return `${at.getFullYear()}-${two(at.getMonth() + 1)}-${two(at.getDate())} ${two(at.getHours())}:${two(at.getMinutes())}`;
+};

@@ -136,6 +136,7 @@ export const qbackup = Effect.fnUntraced(function* (
     readonly seed?: number;
     readonly far?: Parameters<typeof inProcessQrexec>[0];
     readonly within?: Duration.Input;
+    readonly columns?: number;
     readonly tools?: Layer.Layer<QvmBackup | QvmRestore>;
   } = {},
 ) {
@@ -147,7 +148,7 @@ export const qbackup = Effect.fnUntraced(function* (
     Effect.provide(
       Layer.mergeAll(
         Layer.succeed(Invocation, {
-          args: [args[0]!, "-t", "net", ...args.slice(1)],
+          args: args.includes("-t") ? args : [args[0]!, "-t", "net", ...args.slice(1)],
           env: {},
           stdin: { read: () => Effect.die("stdin is read"), received: () => 0 },
           stdout: {
@@ -155,6 +156,7 @@ export const qbackup = Effect.fnUntraced(function* (
             end: Effect.void,
           },
           entropy: (n) => random.bytes(n),
+          ...(options.columns === undefined ? {} : { columns: options.columns }),
         }),
         memoryReporter(w.said),
         memoryNotifier(w.notes),

@@ -322,7 +322,7 @@ describe("what is said of a wrong command line", () => {
     [["-t", "net", "vault"], /the passphrase file is not set/],
     [["-t", "net", "-p", "/p", "-f", "../", "vault"], /prefix/],
     [["-t", "net", "-p", "/p", "-f", ".ssh/", "vault"], /prefix/],
-    [["list", "-t", "net", "../"], /not the beginning of a name/],
+    [["list", "-t", "net", "../"], /not a valid archive name prefix/],
   ] as const)("%j is refused by the command itself", ([args, text]) =>
     Effect.map(refusal(args), ({ error, hint }) => {
       assert.match(error, text);
@@ -347,8 +347,13 @@ it.effect.each([
     assert.match(notes[0]!.summary, /exit code 2/);
   }),
 );
-it.effect("of another command that is refused, nobody hears but who called it", () =>
-  Effect.map(cli(["list", "--windw=64"]), ({ notes }) => assert.deepStrictEqual(notes, [])),
+it.effect("of another command that is refused, too, where no terminal looks on", () =>
+  Effect.map(cli(["list", "--windw=64"]), ({ notes }) =>
+    assert.deepStrictEqual(
+      notes.map(({ summary }) => summary),
+      ["qbackup list failed (exit code 2)"],
+    ),
+  ),
 );
 
 describe("a first word that is no command", () => {

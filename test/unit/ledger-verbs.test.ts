@@ -1,8 +1,10 @@
 /** The ledger's own verbs: its head on paper, what was done to it since, a lost one rebuilt; the sheet. */
 import { assert, describe, it } from "@effect/vitest";
-import { Effect } from "effect";
+import { Effect, Layer } from "effect";
 import { parseLedger } from "#layers/FileLedger";
 import { Ledger } from "#services/Ledger";
+import { QvmBackup } from "#services/QvmBackup";
+import { QvmRestore } from "#services/QvmRestore";
 import { keyOf } from "#test/support/peer";
 import { anArchive, keep, qbackup, server, world } from "#test/support/readback";
 
@@ -133,7 +135,7 @@ describe("ledger rebuild", () => {
       assert.strictEqual(entries[0]!.asked.prefix, "a-");
       const list = yield* qbackup(w, ["list"]);
       assert.strictEqual(list.code, 0);
-      assert.match(list.out, /^a-2026-01-31T0400.backup .* rebuilt +- +vm2 vm3$/m);
+      assert.match(list.out, /^a-2026-01-31T0400.backup .* rebuilt +- +2 qubes$/m);
       const verify = yield* qbackup(w, ["verify", names[0]!]);
       assert.strictEqual(verify.code, 0, verify.text);
       assert.match(verify.out, /is the server's word: the ledger was rebuilt/);
@@ -257,11 +259,63 @@ describe("ledger rebuild", () => {
   );
 });
 
+describe("a ledger that is not what it was", () => {
+  it.effect("lost: list says so, and what brings it back", () =>
+    Effect.gen(function* () {
+      const w = full();
+      w.disk.text = "";
+      const { code, text } = yield* qbackup(w, ["list"]);
+      assert.strictEqual(code, 0, text);
+      assert.match(text, /^warning: the ledger in .* has nothing that went through net: .* lost$/m);
+      assert.match(text, /^hint: .*qbackup ledger rebuild -t net$/m);
+    }),
+  );
+  it.effect("damaged: no head for the paper, and the sheet says so", () =>
+    Effect.gen(function* () {
+      const w = full();
+      const lines = w.disk.text.split("\n");
+      w.disk.text = [lines[0], ...lines.slice(2)].join("\n");
+      const head = yield* qbackup(w, ["ledger", "head"]);
+      assert.strictEqual(head.code, 6, head.text);
+      assert.strictEqual(head.out, "");
+      assert.match(head.text, /error: the ledger was damaged[^]*hint: .*qbackup ledger rebuild/);
+      const sheet = yield* qbackup(w, ["recovery-sheet"]);
+      assert.match(sheet.text, /warning: the ledger was changed/);
+    }),
+  );
+  it.effect("rebuilt: qubes have no names, and their numbers are not taken for such", () =>
+    Effect.gen(function* () {
+      const w = full();
+      w.disk.text = "";
+      assert.strictEqual((yield* qbackup(w, ["ledger", "rebuild"])).code, 0);
+      const list = yield* qbackup(w, ["list"]);
+      assert.match(list.out, /^a-\S+ .* rebuilt .* 2 qubes$/m);
+      for (const args of [["vm3"], ["--exclude", "vm2"]]) {
+        const refused = yield* qbackup(w, ["restore", "-p", "/pass", names[0]!, ...args], {
+          tools: Layer.mergeAll(
+            Layer.mock(QvmBackup, {
+              checkPassphrase: (path: string) => Effect.succeed({ path, warning: undefined }),
+            } as never),
+            Layer.mock(QvmRestore, {}),
+          ),
+        });
+        assert.strictEqual(refused.code, 2, refused.text);
+        assert.match(refused.text, /error: vm[23]: a rebuilt ledger knows .* no names/);
+        assert.match(refused.text, /hint: give the names that the qubes had/);
+      }
+    }),
+  );
+});
+
 describe("recovery-sheet", () => {
   it.effect("is one page with what a restore needs, and asks no server", () =>
     Effect.gen(function* () {
       const w = full();
-      for (let i = 0; i < 12; i++) keep(w, `p${String.fromCharCode(97 + i)}-2026.backup`, small);
+      for (let i = 0; i < 15; i++) {
+        keep(w, `p${String.fromCharCode(97 + i)}-2026.backup`, small, {
+          qubes: [{ name: `q${i}`, qid: 20 + i }],
+        });
+      }
       keep(w, names[0]!, small, { at: "2026-05-05T05:05:05Z" });
       const { code, out } = yield* qbackup(w, ["recovery-sheet"]);
       assert.strictEqual(code, 0);
@@ -279,7 +333,7 @@ describe("recovery-sheet", () => {
         "2026-05-05 05:05 UTC",
         "qbackup restore",
         "qbackup-recover",
-        "of 16 prefixes",
+        "8 more that hold the newest of some qube",
       ])
         assert.include(out, part);
       assert.strictEqual(out.split("tree hash").length - 1, 9);
@@ -287,6 +341,25 @@ describe("recovery-sheet", () => {
       assert.strictEqual(w.shelf.calls, 0);
       const empty = yield* qbackup(world(), ["recovery-sheet"]);
       assert.match(empty.out, /no run yet/);
+    }),
+  );
+  it.effect("has the newest archive of every qube, also of jobs without a prefix", () =>
+    Effect.gen(function* () {
+      const w = world();
+      const job = (name: string, ...qubes: ReadonlyArray<string>) =>
+        keep(w, name, small, { qubes: qubes.map((qube, i) => ({ name: qube, qid: 2 + i })) });
+      job("2026-01-01T0400.backup", "vault", "net");
+      job("2026-01-02T0400.backup", "vault");
+      job("2026-01-03T0400.backup", "dom0");
+      const bad = job("2026-01-04T0400.backup", "vault");
+      w.disk.audits.set(bad.session, { undecryptable: "2026-01-05T00:00:00Z" });
+      job("2026-01-05T0400.backup", "tpl", "net");
+      const { out } = yield* qbackup(w, ["recovery-sheet"]);
+      assert.deepStrictEqual(out.match(/^ {3}2026-01-0\d(?=T0400\.backup$)/gm), [
+        "   2026-01-05",
+        "   2026-01-03",
+        "   2026-01-02",
+      ]);
     }),
   );
 });

@@ -16,6 +16,7 @@ import {
 import { framed, keyOf, type Lies, peer } from "#test/support/peer";
 import { archiveOf } from "#test/support/archive";
 import { rng } from "#test/support/random";
+import { localMinute } from "#src/wire/format";
 import { line } from "#src/wire/shown";
 
 const mib = 1_048_576;
@@ -477,6 +478,33 @@ describe("what could not be read", () => {
 });
 
 describe("list", () => {
+  it.effect("of names that nobody has, or through a qube that does not exist: exit 2", () =>
+    Effect.gen(function* () {
+      const w = world();
+      keep(w, "a.backup", small);
+      const none = yield* qbackup(w, ["list", "zzz"]);
+      assert.strictEqual(none.code, 2, none.text);
+      assert.match(none.text, /error: no archive .* begins with zzz\nhint: qbackup list/);
+      const typo = yield* qbackup(w, ["list", "-t", "nett"]);
+      assert.strictEqual(typo.code, 2, typo.text);
+      assert.match(typo.text, /error: the destination qube does not exist: nett$/m);
+      // Nothing is left that the next run would put right.
+      const next = yield* qbackup(w, ["list"]);
+      assert.notMatch(next.text, /killed run/);
+    }),
+  );
+  it.effect("fits a narrow terminal, and has one line for each archive elsewhere", () =>
+    Effect.gen(function* () {
+      const w = world();
+      keep(w, "appvms/nightly-2026-01-31T0500.backup", small, { at: "2026-01-31T04:00:00Z" });
+      const at = localMinute("2026-01-31T04:00:00Z");
+      const wide = (yield* qbackup(w, ["list"])).out;
+      assert.match(wide, new RegExp(`^appvms/\\S+ +${at} .* proven .* work mail$`, "m"));
+      const narrow = (yield* qbackup(w, ["list"], { columns: 80 })).out;
+      assert.match(narrow, new RegExp(`^appvms/\\S+backup\n  +${at} .* proven .* work mail$`, "m"));
+      for (const text of narrow.split("\n")) assert.isAtMost(text.length, 80);
+    }),
+  );
   it.effect("sees what the server's own list gives away, and says what it is", () =>
     Effect.gen(function* () {
       const w = world();

@@ -224,6 +224,8 @@ describe("the order of members", () => {
     assert.strictEqual(of("dom0-home"), "unexpected-qube");
     assert.strictEqual(of("vm1", "dom0-home", "vm2"), "missing-qube");
     assert.strictEqual(of(), "unexpected-qube");
+    const two = walk([...heads, one], { expected: new Set(["vm1", "vm2", "vm3"]) });
+    assert.strictEqual((two as ArchiveFault).detail, "the archive has nothing of vm2, vm3");
   });
 });
 
@@ -389,6 +391,7 @@ describe("a tar header", () => {
   it("the first one says whether it is an archive at all", () => {
     const bent = tarHeader("backup-header", "0", 5, (h) => (h[345] = 1));
     assert.strictEqual(found([bent]), "not-an-archive");
+    assert.strictEqual(detail([bent]), "this is no Qubes backup");
     assert.strictEqual(
       found([tarHeader("backup-header", "x", 512), Buffer.alloc(512)]),
       "tar-header",
@@ -479,6 +482,8 @@ describe("an extended header", () => {
       "11 mtime=1\n\n",
       "11 mtime=1\n\0",
       "11 mtime=1\n11 mtime=1",
+      // As long as the record behind it, and so easily taken for it.
+      "11 path=ab\n11 mtime=1\n",
     ]) {
       assert.strictEqual(says(text), "tar-header", JSON.stringify(text));
     }
@@ -600,6 +605,12 @@ describe("what is skipped", () => {
     assert.strictEqual(w.offset, Buffer.concat(heads).length + 1536 + 200);
     assert.isUndefined(w.push(one.subarray(1536 + 200)));
     assert.deepStrictEqual(w.finish(), walk([...heads, one]));
+  });
+  it("a fault is not forgotten where everything before it was well", () => {
+    const w = new Walk(small);
+    const fault = w.push(Buffer.concat([...heads, one, tarHeader("vm1/x", "0", 200)]));
+    assert.strictEqual(fault?.fault, "unknown-member");
+    assert.strictEqual(w.finish(), fault);
   });
   it("is nothing after a fault, which stays the one that it was", () => {
     const w = begun();

@@ -144,6 +144,13 @@ describe("lines of replies", () => {
       assert.strictEqual(read(10), 0);
       assert.deepStrictEqual(got, [...tail]);
     }
+    // No more is waited for than was asked for: three bytes are held, five are still wanted.
+    const slow = source(Buffer.concat([Buffer.from(alive), tail]), alive.length + 3);
+    const behind = replies(slow, () => Effect.void);
+    assert.strictEqual(run(behind.next)?.type, "alive");
+    const left = slow.left();
+    assert.strictEqual(run(behind.rest.read(new Uint8Array(100), 8)), 3 + alive.length + 3);
+    assert.strictEqual(slow.left(), left - alive.length - 3);
     const from = source(Buffer.concat([Buffer.from(alive), tail]));
     const { next, rest } = replies(from, () => Effect.void);
     assert.strictEqual(run(next)?.type, "alive");

@@ -246,7 +246,7 @@ wide_acceptenv() {
 }
 
 # An sshd that lets only some accounts in has to know this one.
-let_in() {
+named_accounts() {
 	awk -v user="$user" '
 		function like(pattern) {
 			sub(/@.*/, "", pattern); gsub(/[.+]/, "\\\\&", pattern); gsub(/\*/, ".*", pattern); gsub(/\?/, ".", pattern)
@@ -276,7 +276,7 @@ sshd_part() {
 		fail "$dropin was removed again, and nothing else was changed"
 	fi
 	wide_acceptenv
-	let_in
+	named_accounts
 	rm -f "$former"
 	say "sshd accepts $dropin, and all of it is in force"
 }

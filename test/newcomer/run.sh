@@ -65,7 +65,9 @@ base() {
 		cp /usr/bin/node "$tmp/$1.new/usr/bin/node"
 		mkdir -p "$tmp/$1.new/usr/lib/node_modules"
 		cp -a "$(npm root -g)/npm" "$tmp/$1.new/usr/lib/node_modules/"
-		ln -s ../lib/node_modules/npm/bin/npm-cli.js "$tmp/$1.new/usr/bin/npm"
+		for name in npm npx; do
+			ln -s "../lib/node_modules/npm/bin/$name-cli.js" "$tmp/$1.new/usr/bin/$name"
+		done
 		;;
 	*) packages="$packages nodejs npm" ;;
 	esac

@@ -5,6 +5,7 @@ import * as path from "node:path";
 
 export interface Programs {
   readonly dir: string;
+  /** PATH has these and the system's own; of Qubes, only what was added is in it, in a dom0 too. */
   readonly env: Readonly<Record<string, string | undefined>>;
   /** Writes an executable; one that begins with `#!` is taken as it is, others are for sh. */
   readonly add: (name: string, text: string) => void;
@@ -12,11 +13,29 @@ export interface Programs {
   readonly remove: () => void;
 }
 
+/** What must not be found, nor called, where a test has not made it. */
+const ofQubes = /^(qvm-|qubesd-|qrexec-|notify-send$)/;
+const system = ["/usr/bin", "/bin"];
+
+/** Where the system's programs are found without those of Qubes: links, where it has any of them. */
+const withoutQubes = (dir: string): string => {
+  const names = new Map(
+    system.flatMap((folder) => fs.readdirSync(folder).map((name) => [name, folder] as const)),
+  );
+  if (![...names.keys()].some((name) => ofQubes.test(name))) return system.join(":");
+  fs.mkdirSync(dir);
+  for (const [name, folder] of names) {
+    if (!ofQubes.test(name)) fs.symlinkSync(path.join(folder, name), path.join(dir, name));
+  }
+  return dir;
+};
+
 export const programs = (env: Record<string, string> = {}): Programs => {
   const dir = fs.mkdtempSync(path.join(os.tmpdir(), "qbackup-test-"));
+  const links = `${dir}.system`;
   return {
     dir,
-    env: { ...process.env, PATH: `${dir}:/usr/bin:/bin`, DIR: dir, ...env },
+    env: { ...process.env, PATH: `${dir}:${withoutQubes(links)}`, DIR: dir, ...env },
     add: (name, text) => {
       const script = text.startsWith("#!") ? text : `#!/bin/sh\n${text}\n`;
       fs.writeFileSync(path.join(dir, name), script, { mode: 0o755 });
@@ -25,7 +44,9 @@ export const programs = (env: Record<string, string> = {}): Programs => {
       const file = path.join(dir, name);
       return fs.existsSync(file) ? fs.readFileSync(file, "utf8") : "";
     },
-    remove: () => fs.rmSync(dir, { recursive: true, force: true }),
+    remove: () => {
+      for (const each of [dir, links]) fs.rmSync(each, { recursive: true, force: true });
+    },
   };
 };
 

@@ -10,9 +10,10 @@ store =
 quota =
 key =
 to =
+reloaded =
 sshd_config = /etc/ssh/sshd_config
 # Recipes take them from the environment, where a blank, a quote or a newline in them does no harm.
-export DESTDIR PREFIX user store quota key to sshd_config
+export DESTDIR PREFIX user store quota key to reloaded sshd_config
 
 bindir = "$$DESTDIR$$PREFIX/bin"
 unitdir = "$$DESTDIR$$PREFIX/lib/systemd/system"

@@ -1,7 +1,7 @@
 #!/bin/sh
 # What "make server", "make server-sshd" and their uninstall targets do. All that they are given comes
-# in the environment: DESTDIR, PREFIX, user, store, quota, key, and sshd_config, the file that sshd starts
-# from.
+# in the environment: DESTDIR, PREFIX, user, store, quota, key, reloaded, and sshd_config, the file that sshd
+# starts from.
 #
 # The order is the point: first the sshd drop-in, tried against what sshd really makes of it; then sshd
 # reads it; then the account. So there is no moment at which the account can log in without it.
@@ -281,8 +281,10 @@ sshd_part() {
 	say "sshd accepts $dropin, and all of it is in force"
 }
 
-# Makes a running sshd read its configuration, which was tried before.
+# Makes a running sshd read its configuration, which was tried before. Which of those that are running
+# it is may be impossible to tell: then no key is let in until somebody says so.
 reload() {
+	untold=
 	if [ "$sshd_config" = /etc/ssh/sshd_config ]; then
 		for unit in ssh sshd; do
 			if systemctl is-active --quiet "$unit.service" 2>/dev/null; then
@@ -304,6 +306,11 @@ reload() {
 			;;
 		esac ;;
 	esac
+	for process in /proc/[0-9]*; do
+		case $(tr '\0' ' ' 2>/dev/null <"$process/cmdline") in
+		/*/sshd\ * | sshd:*\[listener\]*) [ ! "$process/root" -ef / ] || untold="$untold ${process#/proc/}" ;;
+		esac
+	done
 	say 'If an sshd is running, make it read its configuration now: systemctl reload ssh || systemctl reload sshd'
 }
 
@@ -356,6 +363,10 @@ let_in() {
 	if [ -z "$key" ]; then
 		[ -s "$file" ] || say "Next: the carrier's public key, one line: make server user=$user key='ssh-ed25519 ...'"
 		return
+	fi
+	if [ -n "$untold" ] && [ "$reloaded" != yes ] && ! grep -Fqsx -e "$key" "$file"; then
+		hint "kill -HUP the one of these that it is:$untold; then the same command with reloaded=yes"
+		fail "the key was not let in: an sshd is running, and whether it has read $dropin cannot be told"
 	fi
 	# shellcheck disable=SC2016 # It is the inner shell that expands.
 	runuser -u "$user" -- sh -c 'umask 077; mkdir -p "${1%/*}"; touch "$1"

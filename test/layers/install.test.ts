@@ -84,6 +84,14 @@ const targets: ReadonlyArray<
   ["server-aa", [], ["644 /etc/apparmor.d/qbackup-shell"]],
 ];
 
+it("no function of a script is defined twice: sh would take the second one without a word", () => {
+  for (const name of fs.readdirSync("install").filter((file) => !/\.(?:1|bash)$/.test(file))) {
+    const text = fs.readFileSync(path.join("install", name), "utf8");
+    const defined = [...text.matchAll(/^([a-z_]+)\(\) [({]/gm)].map(([, each]) => each);
+    assert.deepStrictEqual(defined, [...new Set(defined)], name);
+  }
+});
+
 describe("staged", () => {
   it.each(targets)(
     "%s installs its files, whatever the umask, and takes them away",
@@ -510,10 +518,22 @@ describe("sshd", unless(noSshd), () => {
       assert.strictEqual(entry(), before);
       assert.include(fs.readFileSync(at.dropIn, "utf8"), `ForceCommand ${shell} `);
 
-      const ssh = `/home/${user}/.ssh`;
-      fs.mkdirSync(ssh, { mode: 0o700 });
-      fs.copyFileSync(at.at("key.pub"), path.join(ssh, "authorized_keys"));
-      execFileSync("chown", ["-R", user, ssh]);
+      // A key is let in only once sshd has read the drop-in: which sshd it is, this file says.
+      const keys = `/home/${user}/.ssh/authorized_keys`;
+      const key = fs.readFileSync(at.at("key.pub"), "utf8").trim();
+      fs.renameSync(at.at("pid"), at.at("pid.away"));
+      const untold = install(`key=${key}`);
+      assert.notStrictEqual(untold.status, 0, untold.text);
+      assert.match(untold.text, /the key was not let in: an sshd is running/);
+      assert.isFalse(fs.existsSync(keys));
+      fs.renameSync(at.at("pid.away"), at.at("pid"));
+      for (let times = 0; times < 2; times++) {
+        const letIn = install(`key=${key}`);
+        assert.strictEqual(letIn.status, 0, letIn.text);
+        assert.isBelow(letIn.text.indexOf("kill -HUP"), letIn.text.indexOf("lets the key in"));
+        assert.strictEqual(fs.readFileSync(keys, "utf8"), `${key}\n`);
+        assert.strictEqual(fs.statSync(keys).mode & 0o777, 0o600);
+      }
 
       const login = (...args: ReadonlyArray<string>) =>
         spawnSync(

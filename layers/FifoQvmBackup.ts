@@ -18,7 +18,7 @@ import * as Option from "effect/Option";
 import * as Schema from "effect/Schema";
 import * as fs from "node:fs";
 import * as path from "node:path";
-import { type Argv, child, type Env, run, signalGroup } from "#layers/Child";
+import { type Argv, child, collector, type Env, run, signalGroup } from "#layers/Child";
 import { fromFd } from "#layers/FdBytes";
 import { readPassphrase } from "#layers/Passphrase";
 import { BytesError, type Source } from "#services/Bytes";
@@ -97,7 +97,7 @@ const isQubeName = Schema.is(Qube.fields.name);
  * What comes after the options; a mistake here would make qvm-backup take its default set
  * (docs/qubes.md, Names and the default set).
  */
-const commandLine = ({ passphraseFile, qubes }: Plan, fifo: string) => {
+const commandLine = ({ compressFilter, passphraseFile, qubes }: Plan, fifo: string) => {
   const bad = qubes.find((name) => !isQubeName(name));
   const detail = !path.isAbsolute(passphraseFile)
     ? "the passphrase file's path is not absolute"
@@ -107,7 +107,12 @@ const commandLine = ({ passphraseFile, qubes }: Plan, fifo: string) => {
   if (detail !== undefined) {
     return Effect.fail(new QubesError({ doing: "name what to back up", detail }));
   }
-  const options = ["--yes", "--compress", "--passphrase-file", passphraseFile];
+  const options = [
+    "--yes",
+    ...(compressFilter === undefined ? ["--compress"] : ["--compress-filter", compressFilter]),
+    "--passphrase-file",
+    passphraseFile,
+  ];
   return Effect.succeed(["qvm-backup", ...options, fifo, ...new Set(qubes)]);
 };
 
@@ -353,8 +358,8 @@ export const fifoQvmBackup = (options: FifoOptions): Layer.Layer<QvmBackup> =>
             ...command,
           ] satisfies Argv,
           {
-            // stdout is a table for people. Descriptor 3 is its read end of the FIFO.
-            stdio: ["ignore", "ignore", "pipe", ends.guard],
+            // Descriptor 3 is its read end of the FIFO.
+            stdio: ["ignore", "pipe", "pipe", ends.guard],
             env,
             see,
             onSpawn: writeRecord,
@@ -376,6 +381,14 @@ export const fifoQvmBackup = (options: FifoOptions): Layer.Layer<QvmBackup> =>
           ),
         );
         it.proc.once("exit", ends.letGo);
+        // stdout is a table for people, and the only place that names a qube which makes all fail.
+        const rows = collector((row, whole) => whole && !row.includes("Backup will fail!"));
+        it.proc.stdout!.on("data", rows.push);
+        const unsavable = () =>
+          rows
+            .said()
+            .filter((row) => row.includes("Backup will fail!"))
+            .map((row) => `${row.split("|")[0]!.trim()} runs and keeps no snapshots: shut it down`);
 
         /** Nothing came for too long, although qvm-backup has exited. */
         const stuck = Effect.gen(function* () {
@@ -392,13 +405,29 @@ export const fifoQvmBackup = (options: FifoOptions): Layer.Layer<QvmBackup> =>
           received: ends.source.received,
           read: (into, atLeast) => Effect.raceFirst(ends.source.read(into, atLeast), stuck),
         };
-        return { archive, ended: it.ended, progress: () => ({ percent, shown }) };
+        const ended = Effect.map(it.ended, ({ code, said }) => ({
+          code,
+          said: code === 0 ? said : [...said, ...unsavable()],
+        }));
+        return { archive, ended, progress: () => ({ percent, shown }) };
       }),
 
       checkPassphrase: (file) => Effect.suspend(() => passphrase(path.resolve(file))),
+      compresses: (program) =>
+        run(["sh", "-c", `"$0" | "$0" -d`, program], {
+          input: sample,
+          limit: "30 seconds",
+          env,
+        }).pipe(
+          Effect.map(({ code, stdout }) => code === 0 && stdout === sample),
+          Effect.catch(() => Effect.succeed(false)),
+        ),
       recover: Effect.suspend(() => (busy ? Effect.succeed([]) : tidy)),
     };
   });
+
+/** To be compressed and back. */
+const sample = "Nothing of this may be lost on the way.\n".repeat(100);
 
 /** Bytes that are looked at; Python reads less at once. */
 const looksAt = 65_536;

@@ -3,7 +3,7 @@
  * - `ledger.jsonl`: a line for each finished run, each with the hash of the line before;
  * - `ledger.torn`: line ends that a crash tore, kept for the owner to look at;
  * - `ledger.damaged.N`: what a ledger was before it was mended, kept too;
- * - `unfinished.json`: the run under way;
+ * - `unfinished.json`: the run under way, and `reserve`, which keeps room for its end;
  * - `audits.json`: what came back of which archive, and when;
  * - `known_servers`: `QUBE KEY` lines as in ssh's known_hosts; the first match wins.
  *
@@ -14,7 +14,7 @@ import * as Layer from "effect/Layer";
 import * as Option from "effect/Option";
 import * as Schema from "effect/Schema";
 import * as Semaphore from "effect/Semaphore";
-import { createHash } from "node:crypto";
+import { createHash, randomBytes } from "node:crypto";
 import { constants, type Stats } from "node:fs";
 import * as fs from "node:fs/promises";
 import * as path from "node:path";
@@ -129,6 +129,11 @@ const reasons: Readonly<Record<string, string>> = {
 /** Thrown inside, with a finished sentence part. */
 class Refusal extends Error {}
 
+const absent = (cause: unknown) => {
+  if ((cause as NodeJS.ErrnoException).code === "ENOENT") return undefined;
+  throw cause;
+};
+
 const reason = (cause: unknown): string => {
   const { code, path: file } = cause as NodeJS.ErrnoException;
   const text = code === undefined ? undefined : reasons[code];
@@ -149,6 +154,36 @@ const vet = (what: string, stats: Stats): void => {
   }
 };
 
+/**
+ * Bytes kept free for the end of a run: its mark and its line hold its manifest, 150 bytes for each
+ * 100 MiB of the archive, and the mark is written anew beside the old one. Enough for some TiB.
+ */
+const reserved = 4 << 20;
+
+/** As ENOSPC, where only a part could be written. */
+class Full extends Refusal {}
+const isFull = (cause: unknown): boolean => {
+  const { code } = cause as NodeJS.ErrnoException;
+  return cause instanceof Full || code === "ENOSPC" || code === "EDQUOT";
+};
+
+/** Owner of what a user namespace does not map: nobody's, and no sign of a person. */
+const unmapped = 65_534;
+
+/** What is made above all that is there belongs to whoever runs this: not in somebody else's home. */
+const vetAbove = async (directory: string): Promise<void> => {
+  const me = process.getuid!();
+  for (let at = directory; ; at = path.dirname(at)) {
+    const { uid } = await fs.stat(at).catch(() => ({ uid: 0 }));
+    if (uid !== me && uid !== 0 && uid !== unmapped) {
+      throw new Refusal(
+        `${printable(directory)} would lie in a directory of user ${uid}, and this runs as ${me}: run qbackup as its owner, without sudo`,
+      );
+    }
+    if (at === path.dirname(at)) return;
+  }
+};
+
 /** More than this is no ledger of ours: some 100,000 runs. */
 const most = 1 << 28;
 
@@ -165,7 +200,10 @@ export const fileLedger = (directory: string): Layer.Layer<Ledger> =>
 
     /** The directory, open, for its fsync; undefined where there is none and none is to be made. */
     const withDirectory = async <A>(make: boolean, use: (dir: fs.FileHandle) => Promise<A>) => {
-      if (make) await fs.mkdir(directory, { recursive: true, mode: 0o700 });
+      if (make && (await fs.lstat(directory).catch(absent)) === undefined) {
+        await vetAbove(directory);
+        await fs.mkdir(directory, { recursive: true, mode: 0o700 });
+      }
       let dir: fs.FileHandle;
       try {
         dir = await fs.open(directory, O_RDONLY | O_DIRECTORY | O_NOFOLLOW);
@@ -200,11 +238,6 @@ export const fileLedger = (directory: string): Layer.Layer<Ledger> =>
       }
     };
 
-    const absent = (cause: unknown) => {
-      if ((cause as NodeJS.ErrnoException).code === "ENOENT") return undefined;
-      throw cause;
-    };
-
     const content = async (handle: fs.FileHandle, name: string) => {
       if ((await handle.stat()).size > most) {
         throw new Refusal(`${printable(file(name))} is too large: move it away`);
@@ -220,7 +253,39 @@ export const fileLedger = (directory: string): Layer.Layer<Ledger> =>
     /** In one call, so that a crash tears one line at most. */
     const writeAll = async (handle: fs.FileHandle, bytes: Buffer) => {
       const { bytesWritten } = await handle.write(bytes);
-      if (bytesWritten < bytes.length) throw new Refusal("the disk is full");
+      if (bytesWritten < bytes.length) throw new Full("the disk is full");
+    };
+
+    let holdsReserve = false;
+    const release = async () => {
+      if (holdsReserve) await fs.rm(file("reserve"), { force: true });
+      holdsReserve = false;
+    };
+    const hold = () =>
+      withDirectory(true, async (dir) => {
+        await fs.rm(file("reserve"), { force: true }); // of a run that was killed
+        holdsReserve = true;
+        try {
+          await withFile("reserve", O_WRONLY | O_CREAT | O_EXCL, async (handle) => {
+            // Random, for file systems that store zeros as holes.
+            await writeAll(handle, randomBytes(reserved));
+            await handle.sync();
+          });
+          await dir.sync();
+        } catch (cause) {
+          await release();
+          throw cause;
+        }
+      });
+    /** What must be written has the room that was kept for it. */
+    const atLast = async <A>(write: () => Promise<A>): Promise<A> => {
+      try {
+        return await write();
+      } catch (cause) {
+        if (!isFull(cause) || !holdsReserve) throw cause;
+        await release();
+        return write();
+      }
     };
 
     /** The old content or the new one, never a part. */
@@ -332,8 +397,13 @@ export const fileLedger = (directory: string): Layer.Layer<Ledger> =>
             return replace("audits.json", `${JSON.stringify(Object.fromEntries(known))}\n`);
           }),
         ),
-      append: (entry) => Effect.asVoid(attempt("add the run to the ledger", () => append(entry))),
+      append: (entry) =>
+        Effect.asVoid(attempt("add the run to the ledger", () => atLast(() => append(entry)))),
       mend: attempt("mend the ledger", mend),
+      reserve: Effect.acquireRelease(
+        Effect.asVoid(attempt("keep room for the end of the run", hold)),
+        () => Effect.ignore(attempt("give the room back", release)),
+      ),
       unfinished: attempt("read what the last run left", async () => {
         const bytes = await read("unfinished.json");
         if (bytes === undefined) return undefined;
@@ -347,7 +417,8 @@ export const fileLedger = (directory: string): Layer.Layer<Ledger> =>
         Effect.asVoid(
           attempt("note the state of the run", async () => {
             if (run !== undefined) {
-              return replace("unfinished.json", `${JSON.stringify(encodeUnfinished(run))}\n`);
+              const text = `${JSON.stringify(encodeUnfinished(run))}\n`;
+              return atLast(() => replace("unfinished.json", text));
             }
             return withDirectory(false, async (dir) => {
               await fs.rm(file("unfinished.json"), { force: true });
@@ -368,7 +439,8 @@ export const fileLedger = (directory: string): Layer.Layer<Ledger> =>
             const line = `${destination} ${server}`;
             const at = lines.findIndex(({ qube }) => qube === destination);
             const text = lines.map((old, i) => (i === at ? line : old.line));
-            return replace("known_servers", `${(at < 0 ? [...text, line] : text).join("\n")}\n`);
+            const all = `${(at < 0 ? [...text, line] : text).join("\n")}\n`;
+            return atLast(() => replace("known_servers", all));
           }),
         ),
     };

@@ -11,7 +11,7 @@ export interface LedgerDisk {
   unfinished: Unfinished | undefined;
   readonly pins: Map<string, string>;
   readonly audits: Map<string, Audit>;
-  /** `entries`, `chain`, `audits`, `audited`, `append NAME`, `mend`, `unfinished`, `mark`, `unmark`, `pinned QUBE`, `pin QUBE`, in order. */
+  /** `entries`, `chain`, `audits`, `audited`, `append NAME`, `mend`, `reserve`, `unfinished`, `mark`, `unmark`, `pinned QUBE`, `pin QUBE`, in order. */
   readonly calls: Array<string>;
   /** The reason that a call fails for; it works where there is none. Asked for every call. */
   fails: (call: string) => string | undefined;
@@ -62,6 +62,7 @@ export const memoryLedger = (disk: LedgerDisk = ledgerDisk()): Layer.Layer<Ledge
       disk.text = relinked(Buffer.from(disk.text));
       return "/memory/qbackup/ledger.damaged.1";
     }),
+    reserve: call("reserve", () => {}),
     unfinished: call("unfinished", () => disk.unfinished),
     mark: (run) =>
       call(run === undefined ? "unmark" : "mark", () => {

@@ -6,8 +6,12 @@ import { type Power, type Qube, Qubes, QubesError } from "#services/Qubes";
 
 export interface QubesTable {
   readonly qubes: Array<Qube>;
-  /** `list`, `power NAME`, `start NAME`, `shutdown NAME`, `scratch`, `free`, in order. */
+  /** `list`, `power NAME`, `start NAME`, `shutdown NAME`, `unsavable NAME`, `backed-up NAME AT`, `scratch`, `free`, in order. */
   readonly calls: Array<string>;
+  /** Qubes of which a volume keeps no snapshot, and that volume. */
+  readonly unsavable: Map<string, string>;
+  /** What qubesd's journal has of broken pipes; undefined where it may not be read. */
+  brokenPipes: number | undefined;
   /** What is free for qubesd's temporary files, in bytes. */
   free: number;
   /** The text that a call fails with; it works where there is none. Asked for every call. */
@@ -29,6 +33,8 @@ export const aQube = (name: string, qid: number, but: Partial<Qube> = {}): Qube 
 export const qubesTable = (qubes: ReadonlyArray<Qube>): QubesTable => ({
   qubes: [aQube("dom0", 0, { state: "Running", class: "AdminVM" }), ...qubes],
   calls: [],
+  unsavable: new Map(),
+  brokenPipes: 0,
   free: 10 * 2 ** 30,
   fails: () => undefined,
   takes: () => 0,
@@ -70,6 +76,21 @@ export const memoryQubes = (table: QubesTable): Layer.Layer<Qubes> => {
       ),
     shutdown: (qube) =>
       Effect.asVoid(call(`shutdown ${qube}`, `shut down ${qube}`, become(qube, "Halted"))),
+    unsavable: ({ name, state }) =>
+      call(`unsavable ${name}`, `see how the volumes of ${name} are kept`, () => ({
+        volume: state === "Running" ? table.unsavable.get(name) : undefined,
+      })).pipe(Effect.map(({ volume }) => volume)),
+    setBackedUp: (qube, at) =>
+      Effect.asVoid(
+        call(`backed-up ${qube} ${at ?? "never"}`, `set the last backup of ${qube}`, () => {
+          const index = find(qube);
+          if (index < 0) return undefined;
+          const { backedUp: _, ...rest } = table.qubes[index]!;
+          table.qubes[index] = at === undefined ? rest : { ...rest, backedUp: at };
+          return true;
+        }),
+      ),
+    brokenPipes: () => Effect.sync(() => table.brokenPipes),
     scratch: call("scratch", "find qubesd's temporary directory", () => ({
       path: "/tmp",
       free: call("free", "see how much room /tmp has", () => table.free),

@@ -27,6 +27,10 @@ export interface QvmBackupScript {
   readonly passphraseDoubts?: ReadonlyArray<string>;
   /** The text that the check of the passphrase file fails with. */
   readonly passphraseRefused?: string;
+  /** Called when it exits with 0. */
+  readonly onDone?: (plan: Plan) => void;
+  /** Programs that do not compress. */
+  readonly noFilter?: ReadonlyArray<string>;
   readonly recovers?: ReadonlyArray<string>;
   /** Filled in: the plans that were started, how many of them had to be cancelled, recoveries. */
   readonly started: Array<Plan>;
@@ -89,6 +93,7 @@ export const memoryQvmBackup = (script: QvmBackupScript): Layer.Layer<QvmBackup>
           }
         }
         if (script.hangs === true) return yield* Effect.never;
+        if ((script.ends?.code ?? 0) === 0) script.onDone?.(plan);
         closed = true;
         wake();
         return yield* Deferred.succeed(exit, script.ends ?? { code: 0, said: [] });
@@ -137,6 +142,7 @@ export const memoryQvmBackup = (script: QvmBackupScript): Layer.Layer<QvmBackup>
               detail: script.passphraseRefused,
             }),
           ),
+    compresses: (program) => Effect.succeed(script.noFilter?.includes(program) !== true),
     recover: Effect.sync(() => {
       script.recovered += 1;
       return script.recovers ?? [];

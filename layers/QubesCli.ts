@@ -15,7 +15,10 @@ import { printable } from "#src/wire/names";
 /** For every tool alike: with many qubes, or while the machine starts, qvm-ls alone took over a minute. */
 const limit = "5 minutes";
 
-const fields = "name,qid,state,class,include_in_backups";
+const fields = "name,qid,state,class,include_in_backups,backup_timestamp";
+
+/** What Python says for each write to a program that is gone (docs/qubes.md, Exit code). */
+const brokenPipe = /pipe closed by peer or os\.write\(pipe, data\) raised exception/;
 
 /** A column that is not set, or not known to this kind of qube, is `-`. */
 const Flag = Schema.Literals(["True", "False", "-"]);
@@ -25,15 +28,23 @@ const Columns = Schema.Struct({
   state: Schema.String.check(Schema.isPattern(/^[A-Za-z-]{1,32}$/)),
   class: Schema.String.check(Schema.isPattern(/^[A-Za-z0-9-]{1,32}$/)),
   included: Flag,
+  backedUp: Schema.String.check(Schema.isPattern(/^(?:-|[0-9]{1,15})$/)),
 });
 const decode = Schema.decodeUnknownOption(Columns);
 
 /** One line of `qvm-ls --raw-data`: columns in the order asked for, separated by `|`. */
 export const parseQube = (line: string): Qube | undefined => {
-  const [name, qid, state, kind, included, ...more] = line.split("|");
+  const [name, qid, state, kind, included, backedUp, ...more] = line.split("|");
   if (more.length > 0) return undefined;
-  const columns = Option.getOrUndefined(decode({ name, qid, state, class: kind, included }));
-  return columns && { ...columns, qid: Number(columns.qid), included: columns.included === "True" };
+  const columns = decode({ name, qid, state, class: kind, included, backedUp });
+  return Option.getOrUndefined(
+    Option.map(columns, ({ backedUp, included, qid, ...rest }) => ({
+      ...rest,
+      qid: Number(qid),
+      included: included === "True",
+      ...(backedUp === "-" ? {} : { backedUp: Number(backedUp) }),
+    })),
+  );
 };
 
 /**
@@ -102,6 +113,50 @@ export const qubesCli = (env?: Env): Layer.Layer<Qubes> =>
       }),
       start: (qube) => must(`start ${printable(qube)}`, ["qvm-start", "--skip-if-running", qube]),
       shutdown: (qube) => must(`shut down ${printable(qube)}`, ["qvm-shutdown", "--wait", qube]),
+      unsavable: Effect.fnUntraced(function* ({ class: kind, name, state }: Qube) {
+        if (state === "Halted") return undefined;
+        // What such a qube keeps at its end (docs/qubes.md, Who does the work).
+        const own = kind === "TemplateVM" || kind === "StandaloneVM" ? ["root"] : [];
+        for (const volume of ["private", ...own]) {
+          const doing = `see how the volumes of ${printable(name)} are kept`;
+          const ran = yield* call(doing, [
+            "qvm-volume",
+            "info",
+            `${name}:${volume}`,
+            "revisions_to_keep",
+          ]);
+          if (ran.code !== 0) return yield* refused(doing, ran);
+          if (ran.stdout.trim() === "-1") return volume;
+        }
+        return undefined;
+      }),
+      setBackedUp: (qube, at) =>
+        must(
+          `set the last backup of ${printable(qube)}`,
+          at === undefined
+            ? ["qvm-prefs", "--default", qube, "backup_timestamp"]
+            : ["qvm-prefs", qube, "backup_timestamp", `${at}`],
+        ),
+      brokenPipes: (since) =>
+        run(
+          [
+            "journalctl",
+            "--unit=qubesd.service",
+            `--since=@${since}`,
+            "--output=cat",
+            "--no-pager",
+          ],
+          { limit: "1 minute", env: { ...(env ?? process.env), LC_ALL: "C" }, most: 1 << 24 },
+        ).pipe(
+          Effect.map(({ code, said, stdout }) =>
+            // Whoever may not read it gets a hint, or nothing, and exit code 0.
+            code !== 0 ||
+            said.some((text) => /not seeing messages|[Nn]o journal|permission/.test(text))
+              ? undefined
+              : stdout.split("\n").filter((text) => brokenPipe.test(text)).length,
+          ),
+          Effect.catch(() => Effect.undefined),
+        ),
       scratch: Effect.gen(function* () {
         const shown = yield* run(
           ["systemctl", "show", "--property=Environment", "--value", "qubesd.service"],

@@ -2,7 +2,7 @@
  * dom0's own record: what was backed up, what the server signed for it, which server is the right
  * one. It lies under the XDG state directory and is never reached through a link.
  */
-import { Context, type Effect, Schema } from "effect";
+import { Context, type Effect, Schema, type Scope } from "effect";
 import { Count, Instant, Name, PublicKey, Session, Sha256, Signature } from "#src/wire/names";
 
 /** The ledger cannot be read or written; `reason` is a finished sentence part. */
@@ -84,6 +84,13 @@ export const Unfinished = Schema.Struct({
   started: Schema.Boolean,
   /** Set once the trailer may have been sent: the server may have committed it. */
   submission: Schema.optionalKey(Submission),
+  /**
+   * With a submission: what Qubes called the last backup of these qubes before, in seconds since 1970.
+   * Qubes calls them backed up from then on, and is to be told better if they are not.
+   */
+  backedUp: Schema.optionalKey(
+    Schema.Array(Schema.Struct({ name: Schema.String, at: Schema.optionalKey(Schema.Int) })),
+  ),
 });
 export type Unfinished = typeof Unfinished.Type;
 
@@ -118,6 +125,12 @@ export class Ledger extends Context.Service<
      * to the first that was not sound. The value says where the ledger as it was is kept.
      */
     readonly mend: Effect.Effect<string, LedgerError>;
+    /**
+     * Keeps room for what a run will have to write at its end, until the scope closes: a disk that
+     * fills up meanwhile does not take it. Fails where there is no such room, or where the ledger would
+     * lie in the home of somebody else.
+     */
+    readonly reserve: Effect.Effect<void, LedgerError, Scope.Scope>;
     readonly unfinished: Effect.Effect<Unfinished | undefined, LedgerError>;
     /** Replaces the mark as a whole; on disk when it returns. */
     readonly mark: (run: Unfinished | undefined) => Effect.Effect<void, LedgerError>;

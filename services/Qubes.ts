@@ -19,6 +19,8 @@ export const Qube = Schema.Struct({
   class: Schema.String,
   /** Part of the set that qvm-backup takes when no qube is named. */
   included: Schema.Boolean,
+  /** When qubesd last called it backed up ("Last backup"), in seconds since 1970; not set if never. */
+  backedUp: Schema.optionalKey(Schema.Int),
 });
 export type Qube = typeof Qube.Type;
 
@@ -35,6 +37,18 @@ export class Qubes extends Context.Service<
     readonly start: (qube: string) => Effect.Effect<void, QubesError>;
     /** Returns when it has stopped; fine if it had already. */
     readonly shutdown: (qube: string) => Effect.Effect<void, QubesError>;
+    /**
+     * The volume for which a running qube cannot be backed up: it keeps no snapshot of what was there
+     * before the start, so qvm-backup fails as a whole (docs/qubes.md, Who does the work).
+     */
+    readonly unsavable: (qube: Qube) => Effect.Effect<string | undefined, QubesError>;
+    /** Sets the time of its last backup; undefined for a qube that never had one. */
+    readonly setBackedUp: (qube: string, at: number | undefined) => Effect.Effect<void, QubesError>;
+    /**
+     * How often qubesd's journal complains of a broken pipe since then (seconds since 1970), which it
+     * does when a scrypt died in the middle of a chunk; undefined where the journal may not be read.
+     */
+    readonly brokenPipes: (since: number) => Effect.Effect<number | undefined>;
     /**
      * Where qubesd puts its temporary files and how many bytes are free there. A chunk that no
      * longer fits is cut short without an error (docs/qubes.md, Temporary files), so `free` is asked

@@ -14,6 +14,8 @@ export interface Plan {
   readonly qubes: ReadonlyArray<string>;
   /** Absolute. */
   readonly passphraseFile: string;
+  /** The program that compresses; gzip where none is named. */
+  readonly compressFilter?: string | undefined;
 }
 
 /** How qvm-backup ended. 0 is no proof that the bytes are whole (docs/qubes.md, Exit code). */
@@ -57,6 +59,11 @@ export class QvmBackup extends Context.Service<
      * first line is not blank. The passphrase itself leaves the layer in no way.
      */
     readonly checkPassphrase: (file: string) => Effect.Effect<PassphraseFile, QubesError>;
+    /**
+     * Whether this program compresses, and gives back with `-d` what it was given: only then can a
+     * restore read what was made with it.
+     */
+    readonly compresses: (program: string) => Effect.Effect<boolean>;
     /** Puts right what a killed run left: cancels its qvm-backup, removes its FIFO. Says what it did. */
     readonly recover: Effect.Effect<ReadonlyArray<string>, QubesError>;
   }

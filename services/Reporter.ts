@@ -14,6 +14,8 @@ export interface Progress {
   readonly bytes: number;
   /** Bytes in all, where known. */
   readonly total?: number | undefined;
+  /** What it waits for at the moment, where it is not simply going on. */
+  readonly waits?: Line | undefined;
 }
 
 export class Reporter extends Context.Service<

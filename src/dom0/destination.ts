@@ -1,5 +1,6 @@
 /** The destination qube: which one, running for as long as it is needed, and stopped again. */
 import { Effect } from "effect";
+import { Invocation } from "#services/Invocation";
 import { Ledger } from "#services/Ledger";
 import { Locks } from "#services/Locks";
 import { type Power, Qubes, type QubesError } from "#services/Qubes";
@@ -58,6 +59,35 @@ export const takeLock = Effect.gen(function* () {
   );
 });
 
+/** Hours that a run which nobody looks at waits for another: no night's work takes longer. */
+const unattended = 12;
+/** Between two looks; a run that only just ended has waited for nobody. */
+const again = "15 seconds";
+
+/**
+ * As takeLock, but waits for so many hours. A run by a timer or cron waits unless it is told not to: its
+ * qubes would not be backed up otherwise, every night. A person is told at once.
+ */
+export const waitForLock = Effect.fnUntraced(function* (hours: number | undefined) {
+  const { attended } = yield* Invocation;
+  const limit = hours ?? (attended === true ? 0 : unattended);
+  const { say } = yield* Reporter;
+  for (let waited = 0; ; waited += 15) {
+    const busy = yield* takeLock.pipe(
+      Effect.as(undefined),
+      Effect.catchIf(
+        ({ exit }) => exit === "locked",
+        (failure) => Effect.succeed(failure),
+      ),
+    );
+    if (busy === undefined) return;
+    if (waited >= limit * 3600) return yield* busy;
+    if (waited === 0)
+      yield* say("info", line`another run is under way: waiting for it, up to ${limit} h`);
+    yield* Effect.sleep(again);
+  }
+});
+
 /**
  * Has the destination qube run until the scope closes, and stops it then if it did not run before,
  * or if a killed run had started it. The mark in the ledger comes first, so that a kill in between
@@ -113,6 +143,7 @@ export const startDestination = Effect.fnUntraced(function* (options: {
       destination,
       started,
       ...(left?.submission === undefined ? {} : { submission: left.submission }),
+      ...(left?.backedUp === undefined ? {} : { backedUp: left.backedUp }),
     }),
   );
   yield* Effect.addFinalizer(() =>

@@ -1,6 +1,7 @@
 /** What dom0 writes down: the mark of a run under way, the receipt that it accepts, the ledger. */
 import { DateTime, Effect } from "effect";
 import { Ledger, type Submission, type Unfinished } from "#services/Ledger";
+import { Reporter } from "#services/Reporter";
 import { signatureHolds } from "#src/wire/keys";
 import { parseReceipt, receiptDiffers } from "#src/wire/manifest";
 import { failed } from "./failure.ts";
@@ -28,8 +29,11 @@ export const remark = Effect.fnUntraced(function* (
 });
 
 /** The server's part in it is over: there is no receipt left to be fetched. */
-export const withoutSubmission = ({ submission: _settled, ...mark }: Unfinished): Unfinished =>
-  mark;
+export const withoutSubmission = ({
+  backedUp: _known,
+  submission: _settled,
+  ...mark
+}: Unfinished): Unfinished => mark;
 
 /** Is this what that server signed, for exactly what was counted here? */
 export const checkReceipt = Effect.fnUntraced(function* (
@@ -70,5 +74,8 @@ export const complete = Effect.fnUntraced(function* (submission: Submission, sto
         ),
       ),
     );
-  yield* remark(withoutSubmission);
+  // The line is there: a mark that stays costs the next run a question, and no more.
+  yield* remark(withoutSubmission).pipe(
+    Effect.catch((error) => Effect.flatMap(Reporter, ({ say }) => say("warning", error.message))),
+  );
 });

@@ -1,31 +1,35 @@
 /** The job: one backup, from the first check to the line in the ledger. */
-import { Clock, DateTime, Effect, Fiber } from "effect";
+import { Clock, DateTime, Effect, Exit, Fiber } from "effect";
 import { BytesError } from "#services/Bytes";
 import { Invocation } from "#services/Invocation";
-import { Ledger, type Submission } from "#services/Ledger";
+import { Ledger, type Submission, type Unfinished } from "#services/Ledger";
 import { Notifier } from "#services/Notifier";
-import { type Qube, Qubes, type QubesError } from "#services/Qubes";
+import { Qubes, type QubesError } from "#services/Qubes";
 import { type PassphraseFile, QvmBackup, type Running } from "#services/QvmBackup";
 import { Reporter } from "#services/Reporter";
 import { FullChunk } from "#src/archive/parameters";
 import { leafOf, treeHasher } from "#src/archive/treehash";
 import { ArchiveFault, Walk } from "#src/archive/walk";
 import { humanSize } from "#src/wire/format";
-import { exitCodes } from "#src/wire/exit";
+import { exitCode, exitCodes, type Failure } from "#src/wire/exit";
 import { blockSize } from "#src/wire/frames";
 import { fingerprint } from "#src/wire/keys";
-import type { Manifest, Trailer } from "#src/wire/manifest";
+import { type Manifest, parseManifest, type Trailer } from "#src/wire/manifest";
 import { isName, type Name, printable, type Session } from "#src/wire/names";
 import { line } from "#src/wire/shown";
 import { command } from "./command.ts";
 import { failed, type RunFailed } from "./failure.ts";
 import { keepRunning, month, passphraseFile, qubesTimeout, to } from "./flags.ts";
+import { settingsFor, startDestination, waitForLock } from "./destination.ts";
+import { backedUpOf, putBack } from "./lastbackup.ts";
 import { closeTo } from "./near.ts";
-import { settingsFor, startDestination, takeLock } from "./destination.ts";
 import { checkReceipt, complete, inLedger, remark } from "./record.ts";
 import { looked, unsound } from "./known.ts";
+import { select, type Selection, withoutSnapshot } from "./select.ts";
 import { settle } from "./settle.ts";
+import { standing } from "./standing.ts";
 import { openUpload, type Upload } from "./upload.ts";
+import { newView, showing, type View } from "./view.ts";
 
 export interface RunOptions {
   readonly prefix: string;
@@ -41,6 +45,10 @@ export interface RunOptions {
   readonly linkTimeout: number;
   /** Minutes in which qvm-backup must write or show progress. */
   readonly qubesTimeout: number;
+  /** The program that compresses, instead of gzip. */
+  readonly compressFilter: string | undefined;
+  /** Hours to wait for another run to end; undefined: half a day where nobody looks on, else none. */
+  readonly waitFor: number | undefined;
 }
 
 /**
@@ -69,52 +77,6 @@ const archiveName = Effect.fnUntraced(function* (prefix: string) {
         "the prefix does not make a name that the server takes",
         "letters, digits and . _ + - only, each part beginning with a letter or digit, parts joined by /",
       );
-});
-
-interface Selection {
-  /** What a person asked for; empty for the default set. */
-  readonly asked: ReadonlyArray<string>;
-  readonly includeDom0: boolean;
-  /** What must be in the archive. */
-  readonly qubes: ReadonlyArray<Qube>;
-  /** Their directories in the archive. */
-  readonly expected: ReadonlySet<string>;
-}
-
-/** Decides, before anything starts, what must come out of qvm-backup. */
-const select = Effect.fnUntraced(function* (options: RunOptions, all: ReadonlyArray<Qube>) {
-  const asked = [...new Set(options.qubes)];
-  const unknown = asked.filter((name) => !all.some((qube) => qube.name === name));
-  if (unknown.length > 0) {
-    const names = all.map(({ name }) => name);
-    const meant = unknown.flatMap((name) => closeTo(name, names) ?? []);
-    return yield* failed(
-      "usage",
-      `no such qube: ${printable(unknown.join(", "), 100)}`,
-      `${meant.length === 0 ? "" : `did you mean ${meant.join(", ")}? `}qvm-ls lists the qubes`,
-    );
-  }
-  // An AdminVM has no id of its own in the archive; its home lies in a directory apart.
-  const includeDom0 = options.includeDom0 || asked.includes("dom0");
-  const named = asked.filter((name) => name !== "dom0");
-  if (includeDom0 && asked.length > 0) named.push("dom0");
-  const qubes = all.filter((qube) =>
-    qube.qid === 0 ? includeDom0 : asked.length > 0 ? named.includes(qube.name) : qube.included,
-  );
-  if (qubes.length === 0) {
-    return yield* failed(
-      "usage",
-      "no qube is included in backups",
-      "name qubes, or set include_in_backups with qvm-prefs",
-    );
-  }
-  const selection: Selection = {
-    asked: named,
-    includeDom0,
-    qubes,
-    expected: new Set(qubes.map(({ qid }) => (qid === 0 ? "dom0-home" : `vm${qid}`))),
-  };
-  return selection;
 });
 
 const checkScratch = Effect.gen(function* () {
@@ -152,6 +114,8 @@ const watchScratch = (scratch: Scratch) =>
     }
   });
 
+const nowInSeconds = Effect.map(Clock.currentTimeMillis, (now) => Math.floor(now / 1000));
+
 /** What dom0 itself counted, hashed and checked. */
 interface Counted {
   readonly size: number;
@@ -166,16 +130,16 @@ const pump = Effect.fnUntraced(function* (
   running: Running,
   upload: Upload,
   expected: ReadonlySet<string>,
-  state: { reading: boolean },
+  view: View,
 ) {
   const walk = new Walk({ fullChunk: yield* FullChunk, expected });
   const tree = treeHasher();
   for (;;) {
     const buffer = yield* upload.buffer;
     const room = buffer.subarray(4);
-    state.reading = true;
+    view.reading = true;
     const size = yield* running.archive.read(room, blockSize);
-    state.reading = false;
+    view.reading = false;
     if (size > 0) {
       const block = room.subarray(0, size);
       const fault = walk.push(block);
@@ -188,14 +152,14 @@ const pump = Effect.fnUntraced(function* (
 });
 
 /** Cancels a qvm-backup that does nothing; a full window is no such case, it waits for us then. */
-const watchQvmBackup = (running: Running, state: { reading: boolean }, minutes: number) =>
+const watchQvmBackup = (running: Running, view: View, minutes: number) =>
   Effect.gen(function* () {
     let quiet = 0;
     let seen = -1;
     for (;;) {
       yield* Effect.sleep("1 second");
       const now = running.archive.received() + running.progress().shown;
-      quiet = now === seen && state.reading ? quiet + 1 : 0;
+      quiet = now === seen && view.reading ? quiet + 1 : 0;
       seen = now;
       if (quiet >= minutes * 60) {
         return yield* failed(
@@ -207,19 +171,6 @@ const watchQvmBackup = (running: Running, state: { reading: boolean }, minutes: 
     }
   });
 
-const report = (running: Running, upload: Upload) =>
-  Effect.gen(function* () {
-    const reporter = yield* Reporter;
-    for (;;) {
-      yield* reporter.progress({
-        doing: line`backing up`,
-        percent: running.progress().percent,
-        bytes: upload.progress().sent,
-      });
-      yield* Effect.sleep("1 second");
-    }
-  });
-
 /** Everything between the server's `ready` and the end of qvm-backup. */
 const stream = Effect.fnUntraced(function* (
   options: RunOptions,
@@ -227,18 +178,23 @@ const stream = Effect.fnUntraced(function* (
   passphraseFile: string,
   upload: Upload,
   scratch: Scratch,
+  view: View,
 ) {
+  const { brokenPipes } = yield* Qubes;
+  const began = yield* nowInSeconds;
+  const { compressFilter } = options;
   const running = yield* (yield* QvmBackup)
-    .start({ qubes: selection.qubes.map(({ name }) => name), passphraseFile })
+    .start({ qubes: selection.qubes.map(({ name }) => name), passphraseFile, compressFilter })
     .pipe(Effect.mapError((error) => failed("qubes", error.message)));
-  const state = { reading: false };
-  const reporting = yield* Effect.forkScoped(report(running, upload));
-  const pumped = yield* pump(running, upload, selection.expected, state).pipe(
+  view.running = running;
+  view.upload = upload;
+  view.waits = undefined;
+  const pumped = yield* pump(running, upload, selection.expected, view).pipe(
     Effect.catchTag("BytesError", (error: BytesError) =>
       failed("qubes", `the stream of qvm-backup failed: ${String(error.cause)}`),
     ),
     Effect.raceFirst(upload.broken),
-    Effect.raceFirst(watchQvmBackup(running, state, options.qubesTimeout)),
+    Effect.raceFirst(watchQvmBackup(running, view, options.qubesTimeout)),
     Effect.raceFirst(watchScratch(scratch)),
   );
   if (pumped instanceof ArchiveFault) {
@@ -248,13 +204,13 @@ const stream = Effect.fnUntraced(function* (
       notWhole,
     );
   }
+  view.waits = line`waiting for qvm-backup to end`;
   const ended = yield* running.ended.pipe(
     Effect.timeoutOrElse({
       duration: "1 minute",
       orElse: () => failed("qubes", "qvm-backup closed its output but does not end"),
     }),
   );
-  yield* Fiber.interrupt(reporting);
   if (ended.code !== 0) {
     const said = ended.said.at(-1);
     return yield* failed(
@@ -273,24 +229,73 @@ const stream = Effect.fnUntraced(function* (
       notWhole,
     );
   }
+  const broken = yield* brokenPipes(Math.min(began, yield* nowInSeconds));
+  if (broken === undefined) {
+    yield* (yield* Reporter).say(
+      "info",
+      "qubesd's journal may not be read here: whether a chunk was cut short because its scrypt died, only verify --decrypt can tell",
+    );
+  } else if (broken > 0) {
+    return yield* failed(
+      "integrity",
+      `qubesd's journal tells of ${broken} broken pipes: a scrypt died, and its chunk is cut short, though qvm-backup said that all is well`,
+      "was memory short? journalctl -k shows what the kernel killed; then run again",
+    );
+  }
   const counted: Counted = { size: pumped.walk.offset, treehash, members };
   return counted;
 }, Effect.scoped);
+
+/** How far a run came, for whoever has to be told what its failure means. */
+interface Course {
+  /** What it is to back up; as it was asked for, until the qubes are `known`. */
+  names: ReadonlyArray<string>;
+  known: boolean;
+  /** `sent`: all of it, so that the server may have stored it. */
+  reached: "nothing" | "sent" | "stored";
+}
+
+/** What a killed run left with Qubes as the last backup, according to what became of its archive. */
+const settleBackedUp = Effect.fnUntraced(function* (left: Unfinished | undefined) {
+  if (left?.submission === undefined || left.backedUp === undefined) return;
+  const { manifest, session } = left.submission;
+  const created = Date.parse(parseManifest(manifest)?.created ?? "") / 1000;
+  const { entries } = yield* inLedger((yield* Ledger).entries);
+  if (!entries.some((entry) => entry.session === session)) {
+    // qubesd had set it just before the manifest was made.
+    return yield* putBack(
+      left.backedUp,
+      (now) => now !== undefined && Math.abs(now - created) < 300,
+    );
+  }
+  const at = Math.floor(created);
+  yield* putBack(
+    left.backedUp.map(({ name }) => ({ name, at })),
+    (now) => now === undefined || now < at,
+  );
+});
+
+const noted = "put that right, then bring the receipt here: qbackup ledger rebuild";
 
 const backup = Effect.fnUntraced(function* (
   options: RunOptions,
   destination: string,
   passphrase: PassphraseFile,
   wanted: Name,
+  course: Course,
 ) {
   const reporter = yield* Reporter;
   const ledger = yield* Ledger;
   const qubes = yield* Qubes;
+  const view = newView(line`looking at the qubes`);
+  const shown = yield* Effect.forkScoped(showing(view));
   // Three programs that take their time each, and need nothing of each other.
   const power = yield* Effect.forkScoped(qubes.power(destination));
   const scratched = yield* Effect.forkScoped(checkScratch);
   const all = yield* qubes.list.pipe(Effect.mapError((e) => failed("qubes", e.message)));
   const selection = yield* select(options, all);
+  course.known = true;
+  course.names = [...selection.qubes, ...selection.unsavable].map(({ name }) => name);
   if (!all.some((qube) => qube.name === destination)) {
     const meant = closeTo(
       destination,
@@ -307,14 +312,20 @@ const backup = Effect.fnUntraced(function* (
   );
   const session = Buffer.from((yield* Invocation).entropy(16)).toString("hex") as Session;
 
+  const left = yield* inLedger(ledger.unfinished);
+  view.waits = line`waiting for ${destination} to start`;
   yield* startDestination({
     destination,
     session,
     keepRunning: options.keepRunning,
     power: Fiber.join(power),
   });
+  view.waits = line`waiting for the server`;
   yield* settle(destination);
-  const { name, server, counted, stored, submission } = yield* Effect.gen(function* () {
+  yield* settleBackedUp(left);
+  const backedUp = backedUpOf(selection.qubes);
+  const began = yield* nowInSeconds;
+  const { marked, name, server, counted, stored, submission } = yield* Effect.gen(function* () {
     const upload = yield* openUpload({
       destination,
       name: wanted,
@@ -327,7 +338,7 @@ const backup = Effect.fnUntraced(function* (
       "info",
       line`backing up ${selection.qubes.map((qube) => qube.name).join(", ")} as ${name} through ${destination}`,
     );
-    const counted = yield* stream(options, selection, passphrase.path, upload, scratch);
+    const counted = yield* stream(options, selection, passphrase.path, upload, scratch, view);
     const manifest = JSON.stringify({
       version: 1,
       name,
@@ -347,21 +358,52 @@ const backup = Effect.fnUntraced(function* (
       qubes: selection.qubes.map((qube) => ({ name: qube.name, qid: qube.qid })),
       manifest,
     };
-    // Before the trailer: from then on the server may commit, whatever becomes of this run.
-    yield* remark((mark) => ({ ...mark, submission }));
+    // Before the trailer: from then on the server may commit, whatever becomes of this run. Not to
+    // send it would lose the whole upload for a note that is only needed if this run is killed.
+    const marked = yield* remark((mark) => ({ ...mark, submission, backedUp })).pipe(
+      Effect.as(true),
+      Effect.catch((error) =>
+        Effect.as(reporter.say("warning", line`${error.message}; the backup goes on`), false),
+      ),
+    );
     const trailer = { manifest, signature: null } satisfies typeof Trailer.Type;
+    view.waits = line`waiting for the server's receipt`;
+    course.reached = "sent";
     const stored = yield* upload.finish(new TextEncoder().encode(JSON.stringify(trailer)));
     yield* checkReceipt(stored, server, manifest);
-    return { name, server, counted, stored, submission };
-  }).pipe(Effect.scoped);
+    course.reached = "stored";
+    return { marked, name, server, counted, stored, submission };
+  }).pipe(
+    Effect.scoped,
+    Effect.onExit((exit) =>
+      Exit.isSuccess(exit)
+        ? Effect.void
+        : putBack(backedUp, (now) => now !== undefined && now >= began - 1),
+    ),
+  );
+  yield* Fiber.interrupt(shown);
 
   const first = (yield* inLedger(ledger.entries)).entries.length === 0;
-  yield* complete(submission, stored);
+  yield* complete(submission, stored).pipe(
+    Effect.mapError((error) =>
+      marked
+        ? error
+        : failed("usage", `the archive ${name} is stored, but ${error.message}`, noted),
+    ),
+  );
   yield* reporter.say(
     "info",
     line`stored ${name}: ${humanSize(counted.size)} in ${counted.members.length} members, tree hash ${counted.treehash}, receipt signed by ${fingerprint(server)}`,
   );
   if (first) yield* whatARestoreNeeds(name, destination, passphrase);
+  if (selection.unsavable.length > 0) {
+    const { hint, names } = withoutSnapshot(selection.unsavable);
+    return yield* failed(
+      "qubes",
+      `${name} is stored and proven, but without ${names}: qvm-backup cannot save it while it runs`,
+      hint,
+    );
+  }
   return name;
 }, Effect.scoped);
 
@@ -389,55 +431,125 @@ const whatARestoreNeeds = Effect.fnUntraced(function* (
 
 const see = "See: journalctl -t qbackup";
 
+/** What it means for the backups that exist, in a sentence; empty where it means nothing. */
+const meaningOf = Effect.fnUntraced(function* (course: Course, exit: Failure | "interrupted") {
+  if (exit === "locked") return line``;
+  const unsure = course.reached === "sent" && (exit === "link" || exit === "interrupted");
+  const what =
+    course.reached === "stored"
+      ? []
+      : [unsure ? "it may be stored, which the next run asks the server" : "nothing was stored"];
+  const before = course.reached === "stored" ? "" : yield* standing(course.names, course.known);
+  return line`${[...what, ...(before === "" ? [] : [before])].join("; ")}`;
+});
+
 /** Whoever is not looking has to hear of it, of a wrong setting of a scheduled run too. */
-const alarmed = <A, R>(run: Effect.Effect<A, RunFailed, R>) =>
-  Effect.flatMap(Notifier, ({ notify }) =>
-    run.pipe(
-      Effect.tapError(({ exit }) => {
-        const [code, meaning] = exitCodes[exit];
-        return notify("critical", `Backup failed (exit code ${code})`, `${meaning}. ${see}`);
-      }),
-      Effect.tapDefect(() => notify("critical", "Backup failed: a bug", see)),
-      Effect.onInterrupt(() => notify("critical", "Backup interrupted", see)),
-    ),
+const alarmed = Effect.fnUntraced(function* <A, R>(
+  run: Effect.Effect<A, RunFailed, R>,
+  course: Course,
+) {
+  const { notify } = yield* Notifier;
+  const { say } = yield* Reporter;
+  const tell = Effect.fnUntraced(function* (summary: string, exit: Failure | "interrupted") {
+    const means = yield* meaningOf(course, exit);
+    const meaning = exit === "interrupted" ? [] : [`${exitCodes[exit][1]}. `];
+    const body = `${meaning.join("")}${means === "" ? "" : `${means}. `}${see}`;
+    // Whoever mistyped a word sees it at once; a timer's wrong setting is told by the notification.
+    if (means !== "" && (course.known || exit !== "usage")) yield* say("warning", means);
+    yield* notify("critical", summary, body[0]!.toUpperCase() + body.slice(1));
+  });
+  return yield* run.pipe(
+    Effect.tapError(({ exit }) => {
+      const done =
+        course.reached === "stored" ? "Backup stored, but not all is well" : "Backup failed";
+      return tell(`${done} (exit code ${exitCode(exit)})`, exit);
+    }),
+    Effect.tapDefect(() => tell("Backup failed: a bug", "bug")),
+    Effect.onInterrupt(() => tell("Backup interrupted", "interrupted")),
   );
+});
+
+/** Says at once that it was heard: to cancel qvm-backup and to stop a qube takes a while. */
+const answeringInterrupts = Effect.fnUntraced(function* <A, R>(
+  run: Effect.Effect<A, RunFailed, R>,
+) {
+  const { say } = yield* Reporter;
+  let over = false;
+  const heard = Effect.suspend(() =>
+    over
+      ? Effect.void
+      : say(
+          "warning",
+          "interrupted: what this run started is being stopped, which may take a minute",
+        ),
+  );
+  return yield* run.pipe(
+    Effect.onExit((exit) =>
+      Effect.sync(() => {
+        over = !Exit.hasInterrupts(exit);
+      }),
+    ),
+    Effect.raceFirst(Effect.onInterrupt(Effect.never, () => heard)),
+  );
+});
 
 /** One run, from settings to ledger; what it started is put back on every way out. */
-export const run = Effect.fnUntraced(
-  function* (options: RunOptions) {
-    const reporter = yield* Reporter;
-    const notifier = yield* Notifier;
-    const qvmBackup = yield* QvmBackup;
-    const { destination, passphraseFile } = yield* settingsFor(options);
-    const name = yield* archiveName(options.prefix);
-    const passphrase = yield* qvmBackup
-      .checkPassphrase(passphraseFile)
-      .pipe(Effect.mapError((error) => failed("usage", error.message)));
-    if (passphrase.unfit !== undefined) {
-      return yield* failed(
-        "usage",
-        `the passphrase in ${passphrase.path} is not fit for a backup: ${passphrase.unfit}`,
-        "choose another one; restores take it all the same",
-      );
-    }
-    for (const doubt of [passphrase.warning, ...passphrase.doubts]) {
-      if (doubt !== undefined) yield* reporter.say("warning", line`${doubt}`);
-    }
-    yield* takeLock;
-    if (!(yield* looked).sound) yield* reporter.say("hint", unsound.hint!);
+export const run = (options: RunOptions) => {
+  const course: Course = { names: options.qubes, known: false, reached: "nothing" };
+  return answeringInterrupts(Effect.scoped(theRun(options, course))).pipe((it) =>
+    alarmed(it, course),
+  );
+};
 
-    yield* notifier.notify("low", "Backup started", `Through ${destination}`);
-    const recovered = yield* qvmBackup.recover.pipe(
-      Effect.mapError((error) => failed("qubes", error.message)),
+const theRun = Effect.fnUntraced(function* (options: RunOptions, course: Course) {
+  const reporter = yield* Reporter;
+  const notifier = yield* Notifier;
+  const qvmBackup = yield* QvmBackup;
+  const { destination, passphraseFile } = yield* settingsFor(options);
+  yield* archiveName(options.prefix); // a wrong prefix is known before anything is waited for
+  const passphrase = yield* qvmBackup
+    .checkPassphrase(passphraseFile)
+    .pipe(Effect.mapError((error) => failed("usage", error.message)));
+  if (passphrase.unfit !== undefined) {
+    return yield* failed(
+      "usage",
+      `the passphrase in ${passphrase.path} is not fit for a backup: ${passphrase.unfit}`,
+      "choose another one; restores take it all the same",
     );
-    for (const found of recovered)
-      yield* reporter.say("warning", line`after a killed run: ${found}`);
-    const stored = yield* backup(options, destination, passphrase, name);
-    yield* notifier.notify("normal", "Backup stored and proven", stored);
-  },
-  Effect.scoped,
-  alarmed,
-);
+  }
+  for (const doubt of [passphrase.warning, ...passphrase.doubts]) {
+    if (doubt !== undefined) yield* reporter.say("warning", line`${doubt}`);
+  }
+  if (options.compressFilter !== undefined) yield* checkFilter(options.compressFilter);
+  yield* waitForLock(options.waitFor);
+  if (!(yield* looked).sound) yield* reporter.say("hint", unsound.hint!);
+  yield* inLedger((yield* Ledger).reserve);
+
+  yield* notifier.notify("low", "Backup started", `Through ${destination}`);
+  const recovered = yield* qvmBackup.recover.pipe(
+    Effect.mapError((error) => failed("qubes", error.message)),
+  );
+  for (const found of recovered) yield* reporter.say("warning", line`after a killed run: ${found}`);
+  const name = yield* archiveName(options.prefix);
+  const stored = yield* backup(options, destination, passphrase, name, course);
+  yield* notifier.notify("normal", "Backup stored and proven", stored);
+});
+
+/** What Qubes' restore knows, if it is installed; of others it has to be told with -Z (docs/qubes.md, Restoring). */
+const checkFilter = Effect.fnUntraced(function* (program: string) {
+  if (!/^[A-Za-z0-9][A-Za-z0-9._+-]{0,63}$/.test(program)) {
+    return yield* failed(
+      "usage",
+      "--compress-filter must name a program, without a path or options",
+    );
+  }
+  if (yield* (yield* QvmBackup).compresses(program)) return;
+  return yield* failed(
+    "usage",
+    `${program} is not there, or does not give back with -d what it compressed`,
+    "zstd, pigz, gzip, bzip2 and xz do, where they are installed",
+  );
+});
 
 export const runCommand = command({
   name: "run",
@@ -479,6 +591,19 @@ export const runCommand = command({
       help: "give up after so long without progress on the link",
     },
     qubesTimeout: qubesTimeout("qvm-backup"),
+    compressFilter: {
+      type: "text",
+      value: "PROGRAM",
+      help: "compress with it instead of gzip: zstd takes a quarter of the time",
+    },
+    waitFor: {
+      type: "count",
+      value: "HOURS",
+      least: 0,
+      most: 168,
+      unit: "hours",
+      help: "how long to wait for another run to end; 12 where there is no terminal, else 0",
+    },
   },
   args: { qubes: { label: "VMS", least: 0, most: Infinity } },
   // A scheduled one has nobody who reads its stderr.
@@ -490,7 +615,8 @@ export const runCommand = command({
     ),
   ),
   exits: {
-    qubes: "Qubes failed: qvm-backup, or the destination qube",
+    qubes:
+      "Qubes failed: qvm-backup, or the destination qube; or a running qube could not be saved, and the others are stored",
     link: "the link failed and could not be resumed",
     refused: "the server refused",
     integrity: "incomplete, or digest, receipt or key differs",

@@ -52,8 +52,8 @@ export interface Upload {
   readonly finish: (trailer: Uint8Array) => Effect.Effect<Stored, RunFailed>;
   /** Never returns but with what ended the link for good; to be raced with whatever feeds it. */
   readonly broken: Effect.Effect<never, RunFailed>;
-  /** In bytes. */
-  readonly progress: () => { readonly sent: number; readonly acked: number };
+  /** In bytes; and whether there is a link at the moment. */
+  readonly progress: () => { readonly sent: number; readonly acked: number; readonly up: boolean };
 }
 
 export interface UploadOptions {
@@ -250,6 +250,13 @@ export const openUpload = Effect.fnUntraced(function* (options: UploadOptions) {
       return yield* failed("integrity", "the server's key changed in the middle of the upload");
     }
     server = first.server;
+    if (first.offset < acked) {
+      return yield* failed(
+        "integrity",
+        `the server has no more than ${first.offset} bytes of ${acked} that it said were safe`,
+        "it forgets an upload that rests for hours, as when this machine sleeps: run again. If it did not rest, ask its owner",
+      );
+    }
     yield* acknowledge(first.offset);
     up = true;
     giveUp = Effect.ignore(call.stdin.write(giveUpFrame));
@@ -370,7 +377,7 @@ export const openUpload = Effect.fnUntraced(function* (options: UploadOptions) {
         return Effect.andThen(work.open, Effect.raceFirst(Deferred.await(stored), broken));
       }),
     broken,
-    progress: () => ({ sent, acked }),
+    progress: () => ({ sent, acked, up }),
   };
   return upload;
 });

@@ -4,10 +4,10 @@ import { assert, describe, it } from "@effect/vitest";
 import { Effect, Layer } from "effect";
 import { Command as Cli } from "effect/cli";
 import * as fs from "node:fs";
+import { memoryLedger } from "#layers/MemoryLedger";
 import { memoryNotifier, type Notification } from "#layers/MemoryNotifier";
 import { memoryReporter, type Said } from "#layers/MemoryReporter";
 import { Invocation } from "#services/Invocation";
-import { Ledger } from "#services/Ledger";
 import { Locks } from "#services/Locks";
 import { Qrexec } from "#services/Qrexec";
 import { Qubes, QubesError } from "#services/Qubes";
@@ -212,7 +212,7 @@ const cli = Effect.fnUntraced(function* (
           entropy: () => new Uint8Array(16),
         }),
         memoryReporter(said),
-        Layer.mock(Ledger, { place: "/state" }),
+        memoryLedger(),
         Layer.mock(Locks, {}),
         memoryNotifier(notes),
         Layer.mock(Qrexec, {}),

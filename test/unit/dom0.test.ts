@@ -1,11 +1,11 @@
 /** The job in dom0 against a far side that is honest, broken or hostile, on a clock of its own. */
 import { NodeServices } from "@effect/platform-node";
 import { assert, describe, it } from "@effect/vitest";
-import { Duration, Effect, Fiber, Layer } from "effect";
+import { Clock, Duration, Effect, Fiber, identity, Layer } from "effect";
 import { TestClock } from "effect/testing";
 import * as fs from "node:fs";
 import { type LedgerDisk, ledgerDisk, memoryLedger } from "#layers/MemoryLedger";
-import { memoryLocks } from "#layers/MemoryLocks";
+import { type LockTable, memoryLocks } from "#layers/MemoryLocks";
 import { memoryNotifier, type Notification } from "#layers/MemoryNotifier";
 import { inProcessQrexec, memoryPipe } from "#layers/MemoryPipe";
 import { aQube, memoryQubes, type QubesTable, qubesTable } from "#layers/MemoryQubes";
@@ -34,7 +34,7 @@ interface World {
   readonly notes: Array<Notification>;
   readonly disk: LedgerDisk;
   readonly table: QubesTable;
-  readonly script: QvmBackupScript;
+  script: QvmBackupScript;
   readonly shelf: Shelf;
 }
 const world = (archive: Uint8Array = tiny, script: Partial<QvmBackupScript> = {}): World => ({
@@ -54,17 +54,23 @@ const qbackup = Effect.fnUntraced(function* (
     readonly lies?: Lies;
     readonly args?: ReadonlyArray<string>;
     readonly far?: Parameters<typeof inProcessQrexec>[0];
+    /** Somebody sits at a terminal. */
+    readonly attended?: boolean;
+    readonly locks?: LockTable;
+    /** Around the whole program. */
+    readonly around?: <A, E, R>(it: Effect.Effect<A, E, R>) => Effect.Effect<A, E, R>;
     /** Simulated time after which the run has to have ended. */
     readonly within?: Duration.Input;
     readonly out?: Array<string>;
   } = {},
 ) {
-  const role = dom0.pipe(
+  const role = (options.around ?? identity)(dom0).pipe(
     Effect.provide(
       Layer.mergeAll(
         Layer.succeed(Invocation, {
           args: options.args ?? ["-t", "net", "-p", "/pass", "work", "mail", "vault"],
           env: {},
+          attended: options.attended === true,
           stdin: { read: () => Effect.die("stdin is read"), received: () => 0 },
           stdout: {
             write: (b) => Effect.sync(() => void options.out?.push(Buffer.from(b).toString())),
@@ -78,7 +84,7 @@ const qbackup = Effect.fnUntraced(function* (
         memoryQubes(w.table),
         memoryQvmBackup(w.script),
         Layer.mock(QvmRestore, {}),
-        memoryLocks(),
+        memoryLocks(options.locks),
         memorySettings({}),
         inProcessQrexec(
           options.far ?? peer(w.shelf, options.lies),
@@ -150,7 +156,11 @@ describe("a run", () => {
         ["low", "normal"],
       );
       assert.deepStrictEqual(w.script.started, [
-        { qubes: ["work", "mail", "vault"], passphraseFile: "/pass" },
+        {
+          qubes: ["work", "mail", "vault"],
+          passphraseFile: "/pass",
+          compressFilter: undefined,
+        },
       ]);
       assert.match(text, /first contact: pinned the server behind net, qbackup:/);
       assert.match(text, /a restore will need/);
@@ -686,7 +696,427 @@ describe("what a run leaves behind", () => {
       assert.strictEqual(w.script.cancelled, 1);
       assert.strictEqual(w.shelf.gaveUp, 1);
       assert.strictEqual(w.notes.at(-1)?.urgency, "critical");
+      const lines = w.said.lines.map(({ text }) => text as string);
+      // Heard at once; what it means once all is put back.
+      assert.match(lines.at(-2)!, /^interrupted: what this run started is being stopped/);
+      assert.match(lines.at(-1)!, /^nothing was stored; there is no proven backup of work, mail/);
+      assert.match(w.notes.at(-1)!.body, /^Nothing was stored; /);
       tidy(w);
+    }),
+  );
+});
+
+describe("a running qube that keeps no snapshot", () => {
+  const running = (name: string, qid: number) => aQube(name, qid, { state: "Running" });
+  it.effect(
+    "is left out and named, with what to do; the others are stored, and it is no success",
+    () =>
+      Effect.gen(function* () {
+        const archive = archiveOf({
+          seed: 4,
+          files: [
+            { path: "vm3/private.img", size: 300 },
+            { path: "vm4/private.img", size: 400 },
+          ],
+        });
+        const w = world(archive);
+        w.table.qubes.splice(1, 3, running("work", 2), running("mail", 3), aQube("vault", 4));
+        w.table.unsavable.set("work", "private");
+        w.table.unsavable.set("vault", "private"); // which does not run
+        const { code, text } = yield* qbackup(w);
+        assert.strictEqual(code, 3, text);
+        assert.deepStrictEqual(w.script.started[0]!.qubes, ["mail", "vault"]);
+        assert.match(text, /^error: \S+\.backup is stored and proven, but without work: /m);
+        assert.match(text, /^hint: .*qvm-volume config work:private revisions_to_keep 1$/m);
+        assert.strictEqual(w.shelf.committed.size, 1);
+        assert.deepStrictEqual(JSON.parse(w.disk.text).qubes, [
+          { name: "mail", qid: 3 },
+          { name: "vault", qid: 4 },
+        ]);
+        assert.deepInclude(w.notes.at(-1), {
+          urgency: "critical",
+          summary: "Backup stored, but not all is well (exit code 3)",
+        });
+        assert.notInclude(text, "nothing was stored");
+        tidy(w);
+      }),
+  );
+  it.effect("is an error before anything starts where it is the only one", () =>
+    Effect.gen(function* () {
+      const w = world();
+      w.table.qubes.splice(1, 1, running("work", 2));
+      w.table.unsavable.set("work", "private");
+      const { code, text } = yield* qbackup(w, { args: ["-t", "net", "-p", "/p", "work"] });
+      assert.strictEqual(code, 3, text);
+      assert.match(text, /error: qvm-backup cannot save work while running\nhint: shut it down/);
+      assert.strictEqual(w.shelf.calls, 0);
+      assert.notInclude(w.table.calls, "start net");
+    }),
+  );
+  it.effect("is nobody's matter where it cannot be asked", () =>
+    Effect.gen(function* () {
+      const w = world();
+      w.table.qubes.splice(1, 1, running("work", 2));
+      w.table.fails = (call) => (call.startsWith("unsavable") ? "no qvm-volume" : undefined);
+      const { code, text } = yield* qbackup(w);
+      assert.strictEqual(code, 0, text);
+    }),
+  );
+});
+
+describe("the last backup that Qubes shows", () => {
+  /** As qubesd does at the end of every stream. */
+  const calledBackedUp = (w: World) => (at: number) => {
+    w.table.qubes.forEach((qube, i) => {
+      if ([2, 3, 4].includes(qube.qid)) w.table.qubes[i] = { ...qube, backedUp: at };
+    });
+  };
+  const shown = (w: World) =>
+    w.table.qubes.filter(({ qid }) => [2, 3, 4].includes(qid)).map(({ backedUp }) => backedUp);
+  const before = (w: World) => {
+    w.table.qubes.splice(1, 1, aQube("work", 2, { backedUp: 12 }));
+  };
+  const withEnd = (archive: Uint8Array = tiny) => {
+    const w: World = world(archive, { onDone: () => calledBackedUp(w)(40) });
+    before(w);
+    return w;
+  };
+
+  it.effect("stays as qubesd sets it after a backup that was stored", () =>
+    Effect.gen(function* () {
+      const w = withEnd();
+      const { code, text } = yield* qbackup(w);
+      assert.strictEqual(code, 0, text);
+      assert.deepStrictEqual(shown(w), [40, 40, 40]);
+    }),
+  );
+  it.effect("is put back when the archive was not whole, or the server refused it", () =>
+    Effect.gen(function* () {
+      const cut = withEnd(tiny.subarray(0, 112_640));
+      assert.strictEqual((yield* qbackup(cut)).code, 6);
+      assert.deepStrictEqual(shown(cut), [12, undefined, undefined]);
+      const refused = withEnd();
+      const stored = () => ({ type: "error", code: "no-space", message: "full" });
+      assert.strictEqual((yield* qbackup(refused, { lies: { stored } })).code, 5);
+      assert.deepStrictEqual(shown(refused), [12, undefined, undefined]);
+    }),
+  );
+  it.effect("is left alone where qvm-backup never came to its end", () =>
+    Effect.gen(function* () {
+      const w = withEnd();
+      w.table.fails = (call) => (call === "start net" ? "no memory" : undefined);
+      yield* qbackup(w);
+      assert.isFalse(w.table.calls.some((call) => call.startsWith("backed-up")));
+    }),
+  );
+  it.effect("follows what the next run finds out of a run whose receipt was lost", () =>
+    Effect.gen(function* () {
+      const w: World = world(tiny, {
+        chunks: [{ bytes: tiny, after: "1 minute" }],
+        onDone: () => calledBackedUp(w)(61),
+      });
+      before(w);
+      const far = peer(w.shelf, { stored: () => undefined });
+      const ended = yield* qbackup(w, {
+        far: (i, s) => (w.shelf.committed.size > 0 ? Effect.succeed(4) : far(i, s)),
+      });
+      assert.strictEqual(ended.code, 4, ended.text);
+      assert.match(ended.text, /warning: it may be stored, which the next run asks the server; /);
+      assert.deepStrictEqual(shown(w), [12, undefined, undefined]);
+      const next = yield* qbackup(w, {
+        lies: { ready: () => ({ type: "error", code: "quota", message: "" }) },
+      });
+      assert.strictEqual(next.code, 5);
+      assert.match(next.text, /is stored and proven/);
+      // The time when it was made.
+      for (const at of shown(w)) assert.closeTo(at!, 60, 2);
+    }),
+  );
+  it.effect(
+    "of a run that was killed is put back by the next, unless somebody made a backup since",
+    () =>
+      Effect.gen(function* () {
+        for (const [now, expected] of [
+          [3, 12],
+          [5_000_000, 5_000_000],
+        ]) {
+          const w = withEnd();
+          const kept = yield* qbackup(w, { lies: { mute: "after-trailer" } });
+          assert.strictEqual(kept.code, 4, kept.text);
+          const unfinished = w.disk.unfinished!;
+          assert.deepStrictEqual(unfinished.backedUp?.[0], { name: "work", at: 12 });
+          const manifest = JSON.parse(unfinished.submission!.manifest);
+          const created = Date.parse(manifest.created) / 1000;
+          calledBackedUp(w)(created + now!); // as if it had been killed before it put it back
+          const refused = (code: string) => () => ({ type: "error", code, message: "" });
+          yield* qbackup(w, {
+            lies: { ready: (r, c) => (c === 2 ? r : refused("quota")()) },
+          });
+          assert.strictEqual(shown(w)[0], expected === 12 ? 12 : created + expected!);
+        }
+      }),
+  );
+});
+
+describe("what a failed run means", () => {
+  it.effect("is said for each qube, in the notification too", () =>
+    Effect.gen(function* () {
+      const w = world();
+      assert.strictEqual((yield* qbackup(w)).code, 0);
+      const before = new Date(Date.parse(JSON.parse(w.disk.text).finished));
+      const two = (n: number) => String(n).padStart(2, "0");
+      const date = `${before.getFullYear()}-${two(before.getMonth() + 1)}-${two(before.getDate())} ${two(before.getHours())}:${two(before.getMinutes())}`;
+      w.table.qubes.push(aQube("new", 12));
+      w.script = qvmBackupScript({ chunks: [], ends: { code: 1, said: ["no"] } });
+      const failed = yield* qbackup(w, { args: ["-t", "net", "-p", "/p", "vault", "work", "new"] });
+      assert.strictEqual(failed.code, 3, failed.text);
+      const means = `nothing was stored; the last proven backup of work, vault is of ${date}; there is no proven backup of new`;
+      assert.include(failed.text, `warning: ${means}\n`);
+      assert.include(w.notes.at(-1)!.body, means.slice(1));
+      // Of a wrong setting too, for the qubes of the last run where none is named.
+      assert.strictEqual((yield* qbackup(w, { args: ["-p", "/p"] })).code, 2);
+      assert.include(
+        w.notes.at(-1)!.body,
+        `Nothing was stored; the last proven backup of work, mail, vault is of ${date}`.slice(1),
+      );
+      assert.strictEqual((yield* qbackup(w, { args: ["-p", "/p", "lst", "work"] })).code, 2);
+      assert.include(w.notes.at(-1)!.body, `nothing was stored; the last proven backup of work is`);
+      assert.notInclude(w.notes.at(-1)!.body, "lst");
+      // One that came back damaged is no backup.
+      const session = JSON.parse(w.disk.text).session;
+      w.disk.audits.set(session, { failed: "2026-01-01T00:00:00Z" });
+      const worse = yield* qbackup(w, { args: ["-t", "net", "-p", "/p", "vault"] });
+      assert.include(worse.text, "nothing was stored; there is no proven backup of vault");
+    }),
+  );
+});
+
+describe("qubesd's journal", () => {
+  it.effect("that tells of broken pipes is believed more than exit code 0", () =>
+    Effect.gen(function* () {
+      const w = world();
+      w.table.brokenPipes = 872;
+      const { code, text } = yield* qbackup(w);
+      assert.strictEqual(code, 6, text);
+      assert.match(text, /error: qubesd's journal tells of 872 broken pipes/);
+      assert.strictEqual(w.shelf.gaveUp, 1);
+      nothingProven(w);
+    }),
+  );
+  it.effect("that may not be read is said", () =>
+    Effect.gen(function* () {
+      const w = world();
+      w.table.brokenPipes = undefined;
+      const { code, text } = yield* qbackup(w);
+      assert.strictEqual(code, 0, text);
+      assert.match(text, /info: qubesd's journal may not be read here: .*verify --decrypt/);
+    }),
+  );
+});
+
+describe("another run is under way", () => {
+  const busy = Effect.fnUntraced(function* (attended: boolean, args: ReadonlyArray<string> = []) {
+    const locks: LockTable = new Map();
+    const slow = world(tiny, { chunks: [{ bytes: tiny, after: "3 hours" }] });
+    const first = yield* Effect.forkChild(
+      qbackup(slow, {
+        locks,
+        within: "10 hours",
+        args: ["-t", "net", "-p", "/p", "--qubes-timeout=600", "work", "mail", "vault"],
+      }),
+    );
+    for (let i = 0; i < 50; i++) yield* Effect.yieldNow;
+    const w = world();
+    const second = yield* Effect.forkChild(
+      qbackup(w, {
+        locks,
+        attended,
+        within: "20 hours",
+        args: ["-t", "net", "-p", "/p", ...args, "work", "mail", "vault"],
+      }),
+    );
+    const ended = yield* Fiber.join(second);
+    yield* Fiber.interrupt(first);
+    return { ...ended, w };
+  });
+  it.effect("a person is told at once", () =>
+    Effect.gen(function* () {
+      const { code, seconds, text, w } = yield* busy(true);
+      assert.strictEqual(code, 7, text);
+      assert.isBelow(seconds, 30);
+      assert.match(text, /error: another run is under way/);
+      assert.notInclude(text, "nothing was stored");
+      assert.lengthOf(w.table.calls, 0);
+    }),
+  );
+  it.effect(
+    "nobody who looks: it waits, and then makes its backup, named by the time that it is",
+    () =>
+      Effect.gen(function* () {
+        const { code, text, w } = yield* busy(false);
+        assert.strictEqual(code, 0, text);
+        assert.match(text, /info: another run is under way: waiting for it, up to 12 h/);
+        const [name] = [...w.shelf.committed.keys()];
+        const minutes = Number(name!.slice(11, 13)) * 60 + Number(name!.slice(13, 15));
+        const start = new Date(0);
+        assert.isAtLeast(minutes - start.getHours() * 60 - start.getMinutes(), 180);
+      }),
+  );
+  it.effect("no longer than is asked for", () =>
+    Effect.gen(function* () {
+      const { code, text } = yield* busy(false, ["--wait-for=1"]);
+      assert.strictEqual(code, 7, text);
+      const person = yield* busy(true, ["--wait-for=5"]);
+      assert.strictEqual(person.code, 0, person.text);
+    }),
+  );
+});
+
+describe("a program that compresses", () => {
+  it.effect("is handed on, if it gives back what it was given", () =>
+    Effect.gen(function* () {
+      const w = world(tiny, { noFilter: ["cat"] });
+      const args = (filter: string) => ["-t", "net", "-p", "/p", `--compress-filter=${filter}`];
+      const { code, text } = yield* qbackup(w, { args: args("zstd") });
+      assert.strictEqual(code, 0, text);
+      assert.strictEqual(w.script.started[0]!.compressFilter, "zstd");
+      for (const bad of ["cat", "/bin/zstd", "zstd -19", "-d", ""]) {
+        const refused = yield* qbackup(w, { args: args(bad) });
+        assert.strictEqual(refused.code, 2, bad);
+      }
+      assert.lengthOf(w.script.started, 1);
+    }),
+  );
+});
+
+describe("a clock that jumps", () => {
+  it.effect.each([8, -8])("by %d hours, while the link is down, changes nothing", (hours) =>
+    Effect.gen(function* () {
+      const w = world(big, {
+        chunks: [
+          { bytes: big.subarray(0, 9_000_000) },
+          { bytes: big.subarray(9_000_000), after: "1 minute" },
+        ],
+      });
+      let offset = 0;
+      const around = <A, E, R>(it: Effect.Effect<A, E, R>) =>
+        Effect.flatMap(Clock.Clock, (real) =>
+          Effect.provideService(it, Clock.Clock, {
+            sleep: (duration) => real.sleep(duration),
+            currentTimeMillisUnsafe: () => real.currentTimeMillisUnsafe() + offset,
+            currentTimeMillis: Effect.map(real.currentTimeMillis, (now) => now + offset),
+            currentTimeNanosUnsafe: () => real.currentTimeNanosUnsafe(),
+            currentTimeNanos: real.currentTimeNanos,
+            monotonicTimeNanosUnsafe: () => real.monotonicTimeNanosUnsafe(),
+            monotonicTimeNanos: real.monotonicTimeNanos,
+          }),
+        );
+      const { code, text } = yield* qbackup(w, {
+        around,
+        lies: {
+          dropAfter: (call) => {
+            if (call > 3) return undefined;
+            offset = hours * 3_600_000;
+            return 2;
+          },
+        },
+      });
+      assert.strictEqual(code, 0, text);
+      assert.notInclude(text, "error:");
+      assert.isTrue([...w.shelf.committed.values()][0]!.bytes.equals(big));
+      assert.isAtLeast(w.shelf.calls, 4);
+    }),
+  );
+  it.effect(
+    "and a server that did not keep the upload for so long: one error, with what to do",
+    () =>
+      Effect.gen(function* () {
+        const w = world(big);
+        const { code, text } = yield* qbackup(w, {
+          lies: {
+            dropAfter: (c) => (c === 1 ? 3 : undefined),
+            ready: (r, c) => {
+              if (c === 1) return r;
+              w.shelf.bytes = Buffer.alloc(0);
+              return { ...r, offset: 0 };
+            },
+          },
+        });
+        assert.strictEqual(code, 6, text);
+        assert.strictEqual(text.match(/^error:/gm)?.length, 1, text);
+        assert.match(
+          text,
+          /error: the server has no more than 0 bytes of .* that it said were safe/,
+        );
+        assert.match(text, /hint: .*run again/);
+        nothingProven(w);
+      }),
+  );
+});
+
+describe("a disk in dom0 that is full", () => {
+  it.effect("at the start is an error; later it stops neither the trailer nor the receipt", () =>
+    Effect.gen(function* () {
+      const full = world();
+      full.disk.fails = (call) => (call === "reserve" ? "the disk is full" : undefined);
+      const refused = yield* qbackup(full);
+      assert.strictEqual(refused.code, 2, refused.text);
+      assert.strictEqual(full.shelf.calls, 0);
+      assert.notInclude(full.table.calls, "start net");
+
+      const w = world();
+      w.disk.fails = (call) =>
+        call === "mark" && w.disk.unfinished !== undefined ? "the disk is full" : undefined;
+      const ended = yield* qbackup(w);
+      assert.strictEqual(ended.code, 0, ended.text);
+      assert.match(ended.text, /warning: could not mark: the disk is full; the backup goes on/);
+      assert.lengthOf(w.disk.text.trim().split("\n"), 1);
+
+      const worse = world();
+      worse.disk.fails = (call) =>
+        (call === "mark" && worse.disk.unfinished !== undefined) || call.startsWith("append")
+          ? "the disk is full"
+          : undefined;
+      const lost = yield* qbackup(worse);
+      assert.strictEqual(lost.code, 2, lost.text);
+      assert.match(lost.text, /error: the archive \S+ is stored, but .*the disk is full/);
+      assert.match(lost.text, /hint: .*qbackup ledger rebuild/);
+      assert.strictEqual(worse.shelf.committed.size, 1);
+    }),
+  );
+});
+
+describe("what is shown of a run", () => {
+  it.effect("something at once, and what it waits for, while the clock goes on", () =>
+    Effect.gen(function* () {
+      const w = world(big, { chunks: [{ bytes: big, after: "20 seconds", percent: 50 }] });
+      w.table.takes = (call) => (call === "start net" ? "30 seconds" : 0);
+      const { code, text } = yield* qbackup(w, { lies: { mute: "after-trailer" } });
+      assert.strictEqual(code, 4, text);
+      const waits = w.said.progress.map((now): string => now.waits ?? "");
+      assert.strictEqual(waits[0], "looking at the qubes");
+      const order = waits.filter((it, i) => it !== waits[i - 1]);
+      assert.deepStrictEqual(order.slice(0, 2), [
+        "looking at the qubes",
+        "waiting for net to start",
+      ]);
+      assert.include(order, "waiting for qvm-backup");
+      // Half an hour of silence, of which each second is shown.
+      assert.include(order, "waiting for the server's receipt");
+      const silent = waits.slice(waits.indexOf("waiting for the server's receipt"));
+      assert.isAbove(silent.length, 1700);
+    }),
+  );
+  it.effect("that the link is down", () =>
+    Effect.gen(function* () {
+      const w = world(big);
+      const far = peer(w.shelf, { dropAfter: (call) => (call === 1 ? 1 : undefined) });
+      let calls = 0;
+      const { code, text } = yield* qbackup(w, {
+        far: (i, s) => ((calls += 1) > 1 && calls < 6 ? Effect.succeed(4) : far(i, s)),
+      });
+      assert.strictEqual(code, 0, text);
+      assert.isTrue(w.said.progress.some(({ waits }) => waits === "waiting for the link"));
     }),
   );
 });

@@ -46,27 +46,50 @@ export const meter = () => {
 };
 
 /**
+ * Seconds that are left by what qvm-backup shows, from when it showed something first; it is not linear
+ * (docs/qubes.md, Progress), so nothing is said before it has come some way. Times in milliseconds.
+ */
+export const estimate = () => {
+  let first: { readonly at: number; readonly percent: number } | undefined;
+  return (at: number, percent: number | undefined): number | undefined => {
+    if (percent === undefined) return undefined;
+    first ??= { at, percent };
+    const done = percent - first.percent;
+    return done < 2 || at - first.at < rateOver
+      ? undefined
+      : (((at - first.at) / done) * Math.max(0, 100 - percent)) / 1000;
+  };
+};
+
+/**
  * `[#####.....]  42.00%  1.2 GiB sent  35.1 MiB/s  0:12:34`, at most `width` columns; the bar takes
  * what room there is, up to 40 columns. `rate` in bytes a second, `elapsed` in seconds. With a width
  * of 0 there is no bar. Where the bytes in all are known, the time that is left stands at the end.
  */
 export const progressLine = (
   now: Progress,
-  { elapsed, rate, width }: { readonly elapsed: number; readonly rate: number; width: number },
+  {
+    elapsed,
+    left,
+    rate,
+    width,
+  }: { readonly elapsed: number; readonly rate: number; width: number; left?: number | undefined },
 ): string => {
   const share =
     now.percent ??
     (now.total !== undefined && now.total > 0 ? (now.bytes / now.total) * 100 : undefined);
   const percent = share === undefined ? undefined : Math.min(100, Math.max(0, share));
   const sending = /^(?:back|send)/.test(now.doing);
+  const moved = now.waits === undefined || now.bytes > 0;
   const facts = [
     ...(percent === undefined ? [] : [`${percent.toFixed(2).padStart(6)}%`]),
-    `${humanSize(now.bytes)}${sending ? " sent" : ""}`,
-    `${humanSize(rate)}/s`,
+    ...(moved ? [`${humanSize(now.bytes)}${sending ? " sent" : ""}`, `${humanSize(rate)}/s`] : []),
     humanDuration(elapsed),
+    ...(left === undefined ? [] : [`some ${humanDuration(left)} left`]),
     ...(now.total === undefined || now.percent !== undefined || rate <= 0
       ? []
       : [`${humanDuration(Math.max(0, now.total - now.bytes) / rate)} left`]),
+    ...(now.waits === undefined ? [] : [now.waits]),
   ].join("  ");
   const label = sending ? "" : `${now.doing}  `;
   if (width === 0) return label + facts.trimStart();
@@ -174,30 +197,39 @@ export const desktopReporter = (options: DesktopOptions): Layer.Layer<Reporter> 
       let since = 0;
       let last: number | undefined;
       let rate = meter();
+      let left = estimate();
       return {
         say: (level: Level, text: string) =>
           say(level, text, level !== "info" || terminal || stderrIsTTY),
         clear: Effect.sync(clear),
         progress: Effect.fnUntraced(function* (now: Progress) {
-          const at = yield* Clock.currentTimeMillis;
+          // A wall clock that jumps would stop the bar, or make a rate of it.
+          const at = Number(yield* Clock.monotonicTimeNanos) / 1e6;
           if (now.doing !== doing) {
             doing = now.doing;
             since = at;
             // A bar is drawn at once, a line only when there is something to tell.
             last = stderrIsTTY ? undefined : at;
             rate = meter();
+            left = estimate();
           }
           const speed = rate(at, now.bytes);
+          const rest = left(at, now.percent);
           const every = stderrIsTTY ? bar : terminal ? terminalLine : journalLine;
           if (last !== undefined && at - last < every) return;
           last = at;
           const elapsed = (at - since) / 1000;
           if (!stderrIsTTY) {
-            const line = progressLine(now, { elapsed, rate: speed, width: 0 });
+            const line = progressLine(now, { elapsed, rate: speed, left: rest, width: 0 });
             return yield* say("info", line, terminal);
           }
           // The last column stays free: writing into it makes some terminals scroll.
-          const line = progressLine(now, { elapsed, rate: speed, width: columns() - 1 });
+          const line = progressLine(now, {
+            elapsed,
+            rate: speed,
+            left: rest,
+            width: columns() - 1,
+          });
           write(`\r${line.padEnd(drawn)}`);
           drawn = line.length;
         }),

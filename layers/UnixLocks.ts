@@ -24,6 +24,9 @@ const strangers = 64;
 /** Between two tries to take a lock that is held. In milliseconds. */
 const pause = 50;
 
+/** Milliseconds on a clock that never jumps. */
+const monotonic = Effect.map(Clock.monotonicTimeNanos, (now) => Number(now) / 1e6);
+
 interface Held {
   readonly server: Server;
   readonly clients: Set<Socket>;
@@ -84,14 +87,14 @@ export const unixLocks: Layer.Layer<Locks> = Layer.succeed(Locks, {
     const asked = yield* Deferred.make<void>();
     const limit =
       options?.stepDownWithin === undefined ? 0 : Duration.toMillis(options.stepDownWithin);
-    const until = (yield* Clock.currentTimeMillis) + limit;
+    const until = (yield* monotonic) + limit;
     const attempt = Effect.acquireRelease(
       listen(name, Buffer.from(token), () => Deferred.doneUnsafe(asked, Effect.void)),
       (held) => (held === undefined ? Effect.void : release(held)),
     );
     for (;;) {
       if ((yield* attempt) !== undefined) return { asked: Deferred.await(asked) };
-      const left = until - (yield* Clock.currentTimeMillis);
+      const left = until - (yield* monotonic);
       if (left <= 0) return yield* new LockBusy();
       yield* Effect.timeoutOption(ask(name, token), left);
       yield* Effect.sleep(Math.min(pause, Math.max(left, 1)));

@@ -2,7 +2,7 @@
  * A call to the carrier's service: its request, its first reply, and what its end means. What ends it
  * is either a link that may be made again, or a failure that no second try mends.
  */
-import { Context, Effect, Random, Schema } from "effect";
+import { Clock, Context, Effect, Random, Schema } from "effect";
 import type { BytesError } from "#services/Bytes";
 import { type Call, Qrexec } from "#services/Qrexec";
 import { Reporter } from "#services/Reporter";
@@ -29,6 +29,25 @@ export class LinkBroken extends Schema.TaggedError<LinkBroken>()("LinkBroken", {
 /** The link is given up: the carrier's cause speaks for itself, another needs to say where it belongs. */
 export const noLink = ({ hint, network, reason }: LinkBroken): RunFailed =>
   failed("link", network === true ? reason : `no link to the server: ${reason}`, hint);
+
+/** Minutes in which a network is waited for that is not there yet, at boot or after a night's sleep. */
+export const startTimeout = 10;
+
+/**
+ * Whether it is still to be waited for, from now on for so many minutes. Nothing has answered yet, so
+ * only ssh's own word that it reached nobody counts: what is set up wrongly is not mended by waiting.
+ * The clock is the monotonic one, which stands still while the machine sleeps.
+ */
+export const patience = (minutes: number) =>
+  Effect.map(
+    Clock.monotonicTimeNanos,
+    (began) =>
+      ({ network }: LinkBroken) =>
+        Effect.map(
+          Clock.monotonicTimeNanos,
+          (now) => network === true && Number(now - began) < minutes * 60e9,
+        ),
+  );
 
 /** Seconds before try number `tries` + 1: half a second, doubled up to a minute, a random part more or less. */
 export const pauseAfter = (tries: number): Effect.Effect<number> =>

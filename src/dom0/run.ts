@@ -17,6 +17,7 @@ import { fingerprint } from "#src/wire/keys";
 import { type Manifest, parseManifest, type Trailer } from "#src/wire/manifest";
 import { isName, type Name, printable, type Session } from "#src/wire/names";
 import { line } from "#src/wire/shown";
+import { startTimeout } from "./call.ts";
 import { command } from "./command.ts";
 import { failed, type RunFailed } from "./failure.ts";
 import { keepRunning, month, passphraseFile, qubesTimeout, to } from "./flags.ts";
@@ -41,6 +42,8 @@ export interface RunOptions {
   readonly qubes: ReadonlyArray<string>;
   /** MiB. */
   readonly window: number;
+  /** Minutes in which a network is waited for that is not there yet. */
+  readonly startTimeout: number;
   /** Minutes. */
   readonly linkTimeout: number;
   /** Minutes in which qvm-backup must write or show progress. */
@@ -321,7 +324,7 @@ const backup = Effect.fnUntraced(function* (
     power: Fiber.join(power),
   });
   view.waits = line`waiting for the server`;
-  yield* settle(destination);
+  yield* settle(destination, options.startTimeout);
   yield* settleBackedUp(left);
   const backedUp = backedUpOf(selection.qubes);
   const began = yield* nowInSeconds;
@@ -331,6 +334,7 @@ const backup = Effect.fnUntraced(function* (
       name: wanted,
       session,
       window: options.window,
+      startTimeout: options.startTimeout,
       linkTimeout: options.linkTimeout,
     });
     const { name, server } = upload;
@@ -580,6 +584,15 @@ export const runCommand = command({
       unit: "MiB",
       default: 64,
       help: "how much may be under way, unacknowledged",
+    },
+    startTimeout: {
+      type: "count",
+      value: "MIN",
+      least: 0,
+      most: month,
+      unit: "minutes",
+      default: startTimeout,
+      help: "how long to wait for a network that is not there yet, as at boot",
     },
     linkTimeout: {
       type: "count",

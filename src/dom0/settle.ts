@@ -9,11 +9,21 @@ import { Reporter } from "#services/Reporter";
 import { giveUpFrame } from "#src/wire/frames";
 import { line } from "#src/wire/shown";
 import { checkReceipt, complete, inLedger, remark, withoutSubmission } from "./record.ts";
-import { answer, callEnded, LinkBroken, noLink, openCall, refused } from "./call.ts";
+import {
+  answer,
+  callEnded,
+  LinkBroken,
+  noLink,
+  openCall,
+  refused,
+  patience,
+  pauseAfter,
+} from "./call.ts";
 
 const tries = 3;
 
-export const settle = Effect.fnUntraced(function* (destination: string) {
+/** `minutes` is how long it waits for a network that is not there yet. */
+export const settle = Effect.fnUntraced(function* (destination: string, minutes: number) {
   const reporter = yield* Reporter;
   const submission = (yield* inLedger((yield* Ledger).unfinished))?.submission;
   if (submission === undefined) return;
@@ -26,6 +36,7 @@ export const settle = Effect.fnUntraced(function* (destination: string) {
     return yield* remark(withoutSubmission);
   }
 
+  const patient = yield* patience(minutes);
   for (let attempt = 1; ; attempt++) {
     const broken = yield* Effect.gen(function* () {
       const { call, next } = yield* openCall(destination, { verb: "put", name, session });
@@ -61,7 +72,12 @@ export const settle = Effect.fnUntraced(function* (destination: string) {
       }),
     );
     if (broken === undefined) return;
-    if (attempt === tries) return yield* noLink(broken);
-    yield* Effect.sleep("2 seconds");
+    if (attempt >= tries && !(yield* patient(broken))) return yield* noLink(broken);
+    const wait = yield* pauseAfter(attempt + 1);
+    yield* reporter.say(
+      "warning",
+      line`no link yet: ${broken.reason}; again in ${wait.toFixed(1)} s`,
+    );
+    yield* Effect.sleep(`${Math.round(wait * 1000)} millis`);
   }
 });

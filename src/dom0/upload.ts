@@ -26,6 +26,7 @@ import {
   mayPass,
   noLink,
   openCall,
+  patience,
   pauseAfter,
   refusal,
   refused,
@@ -62,6 +63,8 @@ export interface UploadOptions {
   readonly session: Session;
   /** Blocks of 1 MiB that may wait for an acknowledgement. */
   readonly window: number;
+  /** Minutes in which the first link is waited for while the carrier's ssh reaches nobody. */
+  readonly startTimeout: number;
   /** Minutes without progress, while bytes wait or the link is down, after which it gives up. */
   readonly linkTimeout: number;
 }
@@ -298,6 +301,7 @@ export const openUpload = Effect.fnUntraced(function* (options: UploadOptions) {
   );
 
   const keepLink = Effect.gen(function* () {
+    const patient = yield* patience(options.startTimeout);
     let tries = 0;
     for (;;) {
       const before = acked;
@@ -311,7 +315,7 @@ export const openUpload = Effect.fnUntraced(function* (options: UploadOptions) {
       if (broken._tag === "RunFailed") return yield* broken;
       if (name !== asked) continue;
       tries = acked > before ? 1 : tries + 1;
-      if (server === undefined && tries >= firstTries) {
+      if (server === undefined && tries >= firstTries && !(yield* patient(broken))) {
         return yield* noLink(broken);
       }
       const wait = yield* pauseAfter(tries);
@@ -329,7 +333,9 @@ export const openUpload = Effect.fnUntraced(function* (options: UploadOptions) {
   const watch = Effect.gen(function* () {
     for (;;) {
       yield* Effect.sleep("1 second");
-      stalled = up && acked === pushed && trailer === undefined ? 0 : stalled + 1;
+      // Before the server has answered for the first time, the tries have a limit of their own.
+      const idle = server === undefined || (up && acked === pushed && trailer === undefined);
+      stalled = idle ? 0 : stalled + 1;
       if (stalled >= options.linkTimeout * 60) {
         return yield* failed(
           "link",

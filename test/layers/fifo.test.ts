@@ -7,7 +7,7 @@ import { rolldown } from "rolldown";
 import { afterAll, beforeAll } from "vitest";
 import { type FifoOptions, fifoQvmBackup } from "#layers/FifoQvmBackup";
 import { memoryQvmBackup, qvmBackupScript } from "#layers/MemoryQvmBackup";
-import { QvmBackup } from "#services/QvmBackup";
+import { type Plan, QvmBackup } from "#services/QvmBackup";
 import {
   drain,
   pattern,
@@ -215,7 +215,7 @@ describe("FifoQvmBackup", () => {
     Effect.gen(function* () {
       const { fake, it, runDirectory } = yield* Effect.promise(qubes);
       fake.orders({});
-      const argv = Effect.fnUntraced(function* (what: Partial<typeof plan>) {
+      const argv = Effect.fnUntraced(function* (what: Partial<Plan>) {
         fs.rmSync(path.join(it.dir, "argv"), { force: true });
         yield* use({ runDirectory, env: it.env }, ({ start }) =>
           Effect.flatMap(start({ ...plan, ...what }), drain).pipe(Effect.scoped),
@@ -230,6 +230,13 @@ describe("FifoQvmBackup", () => {
         "work",
         "dom0",
       ]);
+      assert.deepStrictEqual(yield* argv({ compressFilter: "zstd" }), [
+        "--yes",
+        "--compress-filter",
+        "zstd",
+        ...always.slice(2),
+        "work",
+      ]);
       // Without a name qvm-backup would take its default set.
       for (const bad of [
         { qubes: [] },
@@ -239,6 +246,43 @@ describe("FifoQvmBackup", () => {
       ]) {
         assert.isTrue(Exit.isFailure(yield* Effect.exit(argv(bad))), JSON.stringify(bad));
       }
+    }),
+  );
+
+  it.live("names a qube for which all fails, of which qvm-backup tells on stdout alone", () =>
+    Effect.gen(function* () {
+      const { it, runDirectory } = yield* Effect.promise(qubes);
+      it.add(
+        "qvm-backup",
+        `echo "  work |   VM |  7.0 MiB | <-- The VM is running and private volume snapshots are disabled. Backup will fail!"
+echo "  mail |   VM |  7.0 MiB |"
+echo "Backup error: Got empty response from qubesd." >&2; exit 1`,
+      );
+      const ended = yield* use({ runDirectory, env: it.env }, ({ start }) =>
+        Effect.gen(function* () {
+          const running = yield* start(plan);
+          yield* drain(running);
+          return yield* running.ended;
+        }).pipe(Effect.scoped),
+      );
+      assert.deepStrictEqual(ended, {
+        code: 1,
+        said: [
+          "Backup error: Got empty response from qubesd.",
+          "work runs and keeps no snapshots: shut it down",
+        ],
+      });
+    }),
+  );
+
+  it.live("knows a program that gives back what it compressed from one that does not", () =>
+    Effect.gen(function* () {
+      const { it, runDirectory } = yield* Effect.promise(qubes);
+      it.add("half", `if [ "$1" = -d ]; then head -c 100; else cat; fi`);
+      const tried = yield* Effect.forEach(["gzip", "cat", "half", "true", "no-such"], (program) =>
+        use({ runDirectory, env: it.env }, ({ compresses }) => compresses(program)),
+      );
+      assert.deepStrictEqual(tried, [true, false, false, false, false]);
     }),
   );
 

@@ -3,6 +3,7 @@ import { execFileSync, spawnSync } from "node:child_process";
 import * as fs from "node:fs";
 import * as os from "node:os";
 import * as path from "node:path";
+import { exitCodes } from "#src/wire/exit";
 import { afterAll, beforeEach } from "vitest";
 import { freePort, keygen, runSshd, script, sshdPath, temporary } from "#test/support/carrier";
 import { noSshd, notRoot, unless, without } from "#test/support/unless";
@@ -243,6 +244,12 @@ it("systemd takes the units", unless(without("systemd-analyze")), () => {
     { encoding: "utf8", env: { ...process.env, SYSTEMD_UNIT_PATH: `${units}:` } },
   );
   assert.notMatch(done.stderr, /qbackup@/);
+  // A link that failed, exit code 4, is the only failure that is worth another try.
+  const prevented = /^RestartPreventExitStatus=(.*)$/m.exec(text)![1]!.split(" ");
+  assert.include(text, "\nRestart=on-failure\n");
+  for (const [code] of Object.values(exitCodes)) {
+    assert.strictEqual(prevented.includes(`${code}`), code !== 0 && code !== 4, `${code}`);
+  }
 });
 
 describe("sshd", unless(noSshd), () => {

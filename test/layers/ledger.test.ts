@@ -66,6 +66,77 @@ describe("FileLedger", () => {
     }),
   );
 
+  const root = process.getuid!() === 0;
+  it.live.skipIf(!root)("makes nothing in the home of somebody else", () =>
+    Effect.gen(function* () {
+      const home = path.join(fresh(), "../../home");
+      fs.mkdirSync(home);
+      fs.chownSync(home, 1234, 1234);
+      for (const what of [
+        (ledger: Ledger["Service"]) => ledger.append(entry("a")),
+        (ledger: Ledger["Service"]) => Effect.scoped(ledger.reserve),
+        (ledger: Ledger["Service"]) => ledger.mark({ ...submission("a"), started: true }),
+      ]) {
+        const place = path.join(home, ".local/state/qbackup");
+        const why = yield* reasonOf(use(place, what));
+        assert.match(why, /would lie in a directory of user 1234, .*run qbackup as its owner/);
+        assert.deepStrictEqual(fs.readdirSync(home), []);
+      }
+      // One that root has spoilt before is somebody else's all the same.
+      fs.mkdirSync(path.join(home, ".local"));
+      const why = yield* reasonOf(
+        use(path.join(home, ".local/state/qbackup"), (ledger) => ledger.append(entry("a"))),
+      );
+      assert.match(why, /directory of user 1234/);
+    }),
+  );
+
+  it.live.skipIf(!root)(
+    "has kept the room that the end of a run needs, on a disk that fills up",
+    () =>
+      Effect.gen(function* () {
+        const place = fresh();
+        fs.mkdirSync(place, { recursive: true, mode: 0o700 });
+        execFileSync("mount", ["-t", "tmpfs", "-o", "size=6m,mode=700", "none", place]);
+        yield* use(place, (ledger) =>
+          Effect.gen(function* () {
+            yield* ledger.mark({ ...submission("a"), started: true });
+            yield* ledger.reserve;
+            // Somebody writes until nothing more fits.
+            const fd = fs.openSync(path.join(place, "filler"), "w");
+            const fill = Buffer.alloc(4096, 1);
+            try {
+              for (;;) fs.writeSync(fd, fill);
+            } catch {
+              fs.closeSync(fd);
+            }
+            const big = { ...submission("a"), manifest: "x".repeat(1_000_000) };
+            yield* ledger.mark({ ...big, started: true, submission: big });
+            yield* ledger.append({ ...entry("a"), manifest: big.manifest });
+            assert.strictEqual((yield* ledger.entries).entries.length, 1);
+          }).pipe(Effect.scoped),
+        ).pipe(Effect.ensuring(Effect.sync(() => execFileSync("umount", ["-l", place]))));
+      }),
+  );
+
+  it.live("gives the room back, and takes over that of a run that was killed", () =>
+    Effect.gen(function* () {
+      const place = fresh();
+      fs.mkdirSync(place, { recursive: true, mode: 0o700 });
+      fs.writeFileSync(path.join(place, "reserve"), "left over", { mode: 0o600 });
+      yield* use(place, (ledger) =>
+        Effect.gen(function* () {
+          yield* ledger.reserve;
+          const { blocks, mode, size } = fs.statSync(path.join(place, "reserve"));
+          assert.strictEqual(mode & 0o777, 0o600);
+          assert.isAtLeast(size, 4 << 20);
+          assert.isAtLeast(blocks * 512, 4 << 20);
+        }).pipe(Effect.scoped),
+      );
+      assert.deepStrictEqual(fs.readdirSync(place), []);
+    }),
+  );
+
   it.live("links by the hash of the line's bytes", () =>
     Effect.gen(function* () {
       const place = fresh();

@@ -23,11 +23,11 @@ const tools = () => {
   const it = fresh();
   it.add(
     "qvm-ls",
-    `[ "$*" = "--raw-data --fields name,qid,state,class,include_in_backups" ] || exit 2
-echo "dom0|0|Running|AdminVM|True"
-echo "asleep|3|Paused|AppVM|False"
-echo "sys-backup|7|Halted|AppVM|False"
-echo "work|2|Running|AppVM|True"`,
+    `[ "$*" = "--raw-data --fields name,qid,state,class,include_in_backups,backup_timestamp" ] || exit 2
+echo "dom0|0|Running|AdminVM|True|-"
+echo "asleep|3|Paused|AppVM|False|-"
+echo "sys-backup|7|Halted|AppVM|False|-"
+echo "work|2|Running|AppVM|True|-"`,
   );
   it.add(
     "qvm-check",
@@ -63,7 +63,7 @@ describe("QubesCli", () => {
         const it = tools();
         it.add(
           tool,
-          `touch "$DIR/began"; until [ -e "$DIR/go" ]; do sleep 0.05; done; echo "work|2|Halted|AppVM|True"`,
+          `touch "$DIR/began"; until [ -e "$DIR/go" ]; do sleep 0.05; done; echo "work|2|Halted|AppVM|True|-"`,
         );
         const asking = yield* use(it, (qubes) =>
           tool === "qvm-ls" ? Effect.asVoid(qubes.list) : Effect.asVoid(qubes.power("work")),
@@ -80,11 +80,14 @@ describe("QubesCli", () => {
   it.live("names the line of qvm-ls that it cannot read, printable", () =>
     Effect.gen(function* () {
       const it = tools();
-      it.add("qvm-ls", `printf 'dom0|0|Running|AdminVM|True\\nwo\\033rk|x|Running|AppVM|True\\n'`);
+      it.add(
+        "qvm-ls",
+        `printf 'dom0|0|Running|AdminVM|True|-\\nwo\\033rk|x|Running|AppVM|True|-\\n'`,
+      );
       const error = yield* Effect.flip(use(it, (qubes) => qubes.list));
       assert.strictEqual(
         error.message,
-        "could not list the qubes: line 2 of qvm-ls is not as expected: wo?rk|x|Running|AppVM|True",
+        "could not list the qubes: line 2 of qvm-ls is not as expected: wo?rk|x|Running|AppVM|True|-",
       );
     }),
   );
@@ -120,6 +123,67 @@ describe("QubesCli", () => {
       assert.include(more.message, "qvm-ls: said more than 1048576 bytes");
     }),
   );
+  it.live("asks of a running qube whether its own volumes keep a snapshot", () =>
+    Effect.gen(function* () {
+      const it = tools();
+      it.add(
+        "qvm-volume",
+        `echo "$*" >> "$DIR/asked"
+[ "$1 $3" = "info revisions_to_keep" ] || exit 2
+case $2 in work:private|sys:root) echo -1;; none:*) exit 1;; *) echo 2;; esac`,
+      );
+      const of = (name: string, kind: string, state = "Running") =>
+        use(it, (qubes) => qubes.unsavable({ name, qid: 2, state, class: kind, included: true }));
+      assert.strictEqual(yield* of("work", "AppVM"), "private");
+      assert.isUndefined(yield* of("work", "AppVM", "Halted"));
+      assert.isUndefined(yield* of("mail", "AppVM"));
+      assert.strictEqual(yield* of("sys", "StandaloneVM"), "root");
+      assert.isUndefined(yield* of("sys", "AppVM")); // its root is the template's
+      assert.include((yield* Effect.flip(of("none", "AppVM"))).message, "volumes of none");
+    }),
+  );
+  it.live("sets the last backup of a qube, or takes it away", () =>
+    Effect.gen(function* () {
+      const it = tools();
+      it.add("qvm-prefs", `echo "$*" >> "$DIR/prefs"; [ "$1" != gone ]`);
+      yield* use(it, (qubes) => qubes.setBackedUp("work", 1_700_000_000));
+      yield* use(it, (qubes) => qubes.setBackedUp("work", undefined));
+      assert.strictEqual(
+        it.read("prefs"),
+        "work backup_timestamp 1700000000\n--default work backup_timestamp\n",
+      );
+      const error = yield* Effect.flip(use(it, (qubes) => qubes.setBackedUp("gone", 1)));
+      assert.include(error.message, "could not set the last backup of gone");
+    }),
+  );
+  it.live("counts what qubesd's journal says of broken pipes, where it may be read", () =>
+    Effect.gen(function* () {
+      const it = tools();
+      const count = () => use(it, (qubes) => qubes.brokenPipes(1_700_000_000));
+      it.add(
+        "journalctl",
+        `echo "$*" > "$DIR/journalctl"
+echo "started"
+for i in 1 2 3; do echo "pipe closed by peer or os.write(pipe, data) raised exception."; done`,
+      );
+      assert.strictEqual(yield* count(), 3);
+      assert.match(it.read("journalctl"), /--unit=qubesd.service --since=@1700000000 /);
+      it.add("journalctl", "echo started");
+      assert.strictEqual(yield* count(), 0);
+      it.add(
+        "journalctl",
+        `echo "Hint: You are currently not seeing messages from other users and the system." >&2`,
+      );
+      assert.isUndefined(yield* count());
+      it.add(
+        "journalctl",
+        `echo "No journal files were opened due to insufficient permissions." >&2; exit 1`,
+      );
+      assert.isUndefined(yield* count());
+      it.add("journalctl", `echo "No journal files were found." >&2`);
+      assert.isUndefined(yield* count());
+    }),
+  );
   it.live("finds qubesd's temporary directory, and /tmp where nobody says", () =>
     Effect.gen(function* () {
       const it = tools();
@@ -132,20 +196,22 @@ describe("QubesCli", () => {
   );
   it("reads the lines of qvm-ls", () => {
     assert.deepStrictEqual(
-      parseQube("work|2|Halted|AppVM|True"),
+      parseQube("work|2|Halted|AppVM|True|-"),
       world[1] && {
         ...world[1],
         state: "Halted",
       },
     );
-    assert.isFalse(parseQube("remote|9|-|RemoteVM|-")?.included);
+    assert.isFalse(parseQube("remote|9|-|RemoteVM|-|-")?.included);
+    assert.strictEqual(parseQube("work|2|Halted|AppVM|True|1700000000")?.backedUp, 1_700_000_000);
     for (const bad of [
       "work|2|Halted|AppVM",
-      "work|2|Halted|AppVM|True|more",
-      "-work|2|Halted|AppVM|True",
-      "work|02|Halted|AppVM|True",
-      "work|-1|Halted|AppVM|True",
-      "work|2|Halted|AppVM|yes",
+      "work|2|Halted|AppVM|True|yesterday",
+      "work|2|Halted|AppVM|True|-|more",
+      "-work|2|Halted|AppVM|True|-",
+      "work|02|Halted|AppVM|True|-",
+      "work|-1|Halted|AppVM|True|-",
+      "work|2|Halted|AppVM|yes|-",
       "",
     ]) {
       assert.isUndefined(parseQube(bad), bad);

@@ -1,5 +1,5 @@
 import { assert, describe, it } from "@effect/vitest";
-import { Effect } from "effect";
+import { Clock, Effect } from "effect";
 import { TestClock } from "effect/testing";
 import * as fs from "node:fs";
 import * as path from "node:path";
@@ -7,6 +7,7 @@ import { afterAll } from "vitest";
 import {
   type DesktopOptions,
   desktopReporter,
+  estimate,
   meter,
   progressLine,
   stderrIsJournal,
@@ -86,6 +87,29 @@ describe("the progress line", () => {
     const half = { doing: line`verifying`, bytes: 2 ** 30, total: 2 ** 31 };
     assert.match(progressLine(half, { elapsed: 9, rate: 2 ** 20, width: 0 }), / {2}0:17:04 left$/);
     assert.notMatch(progressLine(half, { elapsed: 9, rate: 0, width: 0 }), /left/);
+  });
+  it("says what is waited for, and the time that is left by qvm-backup's figure", () => {
+    const waits = line`waiting for net to start`;
+    const none = { doing: line`backing up`, bytes: 0, waits };
+    assert.strictEqual(
+      progressLine(none, { elapsed: 3, rate: 0, width: 79 }),
+      "0:00:03  waiting for net to start",
+    );
+    assert.strictEqual(
+      progressLine({ ...now, waits }, { ...of, left: 100, width: 0 }),
+      "42.00%  1.2 GiB sent  35.1 MiB/s  0:12:34  some 0:01:40 left  waiting for net to start",
+    );
+    for (let width = 1; width < 120; width++) {
+      const drawn = progressLine({ ...now, waits }, { ...of, left: 100, width });
+      assert.isAtMost(drawn.length, width);
+    }
+    const left = estimate();
+    assert.isUndefined(left(0, undefined));
+    assert.isUndefined(left(60_000, 10));
+    assert.isUndefined(left(61_000, 20)); // too soon
+    assert.isUndefined(left(80_000, 11)); // too little
+    assert.strictEqual(left(160_000, 60), 80);
+    assert.strictEqual(left(160_000, 100.06), 0);
   });
   it("ends at 100, though qvm-backup goes on", () => {
     const line = progressLine({ ...now, percent: 100.06 }, { ...of, width: 80 });
@@ -250,14 +274,49 @@ describe("DesktopReporter", () => {
       });
       const often = yield* lines(true, false);
       assert.strictEqual(often.length, 10);
-      assert.strictEqual(often[0], "qbackup: 10.00%  60.0 MiB sent  1.0 MiB/s  0:01:00\n");
+      assert.strictEqual(
+        often[0],
+        "qbackup: 10.00%  60.0 MiB sent  1.0 MiB/s  0:01:00  some 0:09:00 left\n",
+      );
       const rare = yield* lines(false, true);
       assert.deepStrictEqual(
         rare,
-        ["<6>qbackup: 50.00%  300.0 MiB sent  1.0 MiB/s  0:05:00\n"].concat(
-          "<6>qbackup: 100.00%  600.0 MiB sent  1.0 MiB/s  0:10:00\n",
+        ["<6>qbackup: 50.00%  300.0 MiB sent  1.0 MiB/s  0:05:00  some 0:05:00 left\n"].concat(
+          "<6>qbackup: 100.00%  600.0 MiB sent  1.0 MiB/s  0:10:00  some 0:00:00 left\n",
         ),
       );
+    }),
+  );
+  it.effect("goes on where the wall clock is set back, and makes no rate of a jump", () =>
+    Effect.gen(function* () {
+      const { layer, out } = reporter({ stderrIsTTY: true });
+      let offset = 0;
+      const real = yield* Clock.Clock;
+      const jumping: Clock.Clock = {
+        sleep: (duration) => real.sleep(duration),
+        currentTimeMillisUnsafe: () => real.currentTimeMillisUnsafe() + offset,
+        currentTimeMillis: Effect.map(real.currentTimeMillis, (at) => at + offset),
+        currentTimeNanosUnsafe: () => real.currentTimeNanosUnsafe() + BigInt(offset) * 1_000_000n,
+        currentTimeNanos: Effect.map(
+          real.currentTimeNanos,
+          (at) => at + BigInt(offset) * 1_000_000n,
+        ),
+        monotonicTimeNanosUnsafe: () => real.monotonicTimeNanosUnsafe(),
+        monotonicTimeNanos: real.monotonicTimeNanos,
+      };
+      yield* Effect.gen(function* () {
+        const { progress } = yield* Reporter;
+        for (const hours of [0, -8, 8]) {
+          offset = hours * 3_600_000;
+          for (let i = 0; i < 5; i++) {
+            yield* progress({ doing: line`backing up`, bytes: 2 ** 20 });
+            yield* TestClock.adjust("1 second").pipe(Effect.provideService(Clock.Clock, real));
+          }
+        }
+      }).pipe(Effect.provide(layer), Effect.provideService(Clock.Clock, jumping));
+      const bars = out.filter((text) => text.startsWith("\r1.0 MiB"));
+      assert.lengthOf(bars, 15);
+      assert.match(bars.at(-1)!, /0:00:14/);
     }),
   );
   it("knows whether stderr is the journal by its device and inode", () => {

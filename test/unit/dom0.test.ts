@@ -879,9 +879,9 @@ describe("what a failed run means", () => {
         w.notes.at(-1)!.body,
         `Nothing was stored; the last proven backup of work, mail, vault is of ${date}`.slice(1),
       );
-      assert.strictEqual((yield* qbackup(w, { args: ["-p", "/p", "lst", "work"] })).code, 2);
+      assert.strictEqual((yield* qbackup(w, { args: ["-p", "/p", "zzz", "work"] })).code, 2);
       assert.include(w.notes.at(-1)!.body, `nothing was stored; the last proven backup of work is`);
-      assert.notInclude(w.notes.at(-1)!.body, "lst");
+      assert.notInclude(w.notes.at(-1)!.body, "zzz");
       // One that came back damaged is no backup.
       const session = JSON.parse(w.disk.text).session;
       w.disk.audits.set(session, { failed: "2026-01-01T00:00:00Z" });
@@ -910,6 +910,58 @@ describe("qubesd's journal", () => {
       const { code, text } = yield* qbackup(w);
       assert.strictEqual(code, 0, text);
       assert.match(text, /info: qubesd's journal may not be read here: .*verify --decrypt/);
+    }),
+  );
+});
+
+describe("a network that is not there yet", () => {
+  const nobody = (hint = "check it") => ({
+    code: 4,
+    said: [
+      "qubes.BackupCarrier: | ssh: Could not resolve hostname server: Temporary failure",
+      "qubes.BackupCarrier: error: ssh could not connect to server: Could not resolve hostname",
+      `qubes.BackupCarrier: hint: ${hint}`,
+    ],
+  });
+  const after = (w: World, calls: number) => {
+    const far = peer(w.shelf);
+    let called = 0;
+    return (i: Invocation["Service"], s: string) =>
+      (called += 1) > calls
+        ? Effect.map(far(i, s), (code) => ({ code, said: [] }))
+        : Effect.succeed(nobody());
+  };
+  it.effect("is waited for, at the start of a run and where one has left something", () =>
+    Effect.gen(function* () {
+      const w = world();
+      const { code, text } = yield* qbackup(w, { far: after(w, 9) });
+      assert.strictEqual(code, 0, text);
+      assert.match(text, /warning: no link yet: ssh could not connect to server/);
+      const left = world();
+      assert.strictEqual((yield* qbackup(left, { lies: { mute: "after-trailer" } })).code, 4);
+      const next = yield* qbackup(left, { far: after(left, 9) });
+      assert.strictEqual(next.code, 0, next.text);
+    }),
+  );
+  it.effect("for ten minutes, or as long as is asked for; then with one error", () =>
+    Effect.gen(function* () {
+      for (const [flags, least, most] of [
+        [[], 590, 720],
+        [["--start-timeout=30"], 1780, 1920],
+        [["--start-timeout=0"], 0, 20],
+      ] as const) {
+        const w = world();
+        const { code, seconds, text } = yield* qbackup(w, {
+          args: ["-t", "net", "-p", "/p", ...flags, "work", "mail", "vault"],
+          far: after(w, Infinity),
+        });
+        assert.strictEqual(code, 4, text);
+        assert.isAtLeast(seconds, least);
+        assert.isAtMost(seconds, most);
+        assert.lengthOf(w.script.started, 0);
+        assert.strictEqual(text.match(/^error:/gm)?.length, 1);
+        nothingProven(w);
+      }
     }),
   );
 });

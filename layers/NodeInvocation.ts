@@ -3,7 +3,6 @@ import * as Layer from "effect/Layer";
 import { randomBytes } from "node:crypto";
 import { fstatSync, writeSync } from "node:fs";
 import { Socket } from "node:net";
-import { isatty } from "node:tty";
 import * as Effect from "effect/Effect";
 import { BytesError, type Sink, type Source } from "#services/Bytes";
 import { Invocation } from "#services/Invocation";

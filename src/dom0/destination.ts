@@ -69,8 +69,8 @@ const again = "15 seconds";
  * qubes would not be backed up otherwise, every night. A person is told at once.
  */
 export const waitForLock = Effect.fnUntraced(function* (hours: number | undefined) {
-  const { attended } = yield* Invocation;
-  const limit = hours ?? (attended === true ? 0 : unattended);
+  const { watched } = yield* Invocation;
+  const limit = hours ?? (watched === true ? 0 : unattended);
   const { say } = yield* Reporter;
   for (let waited = 0; ; waited += 15) {
     const busy = yield* takeLock.pipe(

@@ -70,7 +70,7 @@ const qbackup = Effect.fnUntraced(function* (
         Layer.succeed(Invocation, {
           args: options.args ?? ["-t", "net", "-p", "/pass", "work", "mail", "vault"],
           env: {},
-          attended: options.attended === true,
+          watched: options.attended === true,
           stdin: { read: () => Effect.die("stdin is read"), received: () => 0 },
           stdout: {
             write: (b) => Effect.sync(() => void options.out?.push(Buffer.from(b).toString())),

@@ -160,7 +160,7 @@ describe("QvmRunQrexec", () => {
       for (const service of ["test.Deaf", "test.Heir", "test.Echo"]) {
         yield* Effect.scoped(call(it, service));
       }
-      assert.deepStrictEqual(processesWith(it.dir), []);
+      yield* Effect.promise(() => until("all are gone", () => processesWith(it.dir).length === 0));
     }),
   );
   it.live("a dead call looks dead, although somebody inherited its pipes", () =>

@@ -17,6 +17,7 @@ import * as Option from "effect/Option";
 import * as Schema from "effect/Schema";
 import * as fs from "node:fs";
 import { Socket } from "node:net";
+import { homedir } from "node:os";
 import * as path from "node:path";
 import { type Argv, type Child, child, collector, type Env, run, signalGroup } from "#layers/Child";
 import { toWritable } from "#layers/FdBytes";
@@ -73,6 +74,17 @@ const optionsOf = (plan: RestorePlan): ReadonlyArray<string> => [
   ...plan.options,
 ];
 
+/** Whether any process of this machine is that program. */
+const runs = (program: string, proc: string): boolean =>
+  fs.readdirSync(proc).some((pid) => {
+    try {
+      const words = fs.readFileSync(path.join(proc, pid, "cmdline"), "utf8").split("\0");
+      return words.slice(0, 2).some((word) => path.basename(word) === program);
+    } catch {
+      return false; // it has ended, or was no process
+    }
+  });
+
 /** As a terminal does it: everybody in the group hears SIGINT. */
 const stop =
   (limit: typeof limits) =>
@@ -84,6 +96,10 @@ const stop =
     });
 
 export interface FifoRestoreOptions {
+  /** Where the tool unpacks what it restores; ~/QubesIncoming if not given. */
+  readonly unpacking?: string;
+  /** Where processes are looked for; /proc if not given. */
+  readonly proc?: string;
   /** Absolute. It is made, and each process has a directory in it, which goes with it. */
   readonly directory: string;
   readonly env?: Env | undefined;
@@ -220,6 +236,14 @@ export const fifoQvmRestore = (options: FifoRestoreOptions): Layer.Layer<QvmRest
         };
       }),
 
+      leftovers: Effect.sync(() => {
+        const place = path.join(
+          options.unpacking ?? path.join(homedir(), "QubesIncoming"),
+          "backup#restore",
+        );
+        if (!fs.existsSync(place) || runs("qvm-backup-restore", options.proc ?? "/proc")) return [];
+        return fs.readdirSync(place).map((name) => path.join(place, name));
+      }),
       startParanoid: Effect.fnUntraced(function* (plan: RestorePlan, qube, command) {
         yield* checked(plan);
         // Nobody is there to close the window that it shows its log in.

@@ -20,6 +20,10 @@ export interface QvmRestoreScript {
   /** Said at the end. */
   readonly says?: ReadonlyArray<string>;
   readonly code?: number;
+  /** How long it goes on when it has all bytes. */
+  readonly writes?: Duration.Input;
+  /** Directories that one before has left. */
+  readonly leftovers?: ReadonlyArray<string>;
   /** The text that a start fails with. */
   readonly refuses?: string;
   /** Filled in: what was started, what each reading got, how many had to be stopped. */
@@ -78,7 +82,11 @@ export const memoryQvmRestore = (script: QvmRestoreScript): Layer.Layer<QvmResto
             if (number === readings - 1) yield* exit;
             return yield* gone;
           }),
-          end: Effect.suspend(() => (number === readings - 1 ? exit : Effect.void)),
+          end: Effect.suspend(() =>
+            number === readings - 1
+              ? Effect.andThen(Effect.sleep(script.writes ?? 0), exit)
+              : Effect.void,
+          ),
         };
       };
       return {
@@ -94,6 +102,7 @@ export const memoryQvmRestore = (script: QvmRestoreScript): Layer.Layer<QvmResto
         ended: Deferred.await(ended),
       };
     }),
+    leftovers: Effect.sync(() => script.leftovers ?? []),
     startParanoid: Effect.fnUntraced(function* (plan, qube, command) {
       const { ended, exit } = yield* begin(plan);
       script.commands.push(`${qube}: ${command}`);

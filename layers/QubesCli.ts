@@ -72,7 +72,16 @@ export const qubesCli = (env?: Env): Layer.Layer<Qubes> =>
     const refused = (doing: string, { code, said }: Ran) =>
       new QubesError({
         doing,
-        detail: said.length === 0 ? `exit code ${code}` : printable(said.join("; "), 600),
+        // Of a traceback, or a chain of them, the last line alone says what it was.
+        detail:
+          said.length === 0
+            ? `exit code ${code}`
+            : printable(
+                said.some((text) => /^Traceback|^\s+File "/.test(text))
+                  ? said.at(-1)!
+                  : said.join("; "),
+                600,
+              ),
       });
     const must = (doing: string, argv: Argv) =>
       Effect.flatMap(call(doing, argv), (ran) =>

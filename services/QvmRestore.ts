@@ -46,6 +46,11 @@ export class QvmRestore extends Context.Service<
      */
     readonly start: (plan: RestorePlan) => Effect.Effect<Restoring, QubesError, Scope.Scope>;
     /**
+     * The directories that it unpacks into, where one that was killed has left them: plain data. None
+     * while any qvm-backup-restore runs, for it may be its own.
+     */
+    readonly leftovers: Effect.Effect<ReadonlyArray<string>>;
+    /**
      * Has it restore in a disposable, which fetches the archive by itself: `command` runs in `qube` as
      * its default user and prints the whole archive.
      */

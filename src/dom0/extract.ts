@@ -242,10 +242,10 @@ const some = 12;
 /** Of one in a message: two names of 64, at most, and what stands between them. */
 const longest = 160;
 /** Names in a message: not all of hundreds. */
-export const listed = (names: Iterable<string>): string => {
+export const listed = (names: Iterable<string>, between = ", "): string => {
   const all = [...names].map((name) => printable(name, longest));
   const more = all.length - some;
-  return more > 0 ? `${all.slice(0, some).join(", ")} and ${more} more` : all.join(", ");
+  return more > 0 ? `${all.slice(0, some).join(between)} and ${more} more` : all.join(between);
 };
 
 /**
@@ -280,6 +280,22 @@ const calledIn = ({ renamed }: RestoreLog) => {
         }),
       ),
     );
+};
+
+/**
+ * Where a restored qube was to get a netvm by the name that only a renamed one would have: what sets
+ * the one that is here. Undefined where the tool said nothing of the kind.
+ */
+const withNetvms = ({ remarks, renamed }: RestoreLog): string | undefined => {
+  const originals = new Map([...renamed].map(([name, as]) => [as, name]));
+  const commands = remarks.flatMap((remark) => {
+    const [, qube, netvm] = /^Error setting (\S+?)\.netvm to (\S+): /.exec(remark) ?? [];
+    if (qube === undefined || netvm === undefined) return [];
+    return [`qvm-prefs ${qube} netvm ${originals.get(netvm) ?? netvm.replace(/-\d+$/, "")}`];
+  });
+  return commands.length === 0
+    ? undefined
+    : `nothing needs to be restored again; give back the netvm: ${listed(commands, "; ")}`;
 };
 
 /** Fails for whatever is not as it must be, with the qubes that it concerns. Gives what was left out. */
@@ -339,7 +355,8 @@ export const judge = Effect.fnUntraced(function* (
     return yield* failed(
       "qubes",
       `restored with its data, but not all of its settings: ${called(log.altered)}; qvm-backup-restore said: ${log.remarks[0]!}`,
-      "nothing needs to be restored again: set what the warnings above name by hand",
+      withNetvms(log) ??
+        "nothing needs to be restored again: set what the warnings above name by hand",
     );
   }
   return left;
@@ -373,8 +390,17 @@ export const extract = Effect.fnUntraced(function* (job: Job) {
   yield* Effect.gen(function* () {
     for (;;) {
       yield* tell(log);
-      const doing = plan.verifyOnly ? line`verifying` : line`restoring`;
-      yield* reporter.progress({ doing, bytes: fed, total });
+      // It has all the bytes, and writes sparse volumes with them, which may take minutes.
+      yield* fed === total && total > 0
+        ? reporter.progress({
+            doing: plan.verifyOnly ? line`decrypting the last of it` : line`writing the volumes`,
+            bytes: fed,
+          })
+        : reporter.progress({
+            doing: plan.verifyOnly ? line`verifying` : line`restoring`,
+            bytes: fed,
+            total,
+          });
       yield* Effect.sleep("200 millis");
     }
   }).pipe(Effect.forkScoped);

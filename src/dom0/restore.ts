@@ -233,6 +233,13 @@ export const restore = Effect.fnUntraced(function* (asked: RestoreOptions) {
   }
   const chosen = known === undefined || rebuilt ? undefined : yield* choose(options, known.entry);
   const session = Buffer.from((yield* Invocation).entropy(16)).toString("hex") as Session;
+  for (const left of yield* (yield* QvmRestore).leftovers) {
+    yield* say(
+      "warning",
+      line`a restore that was killed left data in ${left}, unpacked and not encrypted`,
+    );
+    yield* say("hint", line`rm -r '${left}' removes it`);
+  }
   yield* startDestination({ destination, session, keepRunning: options.keepRunning });
 
   const archive: Archive =
@@ -265,6 +272,12 @@ export const restore = Effect.fnUntraced(function* (asked: RestoreOptions) {
     "info",
     line`${options.verifyOnly ? "verifying" : "restoring"} ${names.length === 0 ? "all qubes" : listed(names)} of ${name} (${humanSize(archive.trusted.size)}) through ${destination}`,
   );
+  if (options.renameConflicting && !options.verifyOnly) {
+    yield* say(
+      "warning",
+      "--rename-conflicting: a restored qube whose netvm is here too looks for that under a new name, and comes back without; the command that gives it back is told at the end",
+    );
+  }
   const restoring = options.paranoid
     ? paranoid(archive.trusted, job)
     : known === undefined

@@ -57,6 +57,24 @@ const use = <A, E>(it: Programs, what: (qubes: Qubes["Service"]) => Effect.Effec
   }).pipe(Effect.provide(qubesCli(it.env)));
 
 describe("QubesCli", () => {
+  it.live("of a chain of tracebacks the last line is quoted", () =>
+    Effect.gen(function* () {
+      const it = tools();
+      const frame = (n: number) =>
+        `Traceback (most recent call last):\n  File "/x${n}.py", line ${n}\n`;
+      it.add(
+        "qvm-start",
+        `printf '%s' '${Array.from({ length: 9 }, (_, n) => frame(n)).join("")}' >&2; echo "qubesadmin.exc.QubesDaemonCommunicationError: Failed to connect to qubesd service: [Errno 2] No such file" >&2; exit 1`,
+      );
+      const failure = yield* Effect.gen(function* () {
+        return yield* Effect.flip((yield* Qubes).start("work"));
+      }).pipe(Effect.provide(qubesCli(it.env)));
+      assert.match(
+        failure.message,
+        /: qubesadmin.exc.QubesDaemonCommunicationError: Failed to connect[^;]*$/,
+      );
+    }),
+  );
   it.effect("waits nearly five minutes for qvm-ls and qvm-check", () =>
     Effect.gen(function* () {
       for (const tool of ["qvm-ls", "qvm-check"]) {

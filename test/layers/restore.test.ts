@@ -55,6 +55,30 @@ qvmRestoreContract("MemoryQvmRestore", (play) => {
   return { layer: memoryQvmRestore(script), fed: (reading) => script.fed[reading]! };
 });
 
+it.live(
+  "knows what one that was killed has left unpacked, and touches nothing of one that runs",
+  () =>
+    Effect.gen(function* () {
+      const { directory, it } = fifo({});
+      const unpacking = path.join(it.dir, "QubesIncoming");
+      const proc = path.join(it.dir, "proc");
+      const left = () =>
+        Effect.flatMap(QvmRestore, ({ leftovers }) => leftovers).pipe(
+          Effect.provide(fifoQvmRestore({ directory, env: it.env, unpacking, proc })),
+        );
+      fs.mkdirSync(path.join(proc, "77"), { recursive: true });
+      assert.deepStrictEqual(yield* left(), []);
+      const made = path.join(unpacking, "backup#restore/tmpab");
+      fs.mkdirSync(made, { recursive: true });
+      assert.deepStrictEqual(yield* left(), [made]);
+      fs.writeFileSync(
+        path.join(proc, "77/cmdline"),
+        "/usr/bin/python3\0/usr/bin/qvm-backup-restore\0--verify-only\0",
+      );
+      assert.deepStrictEqual(yield* left(), []);
+    }),
+);
+
 it.live("gives the tool its command line, a umask and no stdin, and leaves nothing", () =>
   Effect.gen(function* () {
     const { directory, it, layer } = fifo({ exitsBefore: 0 });

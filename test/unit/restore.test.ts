@@ -12,6 +12,7 @@ import { restoreLog } from "#src/dom0/restorelog";
 import type { Member } from "#src/wire/manifest";
 import { archiveOf, memberOf, scryptOf } from "#test/support/archive";
 import { keyOf, type Lies } from "#test/support/peer";
+import { line } from "#src/wire/shown";
 import { anArchive, keep, qbackup, world } from "#test/support/readback";
 
 const mebibyte = 1_048_576;
@@ -374,6 +375,43 @@ describe("a tool that does not end as it should", () => {
     /hint: is the passphrase/,
     { exit: 3 },
     "restore",
+  );
+
+  attempt(
+    "set no netvm, because it looked for the new name of one that is here",
+    {
+      says: [
+        " work |  AppVM | <-- Will be renamed to 'work-1'",
+        " mail |  AppVM | <-- Will be renamed to 'mail-1'",
+        "qubesadmin.backup: Error setting work-1.netvm to net-1: no such domain: 'net-1'",
+        "qubesadmin.backup: Error setting mail-1.netvm to net-1: no such domain: 'net-1'",
+        ...said("work", "mail"),
+      ],
+    },
+    /warning: --rename-conflicting: .* without[^]*hint: .*qvm-prefs work-1 netvm net; qvm-prefs mail-1 netvm net$/m,
+    "--rename-conflicting",
+  );
+
+  it.effect("says what a killed one has left, and what removes it", () =>
+    Effect.gen(function* () {
+      const w = world();
+      keep(w, "a.backup", anArchive(1, 3_000_000));
+      const left = "/home/user/QubesIncoming/backup#restore/tmpab";
+      const script = qvmRestoreScript({
+        says: said("work", "mail"),
+        leftovers: [left],
+        writes: "5 minutes",
+      });
+      const ran = yield* run(w, ["a.backup"], script);
+      assert.strictEqual(ran.code, 0, ran.text);
+      assert.include(
+        ran.text,
+        `left data in ${left}, unpacked and not encrypted\nhint: rm -r '${left}'`,
+      );
+      // Minutes after the last byte, it is said what is waited for.
+      const [last] = w.said.progress.slice(-1);
+      assert.deepStrictEqual([last?.doing, last?.total], [line`writing the volumes`, undefined]);
+    }),
   );
 
   const silent = /neither read nor said anything for 7 minutes/;

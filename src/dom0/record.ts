@@ -8,9 +8,21 @@ import { failed } from "./failure.ts";
 import { onPaper } from "./head.ts";
 import { checkServer, type Stored } from "./upload.ts";
 
+/** What to do where dom0 itself lets nothing be read or written; the kernel's words tell which. */
+const causes: ReadonlyArray<readonly [said: RegExp, then: string]> = [
+  [/ENOSPC|EDQUOT|no space|disk is full/i, "free space in dom0's home, then run it again"],
+  [/EACCES|EPERM|permission/i, "it must belong to the user who runs qbackup, and only to that one"],
+  [
+    /EROFS|read-only/i,
+    "the disk of dom0's home is read-only: see journalctl -b, and its file system",
+  ],
+];
+
 /** A ledger that cannot be used is a matter of this machine's set-up: a full disk, a planted link. */
 export const inLedger = <A, R>(effect: Effect.Effect<A, { readonly message: string }, R>) =>
-  Effect.mapError(effect, (error) => failed("usage", error.message));
+  Effect.mapError(effect, ({ message }) =>
+    failed("usage", message, causes.find(([said]) => said.test(message))?.[1]),
+  );
 
 /** The last line and its head; undefined while there is none. */
 export const currentHead = Effect.gen(function* () {

@@ -260,6 +260,19 @@ describe("ledger rebuild", () => {
 });
 
 describe("a ledger that is not what it was", () => {
+  it.effect.each([
+    ["ENOSPC: no space left on device, write", /^hint: free space in dom0's home/m],
+    ["EACCES: permission denied, open '/x'", /^hint: it must belong to the user/m],
+    ["EROFS: read-only file system, open '/x'", /^hint: .* is read-only/m],
+  ] as const)("not to be written, for %s: what helps against just that", ([why, hint]) =>
+    Effect.gen(function* () {
+      const w = full();
+      w.disk.fails = (call) => (call === "mark" ? why : undefined);
+      const { code, text } = yield* qbackup(w, ["list"]);
+      assert.strictEqual(code, 2, text);
+      assert.match(text, hint);
+    }),
+  );
   it.effect("lost: list says so, and what brings it back", () =>
     Effect.gen(function* () {
       const w = full();

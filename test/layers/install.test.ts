@@ -252,6 +252,23 @@ it("systemd takes the units", unless(without("systemd-analyze")), () => {
   }
 });
 
+// Where nothing is installed, nothing is taken away by this.
+it(
+  "uninstalling says what it leaves, and what is to be reloaded",
+  unless(fs.existsSync("/etc/qubes") ? "this is a Qubes machine" : undefined),
+  () => {
+    const prefix = `PREFIX=${path.join(tree, "nothing")}`;
+    for (const [target, told] of [
+      ["dom0", /daemon-reload[^]*timers[^]*crontab[^]*state\/qbackup[^]*qbackup-passphrase/],
+      ["appvm", /SSH_CONN in ~\/\.bashrc, and the ssh key/],
+      ["templatevm", /TemplateVM is shut down/],
+      ["server", /the archives, and the identity that signed their receipts/],
+    ] as const) {
+      assert.match(must(`uninstall-${target}`, prefix), told);
+    }
+  },
+);
+
 describe("sshd", unless(noSshd), () => {
   const user = `qbt${process.pid}`;
   let count = 0;

@@ -21,12 +21,11 @@ as_owner() {
 words() {
 	[ -z "$DESTDIR" ] || fail 'to= is about this machine, so it does not go with DESTDIR'
 	case $1-$to in
-	appvm-[A-Za-z0-9_]*@* | appvm-ssh://*) pattern='!A-Za-z0-9._@:/-' ;;
+	*[!A-Za-z0-9._@:/-]*) fail "to=$to: plain characters only" ;;
+	appvm-[A-Za-z0-9_]*@?* | appvm-ssh://?*) ;;
 	appvm-*) fail 'to=ACCOUNT@HOST: where the carrier connects to' ;;
-	dom0-[A-Za-z]*) pattern='!A-Za-z0-9_-' ;;
-	*) fail 'to=QUBE: the qube that carries the backups' ;;
+	dom0-*[!A-Za-z0-9_-]* | dom0-[!A-Za-z]*) fail 'to=QUBE: the qube that carries the backups' ;;
 	esac
-	case $to in *["$pattern"]*) fail "to=$to: only plain characters" ;; esac
 	shift
 	for setting in "$@"; do
 		there=$(set_to "$setting")

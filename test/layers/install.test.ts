@@ -194,6 +194,7 @@ describe("staged", () => {
     ["server", "user=b", "key=ssh-ed25519 AAAAC3Nz a\nssh-ed25519 AAAAC3Nz b"],
     ["server", "user=b", "key=ssh-ed25519 AAAAC3Nz a\n"],
     ["server", "user=b", "PREFIX=/usr|x"],
+    ["appvm", "to=a@b"],
     ["dom0", "PREFIX=relative"],
     ["dom0", "PREFIX=/a\n/b"],
     ["server-aa", "store=/a,b"],
@@ -222,6 +223,25 @@ it.each([
     stdio: "pipe",
     env: { PATH: "/usr/sbin:/usr/bin:/sbin:/bin" },
   });
+});
+
+it.each([
+  ["check_appvm", "nobody", /to=ACCOUNT@HOST/],
+  ["check_appvm", "-oProxyCommand@y", /to=ACCOUNT@HOST/],
+  ["check_appvm", "a@$(reboot)", /plain characters only/],
+  ["check_appvm", "a@b\nX=1", /plain characters only/],
+  ["check_dom0", "a b", /plain characters only/],
+  ["check_dom0", "a@b", /to=QUBE/],
+  ["check_dom0", "-t", /to=QUBE/],
+  ["check_dom0", "backups-vm", /^$/],
+  ["check_appvm", "account@server.example", /^$/],
+  ["check_appvm", "ssh://account@server.example:2222", /^$/],
+] as const)("%s of to=%j", (check, to, told) => {
+  // Somebody whose ~/.bashrc says nothing of it.
+  const env = { PATH: "/usr/sbin:/usr/bin:/sbin:/bin", SUDO_USER: "nobody", DESTDIR: "", to };
+  const done = spawnSync("sh", ["install/client.sh", check], { encoding: "utf8", env });
+  assert.match(done.stderr, told);
+  assert.strictEqual(done.status === 0, done.stderr === "");
 });
 
 it("systemd takes the units", unless(without("systemd-analyze")), () => {

@@ -9,7 +9,7 @@ import * as Schema from "effect/Schema";
 import type * as Scope from "effect/Scope";
 import { type ChildProcess, type StdioOptions, spawn } from "node:child_process";
 import { constants } from "node:os";
-import { printable } from "#src/wire/names";
+import { printable } from "#src/wire/shown";
 
 export type Argv = readonly [program: string, ...Array<string>];
 export type Env = Readonly<Record<string, string | undefined>>;

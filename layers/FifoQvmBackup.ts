@@ -24,7 +24,7 @@ import { readPassphrase } from "#layers/Passphrase";
 import { BytesError, type Source } from "#services/Bytes";
 import { Qube, QubesError } from "#services/Qubes";
 import { type Plan, QvmBackup } from "#services/QvmBackup";
-import { printable } from "#src/wire/names";
+import { printable } from "#src/wire/shown";
 
 /** Milliseconds. */
 export const limits = {

@@ -24,7 +24,7 @@ import { toWritable } from "#layers/FdBytes";
 import type { Sink } from "#services/Bytes";
 import { Qube, QubesError } from "#services/Qubes";
 import { QvmRestore, type RestorePlan } from "#services/QvmRestore";
-import { printable } from "#src/wire/names";
+import { printable } from "#src/wire/shown";
 
 /** Milliseconds. */
 export const limits = {

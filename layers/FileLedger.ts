@@ -21,7 +21,8 @@ import * as path from "node:path";
 import type { Env } from "#layers/Child";
 import { Audit, Entry, Ledger, LedgerError, type Line, Unfinished } from "#services/Ledger";
 import { Qube } from "#services/Qubes";
-import { printable, PublicKey, Session } from "#src/wire/names";
+import { PublicKey, Session } from "#src/wire/names";
+import { printable } from "#src/wire/shown";
 
 const {
   O_APPEND,

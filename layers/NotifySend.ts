@@ -7,7 +7,7 @@ import * as Layer from "effect/Layer";
 import { existsSync, lstatSync, readdirSync, statSync } from "node:fs";
 import { type Argv, type Env, run } from "#layers/Child";
 import { Notifier } from "#services/Notifier";
-import { printable } from "#src/wire/names";
+import { printable } from "#src/wire/shown";
 
 /** The first user with a session bus: /run/user/UID belongs to them, and bus in it is a socket. */
 const someUser = (runUser: string): { readonly uid: number; readonly gid: number } | undefined => {

@@ -10,7 +10,7 @@ import { existsSync } from "node:fs";
 import { statfs } from "node:fs/promises";
 import { type Argv, type Env, type ProgramError, type Ran, run } from "#layers/Child";
 import { Qube, Qubes, QubesError } from "#services/Qubes";
-import { printable } from "#src/wire/names";
+import { printable } from "#src/wire/shown";
 
 /** For every tool alike: with many qubes, or while the machine starts, qvm-ls alone took over a minute. */
 const limit = "5 minutes";

@@ -8,7 +8,7 @@
  */
 import { createHash } from "node:crypto";
 import { Option, Schema } from "effect";
-import { printable } from "#src/wire/names";
+import { printable } from "#src/wire/shown";
 import { type Member, memberLimit } from "#src/wire/manifest";
 
 /** Bytes of a full chunk as it lies in the archive: 100 MiB and what scrypt adds. */

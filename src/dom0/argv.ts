@@ -5,7 +5,7 @@
  */
 import { parseArgs } from "node:util";
 import type { CliError } from "effect/cli";
-import { printable } from "#src/wire/names";
+import { printable } from "#src/wire/shown";
 import { type Command, type Flag, flagName, flagOf } from "./command.ts";
 import { failed, type RunFailed } from "./failure.ts";
 import { closeTo } from "./near.ts";

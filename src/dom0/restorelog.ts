@@ -3,8 +3,7 @@
  * whatever becomes of the data: these lines are all that tells (docs/qubes.md, What it does not
  * notice).
  */
-import { printable } from "#src/wire/names";
-import { type Line } from "#src/wire/shown";
+import { type Line, printable } from "#src/wire/shown";
 
 /** More than that are not kept. */
 const most = 1000;

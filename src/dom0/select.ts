@@ -1,7 +1,7 @@
 /** Which qubes a backup is of: decided before anything starts, and what must come out of qvm-backup. */
 import { Effect, Option } from "effect";
 import { type Qube, Qubes } from "#services/Qubes";
-import { printable } from "#src/wire/names";
+import { printable } from "#src/wire/shown";
 import { failed } from "./failure.ts";
 import { closeTo } from "./near.ts";
 

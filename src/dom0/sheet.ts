@@ -4,7 +4,7 @@ import { type Entry, Ledger } from "#services/Ledger";
 import { humanSize } from "#src/wire/format";
 import { fingerprint } from "#src/wire/keys";
 import { parseManifest } from "#src/wire/manifest";
-import { printable } from "#src/wire/names";
+import { printable } from "#src/wire/shown";
 import { command } from "./command.ts";
 import { destinationFor } from "./destination.ts";
 import { to } from "./flags.ts";

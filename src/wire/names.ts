@@ -60,5 +60,3 @@ export const parseNumber = (text: string): number | undefined => {
   const value = Number(text);
   return Number.isSafeInteger(value) ? value : undefined;
 };
-
-export { printable } from "./shown.ts";

@@ -588,7 +588,7 @@ describe("faults of qvm-backup", () => {
     expect(names(out)).toEqual([...heads, ...expected]);
   });
 
-  it("truncated members that cannot be decrypted, exit 0", async () => {
+  it("truncated members that cannot be decrypted, exit 0", unless(noScrypt), async () => {
     const { code, out } = await faulty({ kind: "temp-full" });
     expect(code).toBe(0);
     const members = walk(fs.readFileSync(out));

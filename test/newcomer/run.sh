@@ -120,7 +120,7 @@ trial() {
 		failed=1
 	fi
 }
-# true NAME COMMAND...
+# holds NAME COMMAND...: that command succeeds.
 holds() {
 	name=$release-$1
 	shift
@@ -148,6 +148,7 @@ for release in ${RELEASES:-bookworm trixie}; do
 	holds 'nothing-installed' [ ! -e "$root/usr/sbin/sshd" ]
 	trial 'no' 2 'Install them.*\[y/N\]' newcomer 'printf "n\n" | script -qec "make test" /dev/null'
 	holds 'nothing-installed-after-no' [ ! -e "$root/usr/sbin/sshd" ]
+	trial 'yes-by-word' 0 'Setting up openssh-server' newcomer 'YES=1 sh test/need.sh demo'
 	trial 'yes-test' 0 'Skipped' newcomer 'printf "y\n" | script -qec "make test" /dev/null'
 	holds 'sshd-off' no_sshd
 	trial 'yes-demo' 0 'proven: the .* bytes' newcomer 'make demo'

@@ -5,7 +5,7 @@ import * as fs from "node:fs";
 import * as os from "node:os";
 import * as path from "node:path";
 import { big, failed, setUp, stored, tidy, verified } from "#test/support/runs";
-import { noMount, notRoot, unless } from "#test/support/unless";
+import { noMount, noScrypt, notRoot, unless, without } from "#test/support/unless";
 import { dist, execute, type Whole } from "#test/support/whole";
 import { tally } from "#test/support/tally";
 import { until } from "#test/support/until";
@@ -59,6 +59,28 @@ describe("a backup", () => {
       assert.match(manifest.name, /-[0-9a-f]{6}\.backup$/);
     assert.lengthOf(await verified(w), 2);
   });
+
+  it(
+    "compressed with zstd comes back with Qubes and without",
+    unless(without("zstd"), noScrypt),
+    async () => {
+      const w = await setUp();
+      const { bytes, manifest } = await stored(w, await w.run("--compress-filter=zstd", "work"));
+      assert.include(bytes.toString("latin1"), "\ncompression-filter=zstd\n");
+      const args = ["-t", "net", "-p", w.passphraseFile, "--verify-only", manifest.name];
+      const ran = await w.start("restore", ...args).ended;
+      assert.strictEqual(ran.code, 0, ran.stderr);
+      const listed = execFileSync(
+        "sh",
+        ["install/qbackup-recover", "list", path.join(w.server.store, manifest.name)],
+        { encoding: "utf8", env: { ...w.world.env, PASSPHRASE_FILE: w.passphraseFile } },
+      );
+      assert.match(listed, /^vm\d+\/ +work /m);
+      const refused = await w.run("--compress-filter=no-such-program", "work");
+      assert.strictEqual(refused.code, 2, refused.stderr);
+      assert.match(refused.stderr, /no-such-program is not there/);
+    },
+  );
 
   it("two at once: one that may not wait exits 7 at once, one that nobody looks at comes after", async () => {
     const w = await setUp();

@@ -72,7 +72,7 @@ $(programs): $(sources)
 bundle: dist/qbackup.tar
 	@sha256sum dist/qbackup.tar
 
-carried = Makefile $(wildcard install/* apparmor/*) $(programs)
+carried = $(sort Makefile $(wildcard install/* apparmor/*) $(programs))
 dist/qbackup.tar: $(programs) $(carried)
 	tar --create --file=$@ --format=ustar --sort=name --mtime=@0 --owner=0 --group=0 --numeric-owner \
 	  --mode=u=rwX,go=rX --transform='s|^|qbackup/|' $(carried)
@@ -117,7 +117,7 @@ clean:
 node:
 	@[ -n "$$DESTDIR" ] || /usr/bin/node -e 'process.exit(parseInt(process.versions.node) < 20 ? 1 : 0)' 2>/dev/null || { \
 	  echo 'qbackup: error: there is no node of version 20 or later at /usr/bin/node' >&2; \
-	  echo 'qbackup: hint: dom0: qubes-dom0-update nodejs; Fedora: dnf install nodejs; Debian 13: apt install nodejs; Debian 12: see README.md' >&2; exit 1; }
+	  echo 'qbackup: hint: dom0: qubes-dom0-update nodejs; Fedora: dnf install nodejs; Debian 13: apt install nodejs; Debian 12: see docs/installation.md' >&2; exit 1; }
 
 # What is filled into configuration files must mean there what it says.
 prefix:

@@ -26,7 +26,7 @@ fail() {
 # The programs start with #!/usr/bin/node, so another node, wherever it lies, does not help.
 /usr/bin/node -e 'process.exit(parseInt(process.versions.node) < 20 ? 1 : 0)' 2>/dev/null ||
 	fail 'there is no node of version 20 or later at /usr/bin/node' \
-		'Debian 13: apt install nodejs npm; others: see "Installation" in README.md'
+		'Debian 13: apt install nodejs npm; others: see docs/installation.md'
 command -v npm >/dev/null || fail 'npm is not installed' 'Debian 13: apt install npm'
 
 # Suites, program, package, what it is for. A suite with ? can do without: some tests are skipped then.

@@ -225,6 +225,34 @@ it.each([
   });
 });
 
+it("a bundle is the same bytes from the same files, whoever has them, and is all that is needed", () => {
+  const sums = [0o022, 0o077].map((umask) => {
+    const copy = path.join(temporary(), "copy");
+    const before = process.umask(umask);
+    try {
+      for (const name of ["Makefile", "install", "apparmor", "dist"]) {
+        fs.cpSync(path.join(tree, name), path.join(copy, name), { recursive: true });
+      }
+      // Of another day, and one that may not be read by others.
+      fs.utimesSync(path.join(copy, "install/sshd.conf"), umask, umask);
+      fs.chmodSync(path.join(copy, "install/sshd.conf"), 0o666 & ~umask);
+      const done = spawnSync("make", ["--silent", "bundle"], { cwd: copy, encoding: "utf8" });
+      assert.strictEqual(done.status, 0, done.stderr);
+      execFileSync("tar", ["-xf", "dist/qbackup.tar"], { cwd: copy });
+      const staged = spawnSync("make", ["dom0", `DESTDIR=${stage}`], {
+        cwd: path.join(copy, "qbackup"),
+        encoding: "utf8",
+      });
+      assert.strictEqual(staged.status, 0, staged.stderr);
+      return /^[0-9a-f]{64}(?= )/m.exec(done.stdout)![0];
+    } finally {
+      process.umask(before);
+      fs.rmSync(path.dirname(copy), { recursive: true });
+    }
+  });
+  assert.strictEqual(sums[0], sums[1]);
+});
+
 it.each([
   ["check_appvm", "nobody", /to=ACCOUNT@HOST/],
   ["check_appvm", "-oProxyCommand@y", /to=ACCOUNT@HOST/],

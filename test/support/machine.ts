@@ -1,8 +1,10 @@
 /**
  * A machine of its own for a test that installs things: this one's root below a layer that is thrown
  * away, with its own mounts, processes and network (loopback alone). What is done in there is not seen
- * outside, and all of it ends with `stop`. Needs root.
+ * outside, and all of it ends with `stop`. Needs root. QBACKUP_ROOT names another root to take, as that
+ * of a fresh Debian.
  */
+// @effect-diagnostics processEnv:off -- it is about where this process runs.
 import { execFileSync, spawn } from "node:child_process";
 import * as fs from "node:fs";
 import * as os from "node:os";
@@ -32,10 +34,12 @@ export const root: Login = { user: "root", home: "/root" };
 /** What the layer hides: others' files, and what is of this moment. */
 const empty = ["/home", "/root", "/run", "/srv", "/tmp"];
 
+const below = process.env["QBACKUP_ROOT"] ?? "/";
+
 const setUp = (dir: string) => `set -e
 mount -t tmpfs -o mode=755 layer ${dir}/layer
 mkdir ${dir}/layer/up ${dir}/layer/work
-mount -t overlay -o lowerdir=/,upperdir=${dir}/layer/up,workdir=${dir}/layer/work machine ${dir}/root
+mount -t overlay -o lowerdir=${below},upperdir=${dir}/layer/up,workdir=${dir}/layer/work machine ${dir}/root
 mount -t proc proc ${dir}/root/proc
 mount --rbind /dev ${dir}/root/dev
 for each in ${empty.join(" ")}; do mount -t tmpfs -o mode=755 empty ${dir}/root$each; done

@@ -33,6 +33,31 @@ it("no step is an editor's, and no step hides in a block that is not counted", (
 
 it("the README is short", () => assert.isAtMost(readme.split("\n").length, 200));
 
+it("every message of the troubleshooting is one that the programs have", () => {
+  const source = ["src", "layers", "services"]
+    .flatMap((dir) =>
+      fs
+        .readdirSync(dir, { recursive: true, encoding: "utf8" })
+        .filter((file) => file.endsWith(".ts"))
+        .map((file) => fs.readFileSync(path.join(dir, file), "utf8")),
+    )
+    .join("\n");
+  let seen = 0;
+  for (const [, cell] of fs
+    .readFileSync("docs/troubleshooting.md", "utf8")
+    .matchAll(/^\| (`.*?) \|/gm)) {
+    for (const [, message] of cell!.matchAll(/`([^`]+)`/g)) {
+      // Dots and capitals stand for what differs from case to case.
+      const parts = message!.split(/\.\.\.|\b[A-Z][A-Z_]{3,}\b|[()]/).map((part) => part.trim());
+      for (const part of source.includes(message!) ? [] : parts) {
+        assert.isTrue(part.length < 4 || source.includes(part), `${message}: ${part}`);
+      }
+      seen++;
+    }
+  }
+  assert.isAtLeast(seen, 20);
+});
+
 /** As GitHub makes the name of a heading. */
 const anchors = (file: string): ReadonlyArray<string> =>
   [...fs.readFileSync(file, "utf8").matchAll(/^#+ (.*)$/gm)].map(([, title]) =>

@@ -10,7 +10,7 @@ import { nodeSafeFs } from "#layers/NodeSafeFs";
 import { SafeFs } from "#services/SafeFs";
 import { safeFsContract } from "#test/contracts/safefs";
 import { rng } from "#test/support/random";
-import { noMount, unless } from "#test/support/unless";
+import { noOwnMounts, unless } from "#test/support/unless";
 
 const base = fs.mkdtempSync(path.join(os.tmpdir(), "qbackup-safefs-"));
 afterAll(() => fs.rmSync(base, { recursive: true, force: true }));
@@ -136,7 +136,7 @@ describe("the causes of a failure on a real disk", () => {
 
   it.each(['root.create("a", 0o600)', 'root.ensure("a", 0o700)', "root.writable"])(
     "a disk that is mounted read-only: %s",
-    unless(noMount()),
+    unless(noOwnMounts()),
     (call) => {
       const dir = fs.mkdtempSync(path.join(base, "ro-"));
       const mounted = `mount -t tmpfs -o ro none ${dir} &&`;

@@ -3,7 +3,7 @@
  * end of the run says so, with the reason (skipped.ts).
  */
 // @effect-diagnostics processEnv:off -- it is about this process and where it runs.
-import { execFileSync } from "node:child_process";
+import { execFileSync, spawnSync } from "node:child_process";
 import * as fs from "node:fs";
 import * as os from "node:os";
 import * as path from "node:path";
@@ -33,6 +33,13 @@ export const without = (program: string): string | undefined =>
 export const noSshd = without("sshd");
 export const noScrypt = without("scrypt");
 export const notRoot = process.getuid!() === 0 ? undefined : "only root can make what it needs";
+/** A process with mounts of its own: not in a chroot, nor in most containers. */
+export const noOwnMounts = (): string | undefined =>
+  notRoot ??
+  (spawnSync("unshare", ["-m", "true"]).status === 0
+    ? undefined
+    : "a process cannot have mounts of its own here");
+
 /** Root may mount nothing in most containers. */
 export const noMount = (): string | undefined => {
   if (notRoot !== undefined) return notRoot;

@@ -8,8 +8,8 @@ import { argv } from "node:process";
 /** Of the commit before the suites became projects: its `npm test` and its long suites together. */
 const least: Readonly<Record<string, number>> = {
   stories: 10_240,
-  kills: 1,
-  "system calls": 1,
+  kills: 240,
+  "system calls": 523,
   "fuzz inputs": 6_120_000,
   mutants: 400,
   cases: 1_280,

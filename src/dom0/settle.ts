@@ -53,7 +53,8 @@ export const settle = Effect.fnUntraced(function* (destination: string, minutes:
       }
       if (reply.type === "error" && reply.code === "busy")
         return new LinkBroken({ reason: "the server is busy" });
-      if (reply.type === "error" && reply.from === "carrier") {
+      // Neither knows whether it was stored: what was submitted is asked for again.
+      if (reply.type === "error" && (reply.from === "carrier" || reply.code === "internal")) {
         return yield* refused(reply, call, destination);
       }
       if (reply.type === "ready") {

@@ -648,6 +648,18 @@ describe("what a run leaves behind", () => {
         assert.isUndefined(dead.disk.unfinished);
       }),
   );
+  it.effect("a server that cannot say whether it was stored is asked again by the next run", () =>
+    Effect.gen(function* () {
+      const w = world();
+      const ended = yield* qbackup(w, { lies: { mute: "after-trailer" } });
+      assert.strictEqual(ended.code, 4, ended.text);
+      const internal = { type: "error", code: "internal", message: "the server's disk failed" };
+      const next = yield* qbackup(w, { lies: { ready: () => internal } });
+      assert.strictEqual(next.code, 5, next.text);
+      assert.notMatch(next.text, /was not stored/);
+      assert.isDefined(w.disk.unfinished?.submission);
+    }),
+  );
   it.effect("a trailer that was never stored: the next run gives it up", () =>
     Effect.gen(function* () {
       const w = world();

@@ -1,8 +1,9 @@
 #!/bin/sh
 # The newcomer's two commands, "make test" and "make demo", in fresh roots of Debian 12 and 13: by a
 # user with sudo who answers on a terminal, by one without, and by root, in the last two with Qubes'
-# own tools in /usr/bin (they write down that they were called, which no test may do). "make
-# test-newcomer"; RELEASES says which, TMP where the roots lie. Half an hour for each.
+# own tools in /usr/bin (they write down that they were called, which no test may do). And the README's
+# steps to a first scheduled backup. "make test-newcomer"; RELEASES says which, TMP where the roots lie.
+# Half an hour for each.
 #
 # Exit codes: 0 as it should be; 1 not so; 77 it could not be tried here.
 set -eu
@@ -135,6 +136,13 @@ no_sshd() {
 		! ls "$root/etc/systemd/system" "$root"/etc/systemd/system/*.target.wants | grep -Eq "^sshd?\\.(service|socket)\$"
 }
 
+# The README's commands, on a root that has the packages that it names, and is left as it is.
+readme() {
+	npm run --silent build >"$tmp/$name.log" 2>&1 &&
+		NO_COLOR=1 QBACKUP_ROOT=$root node_modules/.bin/node node_modules/.bin/vitest run --project e2e readme \
+			>>"$tmp/$name.log" 2>&1 && grep -q 'Tests *1 passed' "$tmp/$name.log"
+}
+
 for release in ${RELEASES:-bookworm trixie}; do
 	base "$release" >"$tmp/$release.log" 2>&1 || {
 		cat "$tmp/$release.log" >&2
@@ -165,6 +173,11 @@ for release in ${RELEASES:-bookworm trixie}; do
 	holds 'root-sshd-off' no_sshd
 	trial 'root-demo' 0 'proven: the .* bytes' root 'make demo'
 	holds 'root-tools-untouched' [ ! -s "$root/called" ]
+
+	fresh "$release"
+	enter "$root" root 'apt-get install -q -y --no-install-recommends make openssh-server systemd' \
+		>>"$tmp/$release.log" 2>&1
+	holds 'readme' readme
 	rm -rf --one-file-system "$root"
 done
 exit $failed

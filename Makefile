@@ -73,9 +73,8 @@ bundle: dist/qbackup.tar
 	@sha256sum dist/qbackup.tar
 
 carried = $(sort Makefile $(wildcard install/* apparmor/*) $(programs))
-dist/qbackup.tar: $(programs) $(carried)
-	tar --create --file=$@ --format=ustar --sort=name --mtime=@0 --owner=0 --group=0 --numeric-owner \
-	  --mode=u=rwX,go=rX --transform='s|^|qbackup/|' $(carried)
+dist/qbackup.tar: $(programs) $(carried) bundle.mjs
+	/usr/bin/node bundle.mjs $@ $(carried)
 
 # Not "npm ci": npm 11 refuses a lock file that lacks the packages of other platforms. Its warnings are
 # of the node that npm itself runs on; the tools bring one of their own.

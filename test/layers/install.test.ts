@@ -233,12 +233,19 @@ it("a bundle is the same bytes from the same files, whoever has them, and is all
       for (const name of ["Makefile", "install", "apparmor", "dist"]) {
         fs.cpSync(path.join(tree, name), path.join(copy, name), { recursive: true });
       }
+      fs.copyFileSync("bundle.mjs", path.join(copy, "bundle.mjs"));
       // Of another day, and one that may not be read by others.
       fs.utimesSync(path.join(copy, "install/sshd.conf"), umask, umask);
       fs.chmodSync(path.join(copy, "install/sshd.conf"), 0o666 & ~umask);
       const done = spawnSync("make", ["--silent", "bundle"], { cwd: copy, encoding: "utf8" });
       assert.strictEqual(done.status, 0, done.stderr);
-      execFileSync("tar", ["-xf", "dist/qbackup.tar"], { cwd: copy });
+      // tar has nothing to say of it, and gives back what was packed.
+      const opened = spawnSync("tar", ["-xf", "dist/qbackup.tar"], { cwd: copy, encoding: "utf8" });
+      assert.strictEqual(opened.stderr, "");
+      for (const name of ["install/server.sh", "dist/qbackup"]) {
+        const there = fs.readFileSync(path.join(copy, "qbackup", name));
+        assert.isTrue(there.equals(fs.readFileSync(path.join(tree, name))), name);
+      }
       const staged = spawnSync("make", ["dom0", `DESTDIR=${stage}`], {
         cwd: path.join(copy, "qbackup"),
         encoding: "utf8",

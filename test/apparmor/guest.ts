@@ -15,7 +15,7 @@ import { archiveOf } from "#test/support/archive";
 const shell = "/usr/bin/qbackup-shell";
 const mib = 1_048_576;
 /** No single step takes longer, in milliseconds. */
-const limit = 40_000;
+const limit = 200_000;
 
 // The table ------------------------------------------------------------------------------------------
 

@@ -3,7 +3,7 @@ export const exitCodes = {
   done: [0, "done and proven"],
   bug: [1, "a bug in qbackup"],
   usage: [2, "usage or configuration"],
-  qubes: [3, "Qubes failed (qvm-backup, the destination qube), or a qube was left out"],
+  qubes: [3, "Qubes failed (qvm-backup, the carrier), or left out a qube"],
   link: [4, "the link failed and could not be resumed"],
   refused: [5, "the server refused"],
   integrity: [6, "integrity: incomplete, or digest, receipt or key differs"],

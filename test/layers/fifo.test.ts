@@ -19,7 +19,7 @@ import {
 import { type FakeQubes, fakeQubes } from "#test/support/fifo";
 import { processesWith, type Programs, programs } from "#test/support/programs";
 import { rng } from "#test/support/random";
-import { until } from "#test/support/until";
+import { gone, until } from "#test/support/until";
 
 const made: Array<Programs> = [];
 const daemons: Array<FakeQubes> = [];
@@ -370,8 +370,6 @@ describe("FifoQvmBackup.recover", () => {
       stdio: ["ignore", "pipe", "inherit"],
       detached: true,
     });
-  const gone = (child: ChildProcess) =>
-    new Promise<void>((resolve) => child.once("exit", () => resolve()));
 
   it.live(
     "kill -9 at any moment leaves no open that hangs, and nothing that the next run does not clear",

@@ -10,6 +10,7 @@ import { memoryLocks } from "#layers/MemoryLocks";
 import { unixLocks } from "#layers/UnixLocks";
 import { Locks } from "#services/Locks";
 import { locksContract } from "#test/contracts/locks";
+import { gone } from "#test/support/until";
 
 locksContract("unix", () => unixLocks);
 locksContract("memory", () => memoryLocks());
@@ -92,7 +93,10 @@ describe("locks on abstract sockets", () => {
       () => new Promise<void>((resolve) => child.stdout!.once("data", () => resolve())),
     );
   const ended = (child: ReturnType<typeof holder>) =>
-    Effect.promise(() => new Promise<number | null>((resolve) => child.once("exit", resolve)));
+    Effect.promise(async () => {
+      await gone(child);
+      return child.exitCode;
+    });
 
   it.live("a killed process holds nothing", () =>
     Effect.gen(function* () {

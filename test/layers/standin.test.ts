@@ -30,7 +30,7 @@ import {
 import { processesWith } from "#test/support/programs";
 import { rng } from "#test/support/random";
 import { line } from "#src/wire/shown";
-import { until } from "#test/support/until";
+import { gone, until } from "#test/support/until";
 
 const made: Array<World> = [];
 const directories: Array<string> = [];
@@ -215,8 +215,6 @@ describe("FifoQvmBackup over the stand-in", () => {
           stdio: ["ignore", "pipe", "inherit"],
           detached: true,
         });
-      const gone = (child: ChildProcess) =>
-        new Promise<void>((resolve) => child.once("exit", () => resolve()));
       const began = performance.now();
       const first = begin();
       await new Promise((resolve) => first.stdout!.once("data", resolve));
@@ -228,7 +226,7 @@ describe("FifoQvmBackup over the stand-in", () => {
         const wait = start * 0.7 + random.next() * (whole - start * 0.7);
         await new Promise((resolve) => setTimeout(resolve, wait));
         child.kill("SIGKILL");
-        if (child.exitCode === null && child.signalCode === null) await gone(child);
+        await gone(child);
         const did = await Effect.runPromise(run(world, ({ recover }) => recover));
         await settled(world);
         assert.isFalse(fs.existsSync(runDirectory(world)), did.join());

@@ -114,9 +114,15 @@ export const planted: ReadonlyArray<Planted> = [
     "nothing is noted before the trailer is sent",
     300,
     "src/dom0/run.ts",
-    "yield* remark((mark) => ({ ...mark, submission }));",
+    "remark((mark) => ({ ...mark, submission, backedUp }))",
+    "remark((mark) => ({ ...mark, backedUp }))",
   ),
-  one("a receipt is not fetched later", 300, "src/dom0/run.ts", "yield* settle(destination);"),
+  one(
+    "a receipt is not fetched later",
+    300,
+    "src/dom0/run.ts",
+    "yield* settle(destination, options.startTimeout);",
+  ),
   one(
     "the destination qube is left running",
     50,

@@ -2,6 +2,9 @@
  * Waiting for what is meant: a line, a file, the end of a process. The limit is for what never comes; no
  * busy machine must reach it, so it is no measure of how long something may take.
  */
+import type { ChildProcess } from "node:child_process";
+import { once } from "node:events";
+
 const limit = 200_000;
 
 export const until = async (
@@ -16,4 +19,9 @@ export const until = async (
     // oxlint-disable-next-line no-await-in-loop
     await new Promise((resolve) => setTimeout(resolve, 20));
   }
+};
+
+/** Waits for a child's end. It may have ended by itself before, and says so only once. */
+export const gone = async (child: ChildProcess): Promise<void> => {
+  if (child.exitCode === null && child.signalCode === null) await once(child, "exit");
 };

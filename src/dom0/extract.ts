@@ -282,19 +282,22 @@ const calledIn = ({ renamed }: RestoreLog) => {
 };
 
 /**
- * Where a restored qube was to get a netvm by the name that only a renamed one would have: what sets
- * the one that is here. Undefined where the tool said nothing of the kind.
+ * Where a restored qube was to get a netvm, or a template of disposables, by the name that only a
+ * renamed one would have: what sets the one that is here. Undefined where the tool said nothing of the
+ * kind. Of the qube it gives the name in the archive, which here is that of another one.
  */
-const withNetvms = ({ remarks, renamed }: RestoreLog): string | undefined => {
+const givingBack = ({ remarks, renamed }: RestoreLog): string | undefined => {
   const originals = new Map([...renamed].map(([name, as]) => [as, name]));
   const commands = remarks.flatMap((remark) => {
-    const [, qube, netvm] = /^Error setting (\S+?)\.netvm to (\S+): /.exec(remark) ?? [];
-    if (qube === undefined || netvm === undefined) return [];
-    return [`qvm-prefs ${qube} netvm ${originals.get(netvm) ?? netvm.replace(/-\d+$/, "")}`];
+    const [, name, setting, value] =
+      /^Error setting (\S+?)\.(netvm|default_dispvm) to (\S+): /.exec(remark) ?? [];
+    if (name === undefined || value === undefined) return [];
+    const here = renamed.get(name) ?? name;
+    return [`qvm-prefs ${here} ${setting} ${originals.get(value) ?? value.replace(/-\d+$/, "")}`];
   });
   return commands.length === 0
     ? undefined
-    : `nothing needs to be restored again; give back the netvm: ${listed(commands, "; ")}`;
+    : `nothing needs to be restored again; set it by hand: ${listed(commands, "; ")}`;
 };
 
 /** Fails for whatever is not as it must be, with the qubes that it concerns. Gives what was left out. */
@@ -354,7 +357,7 @@ export const judge = Effect.fnUntraced(function* (
     return yield* failed(
       "qubes",
       `restored with its data, but not all of its settings: ${called(log.altered)}; qvm-backup-restore said: ${log.remarks[0]!}`,
-      withNetvms(log) ??
+      givingBack(log) ??
         "nothing needs to be restored again: set what the warnings above name by hand",
     );
   }

@@ -378,17 +378,19 @@ describe("a tool that does not end as it should", () => {
   );
 
   attempt(
-    "set no netvm, because it looked for the new name of one that is here",
+    "set no netvm and no template, because it looked for the new name of one that is here",
     {
       says: [
         " work |  AppVM | <-- Will be renamed to 'work-1'",
         " mail |  AppVM | <-- Will be renamed to 'mail-1'",
-        "qubesadmin.backup: Error setting work-1.netvm to net-1: no such domain: 'net-1'",
-        "qubesadmin.backup: Error setting mail-1.netvm to net-1: no such domain: 'net-1'",
+        // It names them as the archive does.
+        "qubesadmin.backup: Error setting work.netvm to net-1: Can't set netvm to non-existing qube net-1",
+        "qubesadmin.backup: Error setting mail.netvm to net-1: Can't set netvm to non-existing qube net-1",
+        "qubesadmin.backup: Error setting mail.default_dispvm to dvm-1: Can't set default_dispvm to non-existing qube dvm-1",
         ...said("work", "mail"),
       ],
     },
-    /warning: --rename-conflicting: .* without[^]*hint: .*qvm-prefs work-1 netvm net; qvm-prefs mail-1 netvm net$/m,
+    /warning: --rename-conflicting: .* without[^]*hint: .*qvm-prefs work-1 netvm net; qvm-prefs mail-1 netvm net; qvm-prefs mail-1 default_dispvm dvm$/m,
     "--rename-conflicting",
   );
 

@@ -22,6 +22,8 @@ const project = (name: string, limit: number) => ({
 
 export default defineConfig({
   test: {
+    // Both cores of a small machine: much of it waits.
+    maxWorkers: "100%",
     reporters: ["default", casesOfEachProject, new SkippedReporter()],
     projects: [
       project("unit", 300_000),

@@ -39,7 +39,7 @@ export const onPaper = (line: number, fullHash: string): string => {
 
 /** Reads it as a person writes it; undefined where a sign is wrong. */
 export const fromPaper = (text: string): Head | undefined => {
-  const match = /^\s*([1-9][0-9]{0,8})[-\s]+([0-9A-Za-z\s-]{24,80})$/.exec(text);
+  const match = /^\s*([1-9][0-9]{0,8})[-\s]((?:[-\s]*[0-9A-Za-z]){24})[-\s]*$/.exec(text);
   if (match === null) return undefined;
   const letters = match[2]!
     .toUpperCase()
@@ -47,10 +47,11 @@ export const fromPaper = (text: string): Head | undefined => {
     .replace(/[IL]/g, "1")
     .replace(/O/g, "0")
     .replace(/U/g, "V");
-  const values = [...letters].map((letter) => alphabet.indexOf(letter));
-  if (values.length !== ((held + check) / 5) * 4 || values.includes(-1)) return undefined;
-  const bits = values.map((value) => value.toString(2).padStart(5, "0")).join("");
-  const hex = bits.match(/.{4}/g)!.map((four) => Number.parseInt(four, 2).toString(16));
-  const head = { line: Number(match[1]), hash: hex.slice(0, held).join("") };
-  return checkOf(head) === hex.slice(held).join("") ? head : undefined;
+  // Every letter is in the alphabet now.
+  const bits = [...letters].map((letter) => alphabet.indexOf(letter).toString(2).padStart(5, "0"));
+  const hex = BigInt(`0b${bits.join("")}`)
+    .toString(16)
+    .padStart(held + check, "0");
+  const head = { line: Number(match[1]), hash: hex.slice(0, held) };
+  return checkOf(head) === hex.slice(held) ? head : undefined;
 };

@@ -35,7 +35,7 @@ export type Frame =
  * A read takes a block together with the prefix that follows it, so a block costs one read.
  */
 export const frames = (source: Source) => {
-  let buffer = new Uint8Array(0);
+  let buffer: Uint8Array | undefined;
   const prefix = new Uint8Array(4);
   const view = new DataView(prefix.buffer);
   let held = 0;
@@ -74,7 +74,8 @@ export const frames = (source: Source) => {
     if (size > blockSize) return yield* new WireError({ reason: `a frame of ${size} bytes` });
     if (short) return yield* new WireError({ reason: "a block after one that was not full" });
     short = size < blockSize;
-    if (buffer.length < size + 4) buffer = new Uint8Array(size + 4);
+    // No block is longer than the first: those behind one that was not full were refused above.
+    buffer ??= new Uint8Array(size + 4);
     const n = yield* source.read(buffer.subarray(0, size + 4), size);
     if (n < size) return { kind: "cut" };
     held = n - size;

@@ -62,7 +62,7 @@ export const signatureHolds = (server: string, text: string, signature: string):
  */
 export const fingerprint = (server: string): string => {
   const hash = createHash("sha256").update(Buffer.from(server, "base64")).digest("hex");
-  return `qbackup:${hash.slice(0, 32).match(/.{4}/g)!.join("-")}`;
+  return `qbackup:${hash.match(/.{4}/g)!.slice(0, 8).join("-")}`;
 };
 
 /**

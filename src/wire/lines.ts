@@ -72,7 +72,8 @@ export const replies = (source: Source, skipped: (line: Line) => Effect.Effect<v
         start = at + 1;
         return line;
       }
-      if (at >= 0 || end - start >= limit) {
+      // A newline beyond the limit has more bytes than that in front of it.
+      if (end - start >= limit) {
         return yield* new WireError({ reason: `a line of more than ${limit} bytes` });
       }
       scanned = end;

@@ -119,8 +119,6 @@ export const receiptDiffers = (
 ): keyof Receipt | undefined => {
   const manifest = parseManifest(manifestText);
   if (manifest === undefined || receipt.manifest !== sha256(manifestText)) return "manifest";
-  for (const field of ["name", "session", "size", "treehash"] as const) {
-    if (receipt[field] !== manifest[field]) return field;
-  }
-  return undefined;
+  const fields = ["name", "session", "size", "treehash"] as const;
+  return fields.find((field) => receipt[field] !== manifest[field]);
 };

@@ -24,6 +24,18 @@ describe("the choice", () => {
     );
     assert.lengthOf(given, 0);
   });
+  it("takes six bytes for a number, the first of them counting most", () => {
+    const asked: Array<number> = [];
+    const from = (first: ReadonlyArray<number>) => (n: number) => {
+      asked.push(n);
+      return asked.length === 1 ? Uint8Array.from(first.slice(0, n)) : new Uint8Array(n);
+    };
+    assert.strictEqual(below(from([1, 2, 3, 4, 5, 6]), 2 ** 47), 0x010203040506);
+    asked.length = 0;
+    // For a power of two nothing is drawn again, not even the highest number.
+    assert.strictEqual(below(from(Array(6).fill(255)), 2 ** 47), 2 ** 47 - 1);
+    assert.deepStrictEqual(asked, [6]);
+  });
   it("is a set of its size, sorted, each set as likely as another", () => {
     const random = rng(6);
     const sets = new Map<string, number>();
@@ -82,6 +94,8 @@ describe("the choice", () => {
     }
     assert.deepStrictEqual(share([5, 500, 5], 2), [1, 2]);
     assert.deepStrictEqual(share([3, 3], 100), [3, 3]);
+    // Two of three blocks are one and a third of the budget: rounded up.
+    assert.deepStrictEqual(share([2, 1], 2), [2, 1]);
   });
   it("is read in stretches, and nothing else", () => {
     assert.deepStrictEqual(stretches([]), []);

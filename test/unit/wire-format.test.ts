@@ -1,6 +1,6 @@
 /** Sizes and times as people read them. */
 import { assert, it } from "@effect/vitest";
-import { humanDuration, humanSize } from "#src/wire/format";
+import { humanDuration, humanSize, localMinute } from "#src/wire/format";
 
 const KiB = 1024;
 it.each([
@@ -37,3 +37,14 @@ it.each([
   [3661, "1:01:01"],
   [360_000, "100:00:00"],
 ])("%d seconds are %s", (seconds, text) => assert.strictEqual(humanDuration(seconds), text));
+
+it.each([
+  [[2026, 0, 5, 4, 7], "2026-01-05 04:07"],
+  [[2026, 1, 28, 0, 0], "2026-02-28 00:00"],
+  [[2025, 11, 31, 23, 59], "2025-12-31 23:59"],
+] as const)("the instant of local %j is %s", ([year, month, day, hour, minute], text) =>
+  assert.strictEqual(
+    localMinute(new Date(year, month, day, hour, minute, 59, 999).toISOString()),
+    text,
+  ),
+);

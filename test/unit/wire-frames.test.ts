@@ -49,28 +49,24 @@ describe("frames", () => {
       lengthPrefix(2),
       Buffer.from("{}"),
     ]);
-    assert.deepStrictEqual(readAll(bytes, step), [
-      "keep-alive",
-      blockSize,
-      "keep-alive",
-      blockSize,
-      10,
-      "keep-alive",
-      "{}",
-    ]);
-    for (const cut of [
-      1,
-      3,
-      4,
-      5,
-      8,
-      1000,
-      blockSize + 7,
-      blockSize + 8,
-      blockSize + 9,
-      bytes.length - 1,
-    ]) {
-      assert.strictEqual(readAll(bytes.subarray(0, cut), step).at(-1), "cut", `cut at ${cut}`);
+    const whole = ["keep-alive", blockSize, "keep-alive", blockSize, 10, "keep-alive", "{}"];
+    assert.deepStrictEqual(readAll(bytes, step), whole);
+    // Cut there, so many of them are whole.
+    for (const [cut, n] of [
+      [0, 0],
+      [1, 0],
+      [3, 0],
+      [4, 1],
+      [5, 1],
+      [8, 1],
+      [1000, 1],
+      [blockSize + 7, 1],
+      [blockSize + 8, 2],
+      [blockSize + 9, 2],
+      [bytes.length - 1, 6],
+    ] as const) {
+      const seen = readAll(bytes.subarray(0, cut), step);
+      assert.deepStrictEqual(seen, [...whole.slice(0, n), "cut"], `cut at ${cut}`);
     }
   });
   it("the numbers are these", () => {
@@ -204,6 +200,12 @@ describe("frames of a download", () => {
     ]);
     assert.deepStrictEqual(kinds(Buffer.concat([block(2), giveUpFrame])), [2, "error"]);
     assert.deepStrictEqual(kinds(whole), [longest, 1, blockSize, "cut"]);
+  });
+  it("in whatever pieces they come", () => {
+    const whole = Buffer.concat([block(10), block(2), lengthPrefix(0)]);
+    for (let step = 1; step <= 16; step++) {
+      assert.deepStrictEqual(kinds(whole, step), [10, 2, "end"], String(step));
+    }
   });
   it("longer than a block and the longest proof is none", () => {
     assert.deepStrictEqual(kinds(block(longest + 1)), ["WireError"]);

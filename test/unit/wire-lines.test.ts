@@ -17,12 +17,14 @@ describe("a request line", () => {
       run(readExactLine(source(Buffer.from(`${"x".repeat(4095)}\n`))))?.length,
       4095,
     );
-    for (const bytes of [
-      Buffer.from(`${"x".repeat(4096)}\n`),
-      Buffer.from("half"),
-      Buffer.from([0xff, 0x0a]),
-    ]) {
-      assert.strictEqual(run(Effect.flip(readExactLine(source(bytes))))._tag, "WireError");
+    for (const [bytes, reason] of [
+      [Buffer.from(`${"x".repeat(4096)}\n`), "the line is longer than 4096 bytes"],
+      [Buffer.from("half"), "the line breaks off"],
+      [Buffer.from([0xff, 0x0a]), "the line is not UTF-8"],
+    ] as const) {
+      const error = run(Effect.flip(readExactLine(source(bytes))));
+      assert.strictEqual(error._tag, "WireError");
+      assert.strictEqual(error.message, reason);
     }
     assert.isUndefined(run(readExactLine(source(Buffer.alloc(0)))));
   });
@@ -55,8 +57,14 @@ describe("lines of replies", () => {
         kinds.push(reply.type);
       }
     });
-    const end = run(Effect.catch(go, (error) => Effect.succeed(error._tag)));
-    return { kinds: kinds.join(" "), noise, end };
+    let reason = "";
+    const end = run(
+      Effect.catch(go, (error) => {
+        reason = error.message;
+        return Effect.succeed(error._tag);
+      }),
+    );
+    return { kinds: kinds.join(" "), noise, end, reason };
   };
   const ends = (text: string, step?: number) => {
     const { end, kinds } = seen(Buffer.from(text), step);
@@ -87,7 +95,10 @@ describe("lines of replies", () => {
       assert.strictEqual(ends("\n".repeat(16_383) + alive, step), "alive ended");
       assert.strictEqual(ends("\n".repeat(16_384) + alive, step), "WireError");
     }
-    assert.strictEqual(ends("x".repeat(1_000_000)), "WireError");
+    for (const before of ["", "\n", "hello\n"]) {
+      for (const step of [100, 4096, 65_536])
+        assert.strictEqual(ends(before + "x".repeat(30_000), step), "WireError", before);
+    }
     // The first reply may be as long as any, also where the preamble is.
     assert.strictEqual(ends(`${"x".repeat(16_382)}\n${reply(4096)}`), "alive ended");
   });
@@ -105,6 +116,16 @@ describe("lines of replies", () => {
     }
     assert.strictEqual(ends(`${alive}${"x".repeat(4096)}`), "alive WireError");
     assert.strictEqual(ends(`${alive}${"x".repeat(4095)}`), "alive ended");
+  });
+  it("what is too long is told from what is no reply, wherever the newline was seen", () => {
+    for (const step of [100, 4096, 65_536]) {
+      const reason = (text: string) => seen(Buffer.from(alive + text), step).reason;
+      const long = "a line of more than 4096 bytes";
+      assert.strictEqual(reason(`${"x".repeat(4095)}\n`), "a line that is no reply");
+      assert.strictEqual(reason(`${"x".repeat(4096)}\n`), long);
+      assert.strictEqual(reason(`${"x".repeat(5000)}\n`), long);
+      assert.strictEqual(reason("x".repeat(4096)), long);
+    }
   });
   it("after the first one, every line is a reply", () => {
     assert.strictEqual(ends(`${alive}hello\n`), "alive WireError");
@@ -145,12 +166,30 @@ describe("lines of replies", () => {
       assert.deepStrictEqual(got, [...tail]);
     }
     // No more is waited for than was asked for: three bytes are held, five are still wanted.
-    const slow = source(Buffer.concat([Buffer.from(alive), tail]), alive.length + 3);
+    const step = (alive.length + 3) / 2;
+    const slow = source(Buffer.concat([Buffer.from(alive), tail]), step);
     const behind = replies(slow, () => Effect.void);
     assert.strictEqual(run(behind.next)?.type, "alive");
     const left = slow.left();
-    assert.strictEqual(run(behind.rest.read(new Uint8Array(100), 8)), 3 + alive.length + 3);
-    assert.strictEqual(slow.left(), left - alive.length - 3);
+    assert.strictEqual(run(behind.rest.read(new Uint8Array(100), 8)), 3 + step);
+    assert.strictEqual(slow.left(), left - step);
+    // Nobody is asked for what is held already.
+    let reads = 0;
+    const link = source(Buffer.concat([Buffer.from(alive), tail.subarray(0, 3)]));
+    const held = replies(
+      {
+        ...link,
+        read: (into, atLeast) => {
+          reads += 1;
+          return link.read(into, atLeast);
+        },
+      },
+      () => Effect.void,
+    );
+    assert.strictEqual(run(held.next)?.type, "alive");
+    assert.strictEqual(run(held.rest.read(new Uint8Array(1))), 1);
+    assert.strictEqual(run(held.rest.read(new Uint8Array(9), 2)), 2);
+    assert.strictEqual(reads, 1);
     const from = source(Buffer.concat([Buffer.from(alive), tail]));
     const { next, rest } = replies(from, () => Effect.void);
     assert.strictEqual(run(next)?.type, "alive");

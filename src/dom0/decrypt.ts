@@ -56,12 +56,23 @@ export const extractAll = Effect.fnUntraced(function* (job: Job, qubes?: Archive
  */
 export const forVerifying = ["--ignore-missing", "--ignore-username-mismatch"];
 
+/** What has the tool take an archive whose filter it does not know. */
+export const unpackedBy = (program: string | undefined): ReadonlyArray<string> =>
+  program === undefined ? [] : [`--compression-filter=${program}`];
+
+export const checkUnpacker = (program: string | undefined) =>
+  /^[A-Za-z0-9._+-]{1,64}$/.test(program ?? "gzip")
+    ? Effect.void
+    : failed("usage", "--compression-filter must name a program");
+
 export interface DecryptAll {
   readonly trusted: Trusted;
   readonly manifest: Manifest;
   /** Which qubes must be in it, where that is known. */
   readonly qubes?: Archive["qubes"] | undefined;
   readonly passphraseFile: string;
+  /** The program that unpacks it, where the tool does not know the header's. */
+  readonly compressionFilter: string | undefined;
   /** Minutes in which qvm-backup-restore must read or say something. */
   readonly qubesTimeout: number;
 }
@@ -76,7 +87,7 @@ export const decryptAll = Effect.fnUntraced(function* (options: DecryptAll) {
     verifyOnly: true,
     qubes: [],
     passphraseFile: yield* passphraseAt(options.passphraseFile),
-    options: forVerifying,
+    options: [...forVerifying, ...unpackedBy(options.compressionFilter)],
   };
   const job: Job = {
     archive: { trusted, members: manifest.members, qubes: qubes ?? [] },

@@ -211,6 +211,10 @@ const advice: ReadonlyArray<readonly [said: RegExp, then: string]> = [
     /KeyError: '/,
     `a device in the backup is attached from a qube that is not here: make one of that name, ${again}`,
   ],
+  [
+    /Unusual compression filter/,
+    "give -Z with that program: it was backed up with --compress-filter, and Qubes does not know it",
+  ],
   [/Cannot exec:/, "--compression-filter must name a program that is here"],
 ];
 const adviceFor = (text: string): string | undefined =>

@@ -24,6 +24,14 @@ export const keepRunning = {
 
 export const json = { type: "switch", help: "for programs" } as const;
 
+/** Of an archive whose filter qvm-backup-restore does not know (docs/qubes.md, Restoring). */
+export const compressionFilter = {
+  type: "text",
+  short: "Z",
+  value: "PROGRAM",
+  help: "what unpacks it, as in qvm-backup-restore",
+} as const;
+
 /** The archive that is meant. */
 export const archive = {
   label: "NAME",

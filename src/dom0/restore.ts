@@ -13,7 +13,14 @@ import { humanSize } from "#src/wire/format";
 import { isName, type Name, type Session } from "#src/wire/names";
 import { line } from "#src/wire/shown";
 import { command } from "./command.ts";
-import { extractAll, forVerifying, passphraseAt, walker } from "./decrypt.ts";
+import {
+  checkUnpacker,
+  extractAll,
+  forVerifying,
+  passphraseAt,
+  unpackedBy,
+  walker,
+} from "./decrypt.ts";
 import { settingsFor, startDestination, takeLock } from "./destination.ts";
 import {
   type Archive,
@@ -26,7 +33,14 @@ import {
 } from "./extract.ts";
 import { failed } from "./failure.ts";
 import { blocksOf, fetchBlocks, fromLedger, type Trusted } from "./fetch.ts";
-import { archive, keepRunning, passphraseFile, qubesTimeout, to } from "./flags.ts";
+import {
+  archive,
+  compressionFilter,
+  keepRunning,
+  passphraseFile,
+  qubesTimeout,
+  to,
+} from "./flags.ts";
 import { contentOf, fetchRecord } from "./remote.ts";
 import { noteFailure } from "./noted.ts";
 import { checkServer } from "./upload.ts";
@@ -157,9 +171,7 @@ const passedOn = (options: RestoreOptions): ReadonlyArray<string> => [
   ...(options.ignoreMissing && !options.verifyOnly ? ["--ignore-missing"] : []),
   ...(options.ignoreUsernameMismatch && !options.verifyOnly ? ["--ignore-username-mismatch"] : []),
   ...(options.ignoreSizeLimit ? ["--ignore-size-limit"] : []),
-  ...(options.compressionFilter === undefined
-    ? []
-    : [`--compression-filter=${options.compressionFilter}`]),
+  ...unpackedBy(options.compressionFilter),
 ];
 
 /** Where the carrier's program may lie; it is also the program that fetches. */
@@ -204,9 +216,7 @@ export const restore = Effect.fnUntraced(function* (asked: RestoreOptions) {
   const options = { ...asked, skipDom0Home: asked.skipDom0Home || asked.paranoid };
   const { name } = options;
   if (!isName(name)) return yield* badName;
-  if (!/^[A-Za-z0-9._+-]{1,64}$/.test(options.compressionFilter ?? "gzip")) {
-    return yield* failed("usage", "--compression-filter must name a program");
-  }
+  yield* checkUnpacker(options.compressionFilter);
   const { destination, passphraseFile: file } = yield* settingsFor(options);
   const passphraseFile = yield* passphraseAt(file);
   yield* takeLock;
@@ -333,12 +343,7 @@ is used. A qube that exists is never overwritten.`,
     },
     ignoreUsernameMismatch: { type: "switch", help: "as in qvm-backup-restore" },
     ignoreSizeLimit: { type: "switch", help: "as in qvm-backup-restore" },
-    compressionFilter: {
-      type: "text",
-      short: "Z",
-      value: "PROGRAM",
-      help: "as in qvm-backup-restore",
-    },
+    compressionFilter,
     force: {
       type: "switch",
       help: "an archive that the ledger does not know, on the server's word",

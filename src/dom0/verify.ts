@@ -11,11 +11,19 @@ import { type Manifest, manifestDiffers } from "#src/wire/manifest";
 import { isName, type Name } from "#src/wire/names";
 import { line, printable } from "#src/wire/shown";
 import { command } from "./command.ts";
-import { decryptAll } from "./decrypt.ts";
+import { checkUnpacker, decryptAll } from "./decrypt.ts";
 import { destinationFor, settingsFor } from "./destination.ts";
 import { failed, type RunFailed } from "./failure.ts";
 import { blocksOf, fetchBlocks, fromLedger } from "./fetch.ts";
-import { archive, json, keepRunning, passphraseFile, qubesTimeout, to } from "./flags.ts";
+import {
+  archive,
+  compressionFilter,
+  json,
+  keepRunning,
+  passphraseFile,
+  qubesTimeout,
+  to,
+} from "./flags.ts";
 import { knownArchives } from "./known.ts";
 import { cameBack, note, noteFailure } from "./noted.ts";
 import { inLedger } from "./record.ts";
@@ -32,6 +40,7 @@ export interface VerifyOptions {
   /** Decrypts it on the way, with the passphrase in this file. */
   readonly decrypt: boolean;
   readonly passphraseFile: string | undefined;
+  readonly compressionFilter: string | undefined;
   /** Minutes in which qvm-backup-restore must read or say something. */
   readonly qubesTimeout: number;
   /** Takes the server's receipt for an archive that the ledger does not know. */
@@ -199,6 +208,7 @@ const onServer = Effect.fnUntraced(function* ({ manifest, name }: Anchor, destin
 });
 
 export const verify = Effect.fnUntraced(function* (options: VerifyOptions) {
+  yield* checkUnpacker(options.compressionFilter);
   const destination = yield* destinationFor(options.to);
   const name = yield* meant(options, destination);
   const own = yield* ownAnchor(name, destination);
@@ -226,6 +236,7 @@ export const verify = Effect.fnUntraced(function* (options: VerifyOptions) {
           manifest,
           qubes: anchor.qubes,
           passphraseFile,
+          compressionFilter: options.compressionFilter,
           qubesTimeout: options.qubesTimeout,
         });
   // Meanwhile: most of a call is waiting, and this one is over before the first blocks are there.
@@ -288,6 +299,7 @@ archive. Nothing is stored. A link that breaks is made again.`,
       type: "switch",
       help: "decrypt it too, with qvm-backup-restore --verify-only and the passphrase of -p FILE",
     },
+    compressionFilter: { ...compressionFilter, help: `${compressionFilter.help} (--decrypt)` },
     newest: {
       type: "switch",
       help: "the newest archive that the ledger knows; with NAME, of those that begin with it",

@@ -9,6 +9,7 @@ import { afterAll, afterEach, beforeAll, describe, expect, it } from "vitest";
 import { buildStandin } from "#test/standin/build";
 import { imageOf, makeWorld, temporaryDirectory, writeImage } from "#test/standin/world";
 import type { Fault, QubeSpec, World } from "#test/standin/world";
+import { unless, without } from "#test/support/unless";
 
 const top = temporaryDirectory();
 const program = path.join(top, "standin");
@@ -91,6 +92,19 @@ describe("qvm-backup-restore", { timeout: 20_000 }, () => {
     expect(one.stderr).toContain(
       "qubesadmin.backup: Error setting work.netvm to net-1: Can't set netvm to non-existing qube net-1\n",
     );
+  });
+
+  it("wants to be told of a filter that it does not know", unless(without("pzstd")), () => {
+    const w = world(network, work);
+    const archive = path.join(w.dir, "archive");
+    const args = ["-y", "-Z", "pzstd", "-x", "dom0", "-p", passphraseFile, archive];
+    expect(run(w, "qvm-backup", ...args).code).toBe(0);
+    const refused = restore(w, archive, "--verify-only");
+    expect(refused.code).toBe(1);
+    expect(refused.stderr).toContain(
+      "Unusual compression filter 'pzstd' found. Use --compression-filter=pzstd to use it anyway.\n",
+    );
+    expect(restore(w, archive, "--verify-only", "-Z", "pzstd").code).toBe(0);
   });
 
   it("finds a netvm that is here, wants one that is missing, or does without it", () => {

@@ -193,6 +193,8 @@ export const unpacked = (tar: Buffer): Map<string, Buffer> => {
   return files;
 };
 
+/** What it takes from a header; the genuine one also looks whether the last six are installed. */
+const knownFilters = new Set("gzip bzip2 xz lzma pbzip2 pigz zstd zstdmt".split(" "));
 const decompressed = (filter: string | undefined, bytes: Buffer): Buffer => {
   if (filter === undefined) return bytes;
   if (filter === "gzip") return zlib.gunzipSync(bytes);
@@ -536,8 +538,14 @@ const restore = async (dir: string, argv: ReadonlyArray<string>): Promise<number
       .map((line) => [line.split("=")[0]!, line.slice(line.indexOf("=") + 1)] as const),
   );
   const id = fields.get("backup-id") ?? "";
-  const filter =
-    fields.get("compressed") === "True" ? (fields.get("compression-filter") ?? "gzip") : undefined;
+  const named = fields.get("compression-filter") ?? "gzip";
+  const forced = args.value("--compression-filter");
+  if (forced === undefined && !knownFilters.has(named)) {
+    throw error(
+      `Unusual compression filter '${named}' found. Use --compression-filter=${named} to use it anyway.`,
+    );
+  }
+  const filter = fields.get("compressed") === "True" ? (forced ?? named) : undefined;
   const open = ({ data, path: name }: Found): Buffer => {
     const origin = name.replace(/\.enc$/, "");
     const plain = decrypted(data, `${id}!${origin}!${passphrase}`);

@@ -669,6 +669,33 @@ it.effect("verifying asks for no template and no user of this machine", () =>
   }),
 );
 
+it.effect("verify --decrypt tells the tool of a filter that it does not know, or what to do", () =>
+  Effect.gen(function* () {
+    const w = world();
+    keep(w, "a.backup", anArchive(1, 3_000_000));
+    const decrypt = (script: ReturnType<typeof qvmRestoreScript>, ...args: ReadonlyArray<string>) =>
+      qbackup(w, ["verify", "--decrypt", "-p", "/pass", ...args, "a.backup"], {
+        tools: Layer.merge(
+          memoryQvmBackup(qvmBackupScript({ chunks: [] })),
+          memoryQvmRestore(script),
+        ),
+      });
+    const unusual =
+      "qvm-backup-restore: error: Unusual compression filter 'lzip' found. Use --compression-filter=lzip to use it anyway.";
+    const without = yield* decrypt(qvmRestoreScript({ code: 1, says: [unusual] }));
+    assert.strictEqual(without.code, 3, without.text);
+    assert.match(without.text, /hint: give -Z with that program/);
+    const script = qvmRestoreScript({ says: said("work", "mail") });
+    const ran = yield* decrypt(script, "-Z", "lzip");
+    assert.strictEqual(ran.code, 0, ran.text);
+    assert.deepInclude(script.started[0], {
+      options: ["--ignore-missing", "--ignore-username-mismatch", "--compression-filter=lzip"],
+    });
+    const path = yield* decrypt(script, "-Z", "/bin/lzip");
+    assert.strictEqual(path.code, 2, path.text);
+  }),
+);
+
 it.effect("verify --decrypt finds a qube missing that the tool does not miss", () =>
   Effect.gen(function* () {
     const bytes = anArchive(1, 3_000_000);

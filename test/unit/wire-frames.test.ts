@@ -172,6 +172,12 @@ describe("frames", () => {
     assert.isTrue(first.kind === "block" && first.bytes.every((byte) => byte === 1));
     const second = run(next);
     assert.deepStrictEqual(second.kind === "block" && [...second.bytes], [2, 2, 2]);
+    // All blocks of an upload lie in the same memory, one after the other.
+    assert.isTrue(
+      first.kind === "block" &&
+        second.kind === "block" &&
+        first.bytes.buffer === second.bytes.buffer,
+    );
   });
 });
 

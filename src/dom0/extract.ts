@@ -7,6 +7,7 @@ import { Deferred, Effect } from "effect";
 import type { Sink } from "#services/Bytes";
 import { type Ended, QvmRestore, type RestorePlan } from "#services/QvmRestore";
 import { Reporter } from "#services/Reporter";
+import { minutesOf } from "#src/wire/format";
 import { blockSize } from "#src/wire/frames";
 import type { Member } from "#src/wire/manifest";
 import { line, printable } from "#src/wire/shown";
@@ -159,7 +160,7 @@ const watch = (signs: () => number, seconds: () => number) =>
       if (quiet >= seconds()) {
         return yield* failed(
           "qubes",
-          `qvm-backup-restore has neither read nor said anything for ${Math.ceil(seconds() / 60)} minutes`,
+          `qvm-backup-restore has neither read nor said anything for ${minutesOf(Math.ceil(seconds() / 60))}`,
           "it waits while less than 500 MiB are free in ~/QubesIncoming; a longer limit is set with --qubes-timeout",
         );
       }

@@ -10,7 +10,7 @@ import { Reporter } from "#services/Reporter";
 import { FullChunk } from "#src/archive/parameters";
 import { leafOf, treeHasher } from "#src/archive/treehash";
 import { ArchiveFault, Walk } from "#src/archive/walk";
-import { humanSize } from "#src/wire/format";
+import { humanSize, minutesOf } from "#src/wire/format";
 import { exitCode, exitCodes, type Failure } from "#src/wire/exit";
 import { blockSize } from "#src/wire/frames";
 import { fingerprint } from "#src/wire/keys";
@@ -167,7 +167,7 @@ const watchQvmBackup = (running: Running, view: View, minutes: number) =>
       if (quiet >= minutes * 60) {
         return yield* failed(
           "qubes",
-          `qvm-backup has neither written nor shown progress for ${minutes} minutes`,
+          `qvm-backup has neither written nor shown progress for ${minutesOf(minutes)}`,
           "see journalctl -u qubesd; a longer limit is set with --qubes-timeout",
         );
       }

@@ -12,6 +12,7 @@ import type { BytesError } from "#services/Bytes";
 import { Ledger } from "#services/Ledger";
 import type { Call } from "#services/Qrexec";
 import { Reporter } from "#services/Reporter";
+import { minutesOf } from "#src/wire/format";
 import { blockSize, giveUpFrame, keepAliveFrame, lengthPrefix } from "#src/wire/frames";
 import { fingerprint } from "#src/wire/keys";
 import type { WireError } from "#src/wire/lines";
@@ -339,7 +340,7 @@ export const openUpload = Effect.fnUntraced(function* (options: UploadOptions) {
       if (stalled >= options.linkTimeout * 60) {
         return yield* failed(
           "link",
-          `no progress for ${options.linkTimeout} minutes: ${acked} bytes are safe on the server`,
+          `no progress for ${minutesOf(options.linkTimeout)}: ${acked} bytes are safe on the server`,
           "see whether the carrier has a network and the server answers; then run again",
         );
       }

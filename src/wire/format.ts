@@ -21,6 +21,10 @@ export const humanDuration = (seconds: number): string => {
   return `${Math.floor(whole / 3600)}:${two(Math.floor(whole / 60) % 60)}:${two(whole % 60)}`;
 };
 
+/** `1 minute`, `30 minutes`. */
+export const minutesOf = (count: number): string =>
+  `${count} ${count === 1 ? "minute" : "minutes"}`;
+
 /** `2026-01-31 05:00` in local time, as the names of archives have it; of an instant in UTC. */
 export const localMinute = (instant: string): string => {
   const at = new Date(instant);

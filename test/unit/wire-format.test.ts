@@ -1,6 +1,6 @@
 /** Sizes and times as people read them. */
 import { assert, it } from "@effect/vitest";
-import { humanDuration, humanSize, localMinute } from "#src/wire/format";
+import { humanDuration, humanSize, localMinute, minutesOf } from "#src/wire/format";
 
 const KiB = 1024;
 it.each([
@@ -48,3 +48,7 @@ it.each([
     text,
   ),
 );
+
+it("minutes are counted in words", () => {
+  assert.deepStrictEqual([0, 1, 2].map(minutesOf), ["0 minutes", "1 minute", "2 minutes"]);
+});

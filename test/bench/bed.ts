@@ -135,15 +135,10 @@ esac`,
     use(loopback);
 
     // What dom0 has, as far as one run asks for it.
-    script("qvm-ls", "printf 'work|7|Halted|AppVM|True\\nnet|8|Running|AppVM|False\\n'");
-    for (const name of [
-      "qvm-check",
-      "qvm-start",
-      "qvm-shutdown",
-      "systemctl",
-      "logger",
-      "notify-send",
-    ]) {
+    script("qvm-ls", "printf 'work|7|Halted|AppVM|True|-\\nnet|8|Running|AppVM|False|-\\n'");
+    // Running, and not paused.
+    script("qvm-check", '[ "$2" = --running ]');
+    for (const name of ["qvm-start", "qvm-shutdown", "systemctl", "logger", "notify-send"]) {
       script(name, "exit 0");
     }
     script(

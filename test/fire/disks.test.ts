@@ -270,7 +270,8 @@ describe("dom0, from end to end", unless(noMount()), () => {
   it("the ledger's disk is full: at the start, before the trailer, and behind it", async () => {
     const w = await setUp();
     fs.mkdirSync(w.state, { recursive: true, mode: 0o700 });
-    mount(w.state, "size=64k,mode=700");
+    // More than the room that a run keeps for its end.
+    mount(w.state, "size=6m,mode=700");
     const filler = path.join(w.state, "filler");
     fillUp(filler);
     const early = await w.run("work");
@@ -280,7 +281,7 @@ describe("dom0, from end to end", unless(noMount()), () => {
     tidy(w);
     fs.rmSync(filler);
 
-    // Full before the trailer's mark: then the trailer is not sent, and nothing is stored.
+    // Full while data streams: the room for its end was kept, so it is stored and written down.
     w.world.faults({ tool: "qvm-backup", kind: "slow", bytesPerSecond: 40_000 });
     const { ended } = w.start("-t", "net", "-p", w.passphraseFile, "work");
     const record = path.join(w.state, "run/qvm-backup.json");
@@ -289,19 +290,12 @@ describe("dom0, from end to end", unless(noMount()), () => {
     fs.linkSync(record, path.join(w.state, "kept"));
     fillUp(filler);
     const late = await ended;
-    assert.strictEqual(late.code, 2, late.stderr);
-    assert.lengthOf(errors(late.stderr), 1, late.stderr);
-    assert.match(late.stderr, /disk is full/);
-    assert.notInclude((await w.ssh("qbackup/1 list")).stdout, "archive");
-    assert.lengthOf(w.ledger(), 0);
+    assert.strictEqual(late.code, 0, late.stderr);
+    assert.lengthOf(w.ledger(), 1);
     tidy(w);
     fs.rmSync(filler);
     fs.rmSync(path.join(w.state, "kept"));
     w.world.faults();
-    const next = await w.run("work");
-    assert.strictEqual(next.code, 0, next.stderr);
-    assert.lengthOf(w.ledger(), 1);
-    tidy(w);
 
     // Full behind the trailer's mark: stored, and maybe not written down. The next run makes it good.
     const slow = w.start("-t", "net", "-p", w.passphraseFile, "work");

@@ -220,6 +220,16 @@ export const openUpload = Effect.fnUntraced(function* (options: UploadOptions) {
     const orPass = server === undefined ? identity : Effect.mapError(mayPass);
     const first = yield* answer(next).pipe(
       Effect.catchTag("TimeoutError", () => orPass(unanswered(call, destination))),
+      // Signs of life alone are no answer, however many there are.
+      Effect.timeoutOrElse({
+        duration: `${options.linkTimeout} minutes`,
+        orElse: () =>
+          failed(
+            "link",
+            `for ${minutesOf(options.linkTimeout)} the server only said that it is alive`,
+            "see what holds the server up; then run again",
+          ),
+      }),
     );
     if (first === undefined) return yield* orPass(callEnded(call, destination));
     if (first.type === "stored" && trailerSent) return first;

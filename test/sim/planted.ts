@@ -28,21 +28,21 @@ const one = (name: string, within: number, file: string, from: string, to = ""):
 export const planted: ReadonlyArray<Planted> = [
   one(
     "acknowledged before the data is flushed",
-    400,
+    1200,
     "src/shell/upload.ts",
     "yield* data.sync;\n        yield* digests.write",
     "yield* digests.write",
   ),
   one(
     "acknowledged before the digests are flushed",
-    400,
+    1200,
     "src/shell/upload.ts",
     "yield* digests.sync;\n        if (!rooted)",
     "if (!rooted)",
   ),
   one(
     "acknowledged before the upload has a name on disk",
-    100,
+    400,
     "src/shell/upload.ts",
     "for (const directory of [incoming, own, root]) yield* directory.sync;\n          rooted",
     "rooted",

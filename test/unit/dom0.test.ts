@@ -648,6 +648,27 @@ describe("what a run leaves behind", () => {
         assert.isUndefined(dead.disk.unfinished);
       }),
   );
+  it.effect("signs of life and no answer: that ends, too", () =>
+    Effect.gen(function* () {
+      const bytes = (text: string) => new TextEncoder().encode(text);
+      const ended = yield* qbackup(world(), {
+        far: ({ stdout }) =>
+          stdout.write(bytes("\n")).pipe(
+            Effect.andThen(
+              Effect.forever(
+                Effect.andThen(
+                  stdout.write(bytes('{"type":"alive"}\n')),
+                  Effect.sleep("30 seconds"),
+                ),
+              ),
+            ),
+            Effect.catch(() => Effect.succeed(0)),
+          ),
+      });
+      assert.strictEqual(ended.code, 4, ended.text);
+      assert.match(ended.text, /only said that it is alive/);
+    }),
+  );
   it.effect("a server that cannot say whether it was stored is asked again by the next run", () =>
     Effect.gen(function* () {
       const w = world();

@@ -4,32 +4,18 @@ import { Effect } from "effect";
 import { TestClock } from "effect/testing";
 import { Disk } from "#layers/MemorySafeFs";
 import { blockSize } from "#src/wire/frames";
-import { archiveOf } from "#test/support/archive";
 import { rng } from "#test/support/random";
 import {
+  codeOf,
   listed,
+  medium,
   memoryWorld,
   run,
   sessionOf,
-  smallChunk,
   start,
   stream,
   upload,
 } from "#test/support/shell";
-
-/** Several blocks: some 3.4 MiB. */
-const medium = archiveOf({
-  seed: 2,
-  chunk: smallChunk,
-  files: [
-    { path: "vm1/private.img", size: 2_000_000 },
-    { path: "vm7/private.img", size: 1_000_000 },
-  ],
-});
-const codeOf = (replies: ReadonlyArray<{ readonly type: string }>) => {
-  const last = replies.at(-1) as { readonly type: string; readonly code?: string } | undefined;
-  return last?.type === "error" ? last.code : last?.type;
-};
 
 describe("a crash", () => {
   /** The moments of an undisturbed put, as calls on the disk. */

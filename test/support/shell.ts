@@ -15,6 +15,7 @@ import { blockSize, lengthPrefix } from "#src/wire/frames";
 import { replies } from "#src/wire/lines";
 import type { Reply } from "#src/wire/reply";
 import { treeHash } from "#test/support/peer";
+import { archiveOf } from "#test/support/archive";
 
 /** Bytes from one side to the other. `cut` makes both fail, as a dead link does. */
 export const pipe = (capacity = Number.POSITIVE_INFINITY) => {
@@ -286,3 +287,19 @@ export const listed = (world: World, prefix = "", args: ReadonlyArray<string> = 
       return { code, archives, end: replies.at(-1) };
     }),
   );
+
+/** Several blocks: some 3.4 MiB. */
+export const medium = archiveOf({
+  seed: 2,
+  chunk: smallChunk,
+  files: [
+    { path: "vm1/private.img", size: 2_000_000 },
+    { path: "vm7/private.img", size: 1_000_000 },
+  ],
+});
+
+/** How a put ended: the code of its error, or the last reply's type. */
+export const codeOf = (replies: ReadonlyArray<{ readonly type: string }>) => {
+  const last = replies.at(-1) as { readonly type: string; readonly code?: string } | undefined;
+  return last?.type === "error" ? last.code : last?.type;
+};

@@ -19,9 +19,12 @@ import { archiveOf } from "#test/support/archive";
 import { treeHash } from "#test/support/peer";
 import { rng } from "#test/support/random";
 import {
+  type World,
+  codeOf,
   isReady,
   listed,
   manifestOf,
+  medium,
   memoryWorld,
   run,
   sessionOf,
@@ -30,7 +33,6 @@ import {
   stream,
   trailerOf,
   upload,
-  type World,
   worldOf,
 } from "#test/support/shell";
 
@@ -48,22 +50,8 @@ const small = archiveOf({
     { path: "vm2/root.img", size: 100_000 },
   ],
 });
-/** Several blocks: some 3.4 MiB. */
-const medium = archiveOf({
-  seed: 2,
-  chunk: smallChunk,
-  files: [
-    { path: "vm1/private.img", size: 2_000_000 },
-    { path: "vm7/private.img", size: 1_000_000 },
-  ],
-});
 const sample = (name: string) =>
   fs.readFileSync(new URL(`../fixtures/${name}.qubes-backup`, import.meta.url));
-
-const codeOf = (replies: ReadonlyArray<{ readonly type: string }>) => {
-  const last = replies.at(-1) as { readonly type: string; readonly code?: string } | undefined;
-  return last?.type === "error" ? last.code : last?.type;
-};
 
 describe("who calls, and for what", () => {
   const session = sessionOf(1);

@@ -1,6 +1,6 @@
 /** What a person or the journal is told. Never fails: a report that cannot be made is dropped. */
 import { Context, type Effect } from "effect";
-import type { Line, Shown } from "#src/wire/shown";
+import type { Line, Shown } from "#src/say/shown";
 
 /** `hint` says what to do about the error before it. */
 export type Level = "info" | "warning" | "error" | "hint";

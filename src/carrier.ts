@@ -1,11 +1,11 @@
 /** qubes.BackupCarrier, the qrexec service: the program and its layers. */
 import * as Effect from "effect/Effect";
 import * as Layer from "effect/Layer";
-import { nodeInvocation } from "#layers/NodeInvocation";
-import { runRole } from "#layers/NodeMain";
-import { openSshTransport } from "#layers/OpenSshTransport";
-import { shellSettings } from "#layers/ShellSettings";
-import { stderrReporter } from "#layers/StderrReporter";
+import { nodeInvocation } from "#layers/process/NodeInvocation";
+import { runRole } from "#layers/process/NodeMain";
+import { openSshTransport } from "#layers/ssh/OpenSshTransport";
+import { shellSettings } from "#layers/settings/ShellSettings";
+import { stderrReporter } from "#layers/desktop/StderrReporter";
 import { carrier } from "#src/carrier/carrier";
 import { fetch } from "#src/carrier/fetch";
 

@@ -8,8 +8,8 @@
  */
 import { createHash } from "node:crypto";
 import { Option, Schema } from "effect";
-import { printable } from "#src/wire/shown";
-import { type Member, memberLimit } from "#src/wire/manifest";
+import { printable } from "#src/say/shown";
+import { type Member, memberLimit } from "#src/proof/manifest";
 
 /** Bytes of a full chunk as it lies in the archive: 100 MiB and what scrypt adds. */
 export const fullChunk = 104_857_728;

@@ -1,6 +1,6 @@
 /** What a person is told when ssh did not do it: the line, what to do next, and what it is a matter of. */
 import type { SshReason } from "#services/SshTransport";
-import { type Line, line, printable } from "#src/wire/shown";
+import { type Line, line, printable } from "#src/say/shown";
 
 export interface Advice {
   /** usage: no second try mends it; integrity: somebody may be in between; link: it may go better. */

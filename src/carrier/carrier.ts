@@ -3,42 +3,27 @@
  * its own stdin and stdout over to ssh. It sees no byte of the archive, and passes no string through:
  * the command is built from the decoded request.
  */
-import { Effect, Schema } from "effect";
+import { Effect } from "effect";
 import type { Source } from "#services/Bytes";
 import { Invocation } from "#services/Invocation";
 import { Reporter } from "#services/Reporter";
-import { Settings } from "#services/Settings";
+import type { Settings } from "#services/Settings";
 import { type SshInput, SshTransport } from "#services/SshTransport";
-import { exitCode } from "#src/wire/exit";
+import { exitCode } from "#src/say/exit";
 import { readExactLine } from "#src/wire/lines";
 import { isName } from "#src/wire/names";
 import { type Code, replier } from "#src/wire/reply";
 import { isVerb, parseLine, toCommand } from "#src/wire/request";
-import { Line, line, printable } from "#src/wire/shown";
-import { version } from "#src/wire/version";
+import { line, printable } from "#src/say/shown";
+import { version } from "#src/say/version";
 import { advice } from "./advice.ts";
-import { isDestination } from "./destination.ts";
+import { destination, refuse, type Refused, setting } from "./setup.ts";
 
 /** Seconds to wait for the request line: dom0 writes it at once, so something else has taken it. */
 export const requestLimit = 10;
 
 /** Where a disk that dom0 attached appears (the form without an argument). */
 const defaultDisk = "/dev/xvdi";
-
-/** Refused before ssh started, when stdout is still ours. */
-class Refused extends Schema.TaggedError<Refused>()("Refused", {
-  code: Schema.String,
-  reason: Line,
-  hint: Schema.optionalKey(Line),
-}) {}
-
-/** What others said in these texts is cleaned here. */
-const refuse = (code: Code, reason: string, hint?: string) =>
-  new Refused({
-    code,
-    reason: line`${reason}`,
-    ...(hint === undefined ? {} : { hint: line`${hint}` }),
-  });
 
 const requestLine = Effect.gen(function* () {
   const { stdin } = yield* Invocation;
@@ -58,35 +43,6 @@ const requestLine = Effect.gen(function* () {
     }),
   );
   return sent ?? (yield* refuse("bad-request", "no request line came"));
-});
-
-const setting = Effect.fnUntraced(function* (name: string) {
-  const settings = yield* Settings;
-  return yield* settings
-    .get(name)
-    .pipe(
-      Effect.mapError((error) =>
-        refuse("internal", error.message, `write it as a plain ${name}=value on a line of its own`),
-      ),
-    );
-});
-
-/** Where SSH_CONN says that the server is. */
-export const destination = Effect.gen(function* () {
-  const text = yield* setting("SSH_CONN");
-  if (text === undefined) {
-    return yield* refuse(
-      "internal",
-      "SSH_CONN is not set",
-      "in this qube, put SSH_CONN=account@server into ~/.bashrc",
-    );
-  }
-  if (isDestination(text)) return text;
-  return yield* refuse(
-    "internal",
-    `SSH_CONN is not a destination: ${printable(text)}`,
-    "account@server, a Host of ~/.ssh/config, or ssh://account@server:port",
-  );
 });
 
 /** What ssh is asked to do, and what it reads meanwhile. */

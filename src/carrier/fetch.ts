@@ -10,16 +10,16 @@ import { Invocation } from "#services/Invocation";
 import { Reporter } from "#services/Reporter";
 import type { Settings } from "#services/Settings";
 import { SshTransport } from "#services/SshTransport";
-import { leafOf, rootFrom } from "#src/archive/treehash";
-import { type exitCodes, exitCode } from "#src/wire/exit";
+import { leafOf, rootFrom } from "#src/proof/treehash";
+import { type exitCodes, exitCode } from "#src/say/exit";
 import { blockFrames, blockSize } from "#src/wire/frames";
 import { readExactLine, replies } from "#src/wire/lines";
 import { isName, parseNumber } from "#src/wire/names";
 import { parseReply } from "#src/wire/reply";
 import { toCommand } from "#src/wire/request";
-import { Line, line, printable } from "#src/wire/shown";
+import { Line, line, printable } from "#src/say/shown";
 import { advice } from "./advice.ts";
-import { destination } from "./carrier.ts";
+import { destination } from "./setup.ts";
 
 /** Seconds: for ssh to connect and the server to look; between frames. */
 const readyLimit = 90;

@@ -1,7 +1,7 @@
 /** How a run fails: an exit code's name, a line for a person, and what to do about it. */
 import { Schema } from "effect";
-import type { Failure } from "#src/wire/exit";
-import { Line, line } from "#src/wire/shown";
+import type { Failure } from "#src/say/exit";
+import { Line, line } from "#src/say/shown";
 
 export class RunFailed extends Schema.TaggedError<RunFailed>()("RunFailed", {
   exit: Schema.Literals(["bug", "usage", "qubes", "link", "refused", "integrity", "locked"]),

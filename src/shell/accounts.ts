@@ -1,8 +1,8 @@
 /** The accounts of this machine that "make server" has set up, as their sshd drop-ins say. */
 import { Effect } from "effect";
 import { SafeFs } from "#services/SafeFs";
-import { type Line, line } from "#src/wire/shown";
-import { readText } from "./store.ts";
+import { type Line, line } from "#src/say/shown";
+import { readText } from "#src/store/store";
 
 const folder = "/etc/ssh/sshd_config.d";
 /** In bytes; a drop-in has some 2,000. */

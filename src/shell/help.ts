@@ -1,5 +1,5 @@
-import { exitTable } from "#src/wire/exit";
-import { version } from "#src/wire/version";
+import { exitTable } from "#src/say/exit";
+import { version } from "#src/say/version";
 
 export const help = `qbackup-shell ${version}: keeps Qubes backups that come through ssh, and runs nothing.
 

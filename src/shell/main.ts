@@ -4,16 +4,23 @@ import { Invocation } from "#services/Invocation";
 import type { Locks } from "#services/Locks";
 import { Reporter } from "#services/Reporter";
 import { SafeFs } from "#services/SafeFs";
-import { exitCode } from "#src/wire/exit";
-import { fingerprint, type SigningKey } from "#src/wire/keys";
-import { line, printable } from "#src/wire/shown";
-import { version } from "#src/wire/version";
-import { bare } from "./bare.ts";
-import { exitOf, type Failure, type LinkLost, Refused, refusalOf, refuse } from "./failure.ts";
+import { exitCode } from "#src/say/exit";
+import { fingerprint, type SigningKey } from "#src/proof/keys";
+import { line, printable } from "#src/say/shown";
+import { version } from "#src/say/version";
+import { bare } from "#src/shell/verbs/bare";
+import {
+  exitOf,
+  type Failure,
+  type LinkLost,
+  Refused,
+  refusalOf,
+  refuse,
+} from "#src/store/failure";
 import { help } from "./help.ts";
 import { type Call, type Options, parseInvocation } from "./invocation.ts";
 import { commands } from "./accounts.ts";
-import { keepKey, openForReading, openForWriting, readIdentity } from "./store.ts";
+import { keepKey, openForReading, openForWriting, readIdentity } from "#src/store/store";
 import { handlerOf } from "./verbs.ts";
 import { makeVoice, type Voice } from "./voice.ts";
 

@@ -4,13 +4,13 @@ import type { Invocation } from "#services/Invocation";
 import type { Locks } from "#services/Locks";
 import type { SafeFs } from "#services/SafeFs";
 import type { Request, Verb } from "#src/wire/request";
-import { check } from "./check.ts";
-import type { Failure } from "./failure.ts";
-import { list } from "./list.ts";
-import { manifest } from "./manifest.ts";
-import { put } from "./put.ts";
-import { read } from "./read.ts";
-import type { Store, WritableStore } from "./store.ts";
+import { check } from "#src/shell/verbs/check";
+import type { Failure } from "#src/store/failure";
+import { list } from "#src/shell/verbs/list";
+import { manifest } from "#src/shell/verbs/manifest";
+import { put } from "#src/shell/verbs/put";
+import { read } from "#src/shell/verbs/read";
+import type { Store, WritableStore } from "#src/store/store";
 import type { Voice } from "./voice.ts";
 
 /** What a verb has to work with. */

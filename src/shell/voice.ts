@@ -3,7 +3,7 @@ import { Clock, Effect, Semaphore } from "effect";
 import type { BytesError } from "#services/Bytes";
 import { Invocation } from "#services/Invocation";
 import { replier, type Reply } from "#src/wire/reply";
-import { LinkLost } from "./failure.ts";
+import { LinkLost } from "#src/store/failure";
 
 /** How often the watch looks, in milliseconds: its limits are late by at most that. */
 const glance = 5000;

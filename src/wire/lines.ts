@@ -3,7 +3,7 @@ import { Effect, Schema } from "effect";
 import type { BytesError, Source } from "#services/Bytes";
 import { parseReply, type Reply } from "./reply.ts";
 import { lineLimit } from "./request.ts";
-import { type Line, printable } from "./shown.ts";
+import { type Line, printable } from "#src/say/shown";
 
 /** The peer wrote something that is not of the wire: `reason` is ours, and nothing of theirs. */
 export class WireError extends Schema.TaggedError<WireError>()("WireError", {

@@ -1,7 +1,7 @@
 /** What a client sends to `put`, made beforehand: to measure the server's part alone. */
 import { execFileSync } from "node:child_process";
 import * as fs from "node:fs";
-import { leafOf, treeHasher } from "#src/archive/treehash";
+import { leafOf, treeHasher } from "#src/proof/treehash";
 import { ArchiveFault, Walk } from "#src/archive/walk";
 import { blockSize, giveUpFrame, lengthPrefix } from "#src/wire/frames";
 import { writeAll } from "./archive.ts";

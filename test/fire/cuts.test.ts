@@ -10,7 +10,7 @@ import { afterEach, assert, describe, it } from "vitest";
 import * as fs from "node:fs";
 import * as net from "node:net";
 import * as path from "node:path";
-import { parseManifest } from "#src/wire/manifest";
+import { parseManifest } from "#src/proof/manifest";
 import { processesWith } from "#test/support/programs";
 import { treeHash } from "#test/support/peer";
 import { notRoot, unless } from "#test/support/unless";

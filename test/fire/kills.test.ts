@@ -5,7 +5,7 @@
 import { afterAll, afterEach, assert, describe, it } from "vitest";
 import * as fs from "node:fs";
 import * as path from "node:path";
-import { parseManifest } from "#src/wire/manifest";
+import { parseManifest } from "#src/proof/manifest";
 import { treeHash } from "#test/support/peer";
 import { processesWith } from "#test/support/programs";
 import { rng } from "#test/support/random";

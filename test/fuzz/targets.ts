@@ -24,7 +24,7 @@ import {
   parseReceipt,
   parseTrailer,
   receiptDiffers,
-} from "#src/wire/manifest";
+} from "#src/proof/manifest";
 import type { Reply } from "#src/wire/reply";
 import { parseCommand, parseLine, type Request, toCommand, toLine } from "#src/wire/request";
 import { pieces } from "#test/fuzz/mutate";

@@ -5,8 +5,8 @@ import * as fs from "node:fs";
 import * as path from "node:path";
 import { rolldown } from "rolldown";
 import { afterAll, beforeAll } from "vitest";
-import { type FifoOptions, fifoQvmBackup } from "#layers/FifoQvmBackup";
-import { memoryQvmBackup, qvmBackupScript } from "#layers/MemoryQvmBackup";
+import { type FifoOptions, fifoQvmBackup } from "#layers/qubes/FifoQvmBackup";
+import { memoryQvmBackup, qvmBackupScript } from "#layers/memory/MemoryQvmBackup";
 import { type Plan, QvmBackup } from "#services/QvmBackup";
 import {
   drain,

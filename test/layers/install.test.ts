@@ -3,7 +3,7 @@ import { execFileSync, spawnSync } from "node:child_process";
 import * as fs from "node:fs";
 import * as os from "node:os";
 import * as path from "node:path";
-import { exitCodes } from "#src/wire/exit";
+import { exitCodes } from "#src/say/exit";
 import { afterAll, beforeEach } from "vitest";
 import { freePort, keygen, runSshd, script, sshdPath, temporary } from "#test/support/carrier";
 import { noSshd, notRoot, unless, without } from "#test/support/unless";

@@ -6,8 +6,8 @@ import { spawn } from "node:child_process";
 import { createHash } from "node:crypto";
 import * as net from "node:net";
 import * as path from "node:path";
-import { memoryLocks } from "#layers/MemoryLocks";
-import { unixLocks } from "#layers/UnixLocks";
+import { memoryLocks } from "#layers/memory/MemoryLocks";
+import { unixLocks } from "#layers/files/UnixLocks";
 import { Locks } from "#services/Locks";
 import { locksContract } from "#test/contracts/locks";
 import { gone } from "#test/support/until";
@@ -77,7 +77,7 @@ describe("locks on abstract sockets", () => {
         "--input-type=module",
         "-e",
         `import { Effect } from "effect";
-         import { unixLocks } from ${file("layers/UnixLocks.ts")};
+         import { unixLocks } from ${file("layers/files/UnixLocks.ts")};
          import { Locks } from ${file("services/Locks.ts")};
          await Effect.runPromise(Effect.scoped(Effect.gen(function* () {
            yield* Locks.use((l) => l.hold(${JSON.stringify(key)}));

@@ -1,7 +1,7 @@
 /** What a passphrase file means to qvm-backup, and what speaks against it. */
 import { assert, describe, it } from "vitest";
 import { execFileSync } from "node:child_process";
-import { readPassphrase } from "#layers/Passphrase";
+import { readPassphrase } from "#layers/files/Passphrase";
 import { unless, without } from "#test/support/unless";
 
 const read = (text: string | Buffer) => readPassphrase(Buffer.from(text), true);

@@ -11,11 +11,11 @@ import {
   meter,
   progressLine,
   stderrIsJournal,
-} from "#layers/DesktopReporter";
+} from "#layers/desktop/DesktopReporter";
 import { Reporter } from "#services/Reporter";
-import { humanDuration, humanSize } from "#src/wire/format";
+import { humanDuration, humanSize } from "#src/say/format";
 import { processesWith, type Programs, programs } from "#test/support/programs";
-import { line } from "#src/wire/shown";
+import { line } from "#src/say/shown";
 import { until } from "#test/support/until";
 
 const made: Array<Programs> = [];

@@ -5,8 +5,8 @@ import { execFileSync, spawnSync } from "node:child_process";
 import * as fs from "node:fs";
 import * as os from "node:os";
 import * as path from "node:path";
-import { Disk, memorySafeFs } from "#layers/MemorySafeFs";
-import { nodeSafeFs } from "#layers/NodeSafeFs";
+import { Disk, memorySafeFs } from "#layers/memory/MemorySafeFs";
+import { nodeSafeFs } from "#layers/files/NodeSafeFs";
 import { SafeFs } from "#services/SafeFs";
 import { safeFsContract } from "#test/contracts/safefs";
 import { rng } from "#test/support/random";
@@ -116,7 +116,7 @@ const inProcess = (words: string, module: string, within: ReadonlyArray<string> 
 const reasonOf = (root: string, call: string, before = "") => `
   import * as fs from "node:fs";
   import { Effect } from "effect";
-  import { nodeSafeFs } from "#layers/NodeSafeFs";
+  import { nodeSafeFs } from "#layers/files/NodeSafeFs";
   import { SafeFs } from "#services/SafeFs";
   const program = Effect.gen(function* () {
     const root = yield* (yield* SafeFs).root(${JSON.stringify(root)});

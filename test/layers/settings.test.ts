@@ -7,8 +7,8 @@ import * as Effect from "effect/Effect";
 import * as Option from "effect/Option";
 import * as Schema from "effect/Schema";
 import { afterAll } from "vitest";
-import { memorySettings } from "#layers/MemorySettings";
-import { shellSettings } from "#layers/ShellSettings";
+import { memorySettings } from "#layers/memory/MemorySettings";
+import { shellSettings } from "#layers/settings/ShellSettings";
 import { Settings } from "#services/Settings";
 import { settingsContract } from "#test/contracts/settings";
 

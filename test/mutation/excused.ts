@@ -10,7 +10,7 @@ const of = (
   ...faults: ReadonlyArray<readonly [line: string, fault: string]>
 ): ReadonlyArray<Excused> => faults.map(([line, fault]) => ({ file, line, fault, why }));
 
-const treehash = "src/archive/treehash.ts";
+const treehash = "src/proof/treehash.ts";
 
 export const excused: ReadonlyArray<Excused> = [
   ...of(
@@ -90,7 +90,7 @@ export const excused: ReadonlyArray<Excused> = [
     [').pipe(Schema.brand("Prefix"));', '"Prefix" -> ""'],
     ['Schema.brand("Session"),', '"Session" -> ""'],
   ),
-  ...of("src/wire/shown.ts", "a brand is for the types alone", [
+  ...of("src/say/shown.ts", "a brand is for the types alone", [
     'export const Line = Schema.String.pipe(Schema.brand("Line"));',
     '"Line" -> ""',
   ]),
@@ -138,7 +138,7 @@ export const excused: ReadonlyArray<Excused> = [
       "verb === undefined || !isVerb(verb) -> !isVerb(verb)",
     ],
   ),
-  ...of("src/wire/manifest.ts", "their numbers are the same by then, so each has another one", [
+  ...of("src/proof/manifest.ts", "their numbers are the same by then, so each has another one", [
     "other !== undefined &&",
     "other !== undefined && member.path === other.path -> member.path === other.path",
   ]),
@@ -146,7 +146,7 @@ export const excused: ReadonlyArray<Excused> = [
     "return undefined;",
     "return undefined; -> ;",
   ]),
-  ...of("src/wire/manifest.ts", "behind the end is no bracket: its code is NaN", [
+  ...of("src/proof/manifest.ts", "behind the end is no bracket: its code is NaN", [
     "for (let i = 0; i < text.length; i++) {",
     "i < text.length -> i <= text.length",
   ]),

@@ -4,19 +4,19 @@ import * as path from "node:path";
 import type { Mutant } from "#test/mutation/mutants";
 
 /** A constant each, in which nothing can be wrong that a test would know better. */
-const constants = ["src/archive/parameters.ts", "src/wire/version.ts"];
+const constants = ["src/archive/parameters.ts", "src/say/version.ts"];
 
 /** Only what is pure: no services, no time, nothing outside of its arguments. */
 export const modules: ReadonlyArray<string> = [
-  ...["archive", "wire"].flatMap((folder) =>
+  ...["archive", "proof", "say", "wire"].flatMap((folder) =>
     fs
       .readdirSync(`src/${folder}`)
       .sort()
       .map((file) => `src/${folder}/${file}`),
   ),
   "src/carrier/destination.ts",
-  "src/dom0/head.ts",
-  "src/dom0/sample.ts",
+  "src/dom0/books/head.ts",
+  "src/dom0/far/sample.ts",
 ].filter((file) => !constants.includes(file));
 
 /** A module's own suites bear its name: `src/wire/names.ts`, `test/unit/wire-names[-more].test.ts`. */

@@ -2,7 +2,7 @@
 import { assert, describe, it } from "@effect/vitest";
 import { Effect } from "effect";
 import { TestClock } from "effect/testing";
-import { Disk } from "#layers/MemorySafeFs";
+import { Disk } from "#layers/memory/MemorySafeFs";
 import { blockSize } from "#src/wire/frames";
 import { rng } from "#test/support/random";
 import {

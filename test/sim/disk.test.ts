@@ -4,7 +4,7 @@
  */
 import { assert, describe, it } from "@effect/vitest";
 import { Effect } from "effect";
-import { Disk } from "#layers/MemorySafeFs";
+import { Disk } from "#layers/memory/MemorySafeFs";
 import { blockSize } from "#src/wire/frames";
 import { planOf } from "#test/sim/plan";
 import { tell } from "#test/sim/story";

@@ -4,7 +4,7 @@
  * run fails later for another reason.
  */
 import { Effect } from "effect";
-import { inProcessQrexec, memoryPipe } from "#layers/MemoryPipe";
+import { inProcessQrexec, memoryPipe } from "#layers/memory/MemoryPipe";
 import { archiveNumber } from "#test/sim/plan";
 import type { World } from "#test/sim/world";
 import { keyOf, type Lies, peer, type Shelf, shelf } from "#test/support/peer";

@@ -3,9 +3,9 @@
  * a run in which nothing does, which has to put everything right.
  */
 import { Effect } from "effect";
-import { parseLedger } from "#layers/FileLedger";
-import { signatureHolds } from "#src/wire/keys";
-import { parseManifest, parseReceipt, receiptDiffers } from "#src/wire/manifest";
+import { parseLedger } from "#layers/files/FileLedger";
+import { signatureHolds } from "#src/proof/keys";
+import { parseManifest, parseReceipt, receiptDiffers } from "#src/proof/manifest";
 import { hostileTale } from "#test/sim/hostile";
 import { archiveNumber, type Plan, planOf } from "#test/sim/plan";
 import { type Run, World } from "#test/sim/world";

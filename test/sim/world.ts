@@ -6,15 +6,19 @@
 import { NodeServices } from "@effect/platform-node";
 import { Clock, type Context, Deferred, Effect, Exit, Fiber, Layer, Random, Scope } from "effect";
 import * as crypto from "node:crypto";
-import { type LedgerDisk, ledgerDisk, memoryLedger } from "#layers/MemoryLedger";
-import { type LockTable, memoryLocks } from "#layers/MemoryLocks";
-import { memoryNotifier, type Notification } from "#layers/MemoryNotifier";
-import { memoryPipe, type Pipe } from "#layers/MemoryPipe";
-import { aQube, memoryQubes, type QubesTable, qubesTable } from "#layers/MemoryQubes";
-import { memoryQvmBackup, qvmBackupScript, type QvmBackupScript } from "#layers/MemoryQvmBackup";
-import { memoryReporter, type Said } from "#layers/MemoryReporter";
-import { Disk, memorySafeFs, type Operation } from "#layers/MemorySafeFs";
-import { memorySettings } from "#layers/MemorySettings";
+import { type LedgerDisk, ledgerDisk, memoryLedger } from "#layers/memory/MemoryLedger";
+import { type LockTable, memoryLocks } from "#layers/memory/MemoryLocks";
+import { memoryNotifier, type Notification } from "#layers/memory/MemoryNotifier";
+import { memoryPipe, type Pipe } from "#layers/memory/MemoryPipe";
+import { aQube, memoryQubes, type QubesTable, qubesTable } from "#layers/memory/MemoryQubes";
+import {
+  memoryQvmBackup,
+  qvmBackupScript,
+  type QvmBackupScript,
+} from "#layers/memory/MemoryQvmBackup";
+import { memoryReporter, type Said } from "#layers/memory/MemoryReporter";
+import { Disk, memorySafeFs, type Operation } from "#layers/memory/MemorySafeFs";
+import { memorySettings } from "#layers/memory/MemorySettings";
 import type { Sink, Source } from "#services/Bytes";
 import { Invocation } from "#services/Invocation";
 import { Ledger } from "#services/Ledger";
@@ -27,7 +31,7 @@ import { Reporter } from "#services/Reporter";
 import { SafeFs } from "#services/SafeFs";
 import { SshTransport } from "#services/SshTransport";
 import { carrier } from "#src/carrier/carrier";
-import { dom0 } from "#src/dom0/main";
+import { dom0 } from "#src/dom0/cli/main";
 import { shell } from "#src/shell/main";
 import { parseReply, type Reply } from "#src/wire/reply";
 import { type Doom, gated, Life } from "#test/sim/life";

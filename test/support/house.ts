@@ -6,8 +6,8 @@ import * as fs from "node:fs";
 import * as path from "node:path";
 import { parseSync } from "rolldown/utils";
 
-/** Folders of src that every program may use. Each other one is a program, which no other imports. */
-const shared = "wire|archive";
+/** Folders of src that every program may use. Each other one is a program or the store, which no other imports. */
+const shared = "wire|proof|archive|say";
 
 interface Room {
   readonly files: RegExp;
@@ -28,6 +28,13 @@ const rooms: ReadonlyArray<Room> = [
     imports: new RegExp(`^(effect$|/src/(${shared})/|/services/)`),
   },
   {
+    // What lies where on the server: not the client's business.
+    files: /^src\/(store|shell|vault)\//,
+    imports: new RegExp(
+      `^(effect(?!/(process|testing))(/|$)|node:util$|/services/|/src/(${shared}|store)/)`,
+    ),
+  },
+  {
     files: /^src\/[^/]+\//,
     imports: new RegExp(
       `^(effect(?!/(process|testing))(/|$)|node:util$|/services/|/src/(${shared})/)`,
@@ -45,25 +52,13 @@ const rooms: ReadonlyArray<Room> = [
   { files: /^(test\/|[^/]+\.config\.ts$)/, imports: /./, worldly: true },
 ];
 
-/** What a program can be told to do, a file each. */
-export const verbs: Readonly<Record<string, ReadonlyArray<string>>> = {
-  dom0: ["run", "list", "verify", "audit", "ledger", "sheet", "restore"],
-  carrier: ["carrier", "fetch"],
-  shell: ["put", "bare", "list", "check", "manifest", "read"],
-};
+/** What a program can be told to do, a file each; none of them imports another. */
+export const verb = /^\/src\/(?:[^/]+\/verbs\/[^/]+|carrier\/(?:carrier|fetch))$/;
 
-/** Verbs that import verbs, today. This list may only become shorter. */
-export const exceptions: ReadonlyArray<string> = [
-  "/src/carrier/fetch -> /src/carrier/carrier",
-  "/src/shell/bare -> /src/shell/put",
-];
-
-/** What calls the verbs, and what it uses besides them: all else that it imports has to be a verb. */
-const callers: Readonly<Record<string, ReadonlyArray<string>>> = {
-  "/src/dom0/main": ["argv", "call", "command", "commands", "failure", "help", "near"],
-  "/src/dom0/commands": ["command"],
-  "/src/shell/main": ["accounts", "failure", "help", "invocation", "store", "verbs", "voice"],
-  "/src/shell/verbs": ["failure", "store", "voice"],
+/** What lists the verbs, and what it uses besides them: all else that it imports has to be a verb. */
+const lists: Readonly<Record<string, ReadonlyArray<string>>> = {
+  "/src/dom0/cli/commands": ["/src/dom0/cli/command"],
+  "/src/shell/verbs": ["/src/shell/voice"],
 };
 
 /** A rule for each kind of fault. */
@@ -294,18 +289,7 @@ const importsOf = (file: string, root: Node): ReadonlyArray<Import> => {
   return found;
 };
 
-/** What a file of src or layers imports of this repository, as `/src/dom0/run -> /src/wire/exit`. */
-export const edges = (file: string, text: string): ReadonlyArray<string> =>
-  importsOf(file, parse(file, text).root)
-    .filter(({ to }) => to?.startsWith("/") === true)
-    .map(({ to }) => `/${file.replace(/\.ts$/, "")} -> ${to}`);
-
 type Found = readonly [rule: Rule, at: number, what: string];
-
-const isVerb = (module: string): boolean =>
-  Object.entries(verbs).some(([program, names]) =>
-    names.some((name) => module === `/src/${program}/${name}`),
-  );
 
 /** Where a file imports what it may not. */
 const ofImports = (file: string, root: Node, room: Room): ReadonlyArray<Found> => {
@@ -313,19 +297,16 @@ const ofImports = (file: string, root: Node, room: Room): ReadonlyArray<Found> =
   const [, folder, entry] = /^src\/(?:([^/]+)\/|([^/]+)\.ts$)/.exec(file) ?? [];
   /** A program may use itself, and an entrypoint the program that it assembles. */
   const own = `/src/${folder ?? entry}/`;
-  const helpers = callers[self];
+  const besides = lists[self];
   return importsOf(file, root).flatMap(({ at, to }): ReadonlyArray<Found> => {
     if (to === undefined)
       return file.startsWith("test/") ? [] : [["import", at, "an import that is computed"]];
     if (!to.startsWith(own))
       return room.imports.test(to) ? [] : [["import", at, `it imports ${to}`]];
-    if (isVerb(to)) {
-      const allowed = !isVerb(self) || exceptions.includes(`${self} -> ${to}`);
-      return allowed ? [] : [["verb", at, `a verb imports a verb: ${to}`]];
-    }
-    return helpers === undefined || helpers.some((name) => to === `${own}${name}`)
+    if (verb.test(to)) return verb.test(self) ? [["verb", at, `a verb imports a verb: ${to}`]] : [];
+    return besides === undefined || besides.includes(to)
       ? []
-      : [["verb", at, `${to} must be in the list of verbs, or of what ${self} uses besides`]];
+      : [["verb", at, `${to} is no verb, nor what ${self} uses besides`]];
   });
 };
 

@@ -5,7 +5,7 @@
 import { Effect } from "effect";
 import * as crypto from "node:crypto";
 import type { Invocation } from "#services/Invocation";
-import { privateKeyPem, readPrivateKey, type SigningKey } from "#src/wire/keys";
+import { privateKeyPem, readPrivateKey, type SigningKey } from "#src/proof/keys";
 
 export const keyOf = (seed: string): SigningKey =>
   readPrivateKey(privateKeyPem(crypto.createHash("sha256").update(seed).digest()))!;

@@ -5,7 +5,7 @@
 import { afterEach, assert } from "vitest";
 import * as fs from "node:fs";
 import * as path from "node:path";
-import { parseManifest } from "#src/wire/manifest";
+import { parseManifest } from "#src/proof/manifest";
 import { imageOf, writeImage } from "#test/standin/world";
 import { treeHash } from "#test/support/peer";
 import { processesWith } from "#test/support/programs";

@@ -1,9 +1,9 @@
 /** qbackup-shell in this process: a world to run it in, a client to talk to it, archives to send. */
 import { Effect, Fiber, Layer, type Scope } from "effect";
 import * as crypto from "node:crypto";
-import { memoryLocks } from "#layers/MemoryLocks";
-import { memoryReporter, type Said } from "#layers/MemoryReporter";
-import { Disk, memorySafeFs } from "#layers/MemorySafeFs";
+import { memoryLocks } from "#layers/memory/MemoryLocks";
+import { memoryReporter, type Said } from "#layers/memory/MemoryReporter";
+import { Disk, memorySafeFs } from "#layers/memory/MemorySafeFs";
 import { BytesError, type Sink, type Source } from "#services/Bytes";
 import { Invocation } from "#services/Invocation";
 import type { Locks } from "#services/Locks";

@@ -1,7 +1,7 @@
 /** Starts a qvm-backup and reads what it writes, until it ends or is killed: `RUNDIR [PASSPHRASE-FILE]`. */
 import * as Effect from "effect/Effect";
-import { fifoQvmBackup } from "#layers/FifoQvmBackup";
-import { runRole } from "#layers/NodeMain";
+import { fifoQvmBackup } from "#layers/qubes/FifoQvmBackup";
+import { runRole } from "#layers/process/NodeMain";
 import { QvmBackup } from "#services/QvmBackup";
 
 const runDirectory = process.argv[2]!;

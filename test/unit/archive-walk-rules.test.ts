@@ -5,7 +5,7 @@ import * as fs from "node:fs";
 import * as os from "node:os";
 import * as path from "node:path";
 import { ArchiveFault, faults, fullChunk, Walk, type WalkOptions } from "#src/archive/walk";
-import { memberLimit } from "#src/wire/manifest";
+import { memberLimit } from "#src/proof/manifest";
 import { memberOf, scryptOf } from "#test/support/archive";
 import { padTo, sumUp, tarHeader } from "#test/support/tar";
 

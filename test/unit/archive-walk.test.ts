@@ -3,7 +3,7 @@ import { assert, describe, it } from "@effect/vitest";
 import * as crypto from "node:crypto";
 import * as fs from "node:fs";
 import { ArchiveFault, Walk, type WalkOptions } from "#src/archive/walk";
-import type { Member } from "#src/wire/manifest";
+import type { Member } from "#src/proof/manifest";
 
 const sample = (name: string) => fs.readFileSync(new URL(`../fixtures/${name}`, import.meta.url));
 const tiny = sample("sample-tiny-lowcost.qubes-backup");

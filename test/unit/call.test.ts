@@ -1,7 +1,7 @@
 /** What the end of a call to the carrier means: once, with one cause and one thing to do. */
 import { assert, describe, it } from "@effect/vitest";
 import { Effect } from "effect";
-import { meaning } from "#src/dom0/call";
+import { meaning } from "#src/dom0/far/call";
 import { keep, anArchive, qbackup, world } from "#test/support/readback";
 
 const own = (error: string, hint: string) => [

@@ -2,12 +2,12 @@
 import { assert, describe, it } from "@effect/vitest";
 import { Effect, Fiber, Layer } from "effect";
 import { TestClock } from "effect/testing";
-import { memoryReporter, type Said } from "#layers/MemoryReporter";
-import { memorySettings } from "#layers/MemorySettings";
-import { memorySsh, type SshAnswer } from "#layers/MemorySsh";
+import { memoryReporter, type Said } from "#layers/memory/MemoryReporter";
+import { memorySettings } from "#layers/memory/MemorySettings";
+import { memorySsh, type SshAnswer } from "#layers/memory/MemorySsh";
 import { BytesError } from "#services/Bytes";
 import { Invocation } from "#services/Invocation";
-import { leafOf, proofOf, treeLevels } from "#src/archive/treehash";
+import { leafOf, proofOf, treeLevels } from "#src/proof/treehash";
 import { fetch } from "#src/carrier/fetch";
 import { framed, treeHash } from "#test/support/peer";
 import { rng } from "#test/support/random";

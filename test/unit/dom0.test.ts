@@ -4,18 +4,22 @@ import { assert, describe, it } from "@effect/vitest";
 import { Clock, Duration, Effect, Fiber, identity, Layer } from "effect";
 import { TestClock } from "effect/testing";
 import * as fs from "node:fs";
-import { type LedgerDisk, ledgerDisk, memoryLedger } from "#layers/MemoryLedger";
-import { type LockTable, memoryLocks } from "#layers/MemoryLocks";
-import { memoryNotifier, type Notification } from "#layers/MemoryNotifier";
-import { inProcessQrexec, memoryPipe } from "#layers/MemoryPipe";
-import { aQube, memoryQubes, type QubesTable, qubesTable } from "#layers/MemoryQubes";
-import { memoryQvmBackup, qvmBackupScript, type QvmBackupScript } from "#layers/MemoryQvmBackup";
-import { memoryReporter, type Said } from "#layers/MemoryReporter";
-import { memorySettings } from "#layers/MemorySettings";
+import { type LedgerDisk, ledgerDisk, memoryLedger } from "#layers/memory/MemoryLedger";
+import { type LockTable, memoryLocks } from "#layers/memory/MemoryLocks";
+import { memoryNotifier, type Notification } from "#layers/memory/MemoryNotifier";
+import { inProcessQrexec, memoryPipe } from "#layers/memory/MemoryPipe";
+import { aQube, memoryQubes, type QubesTable, qubesTable } from "#layers/memory/MemoryQubes";
+import {
+  memoryQvmBackup,
+  qvmBackupScript,
+  type QvmBackupScript,
+} from "#layers/memory/MemoryQvmBackup";
+import { memoryReporter, type Said } from "#layers/memory/MemoryReporter";
+import { memorySettings } from "#layers/memory/MemorySettings";
 import { Invocation } from "#services/Invocation";
 import { QvmRestore } from "#services/QvmRestore";
-import { dom0 } from "#src/dom0/main";
-import { parseManifest } from "#src/wire/manifest";
+import { dom0 } from "#src/dom0/cli/main";
+import { parseManifest } from "#src/proof/manifest";
 import { keyOf, type Lies, peer, type Shelf, shelf, treeHash } from "#test/support/peer";
 import { archiveOf } from "#test/support/archive";
 

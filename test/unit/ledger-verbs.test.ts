@@ -1,7 +1,7 @@
 /** The ledger's own verbs: its head on paper, what was done to it since, a lost one rebuilt; the sheet. */
 import { assert, describe, it } from "@effect/vitest";
 import { Effect, Layer } from "effect";
-import { parseLedger } from "#layers/FileLedger";
+import { parseLedger } from "#layers/files/FileLedger";
 import { Ledger } from "#services/Ledger";
 import { QvmBackup } from "#services/QvmBackup";
 import { QvmRestore } from "#services/QvmRestore";

@@ -2,8 +2,8 @@
 import { assert, it } from "@effect/vitest";
 import { spawnSync } from "node:child_process";
 import * as fs from "node:fs";
-import { commands } from "#src/dom0/commands";
-import { flagName } from "#src/dom0/command";
+import { commands } from "#src/dom0/cli/commands";
+import { flagName } from "#src/dom0/cli/command";
 import { made } from "#test/docs";
 import { unless, without } from "#test/support/unless";
 

@@ -3,7 +3,7 @@ import { assert, describe, it } from "@effect/vitest";
 import { Clock, Effect, Fiber } from "effect";
 import { TestClock } from "effect/testing";
 import { Locks } from "#services/Locks";
-import { choose } from "#src/dom0/sample";
+import { choose } from "#src/dom0/far/sample";
 import {
   anArchive,
   keep,
@@ -16,8 +16,8 @@ import {
 import { framed, keyOf, type Lies, peer } from "#test/support/peer";
 import { archiveOf } from "#test/support/archive";
 import { rng } from "#test/support/random";
-import { localMinute } from "#src/wire/format";
-import { line } from "#src/wire/shown";
+import { localMinute } from "#src/say/format";
+import { line } from "#src/say/shown";
 
 const mib = 1_048_576;
 const small = anArchive(1, 3.4 * mib);

@@ -1,18 +1,18 @@
 /** A restore against a far side that is honest, broken or hostile, and a tool that fails or hangs. */
 import { assert, describe, it } from "@effect/vitest";
 import { Effect, Layer } from "effect";
-import { memoryQvmBackup, qvmBackupScript } from "#layers/MemoryQvmBackup";
+import { memoryQvmBackup, qvmBackupScript } from "#layers/memory/MemoryQvmBackup";
 import {
   memoryQvmRestore,
   qvmRestoreScript,
   type QvmRestoreScript,
-} from "#layers/MemoryQvmRestore";
+} from "#layers/memory/MemoryQvmRestore";
 import { Walk } from "#src/archive/walk";
-import { restoreLog } from "#src/dom0/restorelog";
-import type { Member } from "#src/wire/manifest";
+import { restoreLog } from "#src/dom0/tool/restorelog";
+import type { Member } from "#src/proof/manifest";
 import { archiveOf, memberOf, scryptOf } from "#test/support/archive";
 import { keyOf, type Lies } from "#test/support/peer";
-import { line } from "#src/wire/shown";
+import { line } from "#src/say/shown";
 import { anArchive, keep, qbackup, world } from "#test/support/readback";
 
 const mebibyte = 1_048_576;

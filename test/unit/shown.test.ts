@@ -1,9 +1,9 @@
 import { assert, describe, it } from "@effect/vitest";
 import { Effect } from "effect";
-import { memoryReporter, type Said } from "#layers/MemoryReporter";
+import { memoryReporter, type Said } from "#layers/memory/MemoryReporter";
 import { Reporter } from "#services/Reporter";
 import { failed } from "#src/dom0/failure";
-import { line, printable, type Line } from "#src/wire/shown";
+import { line, printable, type Line } from "#src/say/shown";
 
 /** Moves the cursor up, wipes the line, and forges one. */
 const hostile = "x\u001b[1A\u001b[2K\r\nqbackup: stored\u202e\u0007";

@@ -2,9 +2,9 @@
 import { assert, describe, it } from "@effect/vitest";
 import { Effect, Schema } from "effect";
 import { blockSize } from "#src/wire/frames";
-import { privateKeyPem, readPrivateKey } from "#src/wire/keys";
+import { privateKeyPem, readPrivateKey } from "#src/proof/keys";
 import { replies } from "#src/wire/lines";
-import { sha256 } from "#src/wire/manifest";
+import { sha256 } from "#src/proof/manifest";
 import type { Name } from "#src/wire/names";
 import { codes, parseReply, replier, Reply } from "#src/wire/reply";
 import { source } from "#test/support/source";

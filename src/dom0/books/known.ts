@@ -1,0 +1,54 @@
+/** The archives that the ledger knows. */
+import { Effect } from "effect";
+import { type Audit, type Entry, Ledger } from "#services/Ledger";
+import { Reporter } from "#services/Reporter";
+import { type Manifest, parseManifest } from "#src/proof/manifest";
+import { line } from "#src/say/shown";
+import { failed } from "#src/dom0/failure";
+import { inLedger } from "./record.ts";
+
+export interface Known {
+  readonly entry: Entry;
+  readonly manifest: Manifest;
+  readonly audit: Audit;
+}
+
+/** The ledger's lines, and whether they are all there and unchanged; says which are not. */
+export const looked = Effect.gen(function* () {
+  const { damaged, lines, unlinked } = yield* inLedger((yield* Ledger).chain);
+  const { say } = yield* Reporter;
+  if (damaged.length > 0) {
+    yield* say("warning", line`the ledger's lines cannot all be read: ${damaged.join(", ")}`);
+  }
+  if (unlinked.length > 0) {
+    yield* say(
+      "warning",
+      line`the ledger was changed: lines that do not follow the one before: ${unlinked.join(", ")}`,
+    );
+  }
+  return { lines, sound: damaged.length === 0 && unlinked.length === 0 };
+});
+
+/**
+ * The ledger's archives behind this qube, by name; of two lines for one name the later counts. `sound`
+ * is false where lines are lost or were changed: what is known is then not all, or not certain.
+ */
+export const knownArchives = Effect.fnUntraced(function* (destination: string) {
+  const ledger = yield* Ledger;
+  const { lines, sound } = yield* looked;
+  const audits = yield* inLedger(ledger.audits);
+  const known = new Map<string, Known>();
+  for (const { entry } of lines) {
+    const manifest = parseManifest(entry.manifest);
+    if (entry.destination !== destination || manifest === undefined) continue;
+    known.set(entry.name, { entry, manifest, audit: audits.get(entry.session) ?? {} });
+  }
+  return { known, sound };
+});
+
+/** Whatever else was found, this is not to be passed over. */
+export const unsound = failed(
+  "integrity",
+  "the ledger was damaged or changed: what it does not know any more is not missed",
+  "bring back its copy; or qbackup ledger rebuild, which fetches lost lines from the server",
+);

@@ -1,0 +1,84 @@
+/** What a look at an archive gave, as it is written down: what came back, what did not, and since when. */
+import { DateTime, Effect } from "effect";
+import { type Audit, Ledger } from "#services/Ledger";
+import { Notifier } from "#services/Notifier";
+import { Reporter } from "#services/Reporter";
+import { line } from "#src/say/shown";
+import type { Session } from "#src/wire/names";
+import type { RunFailed } from "#src/dom0/failure";
+import { inLedger } from "./record.ts";
+
+/** Notes what a look at archives gave; a note that cannot be made does not change the result. */
+export const note = Effect.fnUntraced(function* (
+  sessions: ReadonlyArray<Session>,
+  change: (before: Audit, now: string, session: Session) => Audit,
+) {
+  if (sessions.length === 0) return;
+  const ledger = yield* Ledger;
+  const { say } = yield* Reporter;
+  const now = DateTime.formatIso(yield* DateTime.now);
+  yield* ledger
+    .audited(sessions, (before, session) => change(before, now, session))
+    .pipe(Effect.catch((error) => say("warning", line`${error.message}`)));
+});
+
+/** Notes what a failure says of archives: that they are damaged, or only that they could not be read. */
+export const noteFailure = (sessions: ReadonlyArray<Session>, failure: RunFailed) => {
+  const { about, exit } = failure;
+  if (exit === "integrity" && about !== "carrier") {
+    return note(sessions, (before, now) =>
+      about === "decryption" ? { ...before, undecryptable: now } : { ...before, failed: now },
+    );
+  }
+  return about === "carrier" || exit === "link" || exit === "refused"
+    ? note(sessions, (before, now) => ({ ...before, unread: before.unread ?? now }))
+    : Effect.void;
+};
+
+/** What came back clears what did not, but for a member that does not decrypt: its bytes are right. */
+export const cameBack = ({ unread: _read, ...before }: Audit, now: Partial<Audit>): Audit => ({
+  ...before,
+  ...now,
+});
+
+/** Days without anything read back after which that itself is a failure. */
+export const unreadLimit = 35;
+
+/**
+ * For how many days nothing was read back of what is behind this qube, where that is too long; the
+ * time since the first backup, where nothing ever was. Undefined where all is well.
+ */
+const unreadFor = Effect.fnUntraced(function* (destination: string, limit: number) {
+  const ledger = yield* Ledger;
+  const { entries } = yield* inLedger(ledger.entries);
+  const audits = yield* inLedger(ledger.audits);
+  const here = entries.filter((entry) => entry.destination === destination);
+  const [first] = here;
+  if (first === undefined) return undefined;
+  const reads = here.flatMap(({ session }) => {
+    const { sampled, whole } = audits.get(session) ?? {};
+    return [sampled?.at ?? "", whole ?? ""];
+  });
+  const last = reads.sort().at(-1)! || first.finished;
+  const now = (yield* DateTime.now).epochMilliseconds;
+  const days = Math.floor((now - Date.parse(last)) / 86_400_000);
+  return days > limit ? days : undefined;
+});
+
+/** Says, and tells the desktop, that nobody knows any more whether the backups can be read. */
+export const warnUnread = Effect.fnUntraced(function* (destination: string, limit = unreadLimit) {
+  const days = yield* unreadFor(destination, limit);
+  if (days === undefined) return;
+  const { say } = yield* Reporter;
+  yield* say(
+    "warning",
+    line`nothing was read back through ${destination} for ${days} days: whether the backups can still be read is not known`,
+  );
+  yield* say("hint", line`qbackup audit -t ${destination}; a timer for it comes with qbackup`);
+  const { notify } = yield* Notifier;
+  yield* notify(
+    "critical",
+    `Backups were not read back for ${days} days`,
+    "See: journalctl -t qbackup, then qbackup audit",
+  );
+});

@@ -1,0 +1,93 @@
+/** What dom0 writes down: the mark of a run under way, the receipt that it accepts, the ledger. */
+import { DateTime, Effect } from "effect";
+import { Ledger, type Submission, type Unfinished } from "#services/Ledger";
+import { Reporter } from "#services/Reporter";
+import { signatureHolds } from "#src/proof/keys";
+import { parseReceipt, receiptDiffers } from "#src/proof/manifest";
+import { failed } from "#src/dom0/failure";
+import { onPaper } from "./head.ts";
+import { checkServer, type Stored } from "#src/dom0/far/upload";
+
+/** What to do where dom0 itself lets nothing be read or written; the kernel's words tell which. */
+const causes: ReadonlyArray<readonly [said: RegExp, then: string]> = [
+  [/ENOSPC|EDQUOT|no space|disk is full/i, "free space in dom0's home, then run it again"],
+  [/EACCES|EPERM|permission/i, "it must belong to the user who runs qbackup, and only to that one"],
+  [
+    /EROFS|read-only/i,
+    "the disk of dom0's home is read-only: see journalctl -b, and its file system",
+  ],
+];
+
+/** A ledger that cannot be used is a matter of this machine's set-up: a full disk, a planted link. */
+export const inLedger = <A, R>(effect: Effect.Effect<A, { readonly message: string }, R>) =>
+  Effect.mapError(effect, ({ message }) =>
+    failed("usage", message, causes.find(([said]) => said.test(message))?.[1]),
+  );
+
+/** The last line and its head; undefined while there is none. */
+export const currentHead = Effect.gen(function* () {
+  const { lines } = yield* inLedger((yield* Ledger).chain);
+  const last = lines.at(-1);
+  return last === undefined ? undefined : { last, head: onPaper(last.number, last.hash) };
+});
+
+/** Changes the mark of the run under way; nothing where there is none. */
+export const remark = Effect.fnUntraced(function* (
+  change: (mark: Unfinished) => Unfinished | undefined,
+) {
+  const ledger = yield* Ledger;
+  const mark = yield* inLedger(ledger.unfinished);
+  if (mark !== undefined) yield* inLedger(ledger.mark(change(mark)));
+});
+
+/** The server's part in it is over: there is no receipt left to be fetched. */
+export const withoutSubmission = ({
+  backedUp: _known,
+  submission: _settled,
+  ...mark
+}: Unfinished): Unfinished => mark;
+
+/** Is this what that server signed, for exactly what was counted here? */
+export const checkReceipt = Effect.fnUntraced(function* (
+  { receipt: text, signature }: Stored,
+  server: string,
+  manifestText: string,
+) {
+  const receipt = parseReceipt(text);
+  if (receipt === undefined)
+    return yield* failed("integrity", "the server's receipt is not readable");
+  if (!signatureHolds(server, text, signature)) {
+    return yield* failed("integrity", "the receipt is not signed by the pinned server");
+  }
+  const differs = receiptDiffers(receipt, manifestText);
+  if (differs !== undefined) {
+    return yield* failed("integrity", `the receipt is for something else: its ${differs} differs`);
+  }
+});
+
+/** Writes the run, whose receipt was checked, into the ledger; from then on it is finished. */
+export const complete = Effect.fnUntraced(function* (submission: Submission, stored: Stored) {
+  const ledger = yield* Ledger;
+  const finished = DateTime.formatIso(yield* DateTime.now);
+  yield* checkServer(submission.destination, submission.server);
+  // A run that died right behind its line in the ledger has left its mark: it is not to come twice.
+  const { entries } = yield* inLedger(ledger.entries);
+  if (entries.some(({ session }) => session === submission.session)) {
+    return yield* remark(withoutSubmission);
+  }
+  yield* ledger
+    .append({ finished, ...submission, receipt: stored.receipt, signature: stored.signature })
+    .pipe(
+      Effect.mapError((error) =>
+        failed(
+          "usage",
+          `the archive is stored, but ${error.message}`,
+          "put that right and run again: the next run fetches the receipt anew",
+        ),
+      ),
+    );
+  // The line is there: a mark that stays costs the next run a question, and no more.
+  yield* remark(withoutSubmission).pipe(
+    Effect.catch((error) => Effect.flatMap(Reporter, ({ say }) => say("warning", error.message))),
+  );
+});

@@ -1,0 +1,467 @@
+/**
+ * An archive, fed into qvm-backup-restore pass by pass, and judged by what that made of it. Each block
+ * is checked before a byte of it is used; each pass gets only the members that it reads, because
+ * qvm-backup-restore would read the whole archive for its first kilobytes.
+ */
+import { Deferred, Effect } from "effect";
+import type { Sink } from "#services/Bytes";
+import { type Ended, QvmRestore, type RestorePlan } from "#services/QvmRestore";
+import { Reporter } from "#services/Reporter";
+import { minutesOf } from "#src/say/format";
+import { blockSize } from "#src/wire/frames";
+import type { Member } from "#src/proof/manifest";
+import { line, printable } from "#src/say/shown";
+import { failed, type RunFailed, undecryptable } from "#src/dom0/failure";
+import { fetchBlocks, type Trusted } from "#src/dom0/far/fetch";
+import { type RestoreLog, restoreLog } from "./restorelog.ts";
+
+export interface Archive {
+  readonly trusted: Trusted;
+  readonly members: ReadonlyArray<Member>;
+  /** The qubes behind the ids in the members' paths, as far as they are known. */
+  readonly qubes: ReadonlyArray<{ readonly name: string; readonly qid: number }>;
+}
+
+export interface Job {
+  readonly archive: Archive;
+  readonly plan: Omit<RestorePlan, "see">;
+  /** The directories that the last pass needs; all, if it is not said. */
+  readonly directories?: ReadonlySet<string>;
+  /** The qubes that must come back. */
+  readonly names: ReadonlyArray<string>;
+  /** The tool was told to leave out what does not fit. */
+  readonly maySkip: boolean;
+  /** False where its blocks are not held against dom0's own record: it may have come to harm since. */
+  readonly proven?: boolean;
+  /** Minutes in which the tool must take a byte or say something. */
+  readonly timeout: number;
+  /** Sees each block once, in order, those between the members that are needed left out. */
+  readonly onBlock?: (bytes: Uint8Array) => Effect.Effect<void, RunFailed>;
+}
+
+/** What stands in front: the header pair, and qubes.xml. */
+const headPaths = ["backup-header", "backup-header.hmac", "qubes.xml.000.enc"] as const;
+const heads = headPaths.length;
+/** Blocks that are not needed, but cost less than another call. */
+const gap = 8;
+/** Seconds that the tool may need for each member after it has taken the last byte: scrypt is slow. */
+const perMember = 30;
+
+/** Bytes from `start` up to, but not including, `end`. */
+interface Range {
+  readonly start: number;
+  end: number;
+}
+
+export const directoryOf = (member: Member): string =>
+  member.path.slice(0, Math.max(0, member.path.indexOf("/")));
+
+export const directoryName = (qid: number): string => (qid === 0 ? "dom0-home" : `vm${qid}`);
+
+/** One behind the other they are the whole archive, and begin as every archive does. */
+const covers = (members: ReadonlyArray<Member>, size: number): boolean => {
+  let at = 0;
+  for (const [i, { length, path, start }] of members.entries()) {
+    if (start !== at || length === 0) return false;
+    if (i < heads && path !== headPaths[i]) return false;
+    at += length;
+  }
+  return at === size && members.length > heads;
+};
+
+const rangesOf = (members: ReadonlyArray<Member>): ReadonlyArray<Range> => {
+  const ranges: Array<Range> = [];
+  for (const { start, length } of members) {
+    const last = ranges.at(-1);
+    if (last?.end === start) last.end = start + length;
+    else ranges.push({ start, end: start + length });
+  }
+  return ranges;
+};
+
+/** The blocks that cover ranges, in as few calls as is worth while. */
+const runsOf = (ranges: ReadonlyArray<Range>, from: number) => {
+  const runs: Array<{ readonly first: number; last: number }> = [];
+  for (const { start, end } of ranges) {
+    const first = Math.max(from, Math.floor(start / blockSize));
+    const last = Math.floor((end - 1) / blockSize);
+    const before = runs.at(-1);
+    if (last < first) continue;
+    if (before !== undefined && first - before.last <= gap)
+      before.last = Math.max(before.last, last);
+    else runs.push({ first, last });
+  }
+  return runs;
+};
+
+/** The first blocks, which two passes read and the third may: fetched once, and kept. */
+const fetchHeads = Effect.fnUntraced(function* ({ archive, onBlock }: Job) {
+  const { members, trusted } = archive;
+  const last = members[heads - 1]!;
+  const blocks: Array<Uint8Array> = [];
+  yield* fetchBlocks(trusted, 0, Math.ceil((last.start + last.length) / blockSize), (_, bytes) =>
+    Effect.suspend(() => {
+      blocks.push(Uint8Array.from(bytes));
+      return onBlock?.(bytes) ?? Effect.void;
+    }),
+  );
+  return blocks;
+});
+
+/** Returns when all was taken, or when the reader would take no more. */
+const feed = Effect.fnUntraced(function* (
+  job: Job,
+  kept: ReadonlyArray<Uint8Array>,
+  ranges: ReadonlyArray<Range>,
+  sink: Sink,
+  moved: (bytes: number, upTo: number) => void,
+) {
+  const stopped = Deferred.makeUnsafe<void>();
+  let at = 0;
+  const give = Effect.fnUntraced(function* (index: number, bytes: Uint8Array) {
+    const from = index * blockSize;
+    const to = from + bytes.length;
+    for (let range = ranges[at]; range !== undefined && range.start < to; range = ranges[at]) {
+      const start = Math.max(range.start, from);
+      const end = Math.min(range.end, to);
+      if (start < end) {
+        yield* sink
+          .write(bytes.subarray(start - from, end - from))
+          .pipe(
+            Effect.catch(() => Effect.andThen(Deferred.succeed(stopped, undefined), Effect.never)),
+          );
+        moved(end - start, end);
+      }
+      if (range.end > to) return;
+      at += 1;
+    }
+  });
+  const all = Effect.gen(function* () {
+    for (const [index, bytes] of kept.entries()) yield* give(index, bytes);
+    for (const { first, last } of runsOf(ranges, kept.length)) {
+      yield* fetchBlocks(job.archive.trusted, first, last - first + 1, (index, bytes) =>
+        Effect.andThen(job.onBlock?.(bytes) ?? Effect.void, give(index, bytes)),
+      );
+    }
+  });
+  yield* Effect.raceFirst(all, Deferred.await(stopped));
+});
+
+/** Counts its own steps instead of reading a clock: a suspended machine has not been stalled. */
+const watch = (signs: () => number, seconds: () => number) =>
+  Effect.gen(function* () {
+    let quiet = 0;
+    let seen = -1;
+    for (;;) {
+      yield* Effect.sleep("1 second");
+      const now = signs();
+      quiet = now === seen ? quiet + 1 : 0;
+      seen = now;
+      if (quiet >= seconds()) {
+        return yield* failed(
+          "qubes",
+          `qvm-backup-restore has neither read nor said anything for ${minutesOf(Math.ceil(seconds() / 60))}`,
+          "it waits while less than 500 MiB are free in ~/QubesIncoming; a longer limit is set with --qubes-timeout",
+        );
+      }
+    }
+  });
+
+/** Says what the tool says, as far as it matters, and how far it is. */
+const tell = Effect.fnUntraced(function* (log: RestoreLog) {
+  const reporter = yield* Reporter;
+  for (const { level, text } of log.take()) yield* reporter.say(level, text);
+});
+
+/** The qube behind a directory of the archive. */
+const nameOf = ({ qubes }: Archive) => {
+  const names = new Map(qubes.map(({ name, qid }) => [directoryName(qid), name]));
+  return (id: string): string => names.get(id) ?? id;
+};
+export const logFor = (archive: Archive): RestoreLog => restoreLog(nameOf(archive));
+
+const again = "remove what was restored of these qubes, and restore them again";
+
+/** What to do about what it said; of several, the first one that fits. */
+const advice: ReadonlyArray<readonly [said: RegExp, then: string]> = [
+  [
+    /password correct|Corrupted backup header/,
+    "is the passphrase in the file the one that this backup was made with?",
+  ],
+  [
+    /conflicting names/,
+    "a qube that exists is never overwritten: --rename-conflicting, --skip-conflicting, or remove it first",
+  ],
+  [
+    /--skip-broken|--ignore-missing|[Mm]issing/,
+    "--ignore-missing takes the defaults for templates and netvms that are not there, --skip-broken leaves such qubes out",
+  ],
+  [
+    /--ignore-username-mismatch/,
+    "--skip-dom0-home leaves dom0's home out, --ignore-username-mismatch restores it all the same",
+  ],
+  [
+    /Too little space|No space left/,
+    "qvm-backup-restore needs 1 GiB in ~/QubesIncoming, and the qubes need room in their pool",
+  ],
+  [
+    /No matching (?:template|netvm)/,
+    "--ignore-missing takes the default template and netvm, which must be set for that",
+  ],
+  [
+    /KeyError: '/,
+    `a device in the backup is attached from a qube that is not here: make one of that name, ${again}`,
+  ],
+  [
+    /Unusual compression filter/,
+    "give -Z with that program: it was backed up with --compress-filter, and Qubes does not know it",
+  ],
+  [/Cannot exec:/, "--compression-filter must name a program that is here"],
+];
+const adviceFor = (text: string): string | undefined =>
+  advice.find(([said]) => said.test(text))?.[1];
+
+/** What scrypt said of a member, as Python shows its bytes; nothing where it was killed. */
+const refusedMember = /failed to decrypt (\S+): b(['"])(.+?)\2/g;
+/** Words of scrypt, or of the kernel, that are about this machine and not about the member. */
+const shortage = /memory|CPU time|No space|Cannot allocate/i;
+/** The header was not taken either: another passphrase, which says nothing of the archive. */
+const wrongPassphrase = /password correct|Corrupted backup header/;
+
+/**
+ * What it says of members that do not decrypt although the header did. Where each block was proven,
+ * they were made so: qubesd does not look at scrypt's exit code (docs/qubes.md, Exit code).
+ */
+const membersRefused = (text: string): ReadonlyArray<string> =>
+  wrongPassphrase.test(text)
+    ? []
+    : [...text.matchAll(refusedMember)]
+        .filter(([, , , said]) => !shortage.test(said!))
+        .map(([said]) => said);
+
+/** What it logs while all is well. */
+const ordinary = /^(?:qubesadmin\.backup|app): /;
+
+const some = 12;
+/** Of one in a message: two names of 64, at most, and what stands between them. */
+const longest = 160;
+/** Names in a message: not all of hundreds. */
+export const listed = (names: Iterable<string>, between = ", "): string => {
+  const all = [...names].map((name) => printable(name, longest));
+  const more = all.length - some;
+  return more > 0 ? `${all.slice(0, some).join(between)} and ${more} more` : all.join(between);
+};
+
+/**
+ * The qubes of an archive whose data did not come through when the tool gave up at one of these
+ * members: everything from there on, and the file before it, whose import is broken off then.
+ */
+const brokenOffFrom = (
+  { archive, directories, names }: Pick<Job, "archive" | "directories" | "names">,
+  paths: ReadonlyArray<string>,
+): ReadonlyArray<string> => {
+  const data = archive.members
+    .slice(heads)
+    .filter((member) => directories?.has(directoryOf(member)) ?? true);
+  const at = data.findIndex(
+    ({ path }) => paths.includes(path) || paths.includes(path.slice(0, -4)),
+  );
+  if (at < 0) return names;
+  const name = nameOf(archive);
+  return data.slice(Math.max(0, at - 1)).map((member) => name(directoryOf(member)));
+};
+
+/** Names of qubes as the archive has them, and as they are called here. */
+const calledIn = ({ renamed }: RestoreLog) => {
+  const originals = new Map([...renamed].map(([name, as]) => [as, name]));
+  return (some: Iterable<string>): string =>
+    listed(
+      new Set(
+        [...some].map((name) => {
+          const original = originals.get(name) ?? name;
+          const as = renamed.get(original);
+          return as === undefined ? original : `${original} (here: ${as})`;
+        }),
+      ),
+    );
+};
+
+/**
+ * Where a restored qube was to get a netvm, or a template of disposables, by the name that only a
+ * renamed one would have: what sets the one that is here. Undefined where the tool said nothing of the
+ * kind. Of the qube it gives the name in the archive, which here is that of another one.
+ */
+const givingBack = ({ remarks, renamed }: RestoreLog): string | undefined => {
+  const originals = new Map([...renamed].map(([name, as]) => [as, name]));
+  const commands = remarks.flatMap((remark) => {
+    const [, name, setting, value] =
+      /^Error setting (\S+?)\.(netvm|default_dispvm) to (\S+): /.exec(remark) ?? [];
+    if (name === undefined || value === undefined) return [];
+    const here = renamed.get(name) ?? name;
+    return [`qvm-prefs ${here} ${setting} ${originals.get(value) ?? value.replace(/-\d+$/, "")}`];
+  });
+  return commands.length === 0
+    ? undefined
+    : `nothing needs to be restored again; set it by hand: ${listed(commands, "; ")}`;
+};
+
+/** Fails for whatever is not as it must be, with the qubes that it concerns. Gives what was left out. */
+export const judge = Effect.fnUntraced(function* (
+  job: Pick<Job, "archive" | "directories" | "names" | "maySkip" | "plan" | "proven">,
+  ended: Ended,
+  log: RestoreLog,
+) {
+  const { maySkip, names, plan } = job;
+  const { say } = yield* Reporter;
+  const called = calledIn(log);
+  const done = plan.verifyOnly ? "verified" : "restored whole";
+  const text = [...log.faults, ...ended.said].join("\n");
+  const left = names.filter((name) => !log.begun.has(name));
+  const why = [...new Set(left.flatMap((name) => log.leftOut.get(name) ?? []))].join("; ");
+  const leftOut = `qvm-backup-restore left it out${why === "" ? "" : `: ${why}`}`;
+  const idle = log.idle();
+  const gone = log.brokenOff();
+  const lost = called([...log.failed, ...(gone === undefined ? [] : brokenOffFrom(job, gone))]);
+  const [undecrypted] = membersRefused(text);
+  if (undecrypted !== undefined) {
+    return yield* undecryptable(
+      `not ${done}: ${lost === "" ? "what was asked for" : lost}; a member of ${job.archive.trusted.name} does not decrypt, although the header did: ${undecrypted}`,
+      job.proven === false
+        ? "it was damaged on the way, on the server, or when it was made: try another archive"
+        : "back up again now: each block came back as it was stored, so this was broken when it was made",
+    );
+  }
+  if (ended.code !== 0 && !(idle && left.length > 0)) {
+    const who = called(log.failed);
+    const said = log.cause() ?? ended.said.findLast((line) => !ordinary.test(line));
+    // It makes all of them first, and empty.
+    const begun = !plan.verifyOnly && log.begun.size > 0;
+    const unpacked = ["what it unpacked may still lie in ~/QubesIncoming"];
+    const otherwise = [...(begun ? [again] : []), ...(ended.code > 128 ? unpacked : [])];
+    return yield* failed(
+      "qubes",
+      `qvm-backup-restore failed with exit code ${ended.code}${who === "" ? "" : ` at ${who}`}${said === undefined ? "" : `: ${said}`}${begun ? `; not ${done}: ${called(log.begun)}` : ""}`,
+      adviceFor(text) ?? (otherwise.length === 0 ? undefined : otherwise.join("; ")),
+    );
+  }
+  if (log.faults.length > 0) {
+    return yield* failed(
+      "qubes",
+      `not ${done}: ${lost !== "" ? lost : names.length === 0 ? "nobody knows which qubes" : `nobody knows which of ${called(names)}`}; qvm-backup-restore said: ${log.cause()!}`,
+      adviceFor(text) ?? again,
+    );
+  }
+  if (left.length > 0 && !maySkip) {
+    return yield* failed("qubes", `not ${done}: ${listed(left)}; ${leftOut}`, adviceFor(why));
+  }
+  if (!log.done() && !idle) {
+    return yield* failed("qubes", "qvm-backup-restore exited 0, but did not say that it was done");
+  }
+  if (left.length > 0) yield* say("warning", line`left out, as asked for: ${listed(left)}`);
+  if (log.altered.size > 0) {
+    return yield* failed(
+      "qubes",
+      `restored with its data, but not all of its settings: ${called(log.altered)}; qvm-backup-restore said: ${log.remarks[0]!}`,
+      givingBack(log) ??
+        "nothing needs to be restored again: set what the warnings above name by hand",
+    );
+  }
+  return left;
+});
+
+/**
+ * Runs qvm-backup-restore over the archive. Succeeds when all that was asked for came through, and
+ * gives the qubes that were left out, where that was asked for.
+ */
+export const extract = Effect.fnUntraced(function* (job: Job) {
+  const { archive, directories, maySkip, plan, timeout } = job;
+  const reporter = yield* Reporter;
+  const { members } = archive;
+  if (!covers(members, archive.trusted.size)) {
+    return yield* failed("integrity", `the manifest of ${archive.trusted.name} is not one`);
+  }
+  // First of all: nothing is started for an archive that cannot be fetched.
+  const kept = yield* fetchHeads(job);
+
+  const log = logFor(archive);
+  const data = members
+    .slice(heads)
+    .filter((member) => directories?.has(directoryOf(member)) ?? true);
+  const total = data.reduce((sum, { length }) => sum + length, 0);
+  const restoring = yield* (yield* QvmRestore)
+    .start({ ...plan, see: log.see })
+    .pipe(Effect.mapError((error) => failed("qubes", error.message)));
+  let fed = 0;
+  let upTo = 0;
+  let all = false;
+  yield* Effect.gen(function* () {
+    for (;;) {
+      yield* tell(log);
+      // It has all the bytes, and writes sparse volumes with them, which may take minutes.
+      yield* fed === total && total > 0
+        ? reporter.progress({
+            doing: plan.verifyOnly ? line`decrypting the last of it` : line`writing the volumes`,
+            bytes: fed,
+          })
+        : reporter.progress({
+            doing: plan.verifyOnly ? line`verifying` : line`restoring`,
+            bytes: fed,
+            total,
+          });
+      yield* Effect.sleep("200 millis");
+    }
+  }).pipe(Effect.forkScoped);
+
+  const passes = [members.slice(0, 2), members.slice(2, heads), data];
+  const work = Effect.gen(function* () {
+    for (const [pass, wanted] of passes.entries()) {
+      const sink = yield* restoring.opened;
+      if (sink === undefined) break;
+      yield* feed(job, kept, rangesOf(wanted), sink, (bytes, end) => {
+        fed += pass === heads - 1 ? bytes : 0;
+        upTo = end;
+      }).pipe(Effect.raceFirst(restoring.ended));
+      // Only where the reading ended well: a source that broke off must not look like one that ends.
+      yield* sink.end;
+    }
+    all = true;
+    return yield* restoring.ended;
+  }).pipe(Effect.catchTag("QubesError", (error) => failed("qubes", error.message)));
+  const ended = yield* Effect.raceFirst(
+    work,
+    watch(
+      () => upTo + log.count(),
+      () => timeout * 60 + (all ? data.length * perMember : 0),
+    ),
+  ).pipe(
+    // What breaks it off tells nothing of the qubes that were made by then.
+    Effect.onError(() =>
+      plan.verifyOnly || log.begun.size === 0
+        ? Effect.void
+        : Effect.andThen(
+            tell(log),
+            reporter.say(
+              "warning",
+              line`not restored whole: ${calledIn(log)(log.begun)}; ${again}`,
+            ),
+          ),
+    ),
+  );
+  yield* tell(log);
+  const left = yield* judge(job, ended, log);
+  // Only members of qubes that it was told to leave out may not have been read.
+  const needed = data.filter(
+    (member) => !maySkip || [...log.begun].some((name) => ofQube(archive, member, name)),
+  );
+  const end = needed.reduce((last, { length, start }) => Math.max(last, start + length), 0);
+  if (upTo < end) {
+    return yield* failed(
+      "qubes",
+      `qvm-backup-restore stopped reading at byte ${upTo} of ${end}, and exited 0`,
+    );
+  }
+  return left;
+}, Effect.scoped);
+
+const ofQube = ({ qubes }: Archive, member: Member, name: string): boolean =>
+  qubes.some((qube) => qube.name === name && directoryName(qube.qid) === directoryOf(member));

@@ -1,0 +1,366 @@
+/**
+ * The way back into Qubes: qubes of an archive on the server, through qvm-backup-restore.
+ *
+ * What reaches that tool is what was backed up, block by block; that what it restores is right, its
+ * own decryption proves, because scrypt authenticates every member with its place in the archive.
+ */
+import { Effect } from "effect";
+import { Invocation } from "#services/Invocation";
+import type { Entry } from "#services/Ledger";
+import { QvmRestore } from "#services/QvmRestore";
+import { Reporter } from "#services/Reporter";
+import { humanSize } from "#src/say/format";
+import { isName, type Name, type Session } from "#src/wire/names";
+import { line } from "#src/say/shown";
+import { command } from "#src/dom0/cli/command";
+import {
+  checkUnpacker,
+  extractAll,
+  forVerifying,
+  passphraseAt,
+  unpackedBy,
+  walker,
+} from "#src/dom0/tool/decrypt";
+import { settingsFor, startDestination, takeLock } from "#src/dom0/qube/destination";
+import {
+  type Archive,
+  directoryName,
+  extract,
+  type Job,
+  judge,
+  listed,
+  logFor,
+} from "#src/dom0/tool/extract";
+import { failed } from "#src/dom0/failure";
+import { blocksOf, fetchBlocks, fromLedger, type Trusted } from "#src/dom0/far/fetch";
+import {
+  archive,
+  compressionFilter,
+  keepRunning,
+  passphraseFile,
+  qubesTimeout,
+  to,
+} from "#src/dom0/cli/flags";
+import { contentOf, fetchRecord } from "#src/dom0/far/remote";
+import { noteFailure } from "#src/dom0/books/noted";
+import { checkServer } from "#src/dom0/far/upload";
+
+export interface RestoreOptions {
+  readonly name: string;
+  /** Empty: all that are in the archive. */
+  readonly qubes: ReadonlyArray<string>;
+  readonly to: string | undefined;
+  readonly passphraseFile: string | undefined;
+  readonly keepRunning: boolean;
+  readonly verifyOnly: boolean;
+  readonly force: boolean;
+  readonly paranoid: boolean;
+  readonly exclude: ReadonlyArray<string>;
+  readonly skipDom0Home: boolean;
+  readonly renameConflicting: boolean;
+  readonly skipConflicting: boolean;
+  readonly skipBroken: boolean;
+  readonly ignoreMissing: boolean;
+  readonly ignoreUsernameMismatch: boolean;
+  readonly ignoreSizeLimit: boolean;
+  readonly compressionFilter: string | undefined;
+  /** Minutes in which qvm-backup-restore must read or say something. */
+  readonly qubesTimeout: number;
+}
+
+/** Finds out what the members are where nobody wrote it down: one reading of all of it. */
+const walkAll = Effect.fnUntraced(function* (trusted: Trusted) {
+  const reporter = yield* Reporter;
+  const walk = yield* walker(trusted.name);
+  yield* fetchBlocks(trusted, 0, blocksOf(trusted.size), (_, bytes) =>
+    Effect.andThen(
+      walk.push(bytes),
+      reporter.progress({ doing: line`reading`, bytes: walk.offset(), total: trusted.size }),
+    ),
+  );
+  return yield* walk.finish;
+});
+
+const notProven =
+  "not proven: that this is what was backed up here under this name, and all of it. What is there is still authenticated by the passphrase, member by member";
+
+/** An archive that the ledger has never heard of, as far as the server's word goes. */
+const onTheServersWord = Effect.fnUntraced(function* (destination: string, name: Name) {
+  const { say } = yield* Reporter;
+  yield* say(
+    "warning",
+    line`the ledger here has nothing of ${name}, so it is taken on the server's word`,
+  );
+  const record = yield* fetchRecord(destination, name).pipe(
+    Effect.catchIf(
+      ({ exit }) => exit === "refused",
+      () => Effect.void,
+    ),
+  );
+  let archive: Archive;
+  if (record === undefined) {
+    yield* say("info", "it has no manifest: it is read twice, first to see what is in it");
+    const { size, treehash } = yield* contentOf(destination, name);
+    const trusted: Trusted = { name, destination, size, treehash };
+    archive = { trusted, members: yield* walkAll(trusted), qubes: [] };
+  } else {
+    yield* checkServer(destination, record.manifest.server);
+    const { members, size, treehash } = record.manifest;
+    archive = { trusted: { name, destination, size, treehash }, members, qubes: [] };
+  }
+  yield* say("warning", notProven);
+  return archive;
+});
+
+interface Choice {
+  readonly names: ReadonlyArray<string>;
+  readonly directories?: ReadonlySet<string>;
+  /** What the tool is told. */
+  readonly qubes: ReadonlyArray<string>;
+  readonly options: ReadonlyArray<string>;
+}
+
+/** What is to come back. A name that is not there is refused: the tool would restore nothing, and exit 0. */
+const choose = Effect.fnUntraced(function* (options: RestoreOptions, entry: Entry) {
+  const there = entry.qubes.map(({ name }) => name);
+  const unknown = [...options.qubes, ...options.exclude].filter((name) => !there.includes(name));
+  if (unknown.length > 0) {
+    return yield* failed(
+      "usage",
+      `not in ${entry.name}: ${listed(unknown)}`,
+      `it has ${listed(there)}`,
+    );
+  }
+  const all = options.qubes.length === 0;
+  const chosen = entry.qubes.filter(
+    ({ name, qid }) =>
+      (all || options.qubes.includes(name)) &&
+      !options.exclude.includes(name) &&
+      !(qid === 0 && options.skipDom0Home),
+  );
+  if (chosen.length === 0) return yield* failed("usage", "that leaves no qube to restore");
+  const names = chosen.map(({ name }) => name);
+  const whole = chosen.length === entry.qubes.length;
+  const choice: Choice = {
+    names,
+    ...(whole ? {} : { directories: new Set(chosen.map(({ qid }) => directoryName(qid))) }),
+    qubes: whole ? [] : names,
+    // Naming qubes does not keep the tool from restoring dom0's home.
+    options: whole || names.includes("dom0") ? [] : ["--skip-dom0-home"],
+  };
+  return choice;
+});
+
+/** The same without knowing which qubes there are. */
+const chooseUnknown = ({ exclude, qubes, skipDom0Home }: RestoreOptions): Choice => ({
+  names: qubes.filter((name) => !exclude.includes(name)),
+  qubes,
+  options: [
+    ...exclude.filter((name) => name !== "dom0").map((name) => `--exclude=${name}`),
+    ...(skipDom0Home || exclude.includes("dom0") || (qubes.length > 0 && !qubes.includes("dom0"))
+      ? ["--skip-dom0-home"]
+      : []),
+  ],
+});
+
+const passedOn = (options: RestoreOptions): ReadonlyArray<string> => [
+  ...(options.renameConflicting ? ["--rename-conflicting"] : []),
+  ...(options.skipConflicting ? ["--skip-conflicting"] : []),
+  ...(options.skipBroken ? ["--skip-broken"] : []),
+  ...(options.verifyOnly ? forVerifying : []),
+  ...(options.ignoreMissing && !options.verifyOnly ? ["--ignore-missing"] : []),
+  ...(options.ignoreUsernameMismatch && !options.verifyOnly ? ["--ignore-username-mismatch"] : []),
+  ...(options.ignoreSizeLimit ? ["--ignore-size-limit"] : []),
+  ...unpackedBy(options.compressionFilter),
+];
+
+/** Where the carrier's program may lie; it is also the program that fetches. */
+const carrierPath = "/usr/local/etc/qubes-rpc:/etc/qubes-rpc:$PATH";
+
+/** Has the tool fetch the archive by itself, from a disposable. */
+const paranoid = Effect.fnUntraced(function* (
+  { size, treehash, name, destination }: Trusted,
+  job: Job,
+) {
+  const { say } = yield* Reporter;
+  const command = `env PATH=${carrierPath} qubes.BackupCarrier fetch ${name} ${size} ${treehash}`;
+  yield* say("info", line`in ${destination}: ${command}`);
+  yield* say("info", "dom0's home, if it is in there, does not come back this way");
+  yield* say(
+    "warning",
+    line`nothing of the archive passes through here: ${destination} checks its blocks, the passphrase each member, and nobody here that none is missing`,
+  );
+  const log = logFor(job.archive);
+  const running = yield* (yield* QvmRestore)
+    .startParanoid({ ...job.plan, see: log.see }, destination, command)
+    .pipe(Effect.mapError((error) => failed("qubes", error.message)));
+  const ended = yield* running.ended.pipe(
+    Effect.timeoutOrElse({
+      duration: `${24 * 60} minutes`,
+      orElse: () => failed("qubes", "qvm-backup-restore has not ended within a day"),
+    }),
+  );
+  for (const { level, text } of log.take()) yield* say(level, text);
+  return yield* judge(job, ended, log);
+}, Effect.scoped);
+
+const badName = failed(
+  "usage",
+  "that is not the name of an archive",
+  "qbackup list shows the names",
+);
+
+export const restore = Effect.fnUntraced(function* (asked: RestoreOptions) {
+  const { say } = yield* Reporter;
+  // The paranoid mode never restores a home: the disposable has no way to put it there.
+  const options = { ...asked, skipDom0Home: asked.skipDom0Home || asked.paranoid };
+  const { name } = options;
+  if (!isName(name)) return yield* badName;
+  yield* checkUnpacker(options.compressionFilter);
+  const { destination, passphraseFile: file } = yield* settingsFor(options);
+  const passphraseFile = yield* passphraseAt(file);
+  yield* takeLock;
+  const known = yield* fromLedger(name, destination);
+  if (known === undefined && !options.force) {
+    return yield* failed(
+      "usage",
+      `the ledger here has nothing of ${name} through ${destination}, so nothing proves what it is`,
+      "--force takes it on the server's word; the copy of a lost ledger belongs into the state directory",
+    );
+  }
+  // A rebuilt line has ids for names.
+  const rebuilt = known?.entry.rebuilt === true;
+  const numbers = rebuilt ? known.entry.qubes.map((qube) => qube.name) : [];
+  const asNumber = [...options.qubes, ...options.exclude].filter(
+    (qube) => qube !== "dom0" && numbers.includes(qube),
+  );
+  if (asNumber.length > 0) {
+    return yield* failed(
+      "usage",
+      `${listed(asNumber)}: a rebuilt ledger knows the qubes' numbers in the archive, and no names`,
+      "give the names that the qubes had, or none to restore all; with --verify-only it lists them",
+    );
+  }
+  const chosen = known === undefined || rebuilt ? undefined : yield* choose(options, known.entry);
+  const session = Buffer.from((yield* Invocation).entropy(16)).toString("hex") as Session;
+  for (const left of yield* (yield* QvmRestore).leftovers) {
+    yield* say(
+      "warning",
+      line`a restore that was killed left data in ${left}, unpacked and not encrypted`,
+    );
+    yield* say("hint", line`rm -r '${left}' removes it`);
+  }
+  yield* startDestination({ destination, session, keepRunning: options.keepRunning });
+
+  const archive: Archive =
+    known === undefined
+      ? yield* onTheServersWord(destination, name)
+      : {
+          trusted: known.trusted,
+          members: known.manifest.members,
+          qubes: rebuilt ? [] : known.entry.qubes,
+        };
+  if (rebuilt) yield* say("warning", notProven);
+  const choice = chosen ?? chooseUnknown(options);
+  const { directories, names } = choice;
+  const plan: Job["plan"] = {
+    verifyOnly: options.verifyOnly,
+    qubes: choice.qubes,
+    passphraseFile,
+    options: [...passedOn(options), ...choice.options],
+  };
+  const job: Job = {
+    archive,
+    plan,
+    names,
+    maySkip: options.skipConflicting || options.skipBroken,
+    timeout: options.qubesTimeout,
+    proven: known !== undefined && !rebuilt && !options.paranoid,
+    ...(directories === undefined ? {} : { directories }),
+  };
+  yield* say(
+    "info",
+    line`${options.verifyOnly ? "verifying" : "restoring"} ${names.length === 0 ? "all qubes" : listed(names)} of ${name} (${humanSize(archive.trusted.size)}) through ${destination}`,
+  );
+  if (options.renameConflicting && !options.verifyOnly) {
+    yield* say(
+      "warning",
+      "--rename-conflicting: a restored qube whose netvm is here too looks for that under a new name, and comes back without; the command that gives it back is told at the end",
+    );
+  }
+  const restoring = options.paranoid
+    ? paranoid(archive.trusted, job)
+    : known === undefined
+      ? extractAll(job)
+      : extract(job);
+  const left = yield* restoring.pipe(
+    // In the paranoid mode it is the carrier's word.
+    Effect.tapError((failure) =>
+      known === undefined || options.paranoid
+        ? Effect.void
+        : noteFailure([known.entry.session], failure),
+    ),
+  );
+  const came = names.filter((qube) => !left.includes(qube));
+  yield* say(
+    "info",
+    options.verifyOnly
+      ? line`${name}: all that was asked for decrypts${known === undefined || rebuilt || options.paranoid ? "" : ", and is what was backed up"}`
+      : left.length > 0 && came.length === 0
+        ? line`restored nothing from ${name}`
+        : line`restored from ${name}: ${came.length === 0 ? "all qubes" : listed(came)}`,
+  );
+}, Effect.scoped);
+
+export const restoreCommand = command({
+  name: "restore",
+  summary: "bring qubes back from an archive",
+  about: `Brings qubes of the archive NAME back through qvm-backup-restore; without VMS,
+all that are in it. Each block is proven against the ledger before a byte of it
+is used. A qube that exists is never overwritten.`,
+  flags: {
+    to,
+    passphraseFile,
+    keepRunning,
+    verifyOnly: { type: "switch", help: "decrypt everything, restore nothing" },
+    exclude: { type: "list", value: "VM", help: "not this one; may be repeated" },
+    skipDom0Home: { type: "switch", help: "not the home directory of dom0" },
+    renameConflicting: {
+      type: "switch",
+      help: "qubes that exist here come back under other names",
+    },
+    skipConflicting: {
+      type: "switch",
+      help: "qubes that exist here are left out; otherwise nothing at all is restored",
+    },
+    ignoreMissing: {
+      type: "switch",
+      help: "take the defaults for templates and netvms that are not here",
+    },
+    skipBroken: {
+      type: "switch",
+      help: "leave out qubes whose template or netvm is not here",
+    },
+    ignoreUsernameMismatch: { type: "switch", help: "as in qvm-backup-restore" },
+    ignoreSizeLimit: { type: "switch", help: "as in qvm-backup-restore" },
+    compressionFilter,
+    force: {
+      type: "switch",
+      help: "an archive that the ledger does not know, on the server's word",
+    },
+    paranoid: {
+      type: "switch",
+      help: "extract in a disposable, which fetches the archive by itself: dom0 parses nothing of it, and proves nothing of it; never the home of dom0",
+    },
+    qubesTimeout: qubesTimeout("qvm-backup-restore"),
+  },
+  args: { name: archive, qubes: { label: "VMS", least: 0, most: Infinity } },
+  exits: {
+    qubes: "a qube did not come back whole, or not with all of its settings",
+    link: "the link failed",
+    refused: "the server refused",
+    integrity: "something else came back from the server",
+    locked: "another run is under way",
+  },
+  run: restore,
+});

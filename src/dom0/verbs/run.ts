@@ -1,0 +1,639 @@
+/** The job: one backup, from the first check to the line in the ledger. */
+import { Clock, DateTime, Effect, Exit, Fiber } from "effect";
+import { BytesError } from "#services/Bytes";
+import { Invocation } from "#services/Invocation";
+import { Ledger, type Submission, type Unfinished } from "#services/Ledger";
+import { Notifier } from "#services/Notifier";
+import { Qubes, type QubesError } from "#services/Qubes";
+import { type PassphraseFile, QvmBackup, type Running } from "#services/QvmBackup";
+import { Reporter } from "#services/Reporter";
+import { FullChunk } from "#src/archive/parameters";
+import { leafOf, treeHasher } from "#src/proof/treehash";
+import { ArchiveFault, Walk } from "#src/archive/walk";
+import { humanSize, minutesOf } from "#src/say/format";
+import { exitCode, exitCodes, type Failure } from "#src/say/exit";
+import { blockSize } from "#src/wire/frames";
+import { fingerprint } from "#src/proof/keys";
+import { type Manifest, parseManifest, type Trailer } from "#src/proof/manifest";
+import { isName, type Name, type Session } from "#src/wire/names";
+import { line, printable } from "#src/say/shown";
+import { startTimeout } from "#src/dom0/far/call";
+import { command } from "#src/dom0/cli/command";
+import { failed, type RunFailed } from "#src/dom0/failure";
+import { keepRunning, month, passphraseFile, qubesTimeout, to } from "#src/dom0/cli/flags";
+import { settingsFor, startDestination, waitForLock } from "#src/dom0/qube/destination";
+import { backedUpOf, putBack } from "#src/dom0/qube/lastbackup";
+import { closeTo } from "#src/dom0/cli/near";
+import { checkReceipt, complete, inLedger, remark } from "#src/dom0/books/record";
+import { looked, unsound } from "#src/dom0/books/known";
+import { select, type Selection, withoutSnapshot } from "#src/dom0/qube/select";
+import { settle } from "#src/dom0/far/settle";
+import { standing } from "#src/dom0/books/standing";
+import { openUpload, type Upload } from "#src/dom0/far/upload";
+import { newView, showing, type View } from "#src/dom0/cli/view";
+
+export interface RunOptions {
+  readonly prefix: string;
+  readonly to: string | undefined;
+  readonly passphraseFile: string | undefined;
+  readonly keepRunning: boolean;
+  readonly includeDom0: boolean;
+  /** Empty: what qvm-backup includes by default. */
+  readonly qubes: ReadonlyArray<string>;
+  /** MiB. */
+  readonly window: number;
+  /** Minutes in which a network is waited for that is not there yet. */
+  readonly startTimeout: number;
+  /** Minutes. */
+  readonly linkTimeout: number;
+  /** Minutes in which qvm-backup must write or show progress. */
+  readonly qubesTimeout: number;
+  /** The program that compresses, instead of gzip. */
+  readonly compressFilter: string | undefined;
+  /** Hours to wait for another run to end; undefined: half a day where nobody looks on, else none. */
+  readonly waitFor: number | undefined;
+}
+
+/**
+ * Bytes that qubesd needs for the chunks that pile up while the target is slow (docs/qubes.md,
+ * Temporary files).
+ */
+const scratchWanted = 1_300_000_000;
+const scratchLeast = 256 * 1_048_576;
+
+interface Scratch {
+  readonly path: string;
+  readonly free: Effect.Effect<number, QubesError>;
+}
+
+const two = (n: number): string => String(n).padStart(2, "0");
+
+/** PREFIX, the local time to the minute, `.backup`. */
+const archiveName = Effect.fnUntraced(function* (prefix: string) {
+  const now = new Date(yield* Clock.currentTimeMillis);
+  const date = `${now.getFullYear()}-${two(now.getMonth() + 1)}-${two(now.getDate())}`;
+  const name = `${prefix}${date}T${two(now.getHours())}${two(now.getMinutes())}.backup`;
+  return isName(name)
+    ? name
+    : yield* failed(
+        "usage",
+        "the prefix does not make a name that the server takes",
+        "letters, digits and . _ + - only, each part beginning with a letter or digit, parts joined by /",
+      );
+});
+
+const checkScratch = Effect.gen(function* () {
+  const { path, free } = yield* (yield* Qubes).scratch;
+  const left = yield* free;
+  if (left < scratchLeast) {
+    return yield* failed(
+      "qubes",
+      `only ${humanSize(left)} are free in ${path}, where qubesd puts its temporary files`,
+      "free space there: chunks that do not fit would be cut short",
+    );
+  }
+  if (left < scratchWanted) {
+    yield* (yield* Reporter).say(
+      "warning",
+      line`${humanSize(left)} are free in ${path}; with a slow link qubesd may need 1.3 GB there. The run stops if it fills`,
+    );
+  }
+  return { path, free };
+});
+
+/** Fails as soon as a chunk might be cut short for lack of room: the stream would not show it. */
+const watchScratch = (scratch: Scratch) =>
+  Effect.gen(function* () {
+    for (;;) {
+      yield* Effect.sleep("1 second");
+      const left = yield* scratch.free.pipe(Effect.mapError((e) => failed("qubes", e.message)));
+      if (left < scratchLeast) {
+        return yield* failed(
+          "qubes",
+          `only ${humanSize(left)} are left in ${scratch.path}: chunks may have been cut short`,
+          "free space there and run again",
+        );
+      }
+    }
+  });
+
+const nowInSeconds = Effect.map(Clock.currentTimeMillis, (now) => Math.floor(now / 1000));
+
+/** What dom0 itself counted, hashed and checked. */
+interface Counted {
+  readonly size: number;
+  readonly treehash: string;
+  readonly members: Manifest["members"];
+}
+
+const notWhole = "nothing was stored; see journalctl -u qubesd for what qubesd says, and run again";
+
+/** FIFO to window: counts, hashes, walks. Returns at the end of the archive, judged by nobody yet. */
+const pump = Effect.fnUntraced(function* (
+  running: Running,
+  upload: Upload,
+  expected: ReadonlySet<string>,
+  view: View,
+) {
+  const walk = new Walk({ fullChunk: yield* FullChunk, expected });
+  const tree = treeHasher();
+  for (;;) {
+    const buffer = yield* upload.buffer;
+    const room = buffer.subarray(4);
+    view.reading = true;
+    const size = yield* running.archive.read(room, blockSize);
+    view.reading = false;
+    if (size > 0) {
+      const block = room.subarray(0, size);
+      const fault = walk.push(block);
+      if (fault !== undefined) return fault;
+      tree.push(leafOf(block));
+      yield* upload.push(buffer, size);
+    }
+    if (size < blockSize) return { walk, tree };
+  }
+});
+
+/** Cancels a qvm-backup that does nothing; a full window is no such case, it waits for us then. */
+const watchQvmBackup = (running: Running, view: View, minutes: number) =>
+  Effect.gen(function* () {
+    let quiet = 0;
+    let seen = -1;
+    for (;;) {
+      yield* Effect.sleep("1 second");
+      const now = running.archive.received() + running.progress().shown;
+      quiet = now === seen && view.reading ? quiet + 1 : 0;
+      seen = now;
+      if (quiet >= minutes * 60) {
+        return yield* failed(
+          "qubes",
+          `qvm-backup has neither written nor shown progress for ${minutesOf(minutes)}`,
+          "see journalctl -u qubesd; a longer limit is set with --qubes-timeout",
+        );
+      }
+    }
+  });
+
+/** Everything between the server's `ready` and the end of qvm-backup. */
+const stream = Effect.fnUntraced(function* (
+  options: RunOptions,
+  selection: Selection,
+  passphraseFile: string,
+  upload: Upload,
+  scratch: Scratch,
+  view: View,
+) {
+  const { brokenPipes } = yield* Qubes;
+  const began = yield* nowInSeconds;
+  const { compressFilter } = options;
+  const running = yield* (yield* QvmBackup)
+    .start({ qubes: selection.qubes.map(({ name }) => name), passphraseFile, compressFilter })
+    .pipe(Effect.mapError((error) => failed("qubes", error.message)));
+  view.running = running;
+  view.upload = upload;
+  view.waits = undefined;
+  const pumped = yield* pump(running, upload, selection.expected, view).pipe(
+    Effect.catchTag("BytesError", (error: BytesError) =>
+      failed("qubes", `the stream of qvm-backup failed: ${String(error.cause)}`),
+    ),
+    Effect.raceFirst(upload.broken),
+    Effect.raceFirst(watchQvmBackup(running, view, options.qubesTimeout)),
+    Effect.raceFirst(watchScratch(scratch)),
+  );
+  if (pumped instanceof ArchiveFault) {
+    return yield* failed(
+      "integrity",
+      `qvm-backup wrote no whole archive: ${pumped.message}`,
+      notWhole,
+    );
+  }
+  view.waits = line`waiting for qvm-backup to end`;
+  const ended = yield* running.ended.pipe(
+    Effect.timeoutOrElse({
+      duration: "1 minute",
+      orElse: () => failed("qubes", "qvm-backup closed its output but does not end"),
+    }),
+  );
+  if (ended.code !== 0) {
+    const said = ended.said.at(-1);
+    return yield* failed(
+      "qubes",
+      `qvm-backup failed with exit code ${ended.code}${said === undefined ? "" : `: ${said}`}`,
+      "see journalctl -u qubesd for what qubesd says",
+    );
+  }
+  const members = pumped.walk.finish();
+  const treehash = pumped.tree.root();
+  if (members instanceof ArchiveFault || treehash === undefined) {
+    const detail = members instanceof ArchiveFault ? members.message : "there is nothing in it";
+    return yield* failed(
+      "integrity",
+      `qvm-backup said that all is well, but the archive is not whole: ${detail}`,
+      notWhole,
+    );
+  }
+  const broken = yield* brokenPipes(Math.min(began, yield* nowInSeconds));
+  if (broken === undefined) {
+    yield* (yield* Reporter).say(
+      "info",
+      "qubesd's journal may not be read here: whether a chunk was cut short because its scrypt died, only verify --decrypt can tell",
+    );
+  } else if (broken > 0) {
+    return yield* failed(
+      "integrity",
+      `qubesd's journal tells of ${broken} broken pipes: a scrypt died, and its chunk is cut short, though qvm-backup said that all is well`,
+      "was memory short? journalctl -k shows what the kernel killed; then run again",
+    );
+  }
+  const counted: Counted = { size: pumped.walk.offset, treehash, members };
+  return counted;
+}, Effect.scoped);
+
+/** How far a run came, for whoever has to be told what its failure means. */
+interface Course {
+  /** What it is to back up; as it was asked for, until the qubes are `known`. */
+  names: ReadonlyArray<string>;
+  known: boolean;
+  /** `sent`: all of it, so that the server may have stored it. */
+  reached: "nothing" | "sent" | "stored";
+}
+
+/** What a killed run left with Qubes as the last backup, according to what became of its archive. */
+const settleBackedUp = Effect.fnUntraced(function* (left: Unfinished | undefined) {
+  if (left?.submission === undefined || left.backedUp === undefined) return;
+  const { manifest, session } = left.submission;
+  const created = Date.parse(parseManifest(manifest)?.created ?? "") / 1000;
+  const { entries } = yield* inLedger((yield* Ledger).entries);
+  if (!entries.some((entry) => entry.session === session)) {
+    // qubesd had set it just before the manifest was made.
+    return yield* putBack(
+      left.backedUp,
+      (now) => now !== undefined && Math.abs(now - created) < 300,
+    );
+  }
+  const at = Math.floor(created);
+  yield* putBack(
+    left.backedUp.map(({ name }) => ({ name, at })),
+    (now) => now === undefined || now < at,
+  );
+});
+
+const noted = "put that right, then bring the receipt here: qbackup ledger rebuild";
+
+const backup = Effect.fnUntraced(function* (
+  options: RunOptions,
+  destination: string,
+  passphrase: PassphraseFile,
+  wanted: Name,
+  course: Course,
+) {
+  const reporter = yield* Reporter;
+  const ledger = yield* Ledger;
+  const qubes = yield* Qubes;
+  const view = newView(line`looking at the qubes`);
+  const shown = yield* Effect.forkScoped(showing(view));
+  // Three programs that take their time each, and need nothing of each other.
+  const power = yield* Effect.forkScoped(qubes.power(destination));
+  const scratched = yield* Effect.forkScoped(checkScratch);
+  const all = yield* qubes.list.pipe(Effect.mapError((e) => failed("qubes", e.message)));
+  const selection = yield* select(options, all);
+  course.known = true;
+  course.names = [...selection.qubes, ...selection.unsavable].map(({ name }) => name);
+  if (!all.some((qube) => qube.name === destination)) {
+    const meant = closeTo(
+      destination,
+      all.map(({ name }) => name),
+    );
+    return yield* failed(
+      "usage",
+      `the destination qube does not exist: ${printable(destination)}`,
+      `${meant === undefined ? "" : `did you mean ${meant}? `}qvm-ls lists the qubes`,
+    );
+  }
+  const scratch = yield* Fiber.join(scratched).pipe(
+    Effect.catchTag("QubesError", (e) => failed("qubes", e.message)),
+  );
+  const session = Buffer.from((yield* Invocation).entropy(16)).toString("hex") as Session;
+
+  const left = yield* inLedger(ledger.unfinished);
+  view.waits = line`waiting for ${destination} to start`;
+  yield* startDestination({
+    destination,
+    session,
+    keepRunning: options.keepRunning,
+    power: Fiber.join(power),
+  });
+  view.waits = line`waiting for the server`;
+  yield* settle(destination, options.startTimeout);
+  yield* settleBackedUp(left);
+  const backedUp = backedUpOf(selection.qubes);
+  const began = yield* nowInSeconds;
+  const { marked, name, server, counted, stored, submission } = yield* Effect.gen(function* () {
+    const upload = yield* openUpload({
+      destination,
+      name: wanted,
+      session,
+      window: options.window,
+      startTimeout: options.startTimeout,
+      linkTimeout: options.linkTimeout,
+    });
+    const { name, server } = upload;
+    yield* reporter.say(
+      "info",
+      line`backing up ${selection.qubes.map((qube) => qube.name).join(", ")} as ${name} through ${destination}`,
+    );
+    const counted = yield* stream(options, selection, passphrase.path, upload, scratch, view);
+    const manifest = JSON.stringify({
+      version: 1,
+      name,
+      session,
+      server,
+      size: counted.size,
+      treehash: counted.treehash,
+      created: DateTime.formatIso(yield* DateTime.now),
+      members: counted.members,
+    } satisfies typeof Manifest.Encoded);
+    const submission: Submission = {
+      name,
+      session,
+      destination,
+      server,
+      asked: { qubes: selection.asked, includeDom0: selection.includeDom0, prefix: options.prefix },
+      qubes: selection.qubes.map((qube) => ({ name: qube.name, qid: qube.qid })),
+      manifest,
+    };
+    // Before the trailer: from then on the server may commit, whatever becomes of this run. Not to
+    // send it would lose the whole upload for a note that is only needed if this run is killed.
+    const marked = yield* remark((mark) => ({ ...mark, submission, backedUp })).pipe(
+      Effect.as(true),
+      Effect.catch((error) =>
+        Effect.as(reporter.say("warning", line`${error.message}; the backup goes on`), false),
+      ),
+    );
+    const trailer = { manifest, signature: null } satisfies typeof Trailer.Type;
+    view.waits = line`waiting for the server's receipt`;
+    course.reached = "sent";
+    const stored = yield* upload.finish(new TextEncoder().encode(JSON.stringify(trailer)));
+    yield* checkReceipt(stored, server, manifest);
+    course.reached = "stored";
+    return { marked, name, server, counted, stored, submission };
+  }).pipe(
+    Effect.scoped,
+    Effect.onExit((exit) =>
+      Exit.isSuccess(exit)
+        ? Effect.void
+        : putBack(backedUp, (now) => now !== undefined && now >= began - 1),
+    ),
+  );
+  yield* Fiber.interrupt(shown);
+
+  const first = (yield* inLedger(ledger.entries)).entries.length === 0;
+  yield* complete(submission, stored).pipe(
+    Effect.mapError((error) =>
+      marked
+        ? error
+        : failed("usage", `the archive ${name} is stored, but ${error.message}`, noted),
+    ),
+  );
+  yield* reporter.say(
+    "info",
+    line`stored ${name}: ${humanSize(counted.size)} in ${counted.members.length} members, tree hash ${counted.treehash}, receipt signed by ${fingerprint(server)}`,
+  );
+  if (first) yield* whatARestoreNeeds(name, destination, passphrase);
+  if (selection.unsavable.length > 0) {
+    const { hint, names } = withoutSnapshot(selection.unsavable);
+    return yield* failed(
+      "qubes",
+      `${name} is stored and proven, but without ${names}: qvm-backup cannot save it while it runs`,
+      hint,
+    );
+  }
+  return name;
+}, Effect.scoped);
+
+const whatARestoreNeeds = Effect.fnUntraced(function* (
+  name: string,
+  destination: string,
+  passphrase: PassphraseFile,
+) {
+  const { say } = yield* Reporter;
+  const { place } = yield* Ledger;
+  yield* say("hint", "this was the first backup. Away from this machine, a restore will need:");
+  yield* say(
+    "hint",
+    line`- the passphrase, ${passphrase.characters} characters, which lies here in ${passphrase.path}: keep it on paper too, and count them there`,
+  );
+  yield* say(
+    "hint",
+    line`- the archive ${name} on the server, reached by SSH_CONN of ${destination}`,
+  );
+  yield* say(
+    "hint",
+    line`- to prove that it is unchanged: the ledger in ${place}; keep a copy elsewhere`,
+  );
+});
+
+const see = "See: journalctl -t qbackup";
+
+/** What it means for the backups that exist, in a sentence; empty where it means nothing. */
+const meaningOf = Effect.fnUntraced(function* (course: Course, exit: Failure | "interrupted") {
+  if (exit === "locked") return line``;
+  const unsure = course.reached === "sent" && (exit === "link" || exit === "interrupted");
+  const what =
+    course.reached === "stored"
+      ? []
+      : [unsure ? "it may be stored, which the next run asks the server" : "nothing was stored"];
+  const before = course.reached === "stored" ? "" : yield* standing(course.names, course.known);
+  return line`${[...what, ...(before === "" ? [] : [before])].join("; ")}`;
+});
+
+/** Whoever is not looking has to hear of it, of a wrong setting of a scheduled run too. */
+const alarmed = Effect.fnUntraced(function* <A, R>(
+  run: Effect.Effect<A, RunFailed, R>,
+  course: Course,
+) {
+  const { notify } = yield* Notifier;
+  const { say } = yield* Reporter;
+  const tell = Effect.fnUntraced(function* (summary: string, exit: Failure | "interrupted") {
+    const means = yield* meaningOf(course, exit);
+    const meaning = exit === "interrupted" ? [] : [`${exitCodes[exit][1]}. `];
+    const body = `${meaning.join("")}${means === "" ? "" : `${means}. `}${see}`;
+    // Whoever mistyped a word sees it at once; a timer's wrong setting is told by the notification.
+    if (means !== "" && (course.known || exit !== "usage")) yield* say("warning", means);
+    yield* notify("critical", summary, body[0]!.toUpperCase() + body.slice(1));
+  });
+  return yield* run.pipe(
+    Effect.tapError(({ exit }) => {
+      const done =
+        course.reached === "stored" ? "Backup stored, but not all is well" : "Backup failed";
+      return tell(`${done} (exit code ${exitCode(exit)})`, exit);
+    }),
+    Effect.tapDefect(() => tell("Backup failed: a bug", "bug")),
+    Effect.onInterrupt(() => tell("Backup interrupted", "interrupted")),
+  );
+});
+
+/** Says at once that it was heard: to cancel qvm-backup and to stop a qube takes a while. */
+const answeringInterrupts = Effect.fnUntraced(function* <A, R>(
+  run: Effect.Effect<A, RunFailed, R>,
+) {
+  const { say } = yield* Reporter;
+  let over = false;
+  const heard = Effect.suspend(() =>
+    over
+      ? Effect.void
+      : say(
+          "warning",
+          "interrupted: what this run started is being stopped, which may take a minute",
+        ),
+  );
+  return yield* run.pipe(
+    Effect.onExit((exit) =>
+      Effect.sync(() => {
+        over = !Exit.hasInterrupts(exit);
+      }),
+    ),
+    Effect.raceFirst(Effect.onInterrupt(Effect.never, () => heard)),
+  );
+});
+
+/** One run, from settings to ledger; what it started is put back on every way out. */
+export const run = (options: RunOptions) => {
+  const course: Course = { names: options.qubes, known: false, reached: "nothing" };
+  return answeringInterrupts(Effect.scoped(theRun(options, course))).pipe((it) =>
+    alarmed(it, course),
+  );
+};
+
+const theRun = Effect.fnUntraced(function* (options: RunOptions, course: Course) {
+  const reporter = yield* Reporter;
+  const notifier = yield* Notifier;
+  const qvmBackup = yield* QvmBackup;
+  const { destination, passphraseFile } = yield* settingsFor(options);
+  yield* archiveName(options.prefix); // a wrong prefix is known before anything is waited for
+  const passphrase = yield* qvmBackup
+    .checkPassphrase(passphraseFile)
+    .pipe(Effect.mapError((error) => failed("usage", error.message)));
+  if (passphrase.unfit !== undefined) {
+    return yield* failed(
+      "usage",
+      `the passphrase in ${passphrase.path} is not fit for a backup: ${passphrase.unfit}`,
+      "choose another one; restores take it all the same",
+    );
+  }
+  for (const doubt of [passphrase.warning, ...passphrase.doubts]) {
+    if (doubt !== undefined) yield* reporter.say("warning", line`${doubt}`);
+  }
+  if (options.compressFilter !== undefined) yield* checkFilter(options.compressFilter);
+  yield* waitForLock(options.waitFor);
+  if (!(yield* looked).sound) yield* reporter.say("hint", unsound.hint!);
+  yield* inLedger((yield* Ledger).reserve);
+
+  yield* notifier.notify("low", "Backup started", `Through ${destination}`);
+  const recovered = yield* qvmBackup.recover.pipe(
+    Effect.mapError((error) => failed("qubes", error.message)),
+  );
+  for (const found of recovered) yield* reporter.say("warning", line`after a killed run: ${found}`);
+  const name = yield* archiveName(options.prefix);
+  const stored = yield* backup(options, destination, passphrase, name, course);
+  yield* notifier.notify("normal", "Backup stored and proven", stored);
+});
+
+/** What Qubes' restore knows, if it is installed; of others it has to be told with -Z (docs/qubes.md, Restoring). */
+const checkFilter = Effect.fnUntraced(function* (program: string) {
+  if (!/^[A-Za-z0-9][A-Za-z0-9._+-]{0,63}$/.test(program)) {
+    return yield* failed(
+      "usage",
+      "--compress-filter must name a program, without a path or options",
+    );
+  }
+  if (yield* (yield* QvmBackup).compresses(program)) return;
+  return yield* failed(
+    "usage",
+    `${program} is not there, or does not give back with -d what it compressed`,
+    "zstd, pigz, gzip, bzip2 and xz do, where they are installed",
+  );
+});
+
+export const runCommand = command({
+  name: "run",
+  summary: "back up qubes; without a command, this is what is done",
+  about: `Backs up the qubes VMS; without any, those that qvm-backup includes by default.
+"run" itself is needed only for a qube with the same name as a command.`,
+  flags: {
+    prefix: {
+      type: "text",
+      short: "f",
+      value: "PREFIX",
+      help: "before the name, which is the local time: PREFIX2026-01-31T0400.backup. It may contain a directory that the server has: appvms/my-",
+    },
+    to,
+    passphraseFile,
+    keepRunning,
+    terminal: {
+      type: "switch",
+      short: "o",
+      help: "log to the terminal instead of the journal",
+    },
+    includeDom0: { type: "switch", help: "back up the home directory of dom0 as well" },
+    window: {
+      type: "count",
+      value: "MIB",
+      least: 16,
+      most: 4096,
+      unit: "MiB",
+      default: 64,
+      help: "how much may be under way, unacknowledged",
+    },
+    startTimeout: {
+      type: "count",
+      value: "MIN",
+      least: 0,
+      most: month,
+      unit: "minutes",
+      default: startTimeout,
+      help: "how long to wait for a network that is not there yet, as at boot",
+    },
+    linkTimeout: {
+      type: "count",
+      value: "MIN",
+      least: 1,
+      most: month,
+      unit: "minutes",
+      default: 30,
+      help: "give up after so long without progress on the link",
+    },
+    qubesTimeout: qubesTimeout("qvm-backup"),
+    compressFilter: {
+      type: "text",
+      value: "PROGRAM",
+      help: "compress with it instead of gzip: zstd takes a quarter of the time",
+    },
+    waitFor: {
+      type: "count",
+      value: "HOURS",
+      least: 0,
+      most: 168,
+      unit: "hours",
+      help: "how long to wait for another run to end; 12 where there is no terminal, else 0",
+    },
+  },
+  args: { qubes: { label: "VMS", least: 0, most: Infinity } },
+  // A scheduled one has nobody who reads its stderr.
+  refused: Effect.flatMap(Notifier, ({ notify }) =>
+    notify(
+      "critical",
+      `Backup failed (exit code ${exitCodes.usage[0]})`,
+      `${exitCodes.usage[1]}. See: journalctl -t qbackup`,
+    ),
+  ),
+  exits: {
+    qubes:
+      "Qubes failed: qvm-backup, or the destination qube; or a running qube could not be saved, and the others are stored",
+    link: "the link failed and could not be resumed",
+    refused: "the server refused",
+    integrity: "incomplete, or digest, receipt or key differs",
+    locked: "another run is under way",
+  },
+  run: ({ prefix = "", ...options }) => run({ ...options, prefix }),
+});

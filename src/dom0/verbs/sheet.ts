@@ -1,0 +1,118 @@
+/** One page for the bad day: what a restore needs, for a drawer far from this machine. */
+import { DateTime, Effect } from "effect";
+import { type Entry, Ledger } from "#services/Ledger";
+import { humanSize } from "#src/say/format";
+import { fingerprint } from "#src/proof/keys";
+import { parseManifest } from "#src/proof/manifest";
+import { printable } from "#src/say/shown";
+import { command } from "#src/dom0/cli/command";
+import { destinationFor } from "#src/dom0/qube/destination";
+import { to } from "#src/dom0/cli/flags";
+import { looked } from "#src/dom0/books/known";
+import { currentHead, inLedger } from "#src/dom0/books/record";
+import { print } from "#src/dom0/qube/visit";
+
+/** As many as fit on the page. */
+const most = 8;
+
+const minute = (instant: string): string => instant.slice(0, 16).replace("T", " ");
+
+const archiveLines = (entry: Entry): ReadonlyArray<string> => {
+  const manifest = parseManifest(entry.manifest);
+  if (manifest === undefined) return [];
+  const qubes = entry.qubes.map(({ name }) => name).join(" ");
+  return [
+    `   ${entry.name}`,
+    `      ${minute(entry.finished)} UTC, ${humanSize(manifest.size)}, ${manifest.size} bytes${entry.rebuilt === true ? ", rebuilt" : ""}`,
+    `      tree hash ${manifest.treehash}`,
+    `      ${printable(qubes, 70)}`,
+  ];
+};
+
+export const recoverySheet = Effect.fnUntraced(function* (options: {
+  readonly to: string | undefined;
+}) {
+  const destination = yield* destinationFor(options.to);
+  const ledger = yield* Ledger;
+  const { entries } = yield* inLedger(ledger.entries);
+  const key = yield* inLedger(ledger.pinned(destination));
+  const current = yield* currentHead;
+  const audits = yield* inLedger(ledger.audits);
+  yield* looked;
+  // Newest first: each that has a qube, or a prefix, which no newer one has.
+  const seen = new Set<string>();
+  const latest: Array<Entry> = [];
+  for (const entry of entries.toReversed()) {
+    if (entry.destination !== destination) continue;
+    const audit = audits.get(entry.session);
+    if (audit?.forgotten ?? audit?.failed ?? audit?.undecryptable) continue;
+    const news = entry.qubes.map(({ name }) => `qube ${name}`);
+    if (entry.rebuilt === true || news.length === 0) news.push(`prefix ${entry.asked.prefix}`);
+    if (news.every((one) => seen.has(one))) continue;
+    for (const one of news) seen.add(one);
+    latest.push(entry);
+  }
+  const shown = latest.slice(0, most);
+  const [name = "NAME"] = shown.map((entry) => entry.name as string);
+  const now = DateTime.formatIso(yield* DateTime.now);
+  yield* print(
+    [
+      `RECOVERY SHEET of qbackup                                   ${minute(now)} UTC`,
+      "",
+      "1  The passphrase of the backups. Without it nothing below helps. It is kept:",
+      "",
+      "   ______________________________________________________________________",
+      "",
+      "2  The server: account and address as SSH_CONN has them, in ~/.bashrc of the",
+      `   qube ${destination}:`,
+      "",
+      "   ______________________________________________________________________",
+      "",
+      "   its owner, who can let a new ssh key in:",
+      "",
+      "   ______________________________________________________________________",
+      "",
+      `   its key: ${key === undefined ? "not seen yet" : fingerprint(key)}`,
+      `   the ledger's head: ${current?.head ?? "no run yet"}`,
+      "",
+      latest.length > most
+        ? `3  The newest archives of ${most}, and ${latest.length - most} more that hold the newest of some qube:`
+        : "3  The newest archive of each qube:",
+      "",
+      ...(shown.length === 0 ? ["   none yet"] : shown.flatMap(archiveLines)),
+      "",
+      "4  With Qubes: install qbackup in dom0 and in a qube with network, as its",
+      "   README says; give that qube an ssh key that the server lets in, and SSH_CONN;",
+      "   write the passphrase into a file that only you can read. Then, in dom0:",
+      "",
+      `      qbackup ledger rebuild -t ${destination}`,
+      "         (or copy the old ledger back, then: qbackup ledger check HEAD)",
+      `      qbackup list -t ${destination}`,
+      `      qbackup restore -t ${destination} -p FILE ${name}`,
+      "",
+      "   Compare the key, and each tree hash, with this sheet.",
+      "",
+      "5  Without Qubes: on any Linux with ssh, GNU tar and scrypt, and an ssh key that",
+      "   the server lets in: install/qbackup-recover from the sources of qbackup;",
+      "   docs/recovery.md there tells all, also by hand.",
+      "",
+      `      sh qbackup-recover fetch ACCOUNT@HOST ${name} archive \\`,
+      "         TREEHASH",
+      "      sh qbackup-recover list archive",
+      "      sh qbackup-recover extract archive all out",
+      "",
+    ].join("\n"),
+  );
+});
+
+export const sheetCommand = command({
+  name: "recovery-sheet",
+  summary: "one page for a drawer elsewhere: what a restore needs",
+  about: `Prints one page for a drawer far from this machine: what a restore needs, and
+how it is done. The passphrase is not on it, only a line to write where it is
+kept. Print it anew now and then.`,
+  flags: { to },
+  args: {},
+  exits: {},
+  run: recoverySheet,
+});

@@ -1,0 +1,323 @@
+/** Reads an archive back and holds all of it against the ledger; or has the server look at it. */
+import { Effect, Result } from "effect";
+import { type Entry, Ledger } from "#services/Ledger";
+import { Reporter } from "#services/Reporter";
+import { FullChunk } from "#src/archive/parameters";
+import { leafOf, treeHasher } from "#src/proof/treehash";
+import { ArchiveFault, Walk } from "#src/archive/walk";
+import { humanSize } from "#src/say/format";
+import { fingerprint } from "#src/proof/keys";
+import { type Manifest, manifestDiffers } from "#src/proof/manifest";
+import { isName, type Name } from "#src/wire/names";
+import { line, printable } from "#src/say/shown";
+import { command } from "#src/dom0/cli/command";
+import { checkUnpacker, decryptAll } from "#src/dom0/tool/decrypt";
+import { destinationFor, settingsFor } from "#src/dom0/qube/destination";
+import { failed, type RunFailed } from "#src/dom0/failure";
+import { blocksOf, fetchBlocks, fromLedger } from "#src/dom0/far/fetch";
+import {
+  archive,
+  compressionFilter,
+  json,
+  keepRunning,
+  passphraseFile,
+  qubesTimeout,
+  to,
+} from "#src/dom0/cli/flags";
+import { knownArchives } from "#src/dom0/books/known";
+import { cameBack, note, noteFailure } from "#src/dom0/books/noted";
+import { inLedger } from "#src/dom0/books/record";
+import { ask, fetchRecord, misplaced, nextReply, recordDiffers } from "#src/dom0/far/remote";
+import { checkServer } from "#src/dom0/far/upload";
+import { print, visit } from "#src/dom0/qube/visit";
+
+export interface VerifyOptions {
+  readonly to: string | undefined;
+  readonly keepRunning: boolean;
+  readonly json: boolean;
+  /** Has the server read it, instead of reading it back. */
+  readonly onServer: boolean;
+  /** Decrypts it on the way, with the passphrase in this file. */
+  readonly decrypt: boolean;
+  readonly passphraseFile: string | undefined;
+  readonly compressionFilter: string | undefined;
+  /** Minutes in which qvm-backup-restore must read or say something. */
+  readonly qubesTimeout: number;
+  /** Takes the server's receipt for an archive that the ledger does not know. */
+  readonly force: boolean;
+  /** Takes the newest archive of the ledger whose name begins with `name`. */
+  readonly newest: boolean;
+  readonly name: string | undefined;
+}
+
+/** What an archive is held against, and how much that is worth. */
+interface Anchor {
+  readonly name: Name;
+  readonly manifest: Manifest;
+  readonly by: "ledger" | "rebuilt" | "receipt";
+  /** Which must be in it; only a record of dom0's own knows. */
+  readonly qubes: Entry["qubes"] | undefined;
+  /** The ledger's line, where there is one. */
+  readonly entry: Entry | undefined;
+}
+
+/** The archive that is meant: for a schedule, which cannot know a name, the newest. */
+const meant = Effect.fnUntraced(function* (
+  { name, newest }: Pick<VerifyOptions, "name" | "newest">,
+  destination: string,
+) {
+  if (!newest) {
+    if (name === undefined) {
+      return yield* failed(
+        "usage",
+        "qbackup verify needs NAME, or --newest",
+        "qbackup list shows the names",
+      );
+    }
+    if (isName(name)) return name;
+    return yield* failed("usage", "that is not a name that an archive can have");
+  }
+  const { known } = yield* knownArchives(destination);
+  const [latest] = [...known.values()]
+    .filter(
+      ({ audit, entry }) => audit.forgotten === undefined && entry.name.startsWith(name ?? ""),
+    )
+    .sort((a, b) => (a.manifest.created < b.manifest.created ? 1 : -1));
+  return latest === undefined
+    ? yield* failed(
+        "usage",
+        `the ledger knows no archive${name === undefined ? "" : ` whose name begins with ${printable(name, 60)}`} that was sent through ${destination}`,
+        "qbackup list shows the names",
+      )
+    : latest.entry.name;
+});
+
+const ownAnchor = Effect.fnUntraced(function* (name: Name, destination: string) {
+  const known = yield* fromLedger(name, destination);
+  if (known === undefined) return undefined;
+  const { entry, manifest } = known;
+  const rebuilt = entry.rebuilt === true;
+  const anchor: Anchor = {
+    name,
+    manifest,
+    by: rebuilt ? "rebuilt" : "ledger",
+    qubes: rebuilt ? undefined : entry.qubes,
+    entry,
+  };
+  return anchor;
+});
+
+const notKnown = Effect.fnUntraced(function* (name: Name, destination: string) {
+  const { damaged, entries } = yield* inLedger((yield* Ledger).entries);
+  const other = entries.findLast((entry) => entry.name === name)?.destination;
+  return failed(
+    "usage",
+    `the ledger does not know ${name}, so there is nothing to hold it against`,
+    other !== undefined && other !== destination
+      ? `it was sent through ${other}: give -t ${other}`
+      : damaged.length > 0
+        ? `lines of the ledger cannot be read (${damaged.join(", ")}): bring back its copy, or qbackup ledger rebuild`
+        : "qbackup list shows the names; --force takes the server's own receipt instead",
+  );
+});
+
+/** The server's word in place of a record of our own. */
+const theirAnchor = Effect.fnUntraced(function* (name: Name, destination: string) {
+  const { say } = yield* Reporter;
+  const vouched = yield* fetchRecord(destination, name);
+  if (vouched === undefined) {
+    return yield* failed(
+      "usage",
+      `the server has no receipt for ${name} either`,
+      "nobody can say what it should be; only a restore shows what it is",
+    );
+  }
+  const { manifest, receipt } = vouched;
+  yield* checkServer(destination, manifest.server);
+  yield* say(
+    "warning",
+    line`${name} is held against the server's receipt of ${receipt.stored}, not against a record of our own`,
+  );
+  const anchor: Anchor = { name, manifest, by: "receipt", qubes: undefined, entry: undefined };
+  return anchor;
+});
+
+const worth: { readonly [B in Anchor["by"]]: string } = {
+  ledger: "it is what dom0 backed up, whole, and it is there",
+  rebuilt:
+    "it is whole and what the server's receipt says; that this is what dom0 backed up is the server's word: the ledger was rebuilt",
+  receipt:
+    "it is whole and what the server's receipt says; not proven: that this is what dom0 backed up, and which qubes must be in it",
+};
+
+const readBack = Effect.fnUntraced(function* (anchor: Anchor, destination: string) {
+  const { progress } = yield* Reporter;
+  const { manifest, name, qubes } = anchor;
+  const { size, treehash } = manifest;
+  const walk = new Walk({
+    fullChunk: yield* FullChunk,
+    ...(qubes === undefined
+      ? {}
+      : { expected: new Set(qubes.map(({ qid }) => (qid === 0 ? "dom0-home" : `vm${qid}`))) }),
+  });
+  const tree = treeHasher();
+  const broken = (what: string) =>
+    failed("integrity", `${name} came back, but it is no whole archive: ${what}`);
+  yield* fetchBlocks({ name, destination, size, treehash }, 0, blocksOf(size), (_, bytes) =>
+    Effect.suspend(() => {
+      tree.push(leafOf(bytes));
+      const fault = walk.push(bytes);
+      return fault === undefined
+        ? progress({ doing: line`verifying`, bytes: walk.offset, total: size })
+        : broken(fault.message);
+    }),
+  );
+  const members = walk.finish();
+  if (members instanceof ArchiveFault) return yield* broken(members.message);
+  const seen = { ...manifest, size: walk.offset, treehash: tree.root() ?? "", members };
+  const differs = manifestDiffers(manifest, seen);
+  if (differs !== undefined) return yield* broken(`its ${differs} differs`);
+});
+
+/** Minutes that a server may take for reading a GiB: 1 MiB/s, and some to begin with. */
+const minutesFor = (size: number): `${number} minutes` =>
+  `${10 + 18 * Math.ceil(size / 1_073_741_824)} minutes`;
+
+const onServer = Effect.fnUntraced(function* ({ manifest, name }: Anchor, destination: string) {
+  const missing = failed("integrity", `${name} is not on the server any more`);
+  const checked = yield* ask(
+    destination,
+    { verb: "check", name },
+    (next, call) =>
+      Effect.gen(function* () {
+        for (;;) {
+          const reply = yield* nextReply(next, call, destination, missing);
+          if (reply.type === "checked") return reply;
+          if (reply.type !== "alive") return yield* misplaced(reply);
+        }
+      }),
+    minutesFor(manifest.size),
+  );
+  if (
+    checked.size !== manifest.size ||
+    checked.treehash !== manifest.treehash ||
+    checked.members !== manifest.members.length
+  ) {
+    return yield* failed("integrity", `the server has something else under the name ${name}`);
+  }
+});
+
+export const verify = Effect.fnUntraced(function* (options: VerifyOptions) {
+  yield* checkUnpacker(options.compressionFilter);
+  const destination = yield* destinationFor(options.to);
+  const name = yield* meant(options, destination);
+  const own = yield* ownAnchor(name, destination);
+  if (own === undefined && !options.force) {
+    return yield* yield* notKnown(name, destination);
+  }
+  const passphraseFile = options.decrypt ? (yield* settingsFor(options)).passphraseFile : undefined;
+  const noted = <A, R>(look: Effect.Effect<A, RunFailed, R>) =>
+    Effect.tapError(look, (failure) =>
+      own === undefined ? Effect.void : noteFailure([own.manifest.session], failure),
+    );
+  yield* noted(
+    visit({ destination, keepRunning: options.keepRunning, exclusive: options.decrypt }),
+  );
+  const anchor = own ?? (yield* theirAnchor(name, destination));
+  const { manifest } = anchor;
+  const { session, size, treehash } = manifest;
+
+  const looked = options.onServer
+    ? onServer(anchor, destination)
+    : passphraseFile === undefined
+      ? readBack(anchor, destination)
+      : decryptAll({
+          trusted: { name, destination, size, treehash },
+          manifest,
+          qubes: anchor.qubes,
+          passphraseFile,
+          compressionFilter: options.compressionFilter,
+          qubesTimeout: options.qubesTimeout,
+        });
+  // Meanwhile: most of a call is waiting, and this one is over before the first blocks are there.
+  const record =
+    anchor.entry === undefined ? Effect.undefined : recordDiffers(destination, anchor.entry);
+  const [early] = yield* Effect.all([Effect.result(record), noted(looked)], { concurrency: 2 });
+  if (!options.onServer && own !== undefined) {
+    yield* note([session], ({ failed: _cleared, undecryptable, ...before }, now) =>
+      cameBack(before, {
+        whole: now,
+        ...(undecryptable === undefined || options.decrypt ? {} : { undecryptable }),
+      }),
+    );
+  }
+  // A link that broke just then says nothing about it.
+  const differs = Result.isSuccess(early) ? early.success : yield* record;
+  if (differs !== undefined) {
+    return yield* failed(
+      "integrity",
+      `the bytes of ${name} are as they were, but not the server's record of it: ${differs}`,
+      "it can be restored from here; but were the ledger lost, that record could not replace it",
+    );
+  }
+  const proof = options.onServer ? "server's word" : anchor.by;
+  const members = manifest.members.length;
+  yield* print(
+    options.json
+      ? `${JSON.stringify({ name, size, treehash, members, blocks: blocksOf(size), proof })}\n`
+      : [
+          options.onServer
+            ? `${name}: the server says that it is whole and unchanged`
+            : `${name}: verified${options.decrypt ? ", and all of it decrypts" : ""}`,
+          `  ${humanSize(size)}, ${blocksOf(size)} blocks, ${members} members, tree hash ${treehash}`,
+          options.onServer
+            ? "  it read the archive itself: this finds decay on its disk, but proves nothing against a server that lies"
+            : `  proven: ${worth[anchor.by]}`,
+          ...(anchor.by === "receipt" ? [`  signed by ${fingerprint(manifest.server)}`] : []),
+          "",
+        ].join("\n"),
+  );
+}, Effect.scoped);
+
+export const verifyCommand = command({
+  name: "verify",
+  summary: "read an archive back, and prove that it is whole and unchanged",
+  about: `Reads the archive back, proves each block against the tree hash in the ledger,
+and checks that it is complete: every qube that was asked for, every member. So
+is what the server would need to replace a lost ledger: its record of the
+archive. Nothing is stored. A link that breaks is made again.`,
+  flags: {
+    to,
+    passphraseFile,
+    keepRunning,
+    json,
+    onServer: {
+      type: "switch",
+      help: "the server reads it instead: quick, finds decay on its disk, proves nothing against a server that lies",
+    },
+    decrypt: {
+      type: "switch",
+      help: "decrypt it too, with qvm-backup-restore --verify-only and the passphrase of -p FILE",
+    },
+    compressionFilter: { ...compressionFilter, help: `${compressionFilter.help} (--decrypt)` },
+    newest: {
+      type: "switch",
+      help: "the newest archive that the ledger knows; with NAME, of those that begin with it",
+    },
+    force: {
+      type: "switch",
+      help: "for an archive that the ledger does not know: hold it against the server's receipt",
+    },
+    qubesTimeout: qubesTimeout("qvm-backup-restore"),
+  },
+  either: [["onServer", "decrypt"]],
+  args: { name: { ...archive, least: 0 } },
+  exits: {
+    qubes: "Qubes failed: the destination qube, or qvm-backup-restore (--decrypt)",
+    link: "the link failed",
+    refused: "the server refused",
+    integrity: "something else came back",
+    locked: "another run is under way (--decrypt)",
+  },
+  run: verify,
+});

@@ -1,0 +1,110 @@
+/** What is chosen at random for an audit. */
+import { assert, describe, it } from "vitest";
+import * as crypto from "node:crypto";
+import { below, certainty, choose, share, stretches } from "#src/dom0/far/sample";
+import { rng } from "#test/support/random";
+
+describe("the choice", () => {
+  it("is even: every number as often as another, also where the range is no multiple", () => {
+    const random = rng(5);
+    for (const limit of [1, 2, 3, 7, 10, 459]) {
+      const draws = 2000 * limit;
+      const counts = Array.from({ length: limit }, () => 0);
+      for (let i = 0; i < draws; i++) counts[below(random.bytes, limit)]! += 1;
+      const chi = counts.reduce((sum, n) => sum + (n - 2000) ** 2 / 2000, 0);
+      assert.isBelow(chi, limit + 5 * Math.sqrt(2 * limit), `of ${limit}`);
+    }
+  });
+  it("draws again where the range's ragged end would favour small numbers", () => {
+    // 2^48 = 3 * 93824992236885 + 1: of the highest number nothing even can be made.
+    const given = [Buffer.alloc(6, 255), Buffer.from([0, 0, 0, 0, 0, 5])];
+    assert.strictEqual(
+      below(() => given.shift()!, 3),
+      2,
+    );
+    assert.lengthOf(given, 0);
+  });
+  it("takes six bytes for a number, the first of them counting most", () => {
+    const asked: Array<number> = [];
+    const from = (first: ReadonlyArray<number>) => (n: number) => {
+      asked.push(n);
+      return asked.length === 1 ? Uint8Array.from(first.slice(0, n)) : new Uint8Array(n);
+    };
+    assert.strictEqual(below(from([1, 2, 3, 4, 5, 6]), 2 ** 47), 0x010203040506);
+    asked.length = 0;
+    // For a power of two nothing is drawn again, not even the highest number.
+    assert.strictEqual(below(from(Array(6).fill(255)), 2 ** 47), 2 ** 47 - 1);
+    assert.deepStrictEqual(asked, [6]);
+  });
+  it("is a set of its size, sorted, each set as likely as another", () => {
+    const random = rng(6);
+    const sets = new Map<string, number>();
+    for (let i = 0; i < 12_000; i++) {
+      const chosen = choose(random.bytes, 2, 4);
+      assert.lengthOf(new Set(chosen), 2);
+      assert.isTrue(chosen[0]! < chosen[1]! && chosen[0]! >= 0 && chosen[1]! < 4);
+      sets.set(chosen.join(), (sets.get(chosen.join()) ?? 0) + 1);
+    }
+    assert.strictEqual(sets.size, 6);
+    for (const [set, n] of sets) assert.isBelow(Math.abs(n - 2000), 200, set);
+    assert.deepStrictEqual(choose(random.bytes, 9, 4), [0, 1, 2, 3]);
+  });
+  it("is not to be foreseen: it is made of the kernel's bytes alone", () => {
+    const one = choose((n) => crypto.randomBytes(n), 50, 1_000_000);
+    const two = choose((n) => crypto.randomBytes(n), 50, 1_000_000);
+    assert.notDeepEqual(one, two);
+  });
+  it("finds what it says: a loss of 1 % with 459 blocks, measured", () => {
+    assert.isAtLeast(certainty(459, 0.01), 0.99);
+    assert.isBelow(certainty(458, 0.01), 0.99);
+    const random = rng(7);
+    const [blocks, trials] = [10_000, 1000];
+    let found = 0;
+    for (let trial = 0; trial < trials; trial++) {
+      // Lost in one piece or in many: it makes no difference.
+      const from = random.int(0, blocks - 100);
+      const step = trial % 2 === 0 ? 1 : 97;
+      const lost = new Set(Array.from({ length: 100 }, (_, i) => (from + i * step) % blocks));
+      if (choose(random.bytes, 459, blocks).some((block) => lost.has(block))) found += 1;
+    }
+    assert.isAtLeast(found, 980);
+  });
+  it("shares a budget so that a loss anywhere is found at least as surely as in one pool", () => {
+    const random = rng(8);
+    for (let round = 0; round < 300; round++) {
+      const sizes = Array.from({ length: random.int(1, 40) }, () => random.int(1, 5000));
+      const budget = random.int(sizes.length, 600);
+      const counts = share(sizes, budget);
+      const all = sizes.reduce((sum, size) => sum + size, 0);
+      assert.lengthOf(counts, sizes.length);
+      assert.isAtMost(
+        counts.reduce((sum, count) => sum + count, 0),
+        budget + sizes.length,
+      );
+      // The worst way to lose 1 % of all, tried at random: never less sure than the figure given.
+      let left = 0.01 * all;
+      let missed = 1;
+      for (const [i, size] of sizes.entries()) {
+        const lost = Math.min(size, i === sizes.length - 1 ? left : left * random.next());
+        left -= lost;
+        if (counts[i]! < size) missed *= (1 - lost / size) ** counts[i]!;
+        else if (lost >= 1) missed = 0;
+      }
+      if (left < 1e-9) assert.isAtLeast(1 - missed + 1e-9, certainty(budget, 0.01));
+    }
+    assert.deepStrictEqual(share([5, 500, 5], 2), [1, 2]);
+    assert.deepStrictEqual(share([3, 3], 100), [3, 3]);
+    // Two of three blocks are one and a third of the budget: rounded up.
+    assert.deepStrictEqual(share([2, 1], 2), [2, 1]);
+  });
+  it("is read in stretches, and nothing else", () => {
+    assert.deepStrictEqual(stretches([]), []);
+    assert.deepStrictEqual(stretches([1, 2, 5, 7, 9, 10, 20]), [
+      { first: 1, count: 2 },
+      { first: 5, count: 1 },
+      { first: 7, count: 1 },
+      { first: 9, count: 2 },
+      { first: 20, count: 1 },
+    ]);
+  });
+});

@@ -352,6 +352,46 @@ describe("Qubes that fails", () => {
         assert.strictEqual(ended.code, 0, ended.text);
       }),
   );
+  it.effect.each([
+    ["refused", { chunks: [], ends: { code: 2, said: ["error: no such domain: 'work'"] } }],
+    ["left out", { chunks: [{ bytes: tiny.subarray(0, 112_640) }] }],
+    ["broken off", { chunks: [{ bytes: tiny.subarray(0, 100_000) }] }],
+  ] as const)(
+    "a qube that was removed meanwhile, and is %s: named, with what to do",
+    ([, script]) =>
+      Effect.gen(function* () {
+        for (const [qubes, hint] of [
+          [[], "run again: it takes the qubes that there are then"],
+          [["work", "mail", "vault"], "run again without work, and take such names"],
+        ] as const) {
+          const w = world(tiny, script);
+          w.table.fails = (call) => {
+            // Behind the look at all qubes.
+            if (call === "start net") w.table.qubes.splice(1, 1, aQube("work", 17));
+            return undefined;
+          };
+          const { code, text } = yield* qbackup(w, { args: ["-t", "net", "-p", "/p", ...qubes] });
+          assert.strictEqual(code, 3, text);
+          assert.match(text, /^error: work is gone: removed or renamed .* nothing was stored$/m);
+          assert.include(text, `\nhint: ${hint}`);
+          assert.include(text, "warning: nothing was stored; there is no proven backup of work");
+          nothingProven(w);
+          assert.strictEqual(w.shelf.gaveUp, 1);
+        }
+      }),
+  );
+  it.effect("where the qubes cannot be listed any more, it is as qvm-backup said", () =>
+    Effect.gen(function* () {
+      const w = world(tiny, { chunks: [], ends: { code: 1, said: ["Got empty response"] } });
+      w.table.fails = (call) =>
+        call === "list" && w.table.calls.filter((one) => one === "list").length > 1
+          ? "no qubesd"
+          : undefined;
+      const { code, text } = yield* qbackup(w);
+      assert.strictEqual(code, 3, text);
+      assert.match(text, /error: qvm-backup failed with exit code 1: Got empty response/);
+    }),
+  );
   it.effect("no room for qubesd's temporary files: refused at first, stopped later", () =>
     Effect.gen(function* () {
       const w = world();

@@ -174,6 +174,28 @@ const watchQvmBackup = (running: Running, view: View, minutes: number) =>
     }
   });
 
+/**
+ * Fails with this, unless a qube is gone that is to be backed up: that is the cause then, whatever
+ * qvm-backup says or leaves out (docs/qubes.md, Names and the default set).
+ */
+const unlessGone = Effect.fnUntraced(function* (selection: Selection, failure: RunFailed) {
+  const all = yield* Effect.option((yield* Qubes).list);
+  const gone = selection.qubes.filter(
+    ({ name, qid }) =>
+      all._tag === "Some" && !all.value.some((one) => one.name === name && one.qid === qid),
+  );
+  if (gone.length === 0) return yield* failure;
+  const names = gone.map(({ name }) => name);
+  const named = names.some((name) => selection.asked.includes(name));
+  return yield* failed(
+    "qubes",
+    `${names.join(", ")} ${names.length === 1 ? "is" : "are"} gone: removed or renamed while this run was under way, so nothing was stored`,
+    named
+      ? `run again without ${names.join(", ")}, and take such names out of schedules that have them`
+      : "run again: it takes the qubes that there are then",
+  );
+});
+
 /** Everything between the server's `ready` and the end of qvm-backup. */
 const stream = Effect.fnUntraced(function* (
   options: RunOptions,
@@ -201,10 +223,9 @@ const stream = Effect.fnUntraced(function* (
     Effect.raceFirst(watchScratch(scratch)),
   );
   if (pumped instanceof ArchiveFault) {
-    return yield* failed(
-      "integrity",
-      `qvm-backup wrote no whole archive: ${pumped.message}`,
-      notWhole,
+    return yield* unlessGone(
+      selection,
+      failed("integrity", `qvm-backup wrote no whole archive: ${pumped.message}`, notWhole),
     );
   }
   view.waits = line`waiting for qvm-backup to end`;
@@ -216,20 +237,26 @@ const stream = Effect.fnUntraced(function* (
   );
   if (ended.code !== 0) {
     const said = ended.said.at(-1);
-    return yield* failed(
-      "qubes",
-      `qvm-backup failed with exit code ${ended.code}${said === undefined ? "" : `: ${said}`}`,
-      "see journalctl -u qubesd for what qubesd says",
+    return yield* unlessGone(
+      selection,
+      failed(
+        "qubes",
+        `qvm-backup failed with exit code ${ended.code}${said === undefined ? "" : `: ${said}`}`,
+        "see journalctl -u qubesd for what qubesd says",
+      ),
     );
   }
   const members = pumped.walk.finish();
   const treehash = pumped.tree.root();
   if (members instanceof ArchiveFault || treehash === undefined) {
     const detail = members instanceof ArchiveFault ? members.message : "there is nothing in it";
-    return yield* failed(
-      "integrity",
-      `qvm-backup said that all is well, but the archive is not whole: ${detail}`,
-      notWhole,
+    return yield* unlessGone(
+      selection,
+      failed(
+        "integrity",
+        `qvm-backup said that all is well, but the archive is not whole: ${detail}`,
+        notWhole,
+      ),
     );
   }
   const broken = yield* brokenPipes(Math.min(began, yield* nowInSeconds));

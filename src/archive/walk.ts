@@ -305,7 +305,7 @@ export class Walk {
       return;
     }
     const index = this.#members.length;
-    const shown = printable(tar.path, 120);
+    const shown = printable(tar.path);
     const head = heads[index];
     if (head !== undefined) {
       if (tar.path !== head) {
@@ -356,10 +356,7 @@ export class Walk {
         return this.#fail("gap", `${shown} stands where chunk ${file.chunk + 1} must`);
       }
       if (!file.full) {
-        return this.#fail(
-          "short-chunk",
-          `chunk ${file.chunk} of ${printable(name, 120)} is cut short`,
-        );
+        return this.#fail("short-chunk", `chunk ${file.chunk} of ${printable(name)} is cut short`);
       }
     } else {
       const tail = this.#closeFile();
@@ -387,7 +384,7 @@ export class Walk {
     return file?.full === true
       ? this.#fail(
           "lost-tail",
-          `${printable(file.name, 120)} ends with a full chunk, so its tail is lost`,
+          `${printable(file.name)} ends with a full chunk, so its tail is lost`,
         )
       : undefined;
   }
@@ -401,10 +398,7 @@ export class Walk {
     } else {
       const sum = createHash("sha256").update(bytes.subarray(0, 48)).digest().subarray(0, 16);
       if (bytes.toString("latin1", 0, 7) !== "scrypt\0" || !sum.equals(bytes.subarray(48, 64))) {
-        this.#fail(
-          "scrypt-header",
-          `${printable(tar.path, 120)} does not begin as scrypt writes it`,
-        );
+        this.#fail("scrypt-header", `${printable(tar.path)} does not begin as scrypt writes it`);
         return;
       }
     }

@@ -725,6 +725,39 @@ describe("what a run leaves behind", () => {
       assert.isDefined(w.disk.unfinished?.submission);
     }),
   );
+  it.effect.each(["quota", "no-space", "exists", "digest-mismatch"])(
+    "a server that refuses what it was sent (%s) has nothing left to be asked",
+    (code) =>
+      Effect.gen(function* () {
+        const w = world();
+        const stored = () => ({ type: "error", code, message: "no" });
+        const ended = yield* qbackup(w, { lies: { stored } });
+        assert.strictEqual(ended.code, code === "digest-mismatch" ? 6 : 5, ended.text);
+        assert.match(ended.text, /^warning: nothing was stored; /m);
+        assert.isUndefined(w.disk.unfinished);
+        w.shelf.committed.clear();
+        const next = yield* qbackup(w);
+        assert.strictEqual(next.code, 0, next.text);
+        assert.notMatch(next.text, /broke off/);
+      }),
+  );
+  it.effect("what the server's answer does not tell may be stored", () =>
+    Effect.gen(function* () {
+      for (const reply of [
+        { type: "error", code: "internal", message: "the server's disk failed" },
+        { type: "stored", receipt: "{}", signature: `${"A".repeat(86)}==` },
+      ]) {
+        const w = world();
+        const ended = yield* qbackup(w, { lies: { stored: () => reply } });
+        assert.strictEqual(ended.code, reply.type === "error" ? 5 : 6, ended.text);
+        assert.match(
+          ended.text,
+          /^warning: it may be stored, which the next run asks the server; /m,
+        );
+        assert.isDefined(w.disk.unfinished?.submission);
+      }
+    }),
+  );
   it.effect("a trailer that was never stored: the next run gives it up", () =>
     Effect.gen(function* () {
       const w = world();

@@ -11,7 +11,7 @@ import { replies, type WireError } from "#src/wire/lines";
 import type { Code, Reply } from "#src/wire/reply";
 import { type Request, toLine } from "#src/wire/request";
 import { type Line, line, printable } from "#src/say/shown";
-import { failed, type RunFailed, unable } from "#src/dom0/failure";
+import { failed, rejected, type RunFailed, unable } from "#src/dom0/failure";
 
 /** Seconds. The first reply waits for ssh to connect, and for an old writer to step down. */
 export const readyLimit = 90;
@@ -70,9 +70,15 @@ const advice: { readonly [C in Code]?: string } = {
     "the name's parts may have letters, digits and . _ + - and begin with a letter or digit",
 };
 
+type ErrorReply = Extract<Reply, { type: "error" }>;
+
+/** Whether it leaves open what became of an upload: the carrier does not know, nor a server that failed. */
+export const undecided = ({ code, from }: ErrorReply): boolean =>
+  from === "carrier" || code === "internal";
+
 /** What an error reply of the server means for the run. */
-export const refusal = (reply: Extract<Reply, { type: "error" }>): RunFailed =>
-  failed(
+export const refusal = (reply: ErrorReply): RunFailed =>
+  (undecided(reply) ? failed : rejected)(
     integrityCodes.has(reply.code) ? "integrity" : "refused",
     `the server refused (${reply.code}): ${printable(reply.message)}`,
     advice[reply.code],
@@ -291,7 +297,7 @@ export const callEnded = (
 
 /** Fails with what an error reply means; the carrier's own has its cause and hint on stderr. */
 export const refused = (
-  reply: Extract<Reply, { type: "error" }>,
+  reply: ErrorReply,
   call: Call,
   destination: string,
 ): Effect.Effect<never, RunFailed | LinkBroken> =>

@@ -24,6 +24,7 @@ import {
   refused,
   patience,
   pauseAfter,
+  undecided,
 } from "./call.ts";
 
 const tries = 3;
@@ -59,8 +60,8 @@ export const settle = Effect.fnUntraced(function* (destination: string, minutes:
       }
       if (reply.type === "error" && reply.code === "busy")
         return new LinkBroken({ reason: "the server is busy" });
-      // Neither knows whether it was stored: what was submitted is asked for again.
-      if (reply.type === "error" && (reply.from === "carrier" || reply.code === "internal")) {
+      // What was submitted is asked for again.
+      if (reply.type === "error" && undecided(reply)) {
         return yield* refused(reply, call, destination);
       }
       if (reply.type === "ready") {

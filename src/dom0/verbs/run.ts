@@ -24,7 +24,13 @@ import { keepRunning, month, passphraseFile, qubesTimeout, to } from "#src/dom0/
 import { settingsFor, startDestination, waitForLock } from "#src/dom0/qube/destination";
 import { backedUpOf, putBack } from "#src/dom0/qube/lastbackup";
 import { closeTo } from "#src/dom0/cli/near";
-import { checkReceipt, complete, inLedger, remark } from "#src/dom0/books/record";
+import {
+  checkReceipt,
+  complete,
+  inLedger,
+  remark,
+  withoutSubmission,
+} from "#src/dom0/books/record";
 import { looked, unsound } from "#src/dom0/books/known";
 import { select, type Selection, withoutSnapshot } from "#src/dom0/qube/select";
 import { settle } from "#src/dom0/far/settle";
@@ -281,7 +287,7 @@ interface Course {
   /** What it is to back up; as it was asked for, until the qubes are `known`. */
   names: ReadonlyArray<string>;
   known: boolean;
-  /** `sent`: all of it, so that the server may have stored it. */
+  /** `sent`: all of it, so that the server may have stored it, unless it says that it has not. */
   reached: "nothing" | "sent" | "stored";
 }
 
@@ -411,6 +417,14 @@ const backup = Effect.fnUntraced(function* (
         ? Effect.void
         : putBack(backedUp, (now) => now !== undefined && now >= began - 1),
     ),
+    // The next run has nothing to ask about it.
+    Effect.tapErrorTag("RunFailed", ({ about }) => {
+      if (about !== "refusal" || course.reached !== "sent") return Effect.void;
+      course.reached = "nothing";
+      return remark(withoutSubmission).pipe(
+        Effect.catch((error) => reporter.say("warning", error.message)),
+      );
+    }),
   );
   yield* Fiber.interrupt(shown);
 
@@ -465,7 +479,7 @@ const see = "See: journalctl -t qbackup";
 /** What it means for the backups that exist, in a sentence; empty where it means nothing. */
 const meaningOf = Effect.fnUntraced(function* (course: Course, exit: Failure | "interrupted") {
   if (exit === "locked") return line``;
-  const unsure = course.reached === "sent" && (exit === "link" || exit === "interrupted");
+  const unsure = course.reached === "sent";
   const what =
     course.reached === "stored"
       ? []

@@ -44,10 +44,16 @@ export const Count = Schema.Int.check(
   Schema.makeFilter((value: number) => !Object.is(value, -0)),
 );
 
+/** Is it a time that there is? Date.parse takes 30 February for 2 March, and 24:00 for the next day. */
+const exists = (text: string): boolean => {
+  const at = Date.parse(text);
+  return !Number.isNaN(at) && new Date(at).toISOString().slice(0, 19) === text.slice(0, 19);
+};
+
 /** UTC, ISO 8601, to the second or finer. */
 export const Instant = Schema.String.check(
   Schema.isPattern(/^\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}(?:\.\d{1,9})?(?:Z|\+00:00)$/),
-  Schema.makeFilter((text: string) => !Number.isNaN(Date.parse(text))),
+  Schema.makeFilter(exists),
 );
 
 export const isName = Schema.is(Name);

@@ -1076,6 +1076,63 @@ describe("a network that is not there yet", () => {
   );
 });
 
+describe("nothing read back for too long", () => {
+  it.effect("is said at the end of a run, whatever that is, and does not change it", () =>
+    Effect.gen(function* () {
+      const w = world();
+      assert.strictEqual((yield* qbackup(w)).code, 0);
+      const args = ["-t", "net", "-p", "/p", "work", "mail", "vault"];
+      const at = (days: number) => TestClock.setTime(days * 86_400_000);
+      const good = w.script;
+      const bad = qvmBackupScript({ chunks: [], ends: { code: 1, said: ["no"] } });
+      for (const [script, code] of [
+        [good, 0],
+        [bad, 3],
+      ] as const) {
+        w.script = script;
+        yield* at(code === 0 ? 30.5 : 31.5);
+        w.said.lines.length = 0;
+        assert.notMatch(
+          (yield* qbackup(w, { args: ["--alarm-after=31", ...args] })).text,
+          /read back/,
+        );
+        yield* at(code === 0 ? 31.1 : 32.1);
+        const late = yield* qbackup(w, { args });
+        assert.strictEqual(late.code, code, late.text);
+        const days = code === 0 ? 31 : 32;
+        assert.match(
+          late.text,
+          new RegExp(`^warning: nothing was read back .* for ${days} days: `, "m"),
+        );
+        assert.match(late.text, /^hint: qbackup audit -t net; /m);
+        const alarm = w.notes.filter(({ summary }) => /not read back/.test(summary)).at(-1);
+        assert.deepInclude(alarm, {
+          urgency: "critical",
+          summary: `Backups were not read back for ${days} days`,
+        });
+        tidy(w);
+      }
+      // The books that cannot be read are no reason for another end.
+      w.script = good;
+      yield* at(40);
+      w.disk.fails = (call) => (call === "audits" ? "an input/output error" : undefined);
+      const unread = yield* qbackup(w, { args });
+      assert.strictEqual(unread.code, 0, unread.text);
+      assert.match(unread.text, /^warning: .*input\/output error/m);
+    }),
+  );
+  it.effect("a setting that is no number of days: exit 2 before anything starts", () =>
+    Effect.gen(function* () {
+      const w = world();
+      const args = ["-t", "net", "-p", "/p", "--alarm-after=0", "work"];
+      const wrong = yield* qbackup(w, { args });
+      assert.strictEqual(wrong.code, 2);
+      assert.match(wrong.text, /--alarm-after/);
+      assert.lengthOf(w.table.calls, 0);
+    }),
+  );
+});
+
 describe("another run is under way", () => {
   const busy = Effect.fnUntraced(function* (attended: boolean, args: ReadonlyArray<string> = []) {
     const locks: LockTable = new Map();

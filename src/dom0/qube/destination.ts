@@ -6,10 +6,17 @@ import { Locks } from "#services/Locks";
 import { type Power, Qubes, type QubesError } from "#services/Qubes";
 import { Reporter } from "#services/Reporter";
 import { Settings } from "#services/Settings";
-import type { Session } from "#src/wire/names";
+import { parseNumber, type Session } from "#src/wire/names";
 import { line } from "#src/say/shown";
+import { alarmAfter } from "#src/dom0/cli/flags";
 import { failed } from "#src/dom0/failure";
 import { inLedger, remark } from "#src/dom0/books/record";
+
+const inSettings = Effect.fnUntraced(function* (name: string) {
+  return yield* (yield* Settings)
+    .get(name)
+    .pipe(Effect.mapError((error) => failed("usage", error.message, "give it a literal value")));
+});
 
 const setting = Effect.fnUntraced(function* (
   given: string | undefined,
@@ -18,17 +25,29 @@ const setting = Effect.fnUntraced(function* (
   what: string,
 ) {
   if (given !== undefined && given !== "") return given;
-  const found = yield* (yield* Settings)
-    .get(name)
-    .pipe(Effect.mapError((error) => failed("usage", error.message, "give it a literal value")));
   return (
-    found ??
+    (yield* inSettings(name)) ??
     (yield* failed("usage", `${what} is not set`, `give ${flag}, or set ${name} in ~/.bashrc`))
   );
 });
 
 export const destinationFor = (to: string | undefined) =>
   setting(to, "QBKP_DEST_VM", "-t VM", "the destination qube");
+
+/** After how many days without anything read back an alarm is due. */
+export const alarmAfterFor = Effect.fnUntraced(function* (given: number | undefined) {
+  if (given !== undefined) return given;
+  const { least, most, setting, unit } = alarmAfter;
+  const found = yield* inSettings(setting);
+  if (found === undefined) return alarmAfter.default;
+  const days = parseNumber(found);
+  if (days !== undefined && days >= least && days <= most) return days;
+  return yield* failed(
+    "usage",
+    `${setting} is no number of ${unit} from ${least} to ${most}: ${found}`,
+    "set it to a number in that range, or give --alarm-after",
+  );
+});
 
 export const settingsFor = Effect.fnUntraced(function* (options: {
   readonly to: string | undefined;

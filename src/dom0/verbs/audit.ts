@@ -7,12 +7,12 @@ import { humanSize } from "#src/say/format";
 import { blockSize } from "#src/wire/frames";
 import { line } from "#src/say/shown";
 import { command } from "#src/dom0/cli/command";
-import { destinationFor } from "#src/dom0/qube/destination";
+import { alarmAfterFor, destinationFor } from "#src/dom0/qube/destination";
 import { failed, type RunFailed } from "#src/dom0/failure";
 import { blocksOf, fetchBlocks } from "#src/dom0/far/fetch";
-import { json, keepRunning, to } from "#src/dom0/cli/flags";
+import { alarmAfter, json, keepRunning, to } from "#src/dom0/cli/flags";
 import { knownArchives, unsound } from "#src/dom0/books/known";
-import { cameBack, note, noteFailure } from "#src/dom0/books/noted";
+import { alarmUnread, cameBack, note, noteFailure } from "#src/dom0/books/noted";
 import { withinADay } from "#src/dom0/far/remote";
 import { certainty, choose, share, stretches } from "#src/dom0/far/sample";
 import { columns, print, visit } from "#src/dom0/qube/visit";
@@ -25,6 +25,8 @@ export interface AuditOptions {
   readonly blocks: number | undefined;
   /** MiB, which are blocks, for all archives together. */
   readonly budget: number | undefined;
+  /** Days. */
+  readonly alarmAfter: number | undefined;
   /** Empty: all of the ledger. */
   readonly names: ReadonlyArray<string>;
 }
@@ -95,9 +97,14 @@ const select = Effect.fnUntraced(function* (options: AuditOptions, destination: 
 });
 
 export const audit = Effect.fnUntraced(function* (options: AuditOptions) {
+  const destination = yield* destinationFor(options.to);
+  const alarm = alarmUnread(destination, yield* alarmAfterFor(options.alarmAfter));
+  yield* alarm(theAudit(options, destination));
+});
+
+const theAudit = Effect.fnUntraced(function* (options: AuditOptions, destination: string) {
   const { entropy } = yield* Invocation;
   const { progress, say } = yield* Reporter;
-  const destination = yield* destinationFor(options.to);
   const { sound, targets } = yield* select(options, destination);
   // All is chosen before the server is asked for anything.
   const jobs = targets.flatMap((target) =>
@@ -227,6 +234,7 @@ first that were not read for longest.`,
     to,
     keepRunning,
     json,
+    alarmAfter,
     budget: {
       type: "count",
       value: "MIB",

@@ -9,11 +9,11 @@ import { parseReceipt } from "#src/proof/manifest";
 import { isPrefix, type Prefix } from "#src/wire/names";
 import { line, printable } from "#src/say/shown";
 import { command } from "#src/dom0/cli/command";
-import { destinationFor } from "#src/dom0/qube/destination";
+import { alarmAfterFor, destinationFor } from "#src/dom0/qube/destination";
 import { failed } from "#src/dom0/failure";
-import { json, keepRunning, to } from "#src/dom0/cli/flags";
+import { alarmAfter, json, keepRunning, to } from "#src/dom0/cli/flags";
 import { type Known, knownArchives, unsound } from "#src/dom0/books/known";
-import { warnUnread } from "#src/dom0/books/noted";
+import { alarmUnread } from "#src/dom0/books/noted";
 import { inLedger } from "#src/dom0/books/record";
 import {
   type Archive,
@@ -30,6 +30,8 @@ export interface ListOptions {
   readonly json: boolean;
   /** Fetches every archive's receipt as well, and holds it against the ledger's. */
   readonly receipts: boolean;
+  /** Days. */
+  readonly alarmAfter: number | undefined;
   readonly prefix: string | undefined;
 }
 
@@ -169,11 +171,16 @@ const table = (rows: ReadonlyArray<Row>, width = Infinity): string => {
 };
 
 export const list = Effect.fnUntraced(function* (options: ListOptions) {
-  const { prefix = "" } = options;
-  if (prefix !== "" && !isPrefix(prefix)) {
+  if (options.prefix !== undefined && options.prefix !== "" && !isPrefix(options.prefix)) {
     return yield* failed("usage", "not a valid archive name prefix");
   }
   const destination = yield* destinationFor(options.to);
+  const alarm = alarmUnread(destination, yield* alarmAfterFor(options.alarmAfter));
+  yield* alarm(theList(options, destination));
+});
+
+const theList = Effect.fnUntraced(function* (options: ListOptions, destination: string) {
+  const { prefix = "" } = options;
   const { say } = yield* Reporter;
 
   yield* visit({ destination, keepRunning: options.keepRunning });
@@ -233,7 +240,6 @@ export const list = Effect.fnUntraced(function* (options: ListOptions) {
       yield* say("warning", line`${name} could not be read back since ${day(unread)}`);
     }
   }
-  yield* warnUnread(destination);
   if (all.some(({ proof }) => alarming.has(proof))) {
     return yield* failed(
       "integrity",
@@ -269,6 +275,7 @@ server says it has, it may have lost all the same: verify and audit find that.`,
     to,
     keepRunning,
     json,
+    alarmAfter,
     receipts: {
       type: "switch",
       help: "fetch every receipt too, and hold it against the ledger's (a call for each archive)",

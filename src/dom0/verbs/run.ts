@@ -20,8 +20,20 @@ import { line, printable } from "#src/say/shown";
 import { startTimeout } from "#src/dom0/far/call";
 import { command } from "#src/dom0/cli/command";
 import { failed, type RunFailed } from "#src/dom0/failure";
-import { keepRunning, month, passphraseFile, qubesTimeout, to } from "#src/dom0/cli/flags";
-import { settingsFor, startDestination, waitForLock } from "#src/dom0/qube/destination";
+import {
+  alarmAfter,
+  keepRunning,
+  month,
+  passphraseFile,
+  qubesTimeout,
+  to,
+} from "#src/dom0/cli/flags";
+import {
+  alarmAfterFor,
+  settingsFor,
+  startDestination,
+  waitForLock,
+} from "#src/dom0/qube/destination";
 import { backedUpOf, putBack } from "#src/dom0/qube/lastbackup";
 import { closeTo } from "#src/dom0/cli/near";
 import {
@@ -32,6 +44,7 @@ import {
   withoutSubmission,
 } from "#src/dom0/books/record";
 import { looked, unsound } from "#src/dom0/books/known";
+import { alarmUnread } from "#src/dom0/books/noted";
 import { select, type Selection, withoutSnapshot } from "#src/dom0/qube/select";
 import { settle } from "#src/dom0/far/settle";
 import { standing } from "#src/dom0/books/standing";
@@ -58,6 +71,8 @@ export interface RunOptions {
   readonly compressFilter: string | undefined;
   /** Hours to wait for another run to end; undefined: half a day where nobody looks on, else none. */
   readonly waitFor: number | undefined;
+  /** Days. */
+  readonly alarmAfter: number | undefined;
 }
 
 /**
@@ -548,11 +563,10 @@ export const run = (options: RunOptions) => {
 
 const theRun = Effect.fnUntraced(function* (options: RunOptions, course: Course) {
   const reporter = yield* Reporter;
-  const notifier = yield* Notifier;
-  const qvmBackup = yield* QvmBackup;
   const { destination, passphraseFile } = yield* settingsFor(options);
+  const alarm = alarmUnread(destination, yield* alarmAfterFor(options.alarmAfter));
   yield* archiveName(options.prefix); // a wrong prefix is known before anything is waited for
-  const passphrase = yield* qvmBackup
+  const passphrase = yield* (yield* QvmBackup)
     .checkPassphrase(passphraseFile)
     .pipe(Effect.mapError((error) => failed("usage", error.message)));
   if (passphrase.unfit !== undefined) {
@@ -567,11 +581,23 @@ const theRun = Effect.fnUntraced(function* (options: RunOptions, course: Course)
   }
   if (options.compressFilter !== undefined) yield* checkFilter(options.compressFilter);
   yield* waitForLock(options.waitFor);
+  yield* alarm(alone(options, destination, passphrase, course));
+});
+
+/** What only one run at a time may do. */
+const alone = Effect.fnUntraced(function* (
+  options: RunOptions,
+  destination: string,
+  passphrase: PassphraseFile,
+  course: Course,
+) {
+  const reporter = yield* Reporter;
+  const notifier = yield* Notifier;
   if (!(yield* looked).sound) yield* reporter.say("hint", unsound.hint!);
   yield* inLedger((yield* Ledger).reserve);
 
   yield* notifier.notify("low", "Backup started", `Through ${destination}`);
-  const recovered = yield* qvmBackup.recover.pipe(
+  const recovered = yield* (yield* QvmBackup).recover.pipe(
     Effect.mapError((error) => failed("qubes", error.message)),
   );
   for (const found of recovered) yield* reporter.say("warning", line`after a killed run: ${found}`);
@@ -650,6 +676,7 @@ export const runCommand = command({
       value: "PROGRAM",
       help: "compress with it instead of gzip: zstd takes a quarter of the time",
     },
+    alarmAfter,
     waitFor: {
       type: "count",
       value: "HOURS",

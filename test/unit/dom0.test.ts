@@ -771,6 +771,52 @@ describe("what a run leaves behind", () => {
       assert.lengthOf(w.disk.text.trim().split("\n"), 1);
     }),
   );
+  it.effect("a receipt that stays no proof is told once by the next run, and stops no other", () =>
+    Effect.gen(function* () {
+      const w: World = world(tiny, {
+        onDone: () => {
+          w.table.qubes[1] = { ...w.table.qubes[1]!, backedUp: 40 };
+        },
+      });
+      const stored = (r: object) => ({ ...r, signature: `${"A".repeat(86)}==` });
+      assert.strictEqual((yield* qbackup(w, { lies: { stored } })).code, 6);
+      const kept = w.disk.unfinished!;
+      // As if it had been killed before it put that back.
+      w.table.qubes[1] = {
+        ...w.table.qubes[1]!,
+        backedUp: Date.parse(JSON.parse(kept.submission!.manifest).created) / 1000,
+      };
+      const [[name, archive] = []] = [...w.shelf.committed];
+      w.shelf.committed.set(name!, { ...archive!, reply: stored(archive!.reply) });
+      const next = yield* qbackup(w);
+      assert.strictEqual(next.code, 6, next.text);
+      assert.match(next.text, /error: the receipt is not signed by the pinned server/);
+      assert.isUndefined(w.disk.unfinished);
+      assert.isUndefined(w.table.qubes[1]!.backedUp);
+      const third = yield* qbackup(w);
+      assert.strictEqual(third.code, 0, third.text);
+      assert.notMatch(third.text, /broke off/);
+    }),
+  );
+  it.effect("another server behind the destination qube by then: it may be on the one before", () =>
+    Effect.gen(function* () {
+      const w = world();
+      assert.strictEqual((yield* qbackup(w, { lies: { mute: "after-trailer" } })).code, 4);
+      const next = yield* qbackup(w, { lies: { key: keyOf("another") } });
+      assert.match(next.text, /may be on the server that was behind net then, but is not proven/);
+      assert.notMatch(next.text, /was not stored/);
+    }),
+  );
+  it.effect("another qube that a killed run had started, and that cannot be stopped: said", () =>
+    Effect.gen(function* () {
+      const w = world();
+      w.table.fails = (call) => (call === "shutdown work" ? "it hangs" : undefined);
+      w.disk.unfinished = { session: "0".repeat(32) as never, destination: "work", started: true };
+      const { code, text } = yield* qbackup(w);
+      assert.strictEqual(code, 0, text);
+      assert.match(text, /warning: could not shut down work: it hangs; it is left running/);
+    }),
+  );
   it.effect("a destination qube that a killed run had started is stopped", () =>
     Effect.gen(function* () {
       const w = world();
@@ -787,7 +833,7 @@ describe("what a run leaves behind", () => {
         call.startsWith("append") ? "no space left on the device" : undefined;
       const ended = yield* qbackup(w);
       assert.strictEqual(ended.code, 2, ended.text);
-      assert.match(ended.text, /the archive is stored, but .*no space left/);
+      assert.match(ended.text, /the archive \S+ is stored, but .*no space left/);
       w.disk.fails = () => undefined;
       const next = yield* qbackup(w);
       assert.strictEqual(next.code, 0, next.text);
@@ -1298,9 +1344,37 @@ describe("a disk in dom0 that is full", () => {
           : undefined;
       const lost = yield* qbackup(worse);
       assert.strictEqual(lost.code, 2, lost.text);
-      assert.match(lost.text, /error: the archive \S+ is stored, but .*the disk is full/);
+      assert.match(lost.text, /error: the archive \S+ is stored, but could not .*the disk is full/);
       assert.match(lost.text, /hint: .*qbackup ledger rebuild/);
       assert.strictEqual(worse.shelf.committed.size, 1);
+    }),
+  );
+  it.effect(
+    "books that cannot be read or written once it is stored: said with that, and what to do",
+    () =>
+      Effect.gen(function* () {
+        for (const call of ["entries", "pinned net", "pin net"]) {
+          const w = world();
+          w.disk.fails = (one) =>
+            one === call && w.shelf.committed.size > 0 ? "an input/output error" : undefined;
+          const ended = yield* qbackup(w);
+          assert.strictEqual(ended.code, 2, ended.text);
+          assert.match(
+            ended.text,
+            /error: the archive \S+ is stored, but could not .*output error$/m,
+          );
+          assert.match(ended.text, /hint: put that right and run again: the next run fetches/);
+        }
+      }),
+  );
+  it.effect("and a link that broke at the end: what was not noted, no run will ask", () =>
+    Effect.gen(function* () {
+      const w = world();
+      w.disk.fails = (call) =>
+        call === "mark" && w.disk.unfinished !== undefined ? "the disk is full" : undefined;
+      const ended = yield* qbackup(w, { lies: { mute: "after-trailer" } });
+      assert.strictEqual(ended.code, 4, ended.text);
+      assert.match(ended.text, /warning: it may be stored: qbackup list shows it then, and/);
     }),
   );
 });

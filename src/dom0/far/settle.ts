@@ -8,6 +8,7 @@ import { Ledger } from "#services/Ledger";
 import { Reporter } from "#services/Reporter";
 import { giveUpFrame } from "#src/wire/frames";
 import { line } from "#src/say/shown";
+import type { RunFailed } from "#src/dom0/failure";
 import {
   checkReceipt,
   complete,
@@ -28,6 +29,10 @@ import {
 } from "./call.ts";
 
 const tries = 3;
+
+/** What came back is no proof, and will be none the next time: a mark that stayed would stop every run. */
+export const isSettled = ({ about, exit }: RunFailed): boolean =>
+  exit === "integrity" && about !== "carrier";
 
 /** `minutes` is how long it waits for a network that is not there yet. */
 export const settle = Effect.fnUntraced(function* (destination: string, minutes: number) {
@@ -50,8 +55,12 @@ export const settle = Effect.fnUntraced(function* (destination: string, minutes:
       const reply = yield* answer(next).pipe(Effect.timeout("10 minutes"));
       if (reply === undefined) return yield* callEnded(call, destination);
       if (reply.type === "stored") {
-        yield* checkReceipt(reply, server, manifest);
-        yield* complete(submission, reply);
+        yield* checkReceipt(reply, server, manifest).pipe(
+          Effect.andThen(complete(submission, reply)),
+          Effect.tapError((failure) =>
+            isSettled(failure) ? remark(withoutSubmission) : Effect.void,
+          ),
+        );
         yield* reporter.say(
           "info",
           line`${name}, whose run broke off at its end, is stored and proven`,
@@ -68,7 +77,12 @@ export const settle = Effect.fnUntraced(function* (destination: string, minutes:
         yield* Effect.ignore(call.stdin.write(giveUpFrame));
         yield* call.ended.pipe(Effect.timeoutOption("5 seconds"));
       }
-      yield* reporter.say("warning", line`${name}, whose run broke off at its end, was not stored`);
+      yield* reporter.say(
+        "warning",
+        reply.type === "ready" && "server" in reply && reply.server !== server
+          ? line`${name}, whose run broke off at its end, may be on the server that was behind ${destination} then, but is not proven`
+          : line`${name}, whose run broke off at its end, was not stored`,
+      );
       return yield* remark(withoutSubmission);
     }).pipe(
       Effect.scoped,

@@ -153,7 +153,13 @@ export const startDestination = Effect.fnUntraced(function* (options: {
   const adopted = left?.started === true && left.destination === destination;
   if (left?.started === true && !adopted) {
     yield* reporter.say("warning", line`a killed run left ${left.destination} running`);
-    yield* Effect.ignore(qubes.shutdown(left.destination));
+    yield* qubes
+      .shutdown(left.destination)
+      .pipe(
+        Effect.catch(({ message }) =>
+          reporter.say("warning", line`${message}; it is left running: qvm-shutdown it`),
+        ),
+      );
   }
   const started = !running || adopted;
   yield* inLedger(

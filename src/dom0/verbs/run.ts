@@ -46,7 +46,7 @@ import {
 import { looked, unsound } from "#src/dom0/books/known";
 import { alarmUnread } from "#src/dom0/books/noted";
 import { select, type Selection, withoutSnapshot } from "#src/dom0/qube/select";
-import { settle } from "#src/dom0/far/settle";
+import { isSettled, settle } from "#src/dom0/far/settle";
 import { standing } from "#src/dom0/books/standing";
 import { openUpload, type Upload } from "#src/dom0/far/upload";
 import { newView, showing, type View } from "#src/dom0/cli/view";
@@ -304,6 +304,8 @@ interface Course {
   known: boolean;
   /** `sent`: all of it, so that the server may have stored it, unless it says that it has not. */
   reached: "nothing" | "sent" | "stored";
+  /** The next run will find it noted what was sent. */
+  marked: boolean;
 }
 
 /** What a killed run left with Qubes as the last backup, according to what became of its archive. */
@@ -372,11 +374,14 @@ const backup = Effect.fnUntraced(function* (
     power: Fiber.join(power),
   });
   view.waits = line`waiting for the server`;
-  yield* settle(destination, options.startTimeout);
+  yield* settle(destination, options.startTimeout).pipe(
+    // Without an end to it this run stops here, and the next one asks again.
+    Effect.tapError((failure) => (isSettled(failure) ? settleBackedUp(left) : Effect.void)),
+  );
   yield* settleBackedUp(left);
   const backedUp = backedUpOf(selection.qubes);
   const began = yield* nowInSeconds;
-  const { marked, name, server, counted, stored, submission } = yield* Effect.gen(function* () {
+  const { name, server, counted, stored, submission } = yield* Effect.gen(function* () {
     const upload = yield* openUpload({
       destination,
       name: wanted,
@@ -412,7 +417,7 @@ const backup = Effect.fnUntraced(function* (
     };
     // Before the trailer: from then on the server may commit, whatever becomes of this run. Not to
     // send it would lose the whole upload for a note that is only needed if this run is killed.
-    const marked = yield* remark((mark) => ({ ...mark, submission, backedUp })).pipe(
+    course.marked = yield* remark((mark) => ({ ...mark, submission, backedUp })).pipe(
       Effect.as(true),
       Effect.catch((error) =>
         Effect.as(reporter.say("warning", line`${error.message}; the backup goes on`), false),
@@ -424,7 +429,7 @@ const backup = Effect.fnUntraced(function* (
     const stored = yield* upload.finish(new TextEncoder().encode(JSON.stringify(trailer)));
     yield* checkReceipt(stored, server, manifest);
     course.reached = "stored";
-    return { marked, name, server, counted, stored, submission };
+    return { name, server, counted, stored, submission };
   }).pipe(
     Effect.scoped,
     Effect.onExit((exit) =>
@@ -443,14 +448,12 @@ const backup = Effect.fnUntraced(function* (
   );
   yield* Fiber.interrupt(shown);
 
-  const first = (yield* inLedger(ledger.entries)).entries.length === 0;
-  yield* complete(submission, stored).pipe(
-    Effect.mapError((error) =>
-      marked
-        ? error
-        : failed("usage", `the archive ${name} is stored, but ${error.message}`, noted),
-    ),
+  // Where that cannot be read, `complete` says so, and what it means now.
+  const first = yield* ledger.entries.pipe(
+    Effect.map(({ entries }) => entries.length === 0),
+    Effect.orElseSucceed(() => false),
   );
+  yield* complete(submission, stored, course.marked ? undefined : noted);
   yield* reporter.say(
     "info",
     line`stored ${name}: ${humanSize(counted.size)} in ${counted.members.length} members, tree hash ${counted.treehash}, receipt signed by ${fingerprint(server)}`,
@@ -498,7 +501,13 @@ const meaningOf = Effect.fnUntraced(function* (course: Course, exit: Failure | "
   const what =
     course.reached === "stored"
       ? []
-      : [unsure ? "it may be stored, which the next run asks the server" : "nothing was stored"];
+      : [
+          !unsure
+            ? "nothing was stored"
+            : course.marked
+              ? "it may be stored, which the next run asks the server"
+              : "it may be stored: qbackup list shows it then, and qbackup ledger rebuild fetches its receipt",
+        ];
   const before = course.reached === "stored" ? "" : yield* standing(course.names, course.known);
   return line`${[...what, ...(before === "" ? [] : [before])].join("; ")}`;
 });
@@ -555,7 +564,7 @@ const answeringInterrupts = Effect.fnUntraced(function* <A, R>(
 
 /** One run, from settings to ledger; what it started is put back on every way out. */
 export const run = (options: RunOptions) => {
-  const course: Course = { names: options.qubes, known: false, reached: "nothing" };
+  const course: Course = { names: options.qubes, known: false, reached: "nothing", marked: false };
   return answeringInterrupts(Effect.scoped(theRun(options, course))).pipe((it) =>
     alarmed(it, course),
   );

@@ -397,14 +397,13 @@ export class Walk {
       }
     } else {
       const sum = createHash("sha256").update(bytes.subarray(0, 48)).digest().subarray(0, 16);
-      if (bytes.toString("latin1", 0, 7) !== "scrypt\0" || !sum.equals(bytes.subarray(48, 64))) {
+      if (bytes.toString("latin1", 0, 7) !== "scrypt\0" || !sum.equals(bytes.subarray(48))) {
         this.#fail("scrypt-header", `${printable(tar.path)} does not begin as scrypt writes it`);
         return;
       }
     }
     this.#left = tar.size - bytes.length;
-    if (this.#left > 0) this.#state = { at: "data" };
-    else this.#pad();
+    this.#state = { at: "data" };
   }
 
   #pad(): void {

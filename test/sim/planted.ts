@@ -125,7 +125,8 @@ export const planted: ReadonlyArray<Planted> = [
     "a receipt is not fetched later",
     300,
     "src/dom0/verbs/run.ts",
-    "yield* settle(destination, options.startTimeout);",
+    "yield* settle(destination, options.startTimeout).pipe(",
+    "yield* Effect.void.pipe(",
   ),
   one(
     "the destination qube is left running",

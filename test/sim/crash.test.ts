@@ -3,17 +3,15 @@ import { assert, describe, it } from "@effect/vitest";
 import { Effect } from "effect";
 import { TestClock } from "effect/testing";
 import { Disk } from "#layers/memory/MemorySafeFs";
-import { blockSize } from "#src/wire/frames";
 import { rng } from "#test/support/random";
 import {
   codeOf,
+  framesOf,
   listed,
   medium,
   memoryWorld,
-  run,
-  sessionOf,
-  start,
-  stream,
+  open,
+  serverKey,
   upload,
 } from "#test/support/shell";
 
@@ -21,9 +19,9 @@ describe("a crash", () => {
   /** The moments of an undisturbed put, as calls on the disk. */
   const moments = Effect.gen(function* () {
     const disk = new Disk();
-    yield* run(memoryWorld(disk), { args: ["init"] });
+    const server = yield* serverKey(memoryWorld(disk));
     const before = disk.log.length;
-    yield* upload(memoryWorld(disk), { archive: medium });
+    yield* upload(memoryWorld(disk), { archive: medium, server });
     return disk.log.length - before;
   });
 
@@ -36,17 +34,19 @@ describe("a crash", () => {
         for (let at = 0; at < count; at++) {
           for (const seed of [undefined, 1, 2, 3, 4]) {
             const disk = new Disk();
-            yield* run(memoryWorld(disk), { args: ["init"] });
+            const server = yield* serverKey(memoryWorld(disk));
             let seen = 0;
             disk.fault = () => (seen++ === at ? "off" : undefined);
-            const before = yield* upload(memoryWorld(disk), { archive: medium });
+            const before = yield* upload(memoryWorld(disk), { archive: medium, server });
             disk.fault = () => undefined;
             disk.crash(seed === undefined ? undefined : rng(seed * 1000 + at).next);
             const what = `moment ${at}, seed ${seed}`;
             const world = memoryWorld(disk);
             for (const archive of (yield* listed(world)).archives) {
-              if (!archive.verified) continue;
-              assert.isTrue(disk.bytes(archive.name)!.equals(medium), what);
+              assert.isFalse(archive.damaged, what);
+              const pack = disk.bytes(`.qbackup/packs/${archive.session}`)!;
+              assert.isTrue(pack.equals(medium), what);
+              assert.isTrue(disk.bytes(archive.name)?.equals(medium) ?? true, what);
             }
             const acknowledged = before.replies.reduce(
               (most, reply) => (reply.type === "ack" ? Math.max(most, reply.offset) : most),
@@ -59,8 +59,8 @@ describe("a crash", () => {
             if (stored !== undefined) assert.deepStrictEqual(after.replies, [stored], what);
             const { archives } = yield* listed(world);
             assert.deepStrictEqual(
-              archives.map(({ name, verified }) => [name, verified]),
-              [["a.backup", true]],
+              archives.map(({ damaged, name }) => [name, damaged]),
+              [["a.backup", false]],
               what,
             );
             assert.isTrue(disk.bytes("a.backup")!.equals(medium), what);
@@ -74,18 +74,18 @@ describe("a crash", () => {
       const count = yield* moments;
       for (let at = 0; at < count; at++) {
         const disk = new Disk();
-        yield* run(memoryWorld(disk), { args: ["init"] });
+        const server = yield* serverKey(memoryWorld(disk));
         let seen = 0;
         disk.fault = () => (seen++ >= at ? "io" : undefined);
         // What a killed process cannot do any more fails here, its clearing up too.
-        yield* upload(memoryWorld(disk), { archive: medium });
+        yield* upload(memoryWorld(disk), { archive: medium, server });
         disk.fault = () => undefined;
         const world = memoryWorld(disk);
         const { replies } = yield* upload(world, { archive: medium });
         assert.strictEqual(codeOf(replies), "stored", `moment ${at}`);
         disk.crash();
         const { archives } = yield* listed(world);
-        assert.isTrue(archives[0]?.verified, `moment ${at}`);
+        assert.isFalse(archives[0]?.damaged, `moment ${at}`);
         assert.isTrue(disk.bytes("a.backup")!.equals(medium), `moment ${at}`);
       }
     }),
@@ -99,10 +99,10 @@ describe("a crash", () => {
         const world = memoryWorld(disk);
         yield* Effect.scoped(
           Effect.gen(function* () {
-            const command = `qbackup/1 put a.backup ${sessionOf(1)}`;
-            const client = yield* start(world, { command });
+            const time = 0;
+            const client = yield* open(world, { time });
             yield* client.next;
-            const bytes = stream(medium, 0, Buffer.from("{}")).subarray(0, 3 * (blockSize + 4));
+            const bytes = framesOf(medium).subarray(0, 3_200_000);
             for (let at = 0; at < bytes.length;) {
               const n = random.int(1, 1_200_000);
               yield* client.stdin.write(bytes.subarray(at, at + n));
@@ -112,7 +112,7 @@ describe("a crash", () => {
             yield* client.kill;
             const acks = (yield* client.rest).flatMap((r) => (r.type === "ack" ? [r.offset] : []));
             disk.crash(random.next);
-            const { offset } = yield* upload(memoryWorld(disk), { archive: medium });
+            const { offset } = yield* upload(memoryWorld(disk), { archive: medium, time });
             assert.isAtLeast(offset!, Math.max(0, ...acks), `seed ${seed}`);
             assert.isTrue(disk.bytes("a.backup")!.equals(medium), `seed ${seed}`);
           }),

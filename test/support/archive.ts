@@ -26,6 +26,16 @@ export const memberOf = (path: string, data: Buffer): Buffer => {
   );
 };
 
+/** One member as slots have it: nothing in its header but path and size, no end blocks. */
+export const slotOf = (path: string, data: Buffer): Buffer =>
+  Buffer.concat([
+    header(path, "0", data.length, (h) => {
+      h.write("00000000000\0", 136, "latin1");
+      h.fill(0, 265, 345);
+    }),
+    padTo(data, 512),
+  ]);
+
 /** `plain` as scrypt would wrap it: 128 bytes more, with a true header checksum. */
 export const scryptOf = (plain: Buffer, salt: Buffer): Buffer => {
   const head = Buffer.alloc(64);

@@ -4,9 +4,18 @@ import { execFileSync } from "node:child_process";
 import * as fs from "node:fs";
 import * as os from "node:os";
 import * as path from "node:path";
-import { ArchiveFault, faults, fullChunk, Walk, type WalkOptions } from "#src/archive/walk";
-import { memberLimit } from "#src/proof/manifest";
-import { memberOf, scryptOf } from "#test/support/archive";
+import {
+  ArchiveFault,
+  archiveSize,
+  faults,
+  fullChunk,
+  ListWalk,
+  MemberWalk,
+  Walk,
+  type WalkOptions,
+} from "#src/archive/walk";
+import { memberLimit } from "#src/proof/table";
+import { memberOf, scryptOf, slotOf } from "#test/support/archive";
 import { padTo, sumUp, tarHeader } from "#test/support/tar";
 
 const salt = Buffer.alloc(32, 7);
@@ -67,20 +76,16 @@ const odd = (
 };
 const plain = () => {};
 
-/** The fault of a member more than there may be; their chunks' numbers go to five digits. */
+/** The fault of a member more than there may be; their chunks' numbers go to seven digits. */
 const crowded = (): string | undefined => {
-  const w = new Walk({ fullChunk: 128 });
-  const least = (name: string) => memberOf(name, sealed(128));
-  w.push(Buffer.concat([heads[0]!, least("backup-header.hmac"), least("qubes.xml.000.enc")]));
-  const member = least("vm1/root.img.000.enc");
-  const header = member.subarray(1024, 1536);
+  const list = new ListWalk({ format: "slots" });
+  const next = (path: string) => list.next({ path, size: 128, length: 1024 })?.fault;
+  for (const head of ["backup-header", "backup-header.hmac", "qubes.xml.000.enc"]) next(head);
   for (let n = 0; n < memberLimit - 3; n++) {
-    header.fill(0, 0, 100).write(`vm1/root.img.${`${n}`.padStart(3, "0")}.enc`, 0, "latin1");
-    sumUp(header);
-    const fault = w.push(member);
-    if (fault !== undefined) return `${n}: ${fault.fault}`;
+    const fault = next(`vm1/root.img.${`${n}`.padStart(3, "0")}.enc`);
+    if (fault !== undefined) return `${n}: ${fault}`;
   }
-  return w.push(member)?.fault;
+  return next("vm2/root.img.000.enc");
 };
 
 describe("every fault has a case", () => {
@@ -155,9 +160,9 @@ describe("names", () => {
     }
   });
   it("a chunk's number has three digits, or more where it needs them", () => {
-    for (const number of ["00", "0000", "0001", "1", "00a", "", "-01", "1000000"])
+    for (const number of ["00", "0000", "0001", "1", "00a", "", "-01", "10000000"])
       assert.strictEqual(named(`vm1/root.img.${number}.enc`), "unknown-member", number);
-    for (const number of ["001", "999", "1000", "100000"])
+    for (const number of ["001", "999", "1000", "1000000"])
       assert.strictEqual(named(`vm1/root.img.${number}.enc`), "gap", number);
     assert.strictEqual(named("vm1/root.img.000.encx"), "unknown-member");
     assert.strictEqual(named("vm1/root.img.000.en"), "unknown-member");
@@ -277,10 +282,8 @@ describe("sizes", () => {
     ] as const) {
       const members = walk([...heads, chunk("vm1/private.img.000.enc", size)], options);
       assert.isArray(members);
-      const start = Buffer.concat(heads).length;
       assert.deepStrictEqual((members as ReadonlyArray<unknown>).at(-1), {
         path: "vm1/private.img.000.enc",
-        start,
         length,
         size,
       });
@@ -621,5 +624,261 @@ describe("what is skipped", () => {
     assert.strictEqual(w.push(Buffer.alloc(10)), cut);
     assert.strictEqual(w.finish(), cut);
     assert.strictEqual(w.offset, offset);
+  });
+});
+
+describe("member by member", () => {
+  const parts = [...heads, one, chunk("vm1/root.img.000.enc", 700)];
+  const all = Buffer.concat(parts);
+  it("takes no byte behind the end of the member under way", () => {
+    for (const step of [1, 511, 512, 700, 10_240, all.length]) {
+      const w = new Walk(small);
+      const ends: Array<number> = [];
+      assert.isFalse(w.atMemberEnd);
+      for (let at = 0; at < all.length;) {
+        const took = w.take(all.subarray(at, at + step));
+        at += took;
+        assert.isAbove(took, 0);
+        assert.strictEqual(w.offset, at);
+        if (w.atMemberEnd) ends.push(at);
+      }
+      assert.deepStrictEqual(
+        ends,
+        parts.map((_, i) => Buffer.concat(parts.slice(0, i + 1)).length),
+      );
+      assert.deepStrictEqual(w.finish(), w.members);
+      assert.deepStrictEqual(w.members, walk(parts) as typeof w.members);
+    }
+  });
+  it("says where the member ends from its tar header on, and has it among the members", () => {
+    const w = new Walk(small);
+    w.push(Buffer.concat(heads));
+    const start = w.offset;
+    assert.isUndefined(w.end);
+    w.take(one.subarray(0, 1535));
+    assert.isUndefined(w.end);
+    assert.lengthOf(w.members, 3);
+    w.take(one.subarray(1535, 1536));
+    assert.strictEqual(w.end, start + one.length);
+    assert.lengthOf(w.members, 4);
+    w.take(one.subarray(1536, -1));
+    assert.strictEqual(w.end, start + one.length);
+    assert.isFalse(w.atMemberEnd);
+    w.take(one.subarray(-1));
+    assert.isUndefined(w.end);
+    assert.isTrue(w.atMemberEnd);
+  });
+  it("takes nothing more once there is a fault, whichever walk found it", () => {
+    for (const bad of [one, chunk("vm1/root.img.001.enc"), odd((h) => h.write("9", 156))]) {
+      const w = new Walk(small);
+      w.push(Buffer.concat([...heads, one]));
+      assert.isUndefined(w.fault);
+      w.take(bad);
+      assert.isDefined(w.fault);
+      assert.isFalse(w.atMemberEnd);
+      assert.strictEqual(w.take(one), 0);
+      assert.lengthOf(w.members, 4);
+      assert.strictEqual(w.push(one), w.fault);
+    }
+  });
+  it("a walk of members alone looks at each by itself", () => {
+    const alone = (...members: ReadonlyArray<Buffer>) => {
+      const w = new MemberWalk(small);
+      for (const bytes of members)
+        for (let at = 0; at < bytes.length && !w.fault;) at += w.take(bytes.subarray(at));
+      return w.finish()?.fault;
+    };
+    assert.isUndefined(alone());
+    assert.isUndefined(alone(one, one, xml, heads[0]!, chunk("vm7/root.img.003.enc", full)));
+    assert.strictEqual(alone(one, one.subarray(0, -1)), "truncated");
+    assert.strictEqual(alone(chunk("vm1/volatile.img.000.enc")), "unknown-member");
+    assert.strictEqual(alone(chunk("vm1/root.img.000.enc", full + 1)), "long-chunk");
+    assert.strictEqual(alone(memberOf("qubes.xml.000.enc", Buffer.alloc(127))), "short-chunk");
+    assert.strictEqual(alone(memberOf("backup-header", Buffer.alloc(4097))), "backup-header");
+    const w = new MemberWalk(small);
+    const bad = chunk("vm1/x");
+    w.take(one);
+    w.take(bad);
+    assert.strictEqual(w.fault?.at, one.length);
+    assert.strictEqual(w.fault?.detail, "vm1/x is not a member that a Qubes backup has");
+  });
+});
+
+describe("slots", () => {
+  const seal = `qbackup-seal=${"ab".repeat(32)}\nqbackup-run=58\n`;
+  const slot = (name: string, bytes = 200) => slotOf(name, sealed(bytes));
+  const slotHeads = (text: string) => [
+    slotOf("backup-header", Buffer.from(text, "latin1")),
+    slot("backup-header.hmac"),
+    slot("qubes.xml.000.enc"),
+  ];
+  const begin = slotHeads(headerText + seal);
+  const first = slot("vm1/private.img.000.enc");
+  const second = slot("vm1/private.img.001.enc", full);
+  const end = (parts: ReadonlyArray<Buffer>) => {
+    const bytes = Buffer.concat(parts).length;
+    return Buffer.alloc(Math.ceil((bytes + 1024) / 10_240) * 10_240 - bytes);
+  };
+  const slots = { format: "slots" } as const;
+  const whole = (parts: ReadonlyArray<Buffer>, options: WalkOptions = {}) =>
+    found([...parts, end(parts)], { ...slots, ...options });
+  const after = (...parts: ReadonlyArray<Buffer>) => whole([...begin, ...parts]);
+
+  it("are padded to 512 bytes, with zeros to a whole record once at the end", () => {
+    const parts = [...begin, first, second];
+    const zeros = end(parts);
+    const result = walk([...parts, zeros], slots);
+    assert.deepStrictEqual(
+      (result as ReadonlyArray<{ length: number }>).map(({ length }) => length),
+      parts.map(({ length }) => length),
+    );
+    const all = Buffer.concat([...parts, zeros]);
+    for (const step of [1, 512, 10_240]) {
+      const w = new Walk({ ...small, ...slots });
+      for (let at = 0; at < all.length; at += step) w.push(all.subarray(at, at + step));
+      assert.deepStrictEqual(w.finish(), result);
+      assert.strictEqual(w.format, "slots");
+    }
+    assert.strictEqual(all.length, archiveSize("slots", Buffer.concat(parts).length));
+    const bare = Buffer.concat(parts);
+    for (const [bytes, fault] of [
+      [bare, "truncated"],
+      [all.subarray(0, -1), "truncated"],
+      [Buffer.concat([all, Buffer.alloc(1)]), "padding"],
+      [Buffer.concat([all, Buffer.alloc(10_240)]), "padding"],
+      [Buffer.concat([all.subarray(0, -1), Buffer.from("x")]), "padding"],
+      [Buffer.concat([bare, Buffer.alloc(512), first]), "padding"],
+      [zeros, "not-an-archive"],
+      [Buffer.alloc(0), "not-an-archive"],
+    ] as const) {
+      assert.strictEqual(found([bytes], slots), fault);
+    }
+  });
+  it("have a size as a plain file", () => {
+    for (const [bytes, size] of [
+      [0, 10_240],
+      [9216, 10_240],
+      [9217, 20_480],
+      [19_456, 20_480],
+    ] as const) {
+      assert.strictEqual(archiveSize("slots", bytes), size);
+      assert.strictEqual(archiveSize("qvm-backup", bytes), bytes);
+    }
+  });
+  it("need not be full, may be full at the end, and may be of the full length of a block", () => {
+    assert.strictEqual(after(first, second), "whole");
+    assert.strictEqual(after(first, second, slot("vm1/private.img.002.enc", 512)), "whole");
+    assert.strictEqual(after(slot("vm1/private.img.000.enc", full + 1)), "long-chunk");
+  });
+  it("are contiguous from 000, each file once, the heads first and in order", () => {
+    assert.strictEqual(after(second), "gap");
+    assert.strictEqual(after(first, slot("vm1/private.img.002.enc")), "gap");
+    assert.strictEqual(after(first, first), "duplicate");
+    assert.strictEqual(after(first, slot("vm2/root.img.000.enc"), second), "duplicate");
+    assert.strictEqual(after(first, begin[2]!), "duplicate");
+    assert.strictEqual(after(slot("dom0-home/user.000.enc"), first), "order");
+    assert.strictEqual(after(slot("vm1/volatile.img.000.enc")), "unknown-member");
+    assert.strictEqual(after(), "missing-qube");
+    assert.strictEqual(whole([begin[0]!, begin[2]!, begin[1]!, first]), "order");
+    assert.strictEqual(whole([begin[1]!, first]), "not-an-archive");
+    assert.strictEqual(whole(begin.slice(0, 2)), "truncated");
+    assert.strictEqual(whole([...begin, first], { expected: new Set(["vm2"]) }), "unexpected-qube");
+    assert.strictEqual(
+      whole([...begin, first], { expected: new Set(["vm1", "vm2"]) }),
+      "missing-qube",
+    );
+  });
+  it("have a header that says nothing of its day or machine", () => {
+    const bent = (change: (header: Buffer) => void) => {
+      const bytes = Buffer.from(first);
+      change(bytes);
+      sumUp(bytes.subarray(0, 512));
+      return after(bytes);
+    };
+    assert.strictEqual(
+      bent(() => {}),
+      "whole",
+    );
+    assert.strictEqual(
+      bent((h) => h.write("00000000001\0", 136, "latin1")),
+      "tar-header",
+    );
+    assert.strictEqual(
+      bent((h) => h.write("root", 265, "latin1")),
+      "tar-header",
+    );
+    assert.strictEqual(
+      bent((h) => h.write("root", 297, "latin1")),
+      "tar-header",
+    );
+    assert.strictEqual(
+      bent((h) => h.write("0000000\x000000000\0", 329, "latin1")),
+      "tar-header",
+    );
+    assert.strictEqual(after(one), "tar-header");
+    const dirty = Buffer.from(first);
+    dirty[dirty.length - 1] = 1;
+    assert.strictEqual(after(dirty), "padding");
+  });
+  it("have a seal and a run in backup-header, where qvm-backup has none", () => {
+    const header = (text: string) => whole([...slotHeads(text), first]);
+    assert.strictEqual(header(headerText + seal), "whole");
+    assert.strictEqual(header(headerText), "backup-header");
+    for (const [from, to] of [
+      ["ab", "AB"],
+      ["abab", "ab"],
+      ["run=58", "run=058"],
+      ["run=58", "run="],
+      ["run=58", "run=9007199254740992"],
+      ["run=", "runs="],
+    ] as const) {
+      assert.strictEqual(header(headerText + seal.replace(from, to)), "backup-header", to);
+    }
+    assert.strictEqual(found([...headed(headerText + seal), one]), "backup-header");
+  });
+
+  describe("a pack", () => {
+    const pack = (...parts: ReadonlyArray<Buffer>) => found(parts, { format: "pack" });
+    it("has members in any order, twice too, of the format that its first one has", () => {
+      assert.strictEqual(pack(), "whole");
+      assert.strictEqual(pack(second, first, first, begin[1]!, begin[0]!), "whole");
+      assert.strictEqual(pack(one, hmac, one, chunk("vm1/root.img.003.enc", full)), "whole");
+      for (const [parts, format] of [
+        [[], undefined],
+        [[first], "slots"],
+        [[one], "qvm-backup"],
+        [[one.subarray(0, 512)], "qvm-backup"],
+        [[one.subarray(1024)], "qvm-backup"],
+      ] as const) {
+        const w = new Walk({ ...small, format: "pack" });
+        w.push(Buffer.concat(parts));
+        assert.strictEqual(w.format, format);
+      }
+      assert.strictEqual(pack(first, one), "tar-header");
+      assert.strictEqual(pack(one, first), "truncated");
+    });
+    it("has nothing behind its last member, and no part of one", () => {
+      assert.strictEqual(pack(first, Buffer.alloc(512)), "tar-header");
+      assert.strictEqual(pack(Buffer.alloc(512)), "not-an-archive");
+      assert.strictEqual(pack(first.subarray(0, -1)), "truncated");
+    });
+    it("has members by the same rules", () => {
+      assert.strictEqual(pack(slot("vm1/x.000.enc")), "unknown-member");
+      assert.strictEqual(pack(slot("vm1/root.img.000.enc", full + 1)), "long-chunk");
+      assert.strictEqual(
+        pack(slotOf("vm1/root.img.000.enc", Buffer.alloc(200, 1))),
+        "scrypt-header",
+      );
+      assert.strictEqual(pack(slotHeads(headerText)[0]!), "backup-header");
+      assert.strictEqual(pack(heads[0]!), "whole");
+    });
+    it("has so many members at most", () => {
+      const list = new ListWalk({ format: "pack" });
+      const member = { path: "vm1/root.img.000.enc", size: 128, length: 1024 };
+      for (let n = 0; n < memberLimit; n++) list.next(member);
+      assert.isUndefined(list.fault);
+      assert.strictEqual(list.next(member)?.fault, "too-many-members");
+      assert.strictEqual(list.finish(), list.fault);
+    });
   });
 });

@@ -1,12 +1,15 @@
 /** What dom0 writes down: the mark of a run under way, the receipt that it accepts, the ledger. */
-import { DateTime, Effect } from "effect";
-import { Ledger, type Submission, type Unfinished } from "#services/Ledger";
+import { Clock, Effect } from "effect";
+import { Ledger, type Submission } from "#services/Ledger";
 import { Reporter } from "#services/Reporter";
+import { RunMark, type Unfinished } from "#services/RunMark";
 import { signatureHolds } from "#src/proof/keys";
-import { parseReceipt, receiptDiffers } from "#src/proof/manifest";
+import { parseReceipt, receiptDiffers } from "#src/proof/texts";
+import { instantOf, type PublicKey } from "#src/wire/names";
 import { failed } from "#src/dom0/failure";
 import { onPaper } from "./head.ts";
-import { checkServer, type Stored } from "#src/dom0/far/upload";
+import { checkServer } from "#src/dom0/far/server";
+import type { Stored } from "#src/dom0/far/upload";
 
 /** What to do where dom0 itself lets nothing be read or written; the kernel's words tell which. */
 const causes: ReadonlyArray<readonly [said: RegExp, then: string]> = [
@@ -35,22 +38,23 @@ export const currentHead = Effect.gen(function* () {
 export const remark = Effect.fnUntraced(function* (
   change: (mark: Unfinished) => Unfinished | undefined,
 ) {
-  const ledger = yield* Ledger;
-  const mark = yield* inLedger(ledger.unfinished);
-  if (mark !== undefined) yield* inLedger(ledger.mark(change(mark)));
+  const { read, write } = yield* RunMark;
+  const mark = yield* inLedger(read);
+  if (mark !== undefined) yield* inLedger(write(change(mark)));
 });
 
 /** The server's part in it is over: there is no receipt left to be fetched. */
 export const withoutSubmission = ({
   backedUp: _known,
   submission: _settled,
+  ticket: _used,
   ...mark
 }: Unfinished): Unfinished => mark;
 
 /** Is this what that server signed, for exactly what was counted here? */
 export const checkReceipt = Effect.fnUntraced(function* (
-  { receipt: text, signature }: Stored,
-  server: string,
+  { receipt: text, signature }: Pick<Stored, "receipt" | "signature">,
+  server: PublicKey,
   manifestText: string,
 ) {
   const receipt = parseReceipt(text);
@@ -66,9 +70,12 @@ export const checkReceipt = Effect.fnUntraced(function* (
 });
 
 /** Writes the run, whose receipt was checked, into the ledger; from then on it is finished. */
-export const complete = Effect.fnUntraced(function* (submission: Submission, stored: Stored) {
+export const complete = Effect.fnUntraced(function* (
+  submission: Submission,
+  stored: Pick<Stored, "receipt" | "signature">,
+) {
   const ledger = yield* Ledger;
-  const finished = DateTime.formatIso(yield* DateTime.now);
+  const finished = instantOf(yield* Clock.currentTimeMillis);
   yield* checkServer(submission.destination, submission.server);
   // A run that died right behind its line in the ledger has left its mark: it is not to come twice.
   const { entries } = yield* inLedger(ledger.entries);
@@ -76,7 +83,12 @@ export const complete = Effect.fnUntraced(function* (submission: Submission, sto
     return yield* remark(withoutSubmission);
   }
   yield* ledger
-    .append({ finished, ...submission, receipt: stored.receipt, signature: stored.signature })
+    .append({
+      finished,
+      ...submission,
+      receipt: stored.receipt,
+      receiptSignature: stored.signature,
+    })
     .pipe(
       Effect.mapError((error) =>
         failed(

@@ -31,10 +31,10 @@ export interface SshInput {
   /** The file or device of that path. */
   readonly disk?: string;
   /**
-   * Nothing. Returns when nobody is there any more who would read what ssh prints: from then on, ssh
+   * These bytes, handed on as they come. Their end may mean that the caller is gone: from then on, ssh
    * that gets rid of no bytes is ended, for it would wait for ever.
    */
-  readonly nobody?: Effect.Effect<void>;
+  readonly from?: Source;
 }
 
 export class SshTransport extends Context.Service<

@@ -60,7 +60,7 @@ export const checkReceipt = Effect.fnUntraced(function* (
   const receipt = parseReceipt(text);
   if (receipt === undefined)
     return yield* failed("integrity", "the server's receipt is not readable");
-  if (!signatureHolds(server, text, signature)) {
+  if (!signatureHolds(server, "receipt", text, signature)) {
     return yield* failed("integrity", "the receipt is not signed by the pinned server");
   }
   const differs = receiptDiffers(receipt, manifestText);

@@ -39,10 +39,9 @@ export interface Trailer {
 }
 
 export interface Upload {
-  /**
-   * The ticket as it stands, and from now on stays: the manifest is made by it. Its name is as asked
-   * for, or with six digits of the session in it if that one was taken.
-   */
+  /** As asked for, or with six digits of the session in it if that name was taken. */
+  readonly name: () => Name;
+  /** The ticket as it stands, and from now on stays: the manifest is made by it. */
   readonly settledTicket: () => SignedTicket;
   /** The server's public key: the pinned one, or the first. */
   readonly server: PublicKey;
@@ -333,6 +332,7 @@ export const openUpload = Effect.fnUntraced(function* (options: UploadOptions) {
   yield* Effect.raceFirst(Deferred.await(ready), broken);
 
   const upload: Upload = {
+    name: () => ticket.name,
     settledTicket: () => {
       settled = true;
       return ticket;

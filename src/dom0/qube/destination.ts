@@ -5,11 +5,20 @@ import { Ledger } from "#services/Ledger";
 import { Locks } from "#services/Locks";
 import { type Power, Qubes, type QubesError } from "#services/Qubes";
 import { Reporter } from "#services/Reporter";
+import { RunMark } from "#services/RunMark";
 import { Settings } from "#services/Settings";
 import type { Session } from "#src/wire/names";
 import { line } from "#src/say/shown";
 import { failed } from "#src/dom0/failure";
 import { inLedger, remark } from "#src/dom0/books/record";
+
+/** What was given, or else what the setting says. */
+export const settingOr = Effect.fnUntraced(function* (given: string | undefined, name: string) {
+  if (given !== undefined && given !== "") return given;
+  return yield* (yield* Settings)
+    .get(name)
+    .pipe(Effect.mapError((error) => failed("usage", error.message, "give it a literal value")));
+});
 
 const setting = Effect.fnUntraced(function* (
   given: string | undefined,
@@ -17,12 +26,8 @@ const setting = Effect.fnUntraced(function* (
   flag: string,
   what: string,
 ) {
-  if (given !== undefined && given !== "") return given;
-  const found = yield* (yield* Settings)
-    .get(name)
-    .pipe(Effect.mapError((error) => failed("usage", error.message, "give it a literal value")));
   return (
-    found ??
+    (yield* settingOr(given, name)) ??
     (yield* failed("usage", `${what} is not set`, `give ${flag}, or set ${name} in ~/.bashrc`))
   );
 });
@@ -104,12 +109,12 @@ export const startDestination = Effect.fnUntraced(function* (options: {
 }) {
   const { destination, session } = options;
   const qubes = yield* Qubes;
-  const ledger = yield* Ledger;
+  const mark = yield* RunMark;
   const reporter = yield* Reporter;
   const fromQubes = <A>(effect: Effect.Effect<A, { readonly message: string }>) =>
     Effect.mapError(effect, (error) => failed("qubes", error.message));
 
-  const left = yield* inLedger(ledger.unfinished);
+  const left = yield* inLedger(mark.read);
   const power = yield* fromQubes(options.power ?? qubes.power(destination));
   if (power === "paused") {
     // Whoever paused it had a reason, and qvm-run would unpause it without a word.
@@ -138,11 +143,12 @@ export const startDestination = Effect.fnUntraced(function* (options: {
   }
   const started = !running || adopted;
   yield* inLedger(
-    ledger.mark({
+    mark.write({
       session,
       destination,
       started,
       ...(left?.submission === undefined ? {} : { submission: left.submission }),
+      ...(left?.ticket === undefined ? {} : { ticket: left.ticket }),
       ...(left?.backedUp === undefined ? {} : { backedUp: left.backedUp }),
     }),
   );
@@ -151,8 +157,8 @@ export const startDestination = Effect.fnUntraced(function* (options: {
       if (options.takenOver?.() === true) return;
       if (started && !options.keepRunning) yield* fromQubes(qubes.shutdown(destination));
       // What the server may have committed stays noted until its receipt was fetched.
-      yield* remark((mark) =>
-        mark.submission === undefined ? undefined : { ...mark, started: false },
+      yield* remark((noted) =>
+        noted.submission === undefined ? undefined : { ...noted, started: false },
       );
     }).pipe(Effect.catch((failure) => reporter.say("warning", failure.message))),
   );

@@ -231,7 +231,9 @@ export class ListWalk {
   readonly #fullChunk: number;
   readonly #expected: ReadonlySet<string> | undefined;
   readonly #files = new Set<string>();
+  /** Those of the expected directories that were there. */
   readonly #seen = new Set<string>();
+  #home = false;
   #members = 0;
   /** Bytes of the members before. */
   #at = 0;
@@ -270,7 +272,7 @@ export class ListWalk {
     }
     const tail = this.#closeFile();
     if (tail !== undefined) return tail;
-    if (this.#seen.size === 0) return this.#fail("missing-qube", "the archive has no qube in it");
+    if (this.#files.size === 0) return this.#fail("missing-qube", "the archive has no qube in it");
     const missing = [...(this.#expected ?? [])].filter((id) => !this.#seen.has(id));
     return missing.length > 0
       ? this.#fail("missing-qube", `the archive has nothing of ${missing.join(", ")}`)
@@ -319,11 +321,12 @@ export class ListWalk {
       if (this.#expected !== undefined && !this.#expected.has(id)) {
         return this.#fail("unexpected-qube", `${path} is of a qube that was not asked for`);
       }
-      if (id !== "dom0-home" && this.#seen.has("dom0-home")) {
+      if (id !== "dom0-home" && this.#home) {
         return this.#fail("order", `${path} stands behind dom0-home`);
       }
       this.#files.add(name);
-      this.#seen.add(id);
+      this.#home = id === "dom0-home";
+      if (this.#expected !== undefined) this.#seen.add(id);
     }
     this.#file = { name, chunk: number, full: size === this.#fullChunk };
     return undefined;

@@ -4,24 +4,24 @@
  */
 import { Effect, type Scope } from "effect";
 import type { Directory, SafeFsError } from "#services/SafeFs";
-import { isName, isPrefix, isSession, manifestSuffix, Name } from "#src/wire/names";
+import { isName, isPrefix, isSession, manifestSuffix, Name, type Signature } from "#src/wire/names";
 import { readRecord, readTombstone, type Said, saidOf } from "./record.ts";
 import { find, type Store } from "./store.ts";
 import { ownDirectory } from "./tables.ts";
 
 export type Listed =
   | {
-      readonly kind: "archive";
+      readonly type: "archive";
       readonly name: Name;
       readonly said: Said;
       /** A check found it so, or what it is made of is not there. */
       readonly damaged: boolean;
     }
   | {
-      readonly kind: "pruned";
+      readonly type: "pruned";
       readonly name: Name;
       readonly tombstone: string;
-      readonly signature: string;
+      readonly signature: Signature;
     };
 
 export interface Wanted {
@@ -117,7 +117,7 @@ export const listing = Effect.fnUntraced(function* <E, R>(
       if ((name !== undefined && of > name) || !admit(of)) break;
       const stone = yield* readTombstone(tombstones!, session);
       if (stone === undefined) continue;
-      some.push({ kind: "pruned", name: of, tombstone: stone.text, signature: stone.signature });
+      some.push({ type: "pruned", name: of, tombstone: stone.text, signature: stone.signature });
     }
     return some;
   });
@@ -128,7 +128,7 @@ export const listing = Effect.fnUntraced(function* <E, R>(
     if (said === undefined || pruned.has(said.session)) return [];
     const { session } = said;
     const damaged = found.has(session) || !recipes.has(session) || !packs.has(session);
-    return [{ kind: "archive", name, said, damaged }] satisfies ReadonlyArray<Listed>;
+    return [{ type: "archive", name, said, damaged }] satisfies ReadonlyArray<Listed>;
   });
   /** What the records of these say, in their order, and the stones before them. */
   const giveAll = Effect.fnUntraced(function* (

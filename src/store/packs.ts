@@ -2,14 +2,14 @@
 import { Effect, type Scope } from "effect";
 import type { File, SafeFsError } from "#services/SafeFs";
 import { memberLimit, parseMember, tableLineLimit } from "#src/proof/table";
-import { digestSize } from "#src/proof/treehash";
+import { digestSize, leafOf, treeLevels } from "#src/proof/treehash";
 import { parseTicketWords } from "#src/proof/texts";
 import { blockSize } from "#src/wire/limits";
 import type { Session } from "#src/wire/names";
 import { type Refused, refuse } from "./failure.ts";
 import { isSigned, readRecord, saidOf } from "./record.ts";
 import { find, locate, readText, type Store, whereFound } from "./store.ts";
-import { eachLine, ownDirectory, ownFile } from "./tables.ts";
+import { eachLine, memberAt, openTable, ownDirectory, ownFile, type Table } from "./tables.ts";
 
 /** Where the members of a pack lie. */
 export interface Index {
@@ -25,6 +25,7 @@ export interface Pack {
   readonly file: File;
   /** The SHA-256 of each block, joined, in the order of the pack. */
   readonly digests: File;
+  readonly table: Table;
   readonly index: Index;
 }
 
@@ -113,24 +114,55 @@ export const openPack = Effect.fnUntraced(function* (
   const file = yield* ownFile(store, "packs", session);
   const digests = yield* ownFile(store, "digests", session);
   if (file === undefined || digests === undefined) return yield* broken;
-  const index = yield* Effect.scoped(
-    Effect.flatMap(ownFile(store, "tables", session), (table) =>
-      table === undefined ? Effect.undefined : indexOf(table),
-    ),
-  );
-  if (index === undefined) return yield* broken;
-  const { size } = yield* digests.stat;
-  if (size !== index.blocks[index.members]! * digestSize) return yield* broken;
-  return { session, file, digests, index };
+  const text = yield* ownFile(store, "tables", session);
+  const index = text === undefined ? undefined : yield* indexOf(text);
+  if (text === undefined || index === undefined) return yield* broken;
+  return { session, file, digests, index, table: yield* openTable(text) };
 });
 
-/** The digests of the blocks of a member, joined; they are as they are on disk, and prove nothing. */
-export const leavesOf = Effect.fnUntraced(function* (
-  { digests, index }: Pack,
+/** Gives each block of a member to `see`, in a buffer of its caller's; false where the pack ends before. */
+export const eachBlock = Effect.fnUntraced(function* <E = never, R = never>(
+  { file, index }: Pack,
   member: number,
-): Effect.fn.Return<Uint8Array, SafeFsError> {
+  buffer: Uint8Array,
+  see: (block: Uint8Array) => Effect.Effect<void, E, R>,
+): Effect.fn.Return<boolean, E | SafeFsError, R> {
+  const end = index.starts[member + 1]!;
+  for (let at = index.starts[member]!; at < end; at += blockSize) {
+    const wanted = Math.min(blockSize, end - at);
+    const block = buffer.subarray(0, wanted);
+    if ((yield* file.read(block, at)) < wanted) return false;
+    yield* see(block);
+  }
+  return true;
+});
+
+const treeOf = (leaves: Uint8Array, root: string): ReadonlyArray<Uint8Array> | undefined => {
+  const levels = treeLevels(leaves);
+  return Buffer.from(levels.at(-1)!).toString("hex") === root ? levels : undefined;
+};
+
+/**
+ * The tree over the blocks of a member: from the digests that were kept, or, where they are not what
+ * they were, from its bytes. Undefined where these are not what they were, either.
+ */
+export const treeOfMember = Effect.fnUntraced(function* (
+  pack: Pack,
+  member: number,
+): Effect.fn.Return<ReadonlyArray<Uint8Array> | undefined, Refused | SafeFsError> {
+  const { digests, index } = pack;
+  const { digest } = yield* memberAt(pack.table, member);
   const first = index.blocks[member]!;
   const leaves = new Uint8Array((index.blocks[member + 1]! - first) * digestSize);
-  const n = yield* digests.read(leaves, first * digestSize);
-  return leaves.subarray(0, n);
+  yield* digests.read(leaves, first * digestSize);
+  const kept = treeOf(leaves, digest);
+  if (kept !== undefined) return kept;
+  let at = 0;
+  yield* eachBlock(pack, member, new Uint8Array(blockSize), (block) =>
+    Effect.sync(() => {
+      leaves.set(leafOf(block), at);
+      at += digestSize;
+    }),
+  );
+  return treeOf(leaves, digest);
 });

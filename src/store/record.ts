@@ -26,7 +26,8 @@ import {
   Sha256,
   Signature,
 } from "#src/wire/names";
-import { readText } from "./store.ts";
+import { type Refused, refuse } from "./failure.ts";
+import { clear, find, locate, readText, type Store, whereFound } from "./store.ts";
 
 /** Bytes that a record may have. */
 export const recordLimit = 8192;
@@ -68,13 +69,15 @@ export interface Said {
   readonly members: number;
   readonly root: string;
   readonly stored: string;
-  /** Undefined in the bare form. */
-  readonly format?: Manifest["format"];
+  /** In the bare form nobody says it, and there is no other. */
+  readonly format: Manifest["format"];
 }
 
 /** Undefined where manifest and receipt do not belong together, or are for another name. */
 export const saidOf = (record: Record, name: Name): Said | undefined => {
-  if (!isSigned(record)) return { ...record, signer: null, series: null, run: null };
+  if (!isSigned(record)) {
+    return { ...record, signer: null, series: null, run: null, format: "qvm-backup" };
+  }
   const manifest = parseManifest(record.manifest);
   const receipt = parseReceipt(record.receipt);
   if (manifest?.name !== name || receipt === undefined) return undefined;
@@ -121,3 +124,64 @@ export const readTombstone = (
       ? { text, signature, said }
       : undefined;
   });
+
+/**
+ * The archive of a name: its record, and what that says. Otherwise `pruned` where it was, `damaged` where
+ * its record is none, `not-found`.
+ */
+export const archiveOf = Effect.fnUntraced(function* (
+  store: Pick<Store, "root">,
+  name: Name,
+): Effect.fn.Return<{ readonly record: Record; readonly said: Said }, Refused | SafeFsError> {
+  return yield* Effect.scoped(
+    Effect.gen(function* () {
+      const own = yield* whereFound(store.root.directory(".qbackup"));
+      const stones = own && (yield* whereFound(own.directory("tombstones")));
+      const place = yield* locate(store.root, name).pipe(
+        Effect.catchTag("Refused", () => Effect.undefined),
+      );
+      const there =
+        place !== undefined && (yield* find(place.directory, place.record))?.kind === "file";
+      if (there) {
+        const record = yield* readRecord(place.directory, place.base);
+        const said = record === undefined ? undefined : saidOf(record, name);
+        if (record === undefined || said === undefined) {
+          return yield* refuse("damaged", "the record of that archive is damaged");
+        }
+        // A tombstone comes first where an archive is pruned: its record may still be there.
+        const gone = stones !== undefined && (yield* find(stones, said.session)) !== undefined;
+        return gone ? yield* pruned : { record, said };
+      }
+      for (const session of stones === undefined ? [] : yield* stones.names) {
+        if ((yield* readTombstone(stones!, session))?.said.name === name) return yield* pruned;
+      }
+      return yield* refuse("not-found", "there is no archive of that name");
+    }),
+  );
+});
+const pruned = refuse("pruned", "that archive was pruned");
+
+const findings = "damaged";
+
+/** Keeps what a check found of the archive of a session, or (undefined) that it is whole; durably. */
+export const keepFinding = Effect.fnUntraced(function* (
+  { root }: Pick<Store, "root">,
+  session: Session,
+  finding: string | undefined,
+): Effect.fn.Return<void, SafeFsError> {
+  yield* Effect.scoped(
+    Effect.gen(function* () {
+      const own = yield* root.ensure(".qbackup", 0o700);
+      const damaged = yield* own.ensure(findings, 0o700);
+      if (finding === undefined && (yield* find(damaged, session)) === undefined) return;
+      yield* clear(damaged, session);
+      if (finding !== undefined) {
+        const file = yield* damaged.create(session, 0o600);
+        yield* file.write(new TextEncoder().encode(`${finding}\n`), 0);
+        yield* file.syncAll;
+      }
+      yield* damaged.sync;
+      yield* own.sync;
+    }),
+  );
+});

@@ -84,7 +84,7 @@ export const recipeOf = Effect.fnUntraced(function* (
 });
 
 /** An open table, read line by line; `take` and `load` are one reading of it. */
-interface Table {
+export interface Table {
   readonly members: number;
   /** The line of a member, without its newline; undefined where it has to be loaded first. */
   readonly take: (index: number) => string | undefined;
@@ -92,7 +92,7 @@ interface Table {
   readonly load: Effect.Effect<void, SafeFsError>;
 }
 
-const openTable = Effect.fnUntraced(function* (
+export const openTable = Effect.fnUntraced(function* (
   file: File,
 ): Effect.fn.Return<Table, Refused | SafeFsError> {
   const starts: Array<number> = [];
@@ -136,6 +136,24 @@ const openTable = Effect.fnUntraced(function* (
 });
 const damagedTable = damaged("a table of the store is damaged");
 
+/** The line of a member, without its newline. */
+const lineAt = Effect.fnUntraced(function* (table: Table, index: number) {
+  if (index >= table.members) return yield* damagedTable;
+  const held = table.take(index);
+  if (held !== undefined) return held;
+  yield* table.load;
+  // A file that became shorter meanwhile has no such line any more.
+  return table.take(index) ?? (yield* damagedTable);
+});
+
+/** A member of a pack by its number, from 0; `damaged` where the table has none. */
+export const memberAt = Effect.fnUntraced(function* (
+  table: Table,
+  index: number,
+): Effect.fn.Return<Member, Refused | SafeFsError> {
+  return parseMember(yield* lineAt(table, index)) ?? (yield* damagedTable);
+});
+
 /**
  * Gives the members of `runs` to `see` in their order, each with its line (without its newline) and
  * where it lies; what `see` gives other than undefined ends it, as its failure. Fails with `damaged`
@@ -160,13 +178,8 @@ export const members = <E = never>(
       });
       for (const { count, first, session } of runs) {
         const table = yield* ScopedCache.get(tables, session);
-        if (first + count > table.members) return yield* damagedTable;
         for (let index = first; index < first + count; index++) {
-          let line = table.take(index);
-          while (line === undefined) {
-            yield* table.load;
-            line = table.take(index);
-          }
+          const line = table.take(index) ?? (yield* lineAt(table, index));
           const member = parseMember(line);
           if (member === undefined) return yield* damagedTable;
           const fault = see(member, line, session, index);

@@ -56,17 +56,19 @@ export const replyReader = <A>(schema: Schema.Codec<A, unknown>) => {
 const text = new TextEncoder();
 
 /**
- * Writes replies. The first one starts with a newline, because a login shell may have printed an
- * unfinished line before it.
+ * Writes replies, several at once where there are several. The first one starts with a newline, because
+ * a login shell may have printed an unfinished line before it.
  */
 export const replier = (sink: Sink) => {
   let first = true;
-  return (reply: { readonly type: string }): Effect.Effect<void, BytesError> =>
+  return (...replies: ReadonlyArray<{ readonly type: string }>): Effect.Effect<void, BytesError> =>
     Effect.suspend(() => {
-      const line = `${first ? "\n" : ""}${JSON.stringify(reply)}\n`;
+      const lines = replies.map((reply) => `${JSON.stringify(reply)}\n`);
+      if (lines.some((line) => line.length >= lineLimit)) {
+        return Effect.die(new Error("a reply of more than 4 KiB"));
+      }
+      const start = first ? "\n" : "";
       first = false;
-      return line.length > lineLimit
-        ? Effect.die(new Error("a reply of more than 4 KiB"))
-        : sink.write(text.encode(line));
+      return sink.write(text.encode(start + lines.join("")));
     });
 };

@@ -4,7 +4,7 @@
  *
  * 100 bits, because whoever wants another ledger to have the same head must find a second preimage.
  */
-import { sha256 } from "#src/proof/manifest";
+import { sha256 } from "#src/proof/texts";
 
 /** Crockford's: no I, L, O or U, which are read as 1, 1, 0 and V. */
 const alphabet = "0123456789ABCDEFGHJKMNPQRSTVWXYZ";

@@ -1,8 +1,9 @@
 /** The archives that the ledger knows. */
 import { Effect } from "effect";
-import { type Audit, type Entry, Ledger } from "#services/Ledger";
+import { type Entry, Ledger } from "#services/Ledger";
+import { type Audit, ReadBacks } from "#services/ReadBacks";
 import { Reporter } from "#services/Reporter";
-import { type Manifest, parseManifest } from "#src/proof/manifest";
+import { type Manifest, parseManifest } from "#src/proof/texts";
 import { line } from "#src/say/shown";
 import { failed } from "#src/dom0/failure";
 import { inLedger } from "./record.ts";
@@ -34,9 +35,8 @@ export const looked = Effect.gen(function* () {
  * is false where lines are lost or were changed: what is known is then not all, or not certain.
  */
 export const knownArchives = Effect.fnUntraced(function* (destination: string) {
-  const ledger = yield* Ledger;
   const { lines, sound } = yield* looked;
-  const audits = yield* inLedger(ledger.audits);
+  const audits = yield* inLedger((yield* ReadBacks).all);
   const known = new Map<string, Known>();
   for (const { entry } of lines) {
     const manifest = parseManifest(entry.manifest);

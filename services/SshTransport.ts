@@ -1,6 +1,6 @@
 /** The ssh client of the carrier. */
 import { Context, type Effect, Schema, type Scope } from "effect";
-import type { Source } from "#services/Bytes";
+import type { Sink, Source } from "#services/Bytes";
 
 /** Why ssh ended; "done" says nothing about the command, whose exit code is beside it. */
 export type SshReason =
@@ -49,12 +49,12 @@ export class SshTransport extends Context.Service<
       command: string,
       input?: SshInput,
     ) => Effect.Effect<SshEnded>;
-    /** The same, but what it prints is read here, and it has no stdin. The call dies with the scope. */
+    /** The same, but both ends of the call are here. It dies with the scope. */
     readonly read: (
       destination: string,
       command: string,
     ) => Effect.Effect<
-      { readonly stdout: Source; readonly ended: Effect.Effect<SshEnded> },
+      { readonly stdin: Sink; readonly stdout: Source; readonly ended: Effect.Effect<SshEnded> },
       SshMissing,
       Scope.Scope
     >;

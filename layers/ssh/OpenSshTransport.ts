@@ -244,8 +244,9 @@ export const openSshTransport = (env: Env = process.env): Layer.Layer<SshTranspo
         Effect.scoped,
       ),
     read: (destination, command) =>
-      start(destination, command, ["ignore", "pipe", "pipe"]).pipe(
+      start(destination, command, ["pipe", "pipe", "pipe"]).pipe(
         Effect.map((running) => ({
+          stdin: toWritable(running.proc.stdin!),
           stdout: fromReadable(running.proc.stdout!),
           ended: endOf(running),
         })),

@@ -181,7 +181,8 @@ export const audit = Effect.fnUntraced(function* (options: AuditOptions) {
   const destination = yield* destinationFor(options.to);
   const { sound, targets } = yield* select(options, destination);
   const sessions = targets.map(({ entry }) => entry.session);
-  const noting = Effect.tapError((failure: RunFailed) => noteFailure(sessions, failure));
+  const noting = <A, R>(effect: Effect.Effect<A, RunFailed, R>) =>
+    Effect.tapError(effect, (failure) => noteFailure(sessions, failure));
 
   yield* visit({ destination, keepRunning: options.keepRunning }).pipe(noting);
   const far = yield* openFar(destination);

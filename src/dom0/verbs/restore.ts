@@ -35,7 +35,7 @@ import {
 } from "#src/dom0/cli/flags";
 import { contentOf, fetchRecord } from "#src/dom0/far/remote";
 import { noteFailure } from "#src/dom0/books/noted";
-import { checkServer } from "#src/dom0/far/upload";
+import { checkServer } from "#src/dom0/far/server";
 
 export interface RestoreOptions {
   readonly name: string;
@@ -70,12 +70,7 @@ const onTheServersWord = Effect.fnUntraced(function* (destination: string, name:
     "warning",
     line`the ledger here has nothing of ${name}, so it is taken on the server's word`,
   );
-  const record = yield* fetchRecord(destination, name).pipe(
-    Effect.catchIf(
-      ({ exit }) => exit === "refused",
-      () => Effect.void,
-    ),
-  );
+  const record = yield* fetchRecord(destination, name);
   yield* say("warning", notProven);
   if (record !== undefined) {
     yield* checkServer(destination, record.manifest.server);

@@ -33,8 +33,8 @@ import {
 import { knownArchives } from "#src/dom0/books/known";
 import { cameBack, note, noteFailure } from "#src/dom0/books/noted";
 import { inLedger } from "#src/dom0/books/record";
-import { ask, fetchRecord, misplaced, nextReply, recordDiffers } from "#src/dom0/far/remote";
-import { checkServer } from "#src/dom0/far/upload";
+import { ask, fetchRecord, nextReply, recordDiffers } from "#src/dom0/far/remote";
+import { checkServer } from "#src/dom0/far/server";
 import { print, visit } from "#src/dom0/qube/visit";
 
 export interface VerifyOptions {
@@ -172,22 +172,14 @@ const readBack = Effect.fnUntraced(function* (trusted: Trusted, { far, list }: S
 });
 
 /** Minutes that a server may take for reading a GiB: 1 MiB/s, and some to begin with. */
-const minutesFor = (size: number): `${number} minutes` =>
-  `${10 + 18 * Math.ceil(size / 1_073_741_824)} minutes`;
+const minutesFor = (size: number): number => 10 + 18 * Math.ceil(size / 1_073_741_824);
 
 const onServer = Effect.fnUntraced(function* ({ manifest, name }: Anchor, destination: string) {
   const missing = failed("integrity", `${name} is not on the server any more`);
   const checked = yield* ask(
     destination,
     { verb: "check", name },
-    (next, call) =>
-      Effect.gen(function* () {
-        for (;;) {
-          const reply = yield* nextReply(next, call, destination, missing);
-          if (reply.type === "checked") return reply;
-          if (reply.type !== "alive") return yield* misplaced(reply);
-        }
-      }),
+    (next, call) => nextReply(next, call, destination, missing),
     minutesFor(manifest.size),
   );
   if (

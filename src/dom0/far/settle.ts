@@ -59,8 +59,8 @@ export const settle = Effect.fnUntraced(function* (destination: string, minutes:
           yield* Effect.ignore(call.stdin.write(giveUpFrame));
           yield* call.ended.pipe(Effect.timeoutOption("5 seconds"));
         }
-        // Neither says whether it was stored: what was submitted is asked for again.
-        if (isFailed(first) && !notStored.has(first.code)) return yield* refusal(first);
+        // It may know better another time: what was submitted is asked for again.
+        if (isFailed(first) && first.code === "internal") return yield* refusal(first);
         return first;
       }),
       { startTimeout: minutes },
@@ -79,6 +79,17 @@ export const settle = Effect.fnUntraced(function* (destination: string, minutes:
     yield* complete(submission, reply);
     return yield* say("info", line`${name}, whose run broke off at its end, is stored and proven`);
   }
-  yield* say("warning", line`${name}, whose run broke off at its end, was not stored`);
+  if (isFailed(reply) && !notStored.has(reply.code)) {
+    yield* say(
+      "warning",
+      line`whether ${name}, whose run broke off at its end, is stored is not known: ${refusal(reply).message}`,
+    );
+    yield* say(
+      "hint",
+      "qbackup list shows it if it is; then qbackup ledger rebuild fetches its receipt",
+    );
+  } else {
+    yield* say("warning", line`${name}, whose run broke off at its end, was not stored`);
+  }
   yield* remark(withoutSubmission);
 });

@@ -1,9 +1,9 @@
 /**
  * Files below one root, reached component by component and never through a link.
  *
- * There is no call that takes a path, none that follows a link, and none that overwrites: a name is
- * one component, looked up in a directory that is held open, so nothing can be exchanged between a
- * check and its use. What is written survives a power loss only after `sync` of the file *and* of
+ * There is no call that takes a path, none that follows a link, and but for `replace` none that
+ * overwrites: a name is one component, looked up in a directory that is held open, so nothing can be
+ * exchanged between a check and its use. What is written survives a power loss only after `sync` of the file *and* of
  * each directory whose entries changed.
  */
 import { Context, type Effect, Schema, type Scope } from "effect";
@@ -35,7 +35,12 @@ export class SafeFsError extends Schema.TaggedError<SafeFsError>()("SafeFsError"
 export interface Entry {
   readonly kind: "file" | "directory" | "other";
   readonly size: number;
-  readonly links: number;
+  /** Bytes that it takes on the disk: fewer than its size where it has holes, or is compressed. */
+  readonly allocated: number;
+  /** Which file of its device it is. What else bears its name later is another one. */
+  readonly inode: number;
+  /** The permission bits. */
+  readonly mode: number;
   readonly modified: number;
   /** The uid of its owner. */
   readonly owner: number;
@@ -78,6 +83,8 @@ export interface Directory {
   readonly names: Effect.Effect<ReadonlyArray<string>, SafeFsError>;
   /** A second name for the file `name`, in `to`; never replaces, never follows. */
   readonly link: (name: string, to: Directory, as: string) => Effect.Effect<void, SafeFsError>;
+  /** Gives the file `name` the name `as` in place of its own; what file bore that name is gone. */
+  readonly replace: (name: string, as: string) => Effect.Effect<void, SafeFsError>;
   /** Takes a file's name away. */
   readonly remove: (name: string) => Effect.Effect<void, SafeFsError>;
   /** May this process make entries here? */

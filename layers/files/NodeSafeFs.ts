@@ -79,7 +79,9 @@ const open = (operation: string, path: string, flags: number, mode = 0) =>
 const entry = (stat: fs.Stats): Entry => ({
   kind: stat.isFile() ? "file" : stat.isDirectory() ? "directory" : "other",
   size: stat.size,
-  links: stat.nlink,
+  allocated: stat.blocks * 512,
+  inode: stat.ino,
+  mode: stat.mode & 0o7777,
   modified: stat.mtimeMs,
   owner: stat.uid,
   device: stat.dev,
@@ -172,6 +174,11 @@ const directory = (fd: number): Directory => {
         if (target === undefined) throw new Error("a directory of another layer");
         const [from, path] = [below(fd, name), below(target, as)];
         return act("link", (done) => fs.link(from, path, done));
+      }),
+    replace: (name, as) =>
+      Effect.suspend(() => {
+        const [from, path] = [below(fd, name), below(fd, as)];
+        return act("replace", (done) => fs.rename(from, path, done));
       }),
     remove: (name) =>
       Effect.suspend(() => {

@@ -1,61 +1,24 @@
-/** Removes uploads that nobody came back for: their streams cannot be made again. */
+/** Removes uploads that nobody came back for, and what they leave: told of for long, kept for a while. */
 import { Clock, Effect } from "effect";
 import { Locks } from "#services/Locks";
-import { find, type WritableStore } from "./store.ts";
+import type { SafeFsError } from "#services/SafeFs";
+import { MemberWalk } from "#src/archive/walk";
+import type { PublicKey, Series } from "#src/wire/names";
+import { settledOf, settle } from "./commit.ts";
+import { find, whereFound, type WritableStore } from "./store.ts";
+import { ticketOf } from "./tickets.ts";
 import { discard } from "./upload.ts";
 
 const hour = 60 * 60 * 1000;
-/**
- * A laptop that sleeps comes back hours later, and a clock that is set may jump by some. In milliseconds.
- */
-const abandonedAfter = 24 * hour;
-/** But where there is no room for a new upload, an old one waits no longer than this. In milliseconds. */
-export const inTheWayAfter = 2 * hour;
-/** Uploads that one run removes at most. */
+const day = 24 * hour;
+/** A stream of qvm-backup's cannot be made again: only a link that broke goes on with it. */
+const streamKept = day;
+/** Slots go on with it in each later run, so this counts from the last ticket. */
+const slotsKept = 30 * day;
+/** How long is told why an upload is no more. */
+const goneKept = 400 * day;
+/** Uploads, and notes of such, that one run removes at most. */
 const most = 256;
 
 /** A file of an upload, or of an identity that was never linked. */
-const leftover = /^([0-9a-f]{32})(?:\.[a-z]+)?$/;
-
-/** `own` is spared: its client is here, however late. */
-export const clean = Effect.fnUntraced(function* (
-  store: WritableStore,
-  own: string,
-  after = abandonedAfter,
-) {
-  const { incoming } = store;
-  const locks = yield* Locks;
-  const names = new Map<string, Array<string>>();
-  for (const name of yield* incoming.names) {
-    const session = leftover.exec(name)?.[1];
-    if (session !== undefined && session !== own)
-      names.set(session, [...(names.get(session) ?? []), name]);
-  }
-  /** When one of its files was last written to; undefined once there are none. */
-  const touched = (session: string) =>
-    Effect.gen(function* () {
-      const entries = yield* Effect.forEach(names.get(session) ?? [], (name) =>
-        find(incoming, name),
-      );
-      const times = entries.flatMap((entry) => (entry === undefined ? [] : [entry.modified]));
-      return times.length === 0 ? undefined : Math.max(...times);
-    });
-  const abandoned = Effect.fnUntraced(function* (session: string) {
-    const last = yield* touched(session);
-    return last !== undefined && (yield* Clock.currentTimeMillis) - last >= after;
-  });
-  let removed = 0;
-  for (const session of names.keys()) {
-    if (!(yield* abandoned(session))) continue;
-    yield* Effect.scoped(
-      Effect.gen(function* () {
-        yield* locks.hold(store.lockKey(`session:${session}`));
-        if (!(yield* abandoned(session))) return;
-        yield* discard(store, session);
-        for (const name of names.get(session) ?? []) yield* Effect.ignore(incoming.remove(name));
-      }),
-    ).pipe(Effect.ignore); // held, or the disk will not have it: the next run looks again
-    removed += 1;
-    if (removed >= most) return;
-  }
-});
+const leftover = /^([0-9a-f]{32})(?:\.[a-z.]+)?$/;

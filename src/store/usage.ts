@@ -1,85 +1,141 @@
-/** How much of the disk a store takes. */
+/** How much of the disk a store takes, and how much an upload may have. */
 import { Effect } from "effect";
 import { Locks } from "#services/Locks";
 import type { Directory, SafeFsError } from "#services/SafeFs";
-import { isPrefix } from "#src/wire/names";
-import { clean, inTheWayAfter } from "./clean.ts";
-import { type Refused, refuse } from "./failure.ts";
-import { find, type WritableStore } from "./store.ts";
+import { isSession } from "#src/wire/names";
+import { find, type Store, whereFound } from "./store.ts";
+import { ticketOf } from "./tickets.ts";
 
-/** Names have at most so many components. */
-export const deepest = 8;
+/** Bytes of the disk that stay free; more than a client may send before the first sync would tell. */
+const leastFree = 67_108_864;
 
-/** Uploads that are committed lie under two names, and count once. */
-const sizeOf = Effect.fnUntraced(function* (directory: Directory, except?: string) {
-  let size = 0;
+/** The files of a directory by name; what goes away meanwhile takes no room. */
+const sizesOf = Effect.fnUntraced(function* (
+  directory: Directory,
+): Effect.fn.Return<ReadonlyMap<string, number>, SafeFsError> {
+  const sizes = new Map<string, number>();
   for (const name of yield* directory.names) {
-    const entry = name === except ? undefined : yield* find(directory, name);
-    if (entry?.kind === "file" && entry.links === 1) size += entry.size;
+    const entry = yield* find(directory, name);
+    if (entry?.kind === "file") sizes.set(name, entry.size);
+  }
+  return sizes;
+});
+
+/** Bytes of all that is committed, and of the books: everything but the uploads. */
+const settled = Effect.fnUntraced(function* (own: Directory) {
+  let size = 0;
+  for (const name of yield* own.names) {
+    const entry = yield* find(own, name);
+    if (entry?.kind === "file") size += entry.size;
+    if (entry?.kind !== "directory" || name === "incoming") continue;
+    const sizes = yield* Effect.scoped(
+      Effect.flatMap(whereFound(own.directory(name)), (directory) =>
+        directory === undefined ? Effect.succeed(new Map<string, number>()) : sizesOf(directory),
+      ),
+    );
+    for (const bytes of sizes.values()) size += bytes;
   }
   return size;
-});
+}, Effect.scoped);
 
-const visibleSize = (directory: Directory, path: string): Effect.Effect<number, SafeFsError> =>
-  Effect.gen(function* () {
-    let size = 0;
-    for (const name of yield* directory.names) {
-      const inside = `${path}${name}/`;
-      if (!isPrefix(inside)) continue;
-      const entry = yield* find(directory, name);
-      if (entry?.kind === "file") size += entry.size;
-      if (entry?.kind !== "directory" || inside.split("/").length > deepest) continue;
-      size += yield* Effect.scoped(
-        Effect.flatMap(directory.directory(name), (next) => visibleSize(next, inside)),
-      ).pipe(Effect.orElseSucceed(() => 0));
-    }
-    return size;
-  });
-
-const counted = Effect.fnUntraced(function* (
-  store: WritableStore,
-  quota: number | undefined,
-  session: string,
-) {
-  if ((yield* store.incoming.free) < leastFree) {
-    return yield* refuse("no-space", "the server's disk is nearly full");
+/** Bytes of the uploads, by session: of a committed one that lies in `packs/` too, nothing more. */
+const uploads = Effect.fnUntraced(function* (own: Directory) {
+  const found = new Map<string, number>();
+  const incoming = yield* whereFound(own.directory("incoming"));
+  if (incoming === undefined) return found;
+  const packs = yield* whereFound(own.directory("packs"));
+  for (const [name, bytes] of yield* sizesOf(incoming)) {
+    const session = name.slice(0, 32);
+    const linked =
+      name === session && packs !== undefined && (yield* find(packs, session)) !== undefined;
+    found.set(session, (found.get(session) ?? 0) + (linked ? 0 : bytes));
   }
-  if (quota === undefined) return Number.MAX_SAFE_INTEGER;
-  const used =
-    (yield* visibleSize(store.root, "")) +
-    (yield* sizeOf(store.incoming, session)) +
-    (yield* sizeOf(store.digests));
-  return used < quota
-    ? quota - used
-    : yield* refuse("quota", "the store has no room left for this account");
+  return found;
+}, Effect.scoped);
+
+/** Bytes that an upload is going to have: a live one what its ticket says, another what it has. */
+const reserved = Effect.fnUntraced(function* (
+  { lockKey, own }: Store,
+  session: string,
+  size: number,
+): Effect.fn.Return<number, SafeFsError, Locks> {
+  if (own === undefined || lockKey === undefined || !isSession(session)) return size;
+  const locks = yield* Locks;
+  const live = yield* Effect.scoped(locks.hold(lockKey(`session:${session}`))).pipe(
+    Effect.as(false),
+    Effect.orElseSucceed(() => true),
+  );
+  if (!live) return size;
+  const ticket = yield* Effect.scoped(
+    Effect.flatMap(own.directory("incoming"), (incoming) => ticketOf(incoming, session)),
+  );
+  return Math.max(size, ticket?.ticket.bytes ?? 0);
 });
-/** What an upload may take. */
+
+/** What there is for one upload more. */
 export interface Room {
-  /** Bytes that it may have in all, as counted before it began. */
+  /** In bytes. */
   readonly bytes: number;
-  /** Counts again, after uploads that stand in its way are gone; they are left in peace before. */
-  readonly more: Effect.Effect<number, Refused | SafeFsError>;
+  /** Which limit it is that leaves no more. */
+  readonly short: "quota" | "no-space";
 }
 
 /**
- * The room for the upload `session`; refused when there is none to speak of. What nobody came back for
- * must not take it: it would stay for ever, as only an upload that begins removes it.
+ * What an upload may have that begins now; `session` is that upload, whose bytes count for nothing. The
+ * quota is in bytes; all uploads that are under way have what their tickets ask for.
  */
-export const roomFor = Effect.fnUntraced(function* (
-  store: WritableStore,
+export const roomOf = Effect.fnUntraced(function* (
+  store: Store,
   quota: number | undefined,
-  session: string,
-): Effect.fn.Return<Room, Refused | SafeFsError, Locks> {
-  const locks = yield* Locks;
-  const more = Effect.ignore(clean(store, session, inTheWayAfter)).pipe(
-    Effect.andThen(counted(store, quota, session)),
-    Effect.provideService(Locks, locks),
-  );
-  // Against a quota the room is counted before the upload begins, so what goes later would not count.
-  if (quota !== undefined) yield* Effect.ignore(clean(store, session));
-  const bytes = yield* Effect.catchTag(counted(store, quota, session), "Refused", () => more);
-  return { bytes, more };
+  session?: string,
+): Effect.fn.Return<Room, SafeFsError, Locks> {
+  const { own, root } = store;
+  const free = yield* (own ?? root).free;
+  let used = own === undefined ? 0 : yield* settled(own);
+  let coming = 0;
+  let mine = 0;
+  for (const [of, size] of own === undefined ? [] : yield* uploads(own)) {
+    if (of === session) {
+      mine = size;
+      continue;
+    }
+    const all = yield* reserved(store, of, size);
+    used += all;
+    coming += all - size;
+  }
+  const onDisk = free + mine - leastFree - coming;
+  const allowed = (quota ?? Number.MAX_SAFE_INTEGER) - used;
+  return {
+    bytes: Math.max(0, Math.min(onDisk, allowed)),
+    short: allowed <= onDisk ? "quota" : "no-space",
+  };
 });
 
-/** Bytes; less than a client may send before the first sync would tell. */
-const leastFree = 67_108_864;
+/** Bytes that an upload may have that begins now. */
+export const room = (
+  store: Store,
+  quota: number | undefined,
+): Effect.Effect<number, SafeFsError, Locks> =>
+  Effect.map(roomOf(store, quota), ({ bytes }) => bytes);
+
+/**
+ * Counts what a store has on disk against its quota, again and again: gives how many bytes more it may
+ * have, or by how many it has too many as a negative number. What is committed is counted anew only
+ * where the number of packs has changed, or `all` is true.
+ */
+export const meter = (
+  { own, packs }: { readonly own: Directory; readonly packs: Directory },
+  quota: number | undefined,
+) => {
+  let counted: { readonly packs: number; readonly bytes: number } | undefined;
+  return Effect.fnUntraced(function* (all = false): Effect.fn.Return<number, SafeFsError> {
+    if (quota === undefined) return Number.MAX_SAFE_INTEGER;
+    const { length } = yield* packs.names;
+    if (all || counted?.packs !== length) {
+      counted = { packs: length, bytes: yield* settled(own) };
+    }
+    let size = counted.bytes;
+    for (const bytes of (yield* uploads(own)).values()) size += bytes;
+    return quota - size;
+  });
+};

@@ -1,0 +1,116 @@
+/** The archive that a session was committed as, found by the session. */
+import { Effect, type Scope } from "effect";
+import type { SafeFsError } from "#services/SafeFs";
+import { signatureHolds } from "#src/proof/keys";
+import { parseManifest } from "#src/proof/texts";
+import { isName, manifestSuffix, type Name, type Session } from "#src/wire/names";
+import { isSigned, readRecord, type SignedRecord } from "./record.ts";
+import { clear, find, locate, type Place, readText, whereFound, type WritableStore } from "./store.ts";
+import { isPruned } from "./packs.ts";
+
+export interface Settled {
+  readonly session: Session;
+  readonly place: Place;
+  /** Undefined in the bare form: nobody signed anything. */
+  readonly record: SignedRecord | undefined;
+  /** Does it lie in the store as a plain file, too? */
+  readonly plain: boolean;
+}
+
+/** The files of an upload, besides its bytes. The ticket of the bare form is its name alone. */
+export const filesOf = (session: string) => ({
+  digests: `${session}.digests`,
+  table: `${session}.table`,
+  recipe: `${session}.recipe`,
+  record: `${session}.record`,
+  ticket: `${session}.ticket`,
+});
+
+/** The second name of a record, in `records/`. */
+export const recordName = (session: string): string => `${session}${manifestSuffix}`;
+
+/** The name that an upload of the bare form is to have. */
+const bareName = Effect.fnUntraced(function* (
+  { incoming }: WritableStore,
+  session: Session,
+): Effect.fn.Return<Name | undefined, SafeFsError> {
+  const name = yield* Effect.scoped(
+    whereFound(
+      Effect.flatMap(incoming.open(filesOf(session).ticket, "read"), (file) =>
+        readText(file, 512),
+      ),
+    ),
+  );
+  return isName(name) ? name : undefined;
+});
+
+/**
+ * Undefined where nothing was committed with this session, or the record is no more. What is beside
+ * the archive decides, and its receipt: it is written last, and names of files or their number say
+ * nothing about it.
+ */
+export const settledOf = Effect.fnUntraced(function* (
+  store: WritableStore,
+  session: Session,
+): Effect.fn.Return<Settled | undefined, SafeFsError, Scope.Scope> {
+  const record = yield* readRecord(store.records, session);
+  if (record === undefined) return undefined;
+  const manifest = isSigned(record) ? parseManifest(record.manifest) : undefined;
+  const name = isSigned(record) ? manifest?.name : yield* bareName(store, session);
+  if (name === undefined) return undefined;
+  const place = yield* Effect.catchTag(locate(store.root, name), "Refused", () => Effect.undefined);
+  if (place === undefined) return undefined;
+  const standing = yield* readRecord(place.directory, place.base);
+  if (standing === undefined) return undefined;
+  if (!isSigned(record)) {
+    return !isSigned(standing) && standing.session === session
+      ? { session, place, record: undefined, plain: true }
+      : undefined;
+  }
+  return isSigned(standing) &&
+    standing.receipt === record.receipt &&
+    manifest?.session === session &&
+    signatureHolds(store.key.publicKey, "receipt", record.receipt, record.receiptSignature)
+    ? { session, place, record, plain: manifest.format === "qvm-backup" }
+    : undefined;
+});
+
+/** Takes away the names that an upload came in under, and nothing of an archive that it became. */
+export const letGo = Effect.fnUntraced(function* (
+  { held, incoming }: WritableStore,
+  session: string,
+): Effect.fn.Return<void, SafeFsError> {
+  // Its bytes go last: while they are there it is seen what else there may be.
+  for (const name of Object.values(filesOf(session))) yield* clear(incoming, name);
+  yield* clear(held, session);
+  yield* clear(incoming, session);
+});
+
+/**
+ * What is left to be done once the record stands, as often as may be: a crash may have come between.
+ * False where another file has the archive's own name; it is left alone.
+ */
+export const settle = Effect.fnUntraced(function* (
+  store: WritableStore,
+  { place, plain, session }: Settled,
+): Effect.fn.Return<boolean, SafeFsError> {
+  const { base, directory } = place;
+  let free = true;
+  if (plain && !(yield* isPruned(store, session))) {
+    const pack = yield* find(store.packs, session);
+    const there = yield* find(directory, base);
+    if (there === undefined && pack !== undefined) {
+      yield* Effect.catchIf(
+        store.packs.link(session, directory, base),
+        ({ reason }) => reason === "exists",
+        () => Effect.void,
+      );
+    } else if (pack !== undefined) {
+      free = there?.kind === "file" && there.inode === pack.inode;
+    }
+  }
+  // Who committed it may have died before this.
+  yield* directory.sync;
+  yield* Effect.ignore(letGo(store, session));
+  return free;
+});

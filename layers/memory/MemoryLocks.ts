@@ -44,7 +44,8 @@ export const memoryLocks = (table: LockTable = new Map(), reach?: Reach): Layer.
           if (mine !== undefined) return mine;
           const holder = table.get(key);
           if (holder === undefined) continue;
-          if (options?.stepDownWithin === undefined) return yield* new LockBusy({ stranger: false });
+          if (options?.stepDownWithin === undefined)
+            return yield* new LockBusy({ stranger: false });
           Deferred.doneUnsafe(holder.asked, Effect.void);
           yield* Deferred.await(holder.released);
         }

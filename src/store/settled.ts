@@ -5,7 +5,15 @@ import { signatureHolds } from "#src/proof/keys";
 import { parseManifest } from "#src/proof/texts";
 import { isName, manifestSuffix, type Name, type Session } from "#src/wire/names";
 import { isSigned, readRecord, type SignedRecord } from "./record.ts";
-import { clear, find, locate, type Place, readText, whereFound, type WritableStore } from "./store.ts";
+import {
+  clear,
+  find,
+  locate,
+  type Place,
+  readText,
+  whereFound,
+  type WritableStore,
+} from "./store.ts";
 import { isPruned } from "./packs.ts";
 
 export interface Settled {
@@ -36,9 +44,7 @@ const bareName = Effect.fnUntraced(function* (
 ): Effect.fn.Return<Name | undefined, SafeFsError> {
   const name = yield* Effect.scoped(
     whereFound(
-      Effect.flatMap(incoming.open(filesOf(session).ticket, "read"), (file) =>
-        readText(file, 512),
-      ),
+      Effect.flatMap(incoming.open(filesOf(session).ticket, "read"), (file) => readText(file, 512)),
     ),
   );
   return isName(name) ? name : undefined;

@@ -40,9 +40,8 @@ const directories = [
   "runs",
   "gone",
 ] as const;
-export interface WritableStore extends Store, Readonly<
-  { [D in (typeof directories)[number]]: Directory }
-> {
+export interface WritableStore
+  extends Store, Readonly<{ [D in (typeof directories)[number]]: Directory }> {
   readonly own: Directory;
   readonly key: SigningKey;
   readonly lockKey: (what: string) => string;

@@ -5,15 +5,15 @@
 import { Clock, Effect } from "effect";
 import type { Directory, SafeFsError } from "#services/SafeFs";
 import { fingerprint, signatureHolds } from "#src/proof/keys";
-import {
-  parseTicket,
-  sha256,
-  type SignedTicket,
-  type Ticket,
-  ticketText,
-} from "#src/proof/texts";
+import { parseTicket, sha256, type SignedTicket, type Ticket, ticketText } from "#src/proof/texts";
 import { ticketAge } from "#src/wire/limits";
-import { instantOf, isSignature, type PublicKey, type Series, type Signature } from "#src/wire/names";
+import {
+  instantOf,
+  isSignature,
+  type PublicKey,
+  type Series,
+  type Signature,
+} from "#src/wire/names";
 import { Refused, refuse } from "./failure.ts";
 import { readSigners, writeSigners } from "./signers.ts";
 import { readText, type Store, whereFound, type WritableStore, writeText } from "./store.ts";
@@ -47,9 +47,9 @@ export const highestTicket = Effect.fnUntraced(function* (
 ): Effect.fn.Return<Admitted | undefined, Refused | SafeFsError> {
   const text = yield* Effect.scoped(
     Effect.flatMap(ownFile(store, "runs", seriesFile(signer, series)), (file) =>
-      file === undefined ? Effect.undefined : readText(file, fileLimit).pipe(
-        Effect.map((read) => read ?? ""),
-      ),
+      file === undefined
+        ? Effect.undefined
+        : readText(file, fileLimit).pipe(Effect.map((read) => read ?? "")),
     ),
   );
   const found = parse(text);
@@ -72,14 +72,18 @@ export const ticketOf = (
     ),
   ).pipe(Effect.map(parse));
 
-/** Is it a key whose tickets this store takes? The first one that comes reserves an empty store. */
+/** Is it a key whose tickets this store takes? Undefined where there are none: the first one reserves it. */
 const known = Effect.fnUntraced(function* (store: WritableStore, signer: PublicKey) {
   const signers = yield* readSigners(store.own);
-  if (signers.length === 0 || signers.includes(signer)) return signers;
-  const others = signers.length === 1 ? "" : ` and ${signers.length - 1} others`;
+  if (signers === undefined || signers.includes(signer)) return signers;
+  const [first, ...others] = signers.map(fingerprint);
+  const taken =
+    first === undefined
+      ? "takes backups of no key"
+      : `takes backups signed with the key ${first}${others.length > 0 ? ` (and ${others.length} more)` : ""}`;
   return yield* refuse(
     "not-permitted",
-    `this store takes backups signed with the key ${fingerprint(signers[0]!)}${others}, not with ${fingerprint(signer)}; to change that, on the server: qbackup-shell signers add KEY`,
+    `this store ${taken}, not with ${fingerprint(signer)}; its owner can change that: qbackup-shell signers add`,
   );
 });
 
@@ -143,7 +147,7 @@ export const enter = Effect.fnUntraced(function* (
   const { series, session, signer } = admitted.ticket;
   const signers = yield* known(store, signer);
   yield* fresh(store, admitted);
-  if (signers.length === 0) yield* writeSigners(store.own, [signer]);
+  if (signers === undefined) yield* writeSigners(store.own, [signer]);
   yield* writeText(store.runs, seriesFile(signer, series), fileOf(admitted));
   yield* writeText(store.incoming, `${session}.ticket`, fileOf(admitted));
 });

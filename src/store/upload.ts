@@ -264,7 +264,8 @@ export const openUpload = Effect.fnUntraced(function* (
         if (lines.length >= batch) yield* writeTable();
       }),
     );
-    if (blocks < start.blocks) return yield* refuse("internal", "the upload changes while it is read");
+    if (blocks < start.blocks)
+      return yield* refuse("internal", "the upload changes while it is read");
     yield* data.sync;
     yield* digests.sync;
     for (const directory of [incoming, held, own, root]) yield* directory.sync;
@@ -341,7 +342,8 @@ export const openUpload = Effect.fnUntraced(function* (
       const n = walk.take(block);
       const { atMemberEnd, fault } = walk;
       if (fault !== undefined) return yield* refuse("incomplete", fault.message);
-      if (n < block.length) return yield* refuse("bad-request", "a frame with more than one member");
+      if (n < block.length)
+        return yield* refuse("bad-request", "a frame with more than one member");
       if (!atMemberEnd && n < blockSize) {
         return yield* refuse("bad-request", "a frame with less than a block of its member");
       }
@@ -358,7 +360,7 @@ export const openUpload = Effect.fnUntraced(function* (
       if (taken - durable.offset >= ackAfter.bytes) many.openUnsafe();
     }),
     flush,
-    sound: Effect.suspend(() => (failed === undefined ? Effect.void : failed)),
+    sound: Effect.suspend(() => failed ?? Effect.void),
     flushing: Effect.fnUntraced(function* (after) {
       for (;;) {
         yield* some.await;

@@ -94,7 +94,8 @@ export const clean = Effect.fnUntraced(function* (
       const settled = yield* settledOf(store, session);
       if (settled !== undefined) return yield* settle(store, settled);
       if (yield* kept(store, session, names, now)) return false;
-      const why = (yield* find(incoming, session)) === undefined ? undefined : "no link came back to it";
+      const why =
+        (yield* find(incoming, session)) === undefined ? undefined : "no link came back to it";
       yield* discard(store, session, why);
       for (const name of names) yield* Effect.ignore(incoming.remove(name));
       return true;

@@ -168,7 +168,8 @@ const allThere = Effect.fnUntraced(function* (
   const missing = refuse("damaged", "a part of the archive that it builds on is not in the store");
   const bySession = new Map<Session, Array<Run>>();
   for (const run of runs) {
-    if (run.session !== own) bySession.set(run.session, [...(bySession.get(run.session) ?? []), run]);
+    if (run.session !== own)
+      bySession.set(run.session, [...(bySession.get(run.session) ?? []), run]);
   }
   for (const [session, some] of bySession) {
     const { file, index } = yield* openPack(store, session);
@@ -247,9 +248,12 @@ export const commit = Effect.fnUntraced(function* <R>(
         yield* hold(store, `name:${place.name}`);
         yield* admissible;
         yield* nameIsFree(place);
-        yield* incoming
-          .link(names.record, place.directory, place.record)
-          .pipe(Effect.catchIf(({ reason }) => reason === "exists", () => exists));
+        yield* incoming.link(names.record, place.directory, place.record).pipe(
+          Effect.catchIf(
+            ({ reason }) => reason === "exists",
+            () => exists,
+          ),
+        );
         // From here on it is an archive, unless the disk says that it is not.
         yield* place.directory.sync.pipe(
           Effect.tapError(() => Effect.ignore(clear(place.directory, place.record))),
@@ -263,9 +267,7 @@ export const commit = Effect.fnUntraced(function* <R>(
       plain: format === "qvm-backup",
     };
     return yield* Effect.orElseSucceed(settle(store, settled), () => false);
-  }).pipe(
-    Effect.tapError(() => Effect.ignore(withdraw(store, session))),
-  );
+  }).pipe(Effect.tapError(() => Effect.ignore(withdraw(store, session))));
 });
 
 /** Lines that are written at once. */
@@ -276,6 +278,10 @@ const pieces = function* (runs: ReadonlyArray<Run>): Generator<string> {
   const joined = recipe();
   for (const run of runs) joined.push(run);
   for (let at = 0; at < joined.runs().length; at += batch) {
-    yield joined.runs().slice(at, at + batch).map(runLine).join("");
+    yield joined
+      .runs()
+      .slice(at, at + batch)
+      .map(runLine)
+      .join("");
   }
 };

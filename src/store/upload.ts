@@ -11,7 +11,7 @@ import { lineOf } from "#src/proof/table";
 import { digestSize, leafOf } from "#src/proof/treehash";
 import { ackAfter, blockSize } from "#src/wire/limits";
 import { Instant, instantOf, type Session } from "#src/wire/names";
-import { type Refused, refuse } from "./failure.ts";
+import { Refused, refuse } from "./failure.ts";
 import { filesOf, letGo, recordName, settledOf } from "./settled.ts";
 import { clear, find, readText, whereFound, type WritableStore, writeText } from "./store.ts";
 
@@ -320,7 +320,10 @@ export const openUpload = Effect.fnUntraced(function* (
       ),
     ),
   );
-  const noRoom = refuse("quota", "the store has no room left for this account");
+  const noRoom = new Refused({
+    code: "quota",
+    message: "the store has no room left for this account",
+  });
 
   return {
     session,
@@ -360,7 +363,7 @@ export const openUpload = Effect.fnUntraced(function* (
       if (taken - durable.offset >= ackAfter.bytes) many.openUnsafe();
     }),
     flush,
-    sound: Effect.suspend(() => failed ?? Effect.void),
+    sound: Effect.suspend(() => (failed === undefined ? Effect.void : Effect.fail(failed))),
     flushing: Effect.fnUntraced(function* (after) {
       for (;;) {
         yield* some.await;
@@ -376,7 +379,7 @@ export const openUpload = Effect.fnUntraced(function* (
     }),
     allow: (left) => {
       limit = Math.min(most, taken + left);
-      return left < 0 ? noRoom : Effect.void;
+      return left < 0 ? Effect.fail(noRoom) : Effect.void;
     },
   };
 });

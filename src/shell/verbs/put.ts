@@ -21,7 +21,15 @@ import { commit, hold, nameIsFree, rehearse, seat, type Whole } from "#src/store
 import { type Failure, LinkLost, type Refused, refuse } from "#src/store/failure";
 import { isPruned } from "#src/store/packs";
 import { type Settled, settle, settledOf } from "#src/store/settled";
-import { claim, clear, find, keepKey, locate, type WritableStore, writeText } from "#src/store/store";
+import {
+  claim,
+  clear,
+  find,
+  keepKey,
+  locate,
+  type WritableStore,
+  writeText,
+} from "#src/store/store";
 import { recipeOf } from "#src/store/tables";
 import { type Admitted, enter, fresh, stillHolds, ticketOf, vouch } from "#src/store/tickets";
 import { discard, goneOf, openUpload, type Upload } from "#src/store/upload";
@@ -52,13 +60,20 @@ const signatureSize = 64;
 const baseOf = (store: WritableStore, { base }: Ticket) =>
   base === "-" ? Effect.succeed([]) : recipeOf(store, base);
 
+/** What is under way. */
+interface Work {
+  readonly admitted: Admitted;
+  readonly upload: Upload;
+  readonly conversation: Put;
+  /** All members came, and the trailer is due. */
+  trailed: boolean;
+}
+
 /** Reads frames until the client says that it was all, or (undefined) that it gives up. */
-const receive = Effect.fnUntraced(function* (
-  store: WritableStore,
-  ticket: Ticket,
-  upload: Upload,
-  { voice }: Put,
-) {
+const receive = Effect.fnUntraced(function* (work: Work) {
+  const { admitted, conversation, upload } = work;
+  const { store, voice } = conversation;
+  const { ticket } = admitted;
   const { stdin } = yield* Invocation;
   const reader = frames(stdin, blockSize);
   /** The next frame that says something. */
@@ -80,6 +95,7 @@ const receive = Effect.fnUntraced(function* (
     if (frame.kind === "zero") break;
     yield* upload.add(frame.bytes);
   }
+  work.trailed = true;
   const first = yield* next;
   if (first.kind === "give-up") return undefined;
   const manifest =
@@ -108,14 +124,9 @@ const receive = Effect.fnUntraced(function* (
 });
 
 /** Receives and flushes side by side, until the end, a failure, or another one that takes over. */
-const takeIn = (
-  store: WritableStore,
-  ticket: Ticket,
-  upload: Upload,
-  conversation: Put,
-  asked: Effect.Effect<void>,
-) => {
-  const { options, voice } = conversation;
+const takeIn = (work: Work, asked: Effect.Effect<void>) => {
+  const { conversation, upload } = work;
+  const { options, store, voice } = conversation;
   const count = meter(store, options.quota);
   let acknowledged = upload.durable().offset;
   let claimed = 0;
@@ -136,7 +147,7 @@ const takeIn = (
     new LinkLost({ why: "another connection took over", stepDown: true }),
   );
   return Effect.raceAllFirst([
-    receive(store, ticket, upload, conversation),
+    receive(work),
     upload.flushing(flushed),
     voice.watch,
     steppingDown,
@@ -172,12 +183,10 @@ const agrees = (
 };
 
 const finish = Effect.fnUntraced(function* (
-  store: WritableStore,
-  admitted: Admitted,
-  upload: Upload,
+  { admitted, conversation, upload }: Work,
   { manifest: text, runs, signature }: Trailer,
-  { log, options }: Put,
 ) {
+  const { log, options, store } = conversation;
   const { ticket } = admitted;
   const manifest = parseManifest(text);
   if (manifest === undefined) return yield* refuse("bad-request", "the manifest is malformed");
@@ -280,20 +289,27 @@ const hasRoom = Effect.fnUntraced(function* (
   }
 });
 
-/** Nothing of the upload is of use any more. Why, for who asks again; undefined where it is. */
-const ended = (error: Failure, upload: Upload, trailed: boolean): string | undefined => {
+/** Why nothing of an upload is of use any more, for who asks again; undefined where it is. */
+const uselessFor = (error: Failure, work: Work | undefined): string | undefined => {
   if (error._tag === "LinkLost") return undefined;
   if (error._tag === "SafeFsError" && error.reason !== "no-space" && error.reason !== "too-large") {
     return "the server's disk failed";
   }
   const code = error._tag === "Refused" ? error.code : "no-space";
   if (code === "digest-mismatch") return "what came was not what dom0 sent";
-  // A later run goes on with slots. A stream of qvm-backup's has ended with its run, but what is
-  // refused by its trailer is whole.
-  if (trailed || upload.format() === "slots" || code === "busy") return undefined;
+  // A later run goes on with slots. A stream of qvm-backup's has ended with its run; but one whose
+  // trailer is refused is whole.
+  if (work === undefined || work.trailed || work.upload.format() === "slots") return undefined;
+  if (code === "busy" || code === "stale") return undefined;
   return code === "no-space" || code === "quota"
     ? "there was no room left for it"
     : "what came was no backup";
+};
+
+/** Discards an upload that this error is the end of. */
+const giveUpOn = (store: WritableStore, session: Session, error: Failure, work?: Work) => {
+  const why = uselessFor(error, work);
+  return why === undefined ? Effect.void : Effect.ignore(discard(store, session, why));
 };
 
 export const put = Effect.fnUntraced(function* (
@@ -336,39 +352,32 @@ export const put = Effect.fnUntraced(function* (
     }),
   );
 
-  let trailed = false;
-  let upload: Upload | undefined;
   const more = meter(store, options.quota)();
+  const upload = yield* Effect.raceFirst(
+    openUpload(store, session, {
+      bytes: ticket.bytes,
+      continued: before !== undefined && before !== vouched.text,
+      more,
+    }),
+    voice.watch,
+  ).pipe(
+    // A flush that fails here is a failed flush, too.
+    Effect.tapErrorTag("SafeFsError", (error) => giveUpOn(store, session, error)),
+  );
+  const work: Work = { admitted: vouched, upload, conversation, trailed: false };
   const stored = yield* Effect.gen(function* () {
-    upload = yield* Effect.raceFirst(
-      openUpload(store, session, {
-        bytes: ticket.bytes,
-        continued: before !== undefined && before !== vouched.text,
-        more,
-      }),
-      voice.watch,
-    );
     yield* keepKey(store);
     yield* voice.say({ type: "ready", ...upload.durable() });
     yield* Effect.forkScoped(Effect.ignore(clean(store, session)));
-    const trailer = yield* takeIn(store, ticket, upload, conversation, asked);
+    const trailer = yield* takeIn(work, asked);
     if (trailer === undefined) {
-      yield* Effect.scoped(
-        Effect.andThen(hold(store, "store"), stillHolds(store, vouched)),
-      );
+      yield* Effect.scoped(Effect.andThen(hold(store, "store"), stillHolds(store, vouched)));
       yield* discard(store, session);
       return undefined;
     }
-    trailed = true;
     // Nothing stops the commit but the disk: whoever comes back finds it done.
     const patient = Effect.catch(voice.watch, () => Effect.never);
-    const done = finish(store, vouched, upload, trailer, conversation);
-    return storedOf(yield* Effect.raceFirst(done, patient));
-  }).pipe(
-    Effect.tapError((error: Failure) => {
-      const why = upload === undefined ? undefined : ended(error, upload, trailed);
-      return why === undefined ? Effect.void : Effect.ignore(discard(store, session, why));
-    }),
-  );
+    return storedOf(yield* Effect.raceFirst(finish(work, trailer), patient));
+  }).pipe(Effect.tapError((error) => giveUpOn(store, session, error, work)));
   if (stored !== undefined) yield* voice.say(stored);
 });

@@ -1,20 +1,23 @@
 /** qbackup-shell in this process: a world to run it in, a client to talk to it, archives to send. */
 import { Effect, Fiber, Layer, type Scope } from "effect";
 import * as crypto from "node:crypto";
+import { memoryJournal } from "#layers/memory/MemoryJournal";
 import { memoryLocks } from "#layers/memory/MemoryLocks";
 import { memoryReporter, type Said } from "#layers/memory/MemoryReporter";
 import { Disk, memorySafeFs } from "#layers/memory/MemorySafeFs";
 import { BytesError, type Sink, type Source } from "#services/Bytes";
 import { Invocation } from "#services/Invocation";
+import type { Entry } from "#services/Journal";
 import type { Locks } from "#services/Locks";
 import type { SafeFs } from "#services/SafeFs";
 import { FullChunk } from "#src/archive/parameters";
 import { ArchiveFault, Walk } from "#src/archive/walk";
 import { shell } from "#src/shell/main";
-import { blockSize, lengthPrefix } from "#src/wire/frames";
+import { lengthPrefix } from "#src/wire/frames";
+import { blockSize } from "#src/wire/limits";
 import { replies } from "#src/wire/lines";
-import type { Reply } from "#src/wire/reply";
-import { treeHash } from "#test/support/peer";
+import { isVerb, parseReply, type Reply } from "#src/wire/request";
+import { treeHash } from "#test/support/reference";
 import { archiveOf } from "#test/support/archive";
 
 /** Bytes from one side to the other. `cut` makes both fail, as a dead link does. */
@@ -85,6 +88,8 @@ export interface World {
   readonly layer: Layer.Layer<SafeFs | Locks>;
   /** What the shell said on stderr. */
   readonly said: Said;
+  /** What it wrote into the server's log. */
+  readonly journal: Array<Entry>;
   /** Bytes of a full chunk. */
   readonly fullChunk: number;
 }
@@ -95,11 +100,13 @@ const said = (): Said => ({ lines: [], progress: [] });
 export const memoryWorld = (disk = new Disk(), locks = memoryLocks()): World => ({
   layer: Layer.mergeAll(memorySafeFs(disk), locks),
   said: said(),
+  journal: [],
   fullChunk: smallChunk + 128,
 });
 export const worldOf = (layer: Layer.Layer<SafeFs | Locks>): World => ({
   layer,
   said: said(),
+  journal: [],
   fullChunk: smallChunk + 128,
 });
 
@@ -109,6 +116,8 @@ export interface Call {
   readonly command?: string | undefined;
   /** Who runs it; unknown if not given. */
   readonly uid?: number;
+  /** More of the environment. */
+  readonly env?: Readonly<Record<string, string>>;
 }
 export interface Client {
   readonly stdin: Sink;
@@ -118,6 +127,7 @@ export interface Client {
   /** What is left to be said, to the end. */
   readonly rest: Effect.Effect<ReadonlyArray<Reply>>;
   /** All of stdout so far, for what is no reply. */
+  readonly output: () => Buffer;
   readonly text: () => string;
   readonly exit: Effect.Effect<number>;
   readonly kill: Effect.Effect<void>;
@@ -126,15 +136,16 @@ export interface Client {
 /** Starts the shell; it ends with the scope. */
 export const start = Effect.fnUntraced(function* (
   world: World,
-  { args = [], command, uid }: Call,
+  { args = [], command, env = {}, uid }: Call,
 ): Effect.fn.Return<Client, never, Scope.Scope> {
   const up = pipe();
   const down = pipe();
-  let text = "";
+  const written: Array<Buffer> = [];
+  const output = () => Buffer.concat(written);
   const stdout: Sink = {
     write: (bytes) =>
       Effect.tap(down.sink.write(bytes), () => {
-        text += Buffer.from(bytes).toString();
+        written.push(Buffer.from(bytes));
         return Effect.void;
       }),
     end: down.sink.end,
@@ -145,9 +156,10 @@ export const start = Effect.fnUntraced(function* (
       Layer.mergeAll(
         world.layer,
         memoryReporter(world.said),
+        memoryJournal(world.journal),
         Layer.succeed(Invocation, {
           args,
-          env: { SSH_ORIGINAL_COMMAND: command },
+          env: { ...env, SSH_ORIGINAL_COMMAND: command },
           ...(uid === undefined ? {} : { uid }),
           stdin: up.source,
           stdout,
@@ -159,7 +171,12 @@ export const start = Effect.fnUntraced(function* (
     Effect.provideService(FullChunk, world.fullChunk),
     Effect.forkScoped,
   );
-  const reader = replies(down.source, () => Effect.void);
+  const verb = command?.split(" ")[1] ?? "";
+  const reader = replies(
+    down.source,
+    (said) => (isVerb(verb) ? parseReply(verb, said) : undefined),
+    () => Effect.void,
+  );
   const next = Effect.orDie(reader.next);
   return {
     stdin: up.sink,
@@ -173,7 +190,8 @@ export const start = Effect.fnUntraced(function* (
         found.push(reply);
       }
     }),
-    text: () => text,
+    output,
+    text: () => output().toString(),
     exit: Fiber.join(fiber),
     kill: Effect.asVoid(Fiber.interrupt(fiber)),
   };
@@ -187,7 +205,7 @@ export const run = (world: World, call: Call, stdin: Uint8Array = new Uint8Array
       yield* client.stdin.write(stdin);
       yield* client.stdin.end;
       const code = yield* client.exit;
-      return { code, text: client.text() };
+      return { code, text: client.text(), output: client.output() };
     }),
   );
 

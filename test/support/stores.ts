@@ -74,13 +74,17 @@ export const storeMaker = (write: Write) => {
   const lengthOf = (line: string) => Number(line.split(" ")[2]);
   write(".qbackup/identity", Buffer.from(pem(secretOf("server"))));
   /** What everything that is said of an archive has in common. */
-  const contentOf = ({ format = "qvm-backup", recipe = "", session }: Kept) => {
-    const all = `${session} 0 ${tables.get(session)!.length}\n`;
-    const text = recipe === "" ? all : recipe;
-    const lines = spread(text).map(([of, index]) => tables.get(of)![index]!);
-    const bytes = lines.reduce((sum, line) => sum + lengthOf(line), 0);
+  const contentOf = ({ format = "qvm-backup", recipe, session }: Kept) => {
+    const text = recipe ?? `${session} 0 ${tables.get(session)!.length}\n`;
+    const { bytes, members, root } = (contents[text] ??= composed(text));
     const size = format === "slots" ? Math.ceil((bytes + 1024) / 10_240) * 10_240 : bytes;
-    return { text, size, members: lines.length, root: rootOf(lines) };
+    return { text, size, members, root };
+  };
+  const contents: Record<string, ReturnType<typeof composed>> = {};
+  const composed = (recipe: string) => {
+    const lines = spread(recipe).map(([of, index]) => tables.get(of)![index]!);
+    const bytes = lines.reduce((sum, line) => sum + lengthOf(line), 0);
+    return { bytes, members: lines.length, root: rootOf(lines) };
   };
   const signed = ({ name, run = 1, session }: Kept) => ({
     name,

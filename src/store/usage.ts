@@ -112,7 +112,7 @@ export const roomOf = Effect.fnUntraced(function* (
 });
 
 /** Bytes that an upload may have that begins now. */
-export const room = (
+export const roomNow = (
   store: Store,
   quota: number | undefined,
 ): Effect.Effect<number, SafeFsError, Locks> =>

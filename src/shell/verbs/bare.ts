@@ -16,7 +16,7 @@ import { filesOf } from "#src/store/settled";
 import { readSigners } from "#src/store/signers";
 import { locate, type WritableStore, writeText } from "#src/store/store";
 import { discard, openUpload, type Upload } from "#src/store/upload";
-import { meter, room } from "#src/store/usage";
+import { meter, roomNow } from "#src/store/usage";
 import type { Conversation } from "#src/shell/voice";
 
 /** There are no signs of life in this form, and qvm-backup may be silent for long. */
@@ -84,7 +84,7 @@ export const bare = Effect.fnUntraced(function* (
   yield* hold(store, `session:${session}`);
   yield* seat(store);
   yield* Effect.ignore(clean(store, session));
-  const bytes = yield* room(store, quota);
+  const bytes = yield* roomNow(store, quota);
   if (bytes === 0) return yield* refuse("quota", "the store has no room left for this account");
   const count = meter(store, quota);
 

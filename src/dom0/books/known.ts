@@ -19,7 +19,7 @@ export const storedOf = ({ entry }: Pick<Known, "entry">): string | undefined =>
   parseReceipt(entry.receipt)?.stored;
 
 /** A ledger can be damaged in more places than a line holds. */
-const some = (numbers: ReadonlyArray<number>): string =>
+export const some = (numbers: ReadonlyArray<number | string>): string =>
   numbers.length > 20
     ? `${numbers.slice(0, 20).join(", ")} and ${numbers.length - 20} more`
     : numbers.join(", ");

@@ -17,6 +17,16 @@ import { persist } from "./retry.ts";
 
 const configuration = (error: { readonly message: string }) => failed("usage", error.message);
 
+/** What `--expect-server` was given. */
+export const checkFingerprint = (text: string | undefined) =>
+  text === undefined || /^[0-9A-Fa-f]{64}$/.test(text)
+    ? Effect.void
+    : failed(
+        "usage",
+        "--expect-server takes a fingerprint of 64 hex digits",
+        "on the server `make server` printed it, and qbackup-shell identity prints it",
+      );
+
 /** What prints the server's fingerprint, where its owner can be asked. */
 const askTheOwner = "`runuser -u ACCOUNT -- /usr/bin/qbackup-shell identity --root STORE`";
 

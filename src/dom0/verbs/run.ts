@@ -23,7 +23,14 @@ import { line, printable } from "#src/say/shown";
 import { linkTimeout, standardFloor, startTimeout, tellAfterADay } from "#src/dom0/far/retry";
 import { command } from "#src/dom0/cli/command";
 import { failed, type RunFailed } from "#src/dom0/failure";
-import { keepRunning, month, passphraseFile, qubesTimeout, to } from "#src/dom0/cli/flags";
+import {
+  expectServer,
+  keepRunning,
+  month,
+  passphraseFile,
+  qubesTimeout,
+  to,
+} from "#src/dom0/cli/flags";
 import { settingOr, settingsFor, startDestination, waitForLock } from "#src/dom0/qube/destination";
 import { backedUpOf, putBack } from "#src/dom0/qube/lastbackup";
 import { closeTo } from "#src/dom0/cli/near";
@@ -32,7 +39,7 @@ import { looked, unsound } from "#src/dom0/books/known";
 import { select, type Selection, withoutSnapshot } from "#src/dom0/qube/select";
 import { settle } from "#src/dom0/far/settle";
 import { standing } from "#src/dom0/books/standing";
-import { ownKeys } from "#src/dom0/far/server";
+import { checkFingerprint, ownKeys } from "#src/dom0/far/server";
 import { newSession, openUpload, type Upload } from "#src/dom0/far/upload";
 import { newView, showing, type View } from "#src/dom0/cli/view";
 
@@ -649,15 +656,6 @@ const promiseOf = Effect.fnUntraced(function* (text: string | undefined) {
   return Number(count) * hours[unit as keyof typeof hours] * 3_600_000;
 });
 
-const checkFingerprint = (text: string | undefined) =>
-  text === undefined || /^[0-9A-Fa-f]{64}$/.test(text)
-    ? Effect.void
-    : failed(
-        "usage",
-        "--expect-server takes a fingerprint of 64 hex digits",
-        "on the server `make server` printed it, and qbackup-shell identity prints it",
-      );
-
 /** What Qubes' restore knows, if it is installed; of others it has to be told with -Z (docs/qubes.md, Restoring). */
 const checkFilter = Effect.fnUntraced(function* (program: string) {
   if (!/^[A-Za-z0-9][A-Za-z0-9._+-]{0,63}$/.test(program)) {
@@ -731,11 +729,7 @@ export const runCommand = command({
       default: standardFloor,
       help: "give up when less gets through in an hour of waiting; lower it for a link that is slowed down",
     },
-    expectServer: {
-      type: "text",
-      value: "FINGERPRINT",
-      help: "take no server but the one whose key has this fingerprint",
-    },
+    expectServer,
     expectEvery: {
       type: "text",
       value: "TIME",

@@ -360,7 +360,7 @@ const rebuild = Effect.fnUntraced(function* (options: LedgerOptions) {
         else if (mine?.size === size && mine.root === root) count.known += 1;
         else unknown.push(archive);
       }
-      unknown.sort((a, b) => (a.stored < b.stored ? -1 : 1));
+      unknown.sort((a, b) => Date.parse(a.stored) - Date.parse(b.stored));
       yield* takeAll(unknown);
     }),
   );

@@ -4,7 +4,6 @@ import { KnownServers } from "#services/KnownServers";
 import { type Entry, Ledger } from "#services/Ledger";
 import { ReadBacks } from "#services/ReadBacks";
 import { Signer } from "#services/Signer";
-import { humanSize } from "#src/say/format";
 import { fingerprint } from "#src/proof/keys";
 import { parseManifest } from "#src/proof/texts";
 import { printable } from "#src/say/shown";
@@ -17,7 +16,7 @@ import { currentHead, inLedger } from "#src/dom0/books/record";
 import { print } from "#src/dom0/qube/visit";
 
 /** As many as fit on the page. */
-const most = 8;
+const most = 7;
 
 const minute = (instant: string): string => instant.slice(0, 16).replace("T", " ");
 
@@ -27,8 +26,7 @@ const archiveLines = (entry: Entry): ReadonlyArray<string> => {
   const qubes = entry.qubes.map(({ name }) => name).join(" ");
   return [
     `   ${entry.name}`,
-    `      ${minute(entry.finished)} UTC, ${humanSize(manifest.size)}${entry.rebuilt === true ? ", rebuilt" : ""}`,
-    `      size ${manifest.size}, members ${manifest.members}, format ${manifest.format}`,
+    `      ${minute(entry.finished)} UTC, ${manifest.size} bytes, ${manifest.members} members, ${manifest.format}${entry.rebuilt === true ? ", rebuilt" : ""}`,
     `      root ${manifest.root}`,
     `      ${printable(qubes, 70)}`,
   ];
@@ -49,7 +47,9 @@ export const recoverySheet = Effect.fnUntraced(function* (options: {
   // qube, or a prefix, which no newer one has.
   const seen = new Set<string>();
   const latest: Array<Entry> = [];
-  const ordered = entries.toReversed().sort((a, b) => (a.finished > b.finished ? -1 : 1));
+  const ordered = entries
+    .toReversed()
+    .sort((a, b) => Date.parse(b.finished) - Date.parse(a.finished));
   for (const entry of ordered) {
     if (entry.destination !== destination) continue;
     const audit = audits.get(entry.session);
@@ -80,10 +80,9 @@ export const recoverySheet = Effect.fnUntraced(function* (options: {
       "",
       "   ______________________________________________________________________",
       "",
-      "   its key fingerprint:",
-      `   ${server === undefined ? "not seen yet" : fingerprint(server)}`,
+      `   its key ${server === undefined ? "was not seen yet" : fingerprint(server)}`,
       "",
-      "3  This dom0. Its key, which signs the backups (on paper: qbackup key export):",
+      "3  The key of this dom0, which signs the backups: on paper, qbackup key export",
       `   ${own === undefined ? "none yet" : fingerprint(own)}`,
       `   the ledger's head: ${current?.head ?? "no run yet"}`,
       "",

@@ -8,6 +8,7 @@ import {
   anArchive,
   keep,
   qbackup,
+  replace,
   server,
   type Stored,
   type World,
@@ -26,9 +27,6 @@ const listed = (out: string) =>
   (JSON.parse(out) as Array<{ name: string; proof: string; note?: string }>).map(
     ({ name, proof }) => [name, proof],
   );
-/** What lies on the shelf under this name is now this; the server does not know. */
-const replace = (w: World, name: string, bytes: Buffer) =>
-  w.shelf.committed.set(name, { ...w.shelf.committed.get(name)!, bytes });
 const bent = (bytes: Buffer, at: number): Buffer => {
   const copy = Buffer.from(bytes);
   copy[at]! ^= 1;

@@ -33,7 +33,7 @@ import {
 import { knownArchives } from "#src/dom0/books/known";
 import { cameBack, note, noteFailure } from "#src/dom0/books/noted";
 import { inLedger } from "#src/dom0/books/record";
-import { ask, fetchRecord, nextReply, recordDiffers } from "#src/dom0/far/remote";
+import { ask, contentOf, fetchRecord, nextReply, recordDiffers } from "#src/dom0/far/remote";
 import { checkServer } from "#src/dom0/far/server";
 import { print, visit } from "#src/dom0/qube/visit";
 
@@ -132,6 +132,7 @@ const theirAnchor = Effect.fnUntraced(function* (name: Name, destination: string
   const { say } = yield* Reporter;
   const vouched = yield* fetchRecord(destination, name);
   if (vouched === undefined) {
+    yield* contentOf(destination, name);
     return yield* failed(
       "usage",
       `the server has no receipt for ${name} either`,

@@ -78,6 +78,14 @@ const alive = ({ fifo, pid, started }: Record): boolean => {
   }
 };
 
+/** The processes that have the FIFO among their words: nothing but a qvm-backup for it has. */
+const namedFor = (fifo: string): ReadonlyArray<Record> =>
+  fs.readdirSync("/proc").flatMap((name) => {
+    const started = /^[1-9][0-9]*$/.test(name) ? stat(Number(name))?.started : undefined;
+    const one = { pid: Number(name), started: started ?? "", fifo };
+    return started !== undefined && alive(one) ? [one] : [];
+  });
+
 /** Cancels in qubesd what a killed qvm-backup began there; it would go on to its end otherwise. */
 const cancelInQubesd = (pid: number, env: Env | undefined) =>
   Effect.ignore(
@@ -139,22 +147,17 @@ export const fifoQvmBackup = (options: FifoOptions): Layer.Layer<QvmBackup> =>
      * no other backup is written to. A process number tells less, for it may be another's by now, or
      * never have been written down.
      */
-    const profilesLeft = () => {
+    const profilesLeft = (): ReadonlyArray<string> => {
       const directory = options.profiles ?? "/etc/qubes/backup";
-      const left: Array<{ readonly file: string; readonly pid: number }> = [];
-      let names: ReadonlyArray<string>;
       try {
-        names = fs.readdirSync(directory);
+        return fs
+          .readdirSync(directory)
+          .filter((name) => /^backup-run-[1-9][0-9]{0,9}\.conf$/.test(name))
+          .map((name) => path.join(directory, name))
+          .filter(ours);
       } catch {
-        return left; // no Qubes here, or not for us
+        return []; // no Qubes here, or not for us
       }
-      for (const name of names) {
-        const pid = /^backup-run-([1-9][0-9]{0,9})\.conf$/.exec(name)?.[1];
-        if (pid === undefined) continue;
-        const file = path.join(directory, name);
-        if (ours(file)) left.push({ file, pid: Number(pid) });
-      }
-      return left;
     };
     /** YAML folds long lines at blanks, and quotes what holds signs of its own. */
     const flat = (text: string) => text.replace(/\s+/g, " ");
@@ -172,7 +175,7 @@ export const fifoQvmBackup = (options: FifoOptions): Layer.Layer<QvmBackup> =>
       }
     };
     const removeProfiles = (): ReadonlyArray<string> =>
-      profilesLeft().map(({ file }) => {
+      profilesLeft().map((file) => {
         try {
           fs.unlinkSync(file);
           return `removed ${file}, which held the passphrase`;
@@ -234,12 +237,8 @@ export const fifoQvmBackup = (options: FifoOptions): Layer.Layer<QvmBackup> =>
       const reader = fs.lstatSync(fifo, { throwIfNoEntry: false })?.isFIFO()
         ? yield* attempt(doing, openFifo) // first of all: it releases a qubesd that hangs on it
         : undefined;
-      // Besides the one that was written down, one whose run was killed before it could.
-      const unrecorded = profilesLeft().flatMap(({ pid }) => {
-        const started = pid === record?.pid ? undefined : stat(pid)?.started;
-        return started === undefined ? [] : [{ pid, started, fifo }];
-      });
-      for (const one of [...(record === undefined ? [] : [record]), ...unrecorded]) {
+      // Besides the one that was written down, those whose run was killed before it could.
+      for (const one of [...(record === undefined ? [] : [record]), ...namedFor(fifo)]) {
         if (!alive(one)) continue;
         yield* interrupt(one);
         did.push(`cancelled a qvm-backup that a killed run had left behind (process ${one.pid})`);

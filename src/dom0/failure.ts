@@ -11,8 +11,9 @@ export class RunFailed extends Schema.TaggedError<RunFailed>()("RunFailed", {
   /**
    * carrier: it, or the way to the server, does not work at all, which says nothing of an archive.
    * decryption: what lies there is what was backed up, but that was broken when it was made.
+   * refusal: the server has said no, so that there is nothing left to ask it.
    */
-  about: Schema.optionalKey(Schema.Literals(["carrier", "decryption"])),
+  about: Schema.optionalKey(Schema.Literals(["carrier", "decryption", "refusal"])),
 }) {}
 
 /** Whatever other programs said in these texts is cleaned here. */
@@ -27,6 +28,10 @@ export const failed = (exit: Failure, message: string, hint?: string): RunFailed
 /** As `failed`, where the carrier cannot do anything for anybody. */
 export const unable = (exit: Failure, message: string, hint?: string): RunFailed =>
   new RunFailed({ exit, ...cleaned(message, hint), about: "carrier" });
+
+/** As `failed`, where the server has decided. */
+export const rejected = (exit: Failure, message: string, hint?: string): RunFailed =>
+  new RunFailed({ exit, ...cleaned(message, hint), about: "refusal" });
 
 /** A member does not decrypt with the passphrase that its header was opened with. */
 export const undecryptable = (message: string, hint: string): RunFailed =>

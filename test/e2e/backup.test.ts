@@ -216,6 +216,18 @@ describe("Qubes", () => {
   fault("a scrypt header is broken", { kind: "broken-scrypt" }, 6, /scrypt/);
   fault("a qube too many", { kind: "unexpected-qube" }, 6, /not asked for/);
   fault("a whole qube is missing", { kind: "missing-qube" }, 6, /nothing of vm/);
+  fault(
+    "a qube is removed",
+    { kind: "removed", vm: "work" },
+    3,
+    /work is gone: removed or renamed/,
+  );
+  fault(
+    "a qube is removed once qvm-backup has looked",
+    { kind: "removed", vm: "work", stage: "execute" },
+    3,
+    /work is gone: removed or renamed/,
+  );
   fault("bytes behind the end", { kind: "trailing-garbage" }, 6, /./);
   it("qubesd's temporary directory is too small", unless(noMount()), async () => {
     const tmp = fs.mkdtempSync(path.join(os.tmpdir(), "qbackup-small-"));

@@ -522,52 +522,69 @@ describe("FifoQvmBackup.recover", () => {
       }),
   );
 
-  it.live(
-    "a qvm-backup that had to be killed leaves no profile, and one without a record neither",
-    () =>
-      Effect.promise(async () => {
-        const world = await qubes();
-        const { fake, it, runDirectory } = world;
-        const fds = openFiles();
-        const profiles = path.join(it.dir, "profiles");
-        fs.mkdirSync(profiles);
-        // As the genuine one: its profile is there from its start to its end, unless it is killed.
-        fs.renameSync(path.join(it.dir, "qvm-backup"), path.join(it.dir, "qvm-backup.real"));
-        it.add(
-          "qvm-backup",
-          `for word; do case $word in */archive) fifo=$word;; esac; done
+  it.live("a qvm-backup that had to be killed leaves no profile", () =>
+    Effect.promise(async () => {
+      const world = await qubes();
+      const { fake, it, runDirectory } = world;
+      const fds = openFiles();
+      const profiles = path.join(it.dir, "profiles");
+      fs.mkdirSync(profiles);
+      // As the genuine one: its profile is there from its start to its end, unless it is killed.
+      fs.renameSync(path.join(it.dir, "qvm-backup"), path.join(it.dir, "qvm-backup.real"));
+      it.add(
+        "qvm-backup",
+        `for word; do case $word in */archive) fifo=$word;; esac; done
 echo "destination_path: $fifo" > "$DIR/profiles/backup-run-$$.conf"
 exec "$DIR/qvm-backup.real" "$@"`,
-        );
-        fake.orders({ writers: [{ size: 10 }, { size: 10, after: 600_000 }], deaf: true });
-        const limits = { again: 100, kill: 300, recover: 300 };
-        await Effect.runPromise(
-          use({ runDirectory, env: it.env, profiles, limits }, ({ start }) =>
-            Effect.gen(function* () {
-              const running = yield* start(plan);
-              yield* running.archive.read(new Uint8Array(10), 10);
-              assert.lengthOf(fs.readdirSync(profiles), 1);
-            }).pipe(Effect.scoped),
-          ),
-        );
-        assert.deepStrictEqual(fs.readdirSync(profiles), []);
-        // Killed before it wrote down what it had started, and what it started does not hear of it.
-        it.add("setpriv", `shift 3; exec "$@"`);
-        const child = run(it, runDirectory);
-        await new Promise((resolve) => child.stdout!.once("data", resolve));
-        while (fs.readdirSync(profiles).length === 0) {
-          await new Promise((resolve) => setTimeout(resolve, 20));
-        }
-        child.kill("SIGKILL");
-        await gone(child);
-        fs.rmSync(path.join(runDirectory, "qvm-backup.json"));
-        const did = await Effect.runPromise(
-          use({ runDirectory, env: it.env, profiles, limits }, (qvm) => qvm.recover),
-        );
-        assert.match(did[0]!, /^cancelled a qvm-backup .* \(process [0-9]+\)$/);
-        assert.deepStrictEqual(fs.readdirSync(profiles), []);
-        await nothingLeft(world, fds);
-      }),
+      );
+      fake.orders({ writers: [{ size: 10 }, { size: 10, after: 600_000 }], deaf: true });
+      const limits = { again: 100, kill: 300, recover: 300 };
+      await Effect.runPromise(
+        use({ runDirectory, env: it.env, profiles, limits }, ({ start }) =>
+          Effect.gen(function* () {
+            const running = yield* start(plan);
+            yield* running.archive.read(new Uint8Array(10), 10);
+            assert.lengthOf(fs.readdirSync(profiles), 1);
+          }).pipe(Effect.scoped),
+        ),
+      );
+      assert.deepStrictEqual(fs.readdirSync(profiles), []);
+      await nothingLeft(world, fds);
+    }),
+  );
+
+  const profile = `echo "destination_path: $fifo" > "$DIR/profiles/backup-run-$$.conf"`;
+  it.live.each([
+    ["is deaf", `trap "" INT; ${profile}`],
+    // It must be waited for: else it writes what nobody will remove.
+    ["has written no profile yet", `trap '${profile}; exit 130' INT`],
+  ])("one without a record, that %s, leaves none either", ([, does]) =>
+    Effect.promise(async () => {
+      const world = await qubes();
+      const { it, runDirectory } = world;
+      const profiles = path.join(it.dir, "profiles");
+      fs.mkdirSync(profiles);
+      it.add(
+        "qvm-backup",
+        `for word; do case $word in */archive) fifo=$word;; esac; done
+${does}
+touch "$DIR/started"
+while :; do sleep 0.05; done`,
+      );
+      // What it starts does not hear of its death, which comes before it has written down anything.
+      it.add("setpriv", `shift 3; exec "$@"`);
+      const child = run(it, runDirectory);
+      await until("it starts", () => fs.existsSync(path.join(it.dir, "started")));
+      child.kill("SIGKILL");
+      await gone(child);
+      fs.rmSync(path.join(runDirectory, "qvm-backup.json"), { force: true });
+      const limits = { again: 100, recover: 300 };
+      const did = await Effect.runPromise(
+        use({ runDirectory, env: it.env, profiles, limits }, (qvm) => qvm.recover),
+      );
+      assert.match(did[0]!, /^cancelled a qvm-backup .* \(process [0-9]+\)$/);
+      assert.deepStrictEqual(fs.readdirSync(profiles), []);
+    }),
   );
 
   it.live("touches nothing outside, whatever lies in its directory", () =>

@@ -1,8 +1,9 @@
-/** What `make test` says before it begins, and that nothing is installed without a yes. */
+/** What `make test` and `npm test` say before they begin, and that nothing is installed without a yes. */
 import { spawnSync } from "node:child_process";
 import { afterEach, assert, describe, it } from "vitest";
 import * as fs from "node:fs";
 import * as path from "node:path";
+import { env } from "node:process";
 import { type Programs, programs } from "#test/support/programs";
 
 let here: Programs;
@@ -115,5 +116,25 @@ describe("what only some tests need", () => {
     const { code, stdout } = need("demo");
     assert.strictEqual(code, 0);
     assert.strictEqual(stdout.split("\n").length, 2, stdout);
+  });
+});
+
+describe("a node that reads TypeScript", () => {
+  const run = (options: string) =>
+    spawnSync("sh", ["test/node.sh", "test/support/until.ts"], {
+      encoding: "utf8",
+      env: { ...env, NODE_OPTIONS: options },
+    });
+  it("runs the file", () => {
+    const { status, stderr } = run("");
+    assert.deepStrictEqual([status, stderr], [0, ""]);
+  });
+  it("is asked for in one line, which says what to do, where there is none", () => {
+    const { status, stderr } = run("--no-experimental-strip-types");
+    assert.match(
+      stderr,
+      /^qbackup: error: node v\S+ reads no TypeScript, and npm left out the package node-linux-\w+: run "npm install --no-save", or install node 22\.18 or later\n$/,
+    );
+    assert.strictEqual(status, 1);
   });
 });

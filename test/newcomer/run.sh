@@ -139,7 +139,7 @@ no_sshd() {
 # The README's commands, on a root that has the packages that it names, and is left as it is.
 readme() {
 	npm run --silent build >"$tmp/$name.log" 2>&1 &&
-		NO_COLOR=1 QBACKUP_ROOT=$root node_modules/.bin/node node_modules/.bin/vitest run --project e2e readme \
+		NO_COLOR=1 QBACKUP_ROOT=$root sh test/node.sh node_modules/.bin/vitest run --project e2e readme \
 			>>"$tmp/$name.log" 2>&1 && grep -q 'Tests *1 passed' "$tmp/$name.log"
 }
 

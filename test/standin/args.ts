@@ -33,9 +33,22 @@ export class Exit extends Error {
   }
 }
 
+/** As argparse shows it in 80 columns, of tools whose refusals are compared to the letter. */
+const usages: { readonly [tool: string]: string } = {
+  "qvm-backup": `[--verbose] [--quiet] [--help] [--version] [--yes]
+                  [--profile PROFILE] [--exclude EXCLUDE_LIST]
+                  [--dest-vm APPVM] [--encrypt]
+                  [--passphrase-file PASSPHRASE_FILE] [--compress]
+                  [--no-compress] [--compress-filter COMPRESSION]
+                  [--save-profile SAVE_PROFILE]
+                  [backup_location] [vms ...]`,
+};
+
 /** argparse's way to refuse: usage, then the error, exit code 2. */
-export const usageError = (tool: string, message: string): Exit =>
-  new Exit(2, `usage: ${tool} [-h] [--verbose] [--quiet] ...\n${tool}: error: ${message}`);
+export const usageError = (tool: string, message: string): Exit => {
+  const usage = usages[tool] ?? "[-h] [--verbose] [--quiet] ...";
+  return new Exit(2, `usage: ${tool} ${usage}\n${tool}: error: ${message}`);
+};
 
 const common: ReadonlyArray<Option> = [
   { names: ["--help", "-h"] },

@@ -3,9 +3,10 @@ import * as fs from "node:fs";
 import * as path from "node:path";
 import { Exit, parseArguments, usageError } from "./args.ts";
 import { ask, Crashed, listQubes, Refused } from "./client.ts";
-import { takeFault } from "./faults.ts";
+import { type Fault, takeFault, takeFaults } from "./faults.ts";
 import { profileFile, writeProfile } from "./profile.ts";
 import type { Profile } from "./profile.ts";
+import { removeQube } from "./state.ts";
 
 const TOOL = "qvm-backup";
 
@@ -104,6 +105,16 @@ export const qvmBackup = async (dir: string, argv: ReadonlyArray<string>): Promi
     throw usageError(TOOL, "either --profile or 'backup_location' is required");
   }
   if (args.has("--dest-vm")) throw new Exit(1, "the stand-in knows no --dest-vm: use a FIFO");
+  /** Somebody removes qubes while this runs. */
+  const remove = (before: Fault["stage"]) => {
+    for (const { vm } of takeFaults(
+      dir,
+      TOOL,
+      ({ kind, stage }) => kind === "removed" && stage === before,
+    ))
+      removeQube(dir, vm ?? "");
+  };
+  remove(undefined);
   // Without names there is nothing to look up.
   const known = qubes.length === 0 ? [] : (await listQubes(dir)).map(({ name }) => name);
   // A glob passes here and selects nothing later (docs/qubes.md, Names and the default set).
@@ -121,6 +132,7 @@ export const qvmBackup = async (dir: string, argv: ReadonlyArray<string>): Promi
   };
   // The first time without the passphrase, for the summary.
   if (named === undefined) writeProfile(dir, name, profile);
+  remove("info");
   try {
     process.stdout.write(`${String(await ask(dir, { op: "info", profile: name }))}\n`);
   } catch (error) {
@@ -147,6 +159,7 @@ export const qvmBackup = async (dir: string, argv: ReadonlyArray<string>): Promi
   process.on("SIGINT", () => {
     if (!deaf) ask(dir, { op: "cancel", profile: name }).catch(() => {});
   });
+  remove("execute");
   try {
     await ask(dir, { op: "execute", profile: name }, (percent) => {
       process.stderr.write(`\rMaking a backup... ${percent.toFixed(2)}%`);

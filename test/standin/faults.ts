@@ -37,6 +37,8 @@
  *             unexpected-qube   a qube more than asked for                       qid (99)
  *             missing-qube      a whole qube less, exit 0                        vm; else the last
  *             trailing-garbage  bytes behind the last member                     bytes (10240)
+ *             removed           the qube is removed before the names are looked   vm; stage: before that
+ *                               at: refused; later: left out, exit 0             question to qubesd
  * qvm-run     refuse            qubesd says no, exit 255                         text
  *             exit              ends at once, without the service                code
  *             usage             qrexec-client is of another version and does not

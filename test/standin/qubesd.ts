@@ -348,7 +348,7 @@ export class Qubesd {
       dir,
       "qvm-backup",
       ({ kind, stage }) =>
-        stage !== "info" && kind !== "ignore-sigint" && kind !== "hang" && kind !== "delay",
+        stage !== "info" && !["ignore-sigint", "hang", "delay", "removed"].includes(kind),
     );
     let cancelled: (error: Error) => void = () => {};
     const whenCancelled = new Promise<never>((_resolve, reject) => {

@@ -138,6 +138,12 @@ export const changeQube = (
     writeState(dir, state);
   });
 
+export const removeQube = (dir: string, name: string): void =>
+  locked(dir, "state", () => {
+    const state = readState(dir);
+    writeState(dir, { ...state, qubes: state.qubes.filter((qube) => qube.name !== name) });
+  });
+
 /** A paused qube runs, as Qubes sees it. */
 export const isRunning = ({ state }: Pick<Qube, "state">): boolean =>
   state !== "Halted" && state !== "NA";

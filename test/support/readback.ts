@@ -166,6 +166,7 @@ export const qbackup = Effect.fnUntraced(function* (
     readonly far?: Parameters<typeof inProcessQrexec>[0];
     readonly within?: Duration.Input;
     readonly columns?: number;
+    readonly settings?: Readonly<Record<string, string>>;
     readonly tools?: Layer.Layer<QvmBackup | QvmRestore>;
   } = {},
 ) {
@@ -193,7 +194,7 @@ export const qbackup = Effect.fnUntraced(function* (
         memoryQubes(w.table),
         options.tools ?? Layer.mergeAll(Layer.mock(QvmBackup, {}), Layer.mock(QvmRestore, {})),
         w.locks,
-        memorySettings({}),
+        memorySettings(options.settings ?? {}),
         inProcessQrexec(
           options.far ?? peer(w.shelf, options.lies),
           Effect.sync(() => ({ up: memoryPipe(), down: memoryPipe() })),

@@ -192,6 +192,7 @@ describe("the order of members", () => {
       Buffer,
     ];
     assert.strictEqual(behind(first, third), "gap");
+    assert.include(detail([...heads, first, third]), "root.img.002.enc stands where chunk 1 must");
     assert.strictEqual(behind(first, second, first), "duplicate");
     assert.strictEqual(behind(first, second, second), "duplicate");
     assert.strictEqual(behind(second), "gap");

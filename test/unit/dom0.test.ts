@@ -352,6 +352,46 @@ describe("Qubes that fails", () => {
         assert.strictEqual(ended.code, 0, ended.text);
       }),
   );
+  it.effect.each([
+    ["refused", { chunks: [], ends: { code: 2, said: ["error: no such domain: 'work'"] } }],
+    ["left out", { chunks: [{ bytes: tiny.subarray(0, 112_640) }] }],
+    ["broken off", { chunks: [{ bytes: tiny.subarray(0, 100_000) }] }],
+  ] as const)(
+    "a qube that was removed meanwhile, and is %s: named, with what to do",
+    ([, script]) =>
+      Effect.gen(function* () {
+        for (const [qubes, hint] of [
+          [[], "run again: it takes the qubes that there are then"],
+          [["work", "mail", "vault"], "run again without work, and take such names"],
+        ] as const) {
+          const w = world(tiny, script);
+          w.table.fails = (call) => {
+            // Behind the look at all qubes.
+            if (call === "start net") w.table.qubes.splice(1, 1, aQube("work", 17));
+            return undefined;
+          };
+          const { code, text } = yield* qbackup(w, { args: ["-t", "net", "-p", "/p", ...qubes] });
+          assert.strictEqual(code, 3, text);
+          assert.match(text, /^error: work is gone: removed or renamed .* nothing was stored$/m);
+          assert.include(text, `\nhint: ${hint}`);
+          assert.include(text, "warning: nothing was stored; there is no proven backup of work");
+          nothingProven(w);
+          assert.strictEqual(w.shelf.gaveUp, 1);
+        }
+      }),
+  );
+  it.effect("where the qubes cannot be listed any more, it is as qvm-backup said", () =>
+    Effect.gen(function* () {
+      const w = world(tiny, { chunks: [], ends: { code: 1, said: ["Got empty response"] } });
+      w.table.fails = (call) =>
+        call === "list" && w.table.calls.filter((one) => one === "list").length > 1
+          ? "no qubesd"
+          : undefined;
+      const { code, text } = yield* qbackup(w);
+      assert.strictEqual(code, 3, text);
+      assert.match(text, /error: qvm-backup failed with exit code 1: Got empty response/);
+    }),
+  );
   it.effect("no room for qubesd's temporary files: refused at first, stopped later", () =>
     Effect.gen(function* () {
       const w = world();
@@ -685,6 +725,39 @@ describe("what a run leaves behind", () => {
       assert.isDefined(w.disk.unfinished?.submission);
     }),
   );
+  it.effect.each(["quota", "no-space", "exists", "digest-mismatch"])(
+    "a server that refuses what it was sent (%s) has nothing left to be asked",
+    (code) =>
+      Effect.gen(function* () {
+        const w = world();
+        const stored = () => ({ type: "error", code, message: "no" });
+        const ended = yield* qbackup(w, { lies: { stored } });
+        assert.strictEqual(ended.code, code === "digest-mismatch" ? 6 : 5, ended.text);
+        assert.match(ended.text, /^warning: nothing was stored; /m);
+        assert.isUndefined(w.disk.unfinished);
+        w.shelf.committed.clear();
+        const next = yield* qbackup(w);
+        assert.strictEqual(next.code, 0, next.text);
+        assert.notMatch(next.text, /broke off/);
+      }),
+  );
+  it.effect("what the server's answer does not tell may be stored", () =>
+    Effect.gen(function* () {
+      for (const reply of [
+        { type: "error", code: "internal", message: "the server's disk failed" },
+        { type: "stored", receipt: "{}", signature: `${"A".repeat(86)}==` },
+      ]) {
+        const w = world();
+        const ended = yield* qbackup(w, { lies: { stored: () => reply } });
+        assert.strictEqual(ended.code, reply.type === "error" ? 5 : 6, ended.text);
+        assert.match(
+          ended.text,
+          /^warning: it may be stored, which the next run asks the server; /m,
+        );
+        assert.isDefined(w.disk.unfinished?.submission);
+      }
+    }),
+  );
   it.effect("a trailer that was never stored: the next run gives it up", () =>
     Effect.gen(function* () {
       const w = world();
@@ -696,6 +769,52 @@ describe("what a run leaves behind", () => {
       assert.match(next.text, /was not stored/);
       assert.strictEqual(w.shelf.gaveUp, 1);
       assert.lengthOf(w.disk.text.trim().split("\n"), 1);
+    }),
+  );
+  it.effect("a receipt that stays no proof is told once by the next run, and stops no other", () =>
+    Effect.gen(function* () {
+      const w: World = world(tiny, {
+        onDone: () => {
+          w.table.qubes[1] = { ...w.table.qubes[1]!, backedUp: 40 };
+        },
+      });
+      const stored = (r: object) => ({ ...r, signature: `${"A".repeat(86)}==` });
+      assert.strictEqual((yield* qbackup(w, { lies: { stored } })).code, 6);
+      const kept = w.disk.unfinished!;
+      // As if it had been killed before it put that back.
+      w.table.qubes[1] = {
+        ...w.table.qubes[1]!,
+        backedUp: Date.parse(JSON.parse(kept.submission!.manifest).created) / 1000,
+      };
+      const [[name, archive] = []] = [...w.shelf.committed];
+      w.shelf.committed.set(name!, { ...archive!, reply: stored(archive!.reply) });
+      const next = yield* qbackup(w);
+      assert.strictEqual(next.code, 6, next.text);
+      assert.match(next.text, /error: the receipt is not signed by the pinned server/);
+      assert.isUndefined(w.disk.unfinished);
+      assert.isUndefined(w.table.qubes[1]!.backedUp);
+      const third = yield* qbackup(w);
+      assert.strictEqual(third.code, 0, third.text);
+      assert.notMatch(third.text, /broke off/);
+    }),
+  );
+  it.effect("another server behind the destination qube by then: it may be on the one before", () =>
+    Effect.gen(function* () {
+      const w = world();
+      assert.strictEqual((yield* qbackup(w, { lies: { mute: "after-trailer" } })).code, 4);
+      const next = yield* qbackup(w, { lies: { key: keyOf("another") } });
+      assert.match(next.text, /may be on the server that was behind net then, but is not proven/);
+      assert.notMatch(next.text, /was not stored/);
+    }),
+  );
+  it.effect("another qube that a killed run had started, and that cannot be stopped: said", () =>
+    Effect.gen(function* () {
+      const w = world();
+      w.table.fails = (call) => (call === "shutdown work" ? "it hangs" : undefined);
+      w.disk.unfinished = { session: "0".repeat(32) as never, destination: "work", started: true };
+      const { code, text } = yield* qbackup(w);
+      assert.strictEqual(code, 0, text);
+      assert.match(text, /warning: could not shut down work: it hangs; it is left running/);
     }),
   );
   it.effect("a destination qube that a killed run had started is stopped", () =>
@@ -714,7 +833,7 @@ describe("what a run leaves behind", () => {
         call.startsWith("append") ? "no space left on the device" : undefined;
       const ended = yield* qbackup(w);
       assert.strictEqual(ended.code, 2, ended.text);
-      assert.match(ended.text, /the archive is stored, but .*no space left/);
+      assert.match(ended.text, /the archive \S+ is stored, but .*no space left/);
       w.disk.fails = () => undefined;
       const next = yield* qbackup(w);
       assert.strictEqual(next.code, 0, next.text);
@@ -1003,6 +1122,63 @@ describe("a network that is not there yet", () => {
   );
 });
 
+describe("nothing read back for too long", () => {
+  it.effect("is said at the end of a run, whatever that is, and does not change it", () =>
+    Effect.gen(function* () {
+      const w = world();
+      assert.strictEqual((yield* qbackup(w)).code, 0);
+      const args = ["-t", "net", "-p", "/p", "work", "mail", "vault"];
+      const at = (days: number) => TestClock.setTime(days * 86_400_000);
+      const good = w.script;
+      const bad = qvmBackupScript({ chunks: [], ends: { code: 1, said: ["no"] } });
+      for (const [script, code] of [
+        [good, 0],
+        [bad, 3],
+      ] as const) {
+        w.script = script;
+        yield* at(code === 0 ? 30.5 : 31.5);
+        w.said.lines.length = 0;
+        assert.notMatch(
+          (yield* qbackup(w, { args: ["--alarm-after=31", ...args] })).text,
+          /read back/,
+        );
+        yield* at(code === 0 ? 31.1 : 32.1);
+        const late = yield* qbackup(w, { args });
+        assert.strictEqual(late.code, code, late.text);
+        const days = code === 0 ? 31 : 32;
+        assert.match(
+          late.text,
+          new RegExp(`^warning: nothing was read back .* for ${days} days: `, "m"),
+        );
+        assert.match(late.text, /^hint: qbackup audit -t net; /m);
+        const alarm = w.notes.filter(({ summary }) => /not read back/.test(summary)).at(-1);
+        assert.deepInclude(alarm, {
+          urgency: "critical",
+          summary: `Backups were not read back for ${days} days`,
+        });
+        tidy(w);
+      }
+      // The books that cannot be read are no reason for another end.
+      w.script = good;
+      yield* at(40);
+      w.disk.fails = (call) => (call === "audits" ? "an input/output error" : undefined);
+      const unread = yield* qbackup(w, { args });
+      assert.strictEqual(unread.code, 0, unread.text);
+      assert.match(unread.text, /^warning: .*input\/output error/m);
+    }),
+  );
+  it.effect("a setting that is no number of days: exit 2 before anything starts", () =>
+    Effect.gen(function* () {
+      const w = world();
+      const args = ["-t", "net", "-p", "/p", "--alarm-after=0", "work"];
+      const wrong = yield* qbackup(w, { args });
+      assert.strictEqual(wrong.code, 2);
+      assert.match(wrong.text, /--alarm-after/);
+      assert.lengthOf(w.table.calls, 0);
+    }),
+  );
+});
+
 describe("another run is under way", () => {
   const busy = Effect.fnUntraced(function* (attended: boolean, args: ReadonlyArray<string> = []) {
     const locks: LockTable = new Map();
@@ -1168,9 +1344,37 @@ describe("a disk in dom0 that is full", () => {
           : undefined;
       const lost = yield* qbackup(worse);
       assert.strictEqual(lost.code, 2, lost.text);
-      assert.match(lost.text, /error: the archive \S+ is stored, but .*the disk is full/);
+      assert.match(lost.text, /error: the archive \S+ is stored, but could not .*the disk is full/);
       assert.match(lost.text, /hint: .*qbackup ledger rebuild/);
       assert.strictEqual(worse.shelf.committed.size, 1);
+    }),
+  );
+  it.effect(
+    "books that cannot be read or written once it is stored: said with that, and what to do",
+    () =>
+      Effect.gen(function* () {
+        for (const call of ["entries", "pinned net", "pin net"]) {
+          const w = world();
+          w.disk.fails = (one) =>
+            one === call && w.shelf.committed.size > 0 ? "an input/output error" : undefined;
+          const ended = yield* qbackup(w);
+          assert.strictEqual(ended.code, 2, ended.text);
+          assert.match(
+            ended.text,
+            /error: the archive \S+ is stored, but could not .*output error$/m,
+          );
+          assert.match(ended.text, /hint: put that right and run again: the next run fetches/);
+        }
+      }),
+  );
+  it.effect("and a link that broke at the end: what was not noted, no run will ask", () =>
+    Effect.gen(function* () {
+      const w = world();
+      w.disk.fails = (call) =>
+        call === "mark" && w.disk.unfinished !== undefined ? "the disk is full" : undefined;
+      const ended = yield* qbackup(w, { lies: { mute: "after-trailer" } });
+      assert.strictEqual(ended.code, 4, ended.text);
+      assert.match(ended.text, /warning: it may be stored: qbackup list shows it then, and/);
     }),
   );
 });

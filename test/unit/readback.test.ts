@@ -471,22 +471,55 @@ describe("what could not be read", () => {
     }),
   );
 
-  it.effect("nothing read back for 35 days: said, and told to whoever is not looking", () =>
+  it.effect("nothing read back for 30 days: said, and told to whoever is not looking", () =>
     Effect.gen(function* () {
       const w = world();
       const { session } = keep(w, "a.backup", small);
       const at = (day: string) => TestClock.setTime(Date.parse(`${day}T05:00:00Z`));
-      yield* at("2026-03-06"); // stored on 31 January
+      yield* at("2026-03-02"); // stored on 31 January
       const early = yield* qbackup(w, ["list"]);
       assert.notMatch(early.text, /read back through/);
       assert.lengthOf(w.notes, 0);
-      yield* at("2026-03-08");
+      yield* at("2026-03-03");
       const late = yield* qbackup(w, ["list"]);
       assert.strictEqual(late.code, 0, late.text);
-      assert.match(late.text, /^warning: nothing was read back through net for 36 days/m);
-      assert.match(w.notes.at(-1)!.summary, /^Backups were not read back for 36 days$/);
+      assert.match(late.text, /^warning: nothing was read back through net for 31 days/m);
+      assert.match(w.notes.at(-1)!.summary, /^Backups were not read back for 31 days$/);
+      const after = (days: string) => ({ settings: { QBKP_ALARM_AFTER: days } });
+      assert.notMatch((yield* qbackup(w, ["list", "--alarm-after=31"])).text, /read back through/);
+      assert.notMatch((yield* qbackup(w, ["list"], after("31"))).text, /read back through/);
+      const both = yield* qbackup(w, ["list", "--alarm-after=30"], after("31"));
+      assert.match(both.text, /read back through/);
+      for (const days of ["0", "3651", "a month", "-1"]) {
+        const wrong = yield* qbackup(w, ["list"], after(days));
+        assert.strictEqual(wrong.code, 2);
+        assert.include(
+          wrong.text,
+          `error: QBKP_ALARM_AFTER is no number of days from 1 to 3650: ${days}\nhint: set it`,
+        );
+      }
       w.disk.audits.set(session, { sampled: { at: "2026-03-01T00:00:00Z", blocks: 1 } });
       assert.notMatch((yield* qbackup(w, ["list"])).text, /read back through/);
+    }),
+  );
+  it.effect("an audit that could not read raises it too, and one that could does not", () =>
+    Effect.gen(function* () {
+      const w = world();
+      keep(w, "a.backup", small);
+      yield* TestClock.setTime(Date.parse("2026-03-08T05:00:00Z"));
+      for (const [far, code] of [
+        [() => Effect.succeed({ code: 2, said: ["qubes.BackupCarrier: error: no"] }), 2],
+        [() => Effect.succeed({ code: 4, said: ["qubes.BackupCarrier: error: no route"] }), 4],
+      ] as const) {
+        w.notes.length = 0;
+        const audit = yield* qbackup(w, ["audit"], { far });
+        assert.strictEqual(audit.code, code, audit.text);
+        assert.match(audit.text, /^warning: nothing was read back through net for 36 days/m);
+        assert.strictEqual(w.notes[0]!.summary, "Backups were not read back for 36 days");
+      }
+      const good = yield* qbackup(w, ["audit"]);
+      assert.strictEqual(good.code, 0, good.text);
+      assert.notMatch(good.text, /read back through/);
     }),
   );
 });

@@ -12,6 +12,7 @@ import {
   Sha256,
   Signature,
 } from "#src/wire/names";
+import { rng } from "#test/support/random";
 
 const session = "0123456789abcdef0123456789abcdef";
 
@@ -219,6 +220,36 @@ describe("to the sign and to the length", () => {
     ]) {
       assert.isFalse(is(text), text);
     }
+  });
+  it("the days of an instant are those of the calendar, whatever else is in it", () => {
+    const is = Schema.is(Instant);
+    const { int } = rng(4);
+    const two = (n: number) => String(n).padStart(2, "0");
+    /** By the rule of the calendar, not by what Date makes of it. */
+    const days = (year: number, month: number) =>
+      month !== 2
+        ? [4, 6, 9, 11].includes(month)
+          ? 30
+          : 31
+        : year % 4 === 0 && (year % 100 !== 0 || year % 400 === 0)
+          ? 29
+          : 28;
+    for (let i = 0; i < 5000; i++) {
+      const [year, month, day] = [int(0, 9999), int(0, 13), int(0, 32)];
+      const [hour, minute, second] = [int(0, 25), int(0, 61), int(0, 61)];
+      const date = `${String(year).padStart(4, "0")}-${two(month)}-${two(day)}`;
+      const text = `${date}T${two(hour)}:${two(minute)}:${two(second)}Z`;
+      const there = month >= 1 && month <= 12 && day >= 1 && day <= days(year, month);
+      assert.strictEqual(is(text), there && hour < 24 && minute < 60 && second < 60, text);
+      assert.strictEqual(is(`${date}T23:59:59.999999999+00:00`), there, date);
+    }
+    for (const year of [1900, 2000, 2024, 2026, 2100])
+      for (let month = 1; month <= 12; month++)
+        for (let day = 28; day <= 31; day++) {
+          const text = `${year}-${two(month)}-${day}T00:00:00Z`;
+          assert.strictEqual(is(text), day <= days(year, month), text);
+        }
+    assert.isFalse(is("2026-01-31T24:00:00Z"));
   });
   it("a number has 16 digits at most, of which one may do", () => {
     for (const text of ["0", "1", "9", "10", "1000000000000000"])

@@ -1,5 +1,5 @@
 /** What a look at an archive gave, as it is written down: what came back, what did not, and since when. */
-import { Clock, Effect } from "effect";
+import { Clock, Effect, Exit } from "effect";
 import { Ledger } from "#services/Ledger";
 import { Notifier } from "#services/Notifier";
 import { type Audit, ReadBacks } from "#services/ReadBacks";
@@ -41,9 +41,6 @@ export const cameBack = ({ unread: _read, ...before }: Audit, now: Partial<Audit
   ...now,
 });
 
-/** Days without anything read back after which that itself is a failure. */
-export const unreadLimit = 35;
-
 /**
  * For how many days nothing was read back of what is behind this qube, where that is too long; the
  * time since the first backup, where nothing ever was. Undefined where all is well.
@@ -65,7 +62,7 @@ const unreadFor = Effect.fnUntraced(function* (destination: string, limit: numbe
 });
 
 /** Says, and tells the desktop, that nobody knows any more whether the backups can be read. */
-export const warnUnread = Effect.fnUntraced(function* (destination: string, limit = unreadLimit) {
+const warnUnread = Effect.fnUntraced(function* (destination: string, limit: number) {
   const days = yield* unreadFor(destination, limit);
   if (days === undefined) return;
   const { say } = yield* Reporter;
@@ -81,3 +78,22 @@ export const warnUnread = Effect.fnUntraced(function* (destination: string, limi
     "See: journalctl -t qbackup, then qbackup audit",
   );
 });
+
+/**
+ * At the end of what was to be done, well or badly, that alarm where it is due: nothing was read back
+ * through `destination` for more than so many days. The end stays what it is.
+ */
+export const alarmUnread =
+  (destination: string, days: number) =>
+  <A, E, R>(work: Effect.Effect<A, E, R>) =>
+    work.pipe(
+      Effect.onExit((exit) =>
+        Exit.hasInterrupts(exit)
+          ? Effect.void
+          : warnUnread(destination, days).pipe(
+              Effect.catch((error) =>
+                Effect.flatMap(Reporter, ({ say }) => say("warning", error.message)),
+              ),
+            ),
+      ),
+    );

@@ -69,16 +69,24 @@ export const checkReceipt = Effect.fnUntraced(function* (
   }
 });
 
-/** Writes the run, whose receipt was checked, into the ledger; from then on it is finished. */
+/**
+ * Writes the run, whose receipt was checked, into the ledger; from then on it is finished. `hint` is what
+ * to do where the ledger cannot be used.
+ */
 export const complete = Effect.fnUntraced(function* (
   submission: Submission,
   stored: Pick<Stored, "receipt" | "signature">,
+  hint = "put that right and run again: the next run fetches the receipt anew",
 ) {
   const ledger = yield* Ledger;
+  const unwritten = ({ message }: { readonly message: string }) =>
+    failed("usage", `the archive ${submission.name} is stored, but ${message}`, hint);
   const finished = instantOf(yield* Clock.currentTimeMillis);
-  yield* checkServer(submission.destination, submission.server);
+  yield* checkServer(submission.destination, submission.server).pipe(
+    Effect.mapError((error) => (error.exit === "usage" ? unwritten(error) : error)),
+  );
   // A run that died right behind its line in the ledger has left its mark: it is not to come twice.
-  const { entries } = yield* inLedger(ledger.entries);
+  const { entries } = yield* Effect.mapError(ledger.entries, unwritten);
   if (entries.some(({ session }) => session === submission.session)) {
     return yield* remark(withoutSubmission);
   }
@@ -89,15 +97,7 @@ export const complete = Effect.fnUntraced(function* (
       receipt: stored.receipt,
       receiptSignature: stored.signature,
     })
-    .pipe(
-      Effect.mapError((error) =>
-        failed(
-          "usage",
-          `the archive is stored, but ${error.message}`,
-          "put that right and run again: the next run fetches the receipt anew",
-        ),
-      ),
-    );
+    .pipe(Effect.mapError(unwritten));
   // The line is there: a mark that stays costs the next run a question, and no more.
   yield* remark(withoutSubmission).pipe(
     Effect.catch((error) => Effect.flatMap(Reporter, ({ say }) => say("warning", error.message))),

@@ -65,7 +65,7 @@ type Wish<F extends Flag> = F extends Switch
     ? string | undefined
     : F extends List
       ? ReadonlyArray<string>
-      : F extends { readonly default: number }
+      : F extends { readonly default: number; readonly setting?: never }
         ? number
         : number | undefined;
 type Word<A extends Arg> = A extends { readonly most: 1; readonly least: 1 }
@@ -118,7 +118,8 @@ export const command = <
     Effect.suspend(() => {
       const values: Record<string, unknown> = { ...wishes };
       for (const [key, flag] of Object.entries(spec.flags)) {
-        if (flag.type === "count") values[key] ??= flag.default;
+        // Where there is a setting, that comes first, and the command looks for it.
+        if (flag.type === "count" && flag.setting === undefined) values[key] ??= flag.default;
       }
       // Its fields are what `toCli` makes of these flags and arguments.
       return spec.run(values as Values<F, A, D>);

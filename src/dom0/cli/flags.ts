@@ -49,6 +49,17 @@ export const archive = {
 /** Minutes in a month: a limit beyond that is a slip. */
 export const month = 43_200;
 
+export const alarmAfter = {
+  type: "count",
+  value: "DAYS",
+  least: 1,
+  most: 3650,
+  unit: "days",
+  default: 30,
+  setting: "QBKP_ALARM_AFTER",
+  help: "an alarm when nothing was read back for so long",
+} as const;
+
 /** How long `tool` may be silent. */
 export const qubesTimeout = <const Tool extends string>(tool: Tool) =>
   ({

@@ -82,19 +82,14 @@ const usageRows = (command: Command): ReadonlyArray<string> => {
   return row(left, parts.join(" "), left.length + 1).map((line) => line.replaceAll("\0", " "));
 };
 
-const settingRows = (flags: Flags): ReadonlyArray<string> => {
-  const settings = Object.entries(flags).flatMap(([key, { setting }]) =>
-    setting === undefined ? [] : row(`  ${setting}`, `stands for --${flagName(key)}`, 20),
-  );
-  return settings.length === 0
+const settingRows = (flags: Flags): ReadonlyArray<string> =>
+  Object.values(flags).every(({ setting }) => setting === undefined)
     ? []
     : [
         "",
-        "settings, from the environment or from an assignment in ~/.bash_profile,",
-        "~/.bashrc or ~/.profile:",
-        ...settings,
+        "Names in brackets are settings that stand for the flag: in the environment, or",
+        "assigned in ~/.bash_profile, ~/.bashrc or ~/.profile.",
       ];
-};
 
 /** Any command may end with these. */
 const always: ReadonlySet<string> = new Set(["done", "bug", "usage"]);

@@ -13,7 +13,7 @@ import { replies, type WireError } from "#src/wire/lines";
 import type { Code, Failed } from "#src/wire/reply";
 import { parseReply, type Reply, type Request, toLine } from "#src/wire/request";
 import { type Line, line, printable } from "#src/say/shown";
-import { failed, type RunFailed, unable } from "#src/dom0/failure";
+import { failed, rejected, type RunFailed, unable } from "#src/dom0/failure";
 
 /** Seconds. The first reply waits for ssh to connect, and for an old writer to step down. */
 export const readyLimit = 90;
@@ -53,9 +53,13 @@ const advice: { readonly [C in Code]?: string } = {
     "the name's parts may have letters, digits and . _ + - and begin with a letter or digit",
 };
 
+/** Whether it leaves open what became of an upload: the carrier does not know, nor a server that failed. */
+export const undecided = ({ code, from }: Failed): boolean =>
+  from === "carrier" || code === "internal";
+
 /** What an error reply of the server means for the run. */
 export const refusal = (reply: Failed): RunFailed =>
-  failed(
+  (undecided(reply) ? failed : rejected)(
     integrityCodes.has(reply.code) ? "integrity" : "refused",
     `the server refused (${reply.code}): ${printable(reply.message)}`,
     advice[reply.code],

@@ -11,6 +11,7 @@ import type { SignedTicket } from "#src/proof/texts";
 import type { Code } from "#src/wire/reply";
 import { giveUpFrame } from "#src/wire/frames";
 import { line } from "#src/say/shown";
+import type { RunFailed } from "#src/dom0/failure";
 import {
   checkReceipt,
   complete,
@@ -31,6 +32,10 @@ const notStored: ReadonlySet<Code> = new Set([
   "no-space",
   "no-directory",
 ]);
+
+/** What came back is no proof, and will be none the next time: a mark that stayed would stop every run. */
+export const isSettled = ({ about, exit }: RunFailed): boolean =>
+  exit === "integrity" && about !== "carrier";
 
 /** `minutes` is how long it waits for a network that is not there yet. */
 export const settle = Effect.fnUntraced(function* (destination: string, minutes: number) {
@@ -75,8 +80,10 @@ export const settle = Effect.fnUntraced(function* (destination: string, minutes:
     reply = yield* put(later, true);
   }
   if (reply.type === "stored") {
-    yield* checkReceipt(reply, server, manifest);
-    yield* complete(submission, reply);
+    yield* checkReceipt(reply, server, manifest).pipe(
+      Effect.andThen(complete(submission, reply)),
+      Effect.tapError((failure) => (isSettled(failure) ? remark(withoutSubmission) : Effect.void)),
+    );
     return yield* say("info", line`${name}, whose run broke off at its end, is stored and proven`);
   }
   if (isFailed(reply) && !notStored.has(reply.code)) {

@@ -7,8 +7,9 @@ import { type Power, Qubes, type QubesError } from "#services/Qubes";
 import { Reporter } from "#services/Reporter";
 import { RunMark } from "#services/RunMark";
 import { Settings } from "#services/Settings";
-import type { Session } from "#src/wire/names";
+import { parseNumber, type Session } from "#src/wire/names";
 import { line } from "#src/say/shown";
+import { alarmAfter } from "#src/dom0/cli/flags";
 import { failed } from "#src/dom0/failure";
 import { inLedger, remark } from "#src/dom0/books/record";
 
@@ -34,6 +35,21 @@ const setting = Effect.fnUntraced(function* (
 
 export const destinationFor = (to: string | undefined) =>
   setting(to, "QBKP_DEST_VM", "-t VM", "the destination qube");
+
+/** After how many days without anything read back an alarm is due. */
+export const alarmAfterFor = Effect.fnUntraced(function* (given: number | undefined) {
+  if (given !== undefined) return given;
+  const { least, most, setting, unit } = alarmAfter;
+  const found = yield* settingOr(undefined, setting);
+  if (found === undefined) return alarmAfter.default;
+  const days = parseNumber(found);
+  if (days !== undefined && days >= least && days <= most) return days;
+  return yield* failed(
+    "usage",
+    `${setting} is no number of ${unit} from ${least} to ${most}: ${found}`,
+    "set it to a number in that range, or give --alarm-after",
+  );
+});
 
 export const settingsFor = Effect.fnUntraced(function* (options: {
   readonly to: string | undefined;
@@ -139,7 +155,13 @@ export const startDestination = Effect.fnUntraced(function* (options: {
   const adopted = left?.started === true && left.destination === destination;
   if (left?.started === true && !adopted) {
     yield* reporter.say("warning", line`a killed run left ${left.destination} running`);
-    yield* Effect.ignore(qubes.shutdown(left.destination));
+    yield* qubes
+      .shutdown(left.destination)
+      .pipe(
+        Effect.catch(({ message }) =>
+          reporter.say("warning", line`${message}; it is left running: qvm-shutdown it`),
+        ),
+      );
   }
   const started = !running || adopted;
   yield* inLedger(

@@ -9,12 +9,12 @@ import { memberLimit } from "#src/proof/table";
 import { blockSize } from "#src/wire/limits";
 import { line } from "#src/say/shown";
 import { command } from "#src/dom0/cli/command";
-import { destinationFor } from "#src/dom0/qube/destination";
+import { alarmAfterFor, destinationFor } from "#src/dom0/qube/destination";
 import { failed, type RunFailed } from "#src/dom0/failure";
 import { openFar, trustedBy, type Want, wantOf } from "#src/dom0/far/fetch";
-import { json, keepRunning, to } from "#src/dom0/cli/flags";
+import { alarmAfter, json, keepRunning, to } from "#src/dom0/cli/flags";
 import { type Known, knownArchives, unsound } from "#src/dom0/books/known";
-import { cameBack, note, noteFailure } from "#src/dom0/books/noted";
+import { alarmUnread, cameBack, note, noteFailure } from "#src/dom0/books/noted";
 import { withinADay } from "#src/dom0/far/remote";
 import { certainty, choose, drawing, stretches } from "#src/dom0/far/sample";
 import { columns, print, visit } from "#src/dom0/qube/visit";
@@ -27,6 +27,8 @@ export interface AuditOptions {
   readonly blocks: number | undefined;
   /** MiB, which are blocks, for all archives together. */
   readonly budget: number | undefined;
+  /** Days. */
+  readonly alarmAfter: number | undefined;
   /** Empty: all of the ledger. */
   readonly names: ReadonlyArray<string>;
 }
@@ -176,9 +178,14 @@ interface Looked {
 }
 
 export const audit = Effect.fnUntraced(function* (options: AuditOptions) {
+  const destination = yield* destinationFor(options.to);
+  const alarm = alarmUnread(destination, yield* alarmAfterFor(options.alarmAfter));
+  yield* alarm(theAudit(options, destination));
+});
+
+const theAudit = Effect.fnUntraced(function* (options: AuditOptions, destination: string) {
   const { entropy } = yield* Invocation;
   const { progress, say } = yield* Reporter;
-  const destination = yield* destinationFor(options.to);
   const { sound, targets } = yield* select(options, destination);
   const sessions = targets.map(({ entry }) => entry.session);
   const noting = <A, R>(effect: Effect.Effect<A, RunFailed, R>) =>
@@ -373,6 +380,7 @@ all of the ledger.`,
     to,
     keepRunning,
     json,
+    alarmAfter,
     budget: {
       type: "count",
       value: "MIB",

@@ -11,11 +11,11 @@ import { isPrefix, type PublicKey, type Session } from "#src/wire/names";
 import { blockSize } from "#src/wire/limits";
 import { line, printable } from "#src/say/shown";
 import { command } from "#src/dom0/cli/command";
-import { destinationFor } from "#src/dom0/qube/destination";
+import { alarmAfterFor, destinationFor } from "#src/dom0/qube/destination";
 import { failed } from "#src/dom0/failure";
-import { json, keepRunning, to } from "#src/dom0/cli/flags";
+import { alarmAfter, json, keepRunning, to } from "#src/dom0/cli/flags";
 import { type Known, knownArchives, storedOf, unsound } from "#src/dom0/books/known";
-import { note, warnUnread } from "#src/dom0/books/noted";
+import { alarmUnread, note } from "#src/dom0/books/noted";
 import { newestOf, readPruned, tombstoneDiffers, tooYoung } from "#src/dom0/books/pruned";
 import { inLedger } from "#src/dom0/books/record";
 import {
@@ -33,6 +33,8 @@ export interface ListOptions {
   readonly json: boolean;
   /** Fetches every archive's receipt as well, and holds it against the ledger's. */
   readonly receipts: boolean;
+  /** Days. */
+  readonly alarmAfter: number | undefined;
   readonly prefix: string | undefined;
 }
 
@@ -263,11 +265,16 @@ const printer = (asJson: boolean, width: number | undefined) => {
 const callsAtOnce = 4;
 
 export const list = Effect.fnUntraced(function* (options: ListOptions) {
-  const { prefix = "" } = options;
-  if (prefix !== "" && !isPrefix(prefix)) {
+  if (options.prefix !== undefined && options.prefix !== "" && !isPrefix(options.prefix)) {
     return yield* failed("usage", "not a valid archive name prefix");
   }
   const destination = yield* destinationFor(options.to);
+  const alarm = alarmUnread(destination, yield* alarmAfterFor(options.alarmAfter));
+  yield* alarm(theList(options, destination));
+});
+
+const theList = Effect.fnUntraced(function* (options: ListOptions, destination: string) {
+  const { prefix = "" } = options;
   const { say } = yield* Reporter;
 
   yield* visit({ destination, keepRunning: options.keepRunning });
@@ -405,7 +412,6 @@ export const list = Effect.fnUntraced(function* (options: ListOptions) {
       line`bring back its copy; or, if it was lost, qbackup ledger rebuild -t ${destination}`,
     );
   }
-  yield* warnUnread(destination);
   if (count.alarms + lost.length > 0) {
     return yield* failed(
       "integrity",
@@ -447,6 +453,7 @@ for the newest of a series and what had less than a week: those are alarms.`,
     to,
     keepRunning,
     json,
+    alarmAfter,
     receipts: {
       type: "switch",
       help: "fetch every receipt too, and hold it against the ledger's (a call for each archive)",

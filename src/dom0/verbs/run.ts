@@ -24,6 +24,7 @@ import { linkTimeout, standardFloor, startTimeout, tellAfterADay } from "#src/do
 import { command } from "#src/dom0/cli/command";
 import { failed, type RunFailed } from "#src/dom0/failure";
 import {
+  alarmAfter,
   expectServer,
   keepRunning,
   month,
@@ -31,13 +32,26 @@ import {
   qubesTimeout,
   to,
 } from "#src/dom0/cli/flags";
-import { settingOr, settingsFor, startDestination, waitForLock } from "#src/dom0/qube/destination";
+import {
+  alarmAfterFor,
+  settingOr,
+  settingsFor,
+  startDestination,
+  waitForLock,
+} from "#src/dom0/qube/destination";
 import { backedUpOf, putBack } from "#src/dom0/qube/lastbackup";
 import { closeTo } from "#src/dom0/cli/near";
-import { checkReceipt, complete, inLedger, remark } from "#src/dom0/books/record";
+import {
+  checkReceipt,
+  complete,
+  inLedger,
+  remark,
+  withoutSubmission,
+} from "#src/dom0/books/record";
 import { looked, unsound } from "#src/dom0/books/known";
+import { alarmUnread } from "#src/dom0/books/noted";
 import { select, type Selection, withoutSnapshot } from "#src/dom0/qube/select";
-import { settle } from "#src/dom0/far/settle";
+import { isSettled, settle } from "#src/dom0/far/settle";
 import { standing } from "#src/dom0/books/standing";
 import { checkFingerprint, ownKeys } from "#src/dom0/far/server";
 import { newSession, openUpload, type Upload } from "#src/dom0/far/upload";
@@ -69,6 +83,8 @@ export interface RunOptions {
   readonly compressFilter: string | undefined;
   /** Hours to wait for another run to end; undefined: half a day where nobody looks on, else none. */
   readonly waitFor: number | undefined;
+  /** Days. */
+  readonly alarmAfter: number | undefined;
 }
 
 /**
@@ -212,6 +228,28 @@ const watchQvmBackup = (running: Running, view: View, minutes: number) =>
     }
   });
 
+/**
+ * Fails with this, unless a qube is gone that is to be backed up: that is the cause then, whatever
+ * qvm-backup says or leaves out (docs/qubes.md, Names and the default set).
+ */
+const unlessGone = Effect.fnUntraced(function* (selection: Selection, failure: RunFailed) {
+  const all = yield* Effect.option((yield* Qubes).list);
+  const gone = selection.qubes.filter(
+    ({ name, qid }) =>
+      all._tag === "Some" && !all.value.some((one) => one.name === name && one.qid === qid),
+  );
+  if (gone.length === 0) return yield* failure;
+  const names = gone.map(({ name }) => name);
+  const named = names.some((name) => selection.asked.includes(name));
+  return yield* failed(
+    "qubes",
+    `${names.join(", ")} ${names.length === 1 ? "is" : "are"} gone: removed or renamed while this run was under way, so nothing was stored`,
+    named
+      ? `run again without ${names.join(", ")}, and take such names out of schedules that have them`
+      : "run again: it takes the qubes that there are then",
+  );
+});
+
 /** Everything between the server's `ready` and the end of qvm-backup. */
 const stream = Effect.fnUntraced(function* (
   options: RunOptions,
@@ -239,10 +277,9 @@ const stream = Effect.fnUntraced(function* (
     Effect.raceFirst(watchScratch(scratch)),
   );
   if (pumped instanceof ArchiveFault) {
-    return yield* failed(
-      "integrity",
-      `qvm-backup wrote no whole archive: ${pumped.message}`,
-      notWhole,
+    return yield* unlessGone(
+      selection,
+      failed("integrity", `qvm-backup wrote no whole archive: ${pumped.message}`, notWhole),
     );
   }
   view.waits = line`waiting for qvm-backup to end`;
@@ -254,20 +291,26 @@ const stream = Effect.fnUntraced(function* (
   );
   if (ended.code !== 0) {
     const said = ended.said.at(-1);
-    return yield* failed(
-      "qubes",
-      `qvm-backup failed with exit code ${ended.code}${said === undefined ? "" : `: ${said}`}`,
-      "see journalctl -u qubesd for what qubesd says",
+    return yield* unlessGone(
+      selection,
+      failed(
+        "qubes",
+        `qvm-backup failed with exit code ${ended.code}${said === undefined ? "" : `: ${said}`}`,
+        "see journalctl -u qubesd for what qubesd says",
+      ),
     );
   }
   const walked = pumped.walk.finish();
   const root = pumped.root.root();
   if (walked instanceof ArchiveFault || root === undefined) {
     const detail = walked instanceof ArchiveFault ? walked.message : "there is nothing in it";
-    return yield* failed(
-      "integrity",
-      `qvm-backup said that all is well, but the archive is not whole: ${detail}`,
-      notWhole,
+    return yield* unlessGone(
+      selection,
+      failed(
+        "integrity",
+        `qvm-backup said that all is well, but the archive is not whole: ${detail}`,
+        notWhole,
+      ),
     );
   }
   const broken = yield* brokenPipes(Math.min(began, yield* nowInSeconds));
@@ -292,8 +335,10 @@ interface Course {
   /** What it is to back up; as it was asked for, until the qubes are `known`. */
   names: ReadonlyArray<string>;
   known: boolean;
-  /** `sent`: all of it, so that the server may have stored it. */
+  /** `sent`: all of it, so that the server may have stored it, unless it says that it has not. */
   reached: "nothing" | "sent" | "stored";
+  /** The next run will find it noted what was sent. */
+  marked: boolean;
 }
 
 /** What a killed run left with Qubes as the last backup, according to what became of its archive. */
@@ -398,7 +443,10 @@ const backup = Effect.fnUntraced(function* (
     power: Fiber.join(power),
   });
   view.waits = line`waiting for the server`;
-  yield* settle(destination, options.startTimeout);
+  yield* settle(destination, options.startTimeout).pipe(
+    // Without an end to it this run stops here, and the next one asks again.
+    Effect.tapError((failure) => (isSettled(failure) ? settleBackedUp(left) : Effect.void)),
+  );
   yield* settleBackedUp(left);
   const backedUp = backedUpOf(selection.qubes);
   const began = yield* nowInSeconds;
@@ -407,7 +455,7 @@ const backup = Effect.fnUntraced(function* (
     includeDom0: selection.includeDom0,
     prefix: options.prefix,
   };
-  const { marked, name, server, counted, stored, submission } = yield* Effect.gen(function* () {
+  const { name, server, counted, stored, submission } = yield* Effect.gen(function* () {
     const keys = yield* ownKeys;
     const upload = yield* openUpload({
       destination,
@@ -458,7 +506,7 @@ const backup = Effect.fnUntraced(function* (
     };
     // Before the trailer: from then on the server may commit, whatever becomes of this run. Not to
     // send it would lose the whole upload for a note that is only needed if this run is killed.
-    const marked = yield* remark((mark) => ({ ...mark, submission, ticket, backedUp })).pipe(
+    course.marked = yield* remark((mark) => ({ ...mark, submission, ticket, backedUp })).pipe(
       Effect.as(true),
       Effect.catch((error) =>
         Effect.as(reporter.say("warning", line`${error.message}; the backup goes on`), false),
@@ -473,7 +521,7 @@ const backup = Effect.fnUntraced(function* (
     });
     yield* checkReceipt(stored, server, manifest);
     course.reached = "stored";
-    return { marked, name, server, counted, stored, submission };
+    return { name, server, counted, stored, submission };
   }).pipe(
     Effect.scoped,
     Effect.onExit((exit) =>
@@ -481,17 +529,23 @@ const backup = Effect.fnUntraced(function* (
         ? Effect.void
         : putBack(backedUp, (now) => now !== undefined && now >= began - 1),
     ),
+    // The next run has nothing to ask about it.
+    Effect.tapErrorTag("RunFailed", ({ about }) => {
+      if (about !== "refusal" || course.reached !== "sent") return Effect.void;
+      course.reached = "nothing";
+      return remark(withoutSubmission).pipe(
+        Effect.catch((error) => reporter.say("warning", error.message)),
+      );
+    }),
   );
   yield* Fiber.interrupt(shown);
 
-  const first = (yield* inLedger(ledger.entries)).entries.length === 0;
-  yield* complete(submission, stored).pipe(
-    Effect.mapError((error) =>
-      marked
-        ? error
-        : failed("usage", `the archive ${name} is stored, but ${error.message}`, noted),
-    ),
+  // Where that cannot be read, `complete` says so, and what it means now.
+  const first = yield* ledger.entries.pipe(
+    Effect.map(({ entries }) => entries.length === 0),
+    Effect.orElseSucceed(() => false),
   );
+  yield* complete(submission, stored, course.marked ? undefined : noted);
   yield* reporter.say(
     "info",
     line`stored ${name}: ${humanSize(counted.size)} in ${counted.members} members, root ${counted.root}, receipt signed by the key with the fingerprint ${fingerprint(server)}`,
@@ -535,11 +589,17 @@ const see = "See: journalctl -t qbackup";
 /** What it means for the backups that exist, in a sentence; empty where it means nothing. */
 const meaningOf = Effect.fnUntraced(function* (course: Course, exit: Failure | "interrupted") {
   if (exit === "locked") return line``;
-  const unsure = course.reached === "sent" && (exit === "link" || exit === "interrupted");
+  const unsure = course.reached === "sent";
   const what =
     course.reached === "stored"
       ? []
-      : [unsure ? "it may be stored, which the next run asks the server" : "nothing was stored"];
+      : [
+          !unsure
+            ? "nothing was stored"
+            : course.marked
+              ? "it may be stored, which the next run asks the server"
+              : "it may be stored: qbackup list shows it then, and qbackup ledger rebuild fetches its receipt",
+        ];
   const before = course.reached === "stored" ? "" : yield* standing(course.names, course.known);
   return line`${[...what, ...(before === "" ? [] : [before])].join("; ")}`;
 });
@@ -596,7 +656,7 @@ const answeringInterrupts = Effect.fnUntraced(function* <A, R>(
 
 /** One run, from settings to ledger; what it started is put back on every way out. */
 export const run = (options: RunOptions) => {
-  const course: Course = { names: options.qubes, known: false, reached: "nothing" };
+  const course: Course = { names: options.qubes, known: false, reached: "nothing", marked: false };
   return answeringInterrupts(Effect.scoped(theRun(options, course))).pipe((it) =>
     alarmed(it, course),
   );
@@ -604,13 +664,12 @@ export const run = (options: RunOptions) => {
 
 const theRun = Effect.fnUntraced(function* (options: RunOptions, course: Course) {
   const reporter = yield* Reporter;
-  const notifier = yield* Notifier;
-  const qvmBackup = yield* QvmBackup;
   const { destination, passphraseFile } = yield* settingsFor(options);
+  const alarm = alarmUnread(destination, yield* alarmAfterFor(options.alarmAfter));
   yield* archiveName(options.prefix); // a wrong prefix is known before anything is waited for
   const promised = yield* promiseOf(yield* settingOr(options.expectEvery, expectEvery));
   yield* checkFingerprint(options.expectServer);
-  const passphrase = yield* qvmBackup
+  const passphrase = yield* (yield* QvmBackup)
     .checkPassphrase(passphraseFile)
     .pipe(Effect.mapError((error) => failed("usage", error.message)));
   if (passphrase.unfit !== undefined) {
@@ -625,11 +684,24 @@ const theRun = Effect.fnUntraced(function* (options: RunOptions, course: Course)
   }
   if (options.compressFilter !== undefined) yield* checkFilter(options.compressFilter);
   yield* waitForLock(options.waitFor);
+  yield* alarm(alone(options, destination, passphrase, promised, course));
+});
+
+/** What only one run at a time may do. */
+const alone = Effect.fnUntraced(function* (
+  options: RunOptions,
+  destination: string,
+  passphrase: PassphraseFile,
+  promised: number | undefined,
+  course: Course,
+) {
+  const reporter = yield* Reporter;
+  const notifier = yield* Notifier;
   if (!(yield* looked).sound) yield* reporter.say("hint", unsound.hint!);
   yield* inLedger((yield* RunMark).reserve);
 
   yield* notifier.notify("low", "Backup started", `Through ${destination}`);
-  const recovered = yield* qvmBackup.recover.pipe(
+  const recovered = yield* (yield* QvmBackup).recover.pipe(
     Effect.mapError((error) => failed("qubes", error.message)),
   );
   for (const found of recovered) yield* reporter.say("warning", line`after a killed run: ${found}`);
@@ -742,6 +814,7 @@ export const runCommand = command({
       value: "PROGRAM",
       help: "compress with it instead of gzip: zstd takes a quarter of the time",
     },
+    alarmAfter,
     waitFor: {
       type: "count",
       value: "HOURS",

@@ -4,7 +4,7 @@ import { assert, describe, it } from "@effect/vitest";
 import { Effect, Layer } from "effect";
 import { Command as Cli } from "effect/cli";
 import * as fs from "node:fs";
-import { memoryLedger } from "#layers/memory/MemoryLedger";
+import { memoryBooks } from "#layers/memory/MemoryBooks";
 import { memoryNotifier, type Notification } from "#layers/memory/MemoryNotifier";
 import { memoryReporter, type Said } from "#layers/memory/MemoryReporter";
 import { Invocation } from "#services/Invocation";
@@ -212,7 +212,7 @@ const cli = Effect.fnUntraced(function* (
           entropy: () => new Uint8Array(16),
         }),
         memoryReporter(said),
-        memoryLedger(),
+        memoryBooks(),
         Layer.mock(Locks, {}),
         memoryNotifier(notes),
         Layer.mock(Qrexec, {}),

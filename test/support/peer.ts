@@ -503,7 +503,7 @@ const put: Serve = Effect.fnUntraced(function* ({ call, key, lies, request, say,
   const ahead = Date.parse(ticket.time) - Date.parse(clock);
   const refusal =
     ahead > day || ahead < -30 * day
-      ? fail("signature", `the ticket is of ${ticket.time}, and it is ${clock} here`)
+      ? fail("not-permitted", `the ticket is of ${ticket.time}, and it is ${clock} here`)
       : top !== undefined && !fresh()
         ? stale()
         : shelf.committed.has(name)

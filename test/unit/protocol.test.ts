@@ -58,7 +58,7 @@ const tableOf = (pack: Buffer, options: { readonly fullChunk?: number } = {}) =>
       hasher.block(leafOf(pack.subarray(block, Math.min(at, block + blockSize))));
       running.push(hasher.running());
     }
-    const digest = hasher.endMember().toString("hex");
+    const digest = Buffer.from(hasher.endMember()).toString("hex");
     running[running.length - 1] = hasher.running();
     table += lineOf({ ...walk.members.at(-1)!, digest });
   }

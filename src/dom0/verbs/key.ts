@@ -113,7 +113,7 @@ const rotated = Effect.gen(function* () {
 
 export const keyCommand = command({
   name: "key",
-  summary: "the key that signs backups: show it, put it on paper, change it",
+  summary: "the key that signs backups: on paper and back, or a new one",
   about: `Every upload is opened and closed with a signature of this key, which never
 leaves dom0: whoever steals the ssh key can add no backup. The first run makes
 it. Beside it is a second secret, by which the server can tell which backups

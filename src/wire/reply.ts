@@ -63,12 +63,12 @@ export const replier = (sink: Sink) => {
   let first = true;
   return (...replies: ReadonlyArray<{ readonly type: string }>): Effect.Effect<void, BytesError> =>
     Effect.suspend(() => {
-      const lines = replies.map((reply) => `${JSON.stringify(reply)}\n`);
-      if (lines.some((line) => line.length >= lineLimit)) {
+      const lines = replies.map((reply) => text.encode(`${JSON.stringify(reply)}\n`));
+      if (lines.some((line) => line.length > lineLimit)) {
         return Effect.die(new Error("a reply of more than 4 KiB"));
       }
-      const start = first ? "\n" : "";
+      const start = text.encode(first ? "\n" : "");
       first = false;
-      return sink.write(text.encode(start + lines.join("")));
+      return sink.write(Buffer.concat([start, ...lines]));
     });
 };

@@ -457,22 +457,12 @@ const added = (upload: Incoming, frame: Buffer): true | undefined => {
 };
 
 /** Why this ticket opens nothing; undefined where it does. */
-const ticketRefused = (
-  shelf: Shelf,
-  key: SigningKey,
-  ticket: Ticket,
-  signature: string,
-  clock: string,
-) => {
+const ticketRefused = (shelf: Shelf, key: SigningKey, ticket: Ticket, signature: string) => {
   if (shelf.signers.length > 0 && !shelf.signers.includes(ticket.signer)) {
     return fail("not-permitted", "another dom0's archives are kept here");
   }
   if (!holds(ticket.signer, "ticket", ticketText(ticket, key.publicKey), signature)) {
     return fail("signature", "the ticket's signature does not hold");
-  }
-  const ahead = Date.parse(ticket.time) - Date.parse(clock);
-  if (ahead > day || ahead < -30 * day) {
-    return fail("signature", `the ticket is of ${ticket.time}, and it is ${clock} here`);
   }
   return undefined;
 };
@@ -481,7 +471,7 @@ const put: Serve = Effect.fnUntraced(function* ({ call, key, lies, request, say,
   const { signature, ...ticket } = request as unknown as Ticket & { readonly signature: string };
   const { base, name, run, series, session, signer } = ticket;
   const first = (reply: Reply) => say(changed(lies.ready, reply as never, call));
-  const wrong = ticketRefused(shelf, key, ticket, signature, yield* now);
+  const wrong = ticketRefused(shelf, key, ticket, signature);
   if (wrong !== undefined) {
     yield* first(wrong);
     return 5;
@@ -509,18 +499,22 @@ const put: Serve = Effect.fnUntraced(function* ({ call, key, lies, request, say,
     });
   };
   const gone = shelf.gone.get(session);
+  const clock = yield* now;
+  const ahead = Date.parse(ticket.time) - Date.parse(clock);
   const refusal =
-    top !== undefined && !fresh()
-      ? stale()
-      : shelf.committed.has(name)
-        ? fail("exists", "taken")
-        : gone !== undefined
-          ? fail("gone", "that upload was removed", gone)
-          : base !== "-" && packOf(shelf, base) === undefined
-            ? fail("not-found", "there is no such base")
-            : ticket.bytes > shelf.room
-              ? fail("quota", "there is no room for that")
-              : undefined;
+    ahead > day || ahead < -30 * day
+      ? fail("not-permitted", `the ticket is of ${ticket.time}, and it is ${clock} here`)
+      : top !== undefined && !fresh()
+        ? stale()
+        : shelf.committed.has(name)
+          ? fail("exists", "taken")
+          : gone !== undefined
+            ? fail("gone", "that upload was removed", gone)
+            : base !== "-" && packOf(shelf, base) === undefined
+              ? fail("not-found", "there is no such base")
+              : ticket.bytes > shelf.room
+                ? fail("quota", "there is no room for that")
+                : undefined;
   if (refusal !== undefined) {
     yield* first(refusal);
     return 5;

@@ -13,6 +13,63 @@ export const sha256 = (...parts: ReadonlyArray<Uint8Array | string>): Buffer => 
   return hash.digest();
 };
 
+// Words.
+
+const onlyOf = (text: string, signs: RegExp) => [...text].every((sign) => signs.test(sign));
+const alnum = /[A-Za-z0-9]/;
+
+const isComponent = (part: string) =>
+  part.length >= 1 && part.length <= 128 && alnum.test(part[0]!) && onlyOf(part, /[A-Za-z0-9._+-]/);
+const arePath = (text: string) => {
+  const parts = text.split("/");
+  return text.length <= 512 && parts.length <= 8 && parts.every(isComponent);
+};
+const base64url = (text: string, bytes: number) =>
+  onlyOf(text, /[A-Za-z0-9_-]/) &&
+  Buffer.from(text, "base64url").length === bytes &&
+  Buffer.from(text, "base64url").toString("base64url") === text;
+const hex = (text: string, digits: number) => text.length === digits && onlyOf(text, /[0-9a-f]/);
+
+/** Is this text such a word? */
+export const words = {
+  name: (text: string) => arePath(text) && !text.endsWith(".manifest.json"),
+  prefix: (text: string) => text.length <= 512 && arePath(text.replace(/\/$/, "")),
+  session: (text: string) => hex(text, 32),
+  series: (text: string) => {
+    const begin = text.slice(0, -17);
+    return (
+      hex(text.slice(-16), 16) &&
+      (text.length === 16 ||
+        (text.at(-17) === "-" &&
+          begin.length >= 1 &&
+          begin.length <= 512 &&
+          onlyOf(begin, /[A-Za-z0-9._+/-]/) &&
+          alnum.test(begin[0]!) &&
+          alnum.test(begin.at(-1)!)))
+    );
+  },
+  number: (text: string) =>
+    onlyOf(text, /[0-9]/) && text !== "" && `${BigInt(text)}` === text && BigInt(text) < 2n ** 53n,
+  time: (text: string) => {
+    const match = /^(\d{4})-(\d\d)-(\d\d)T(\d\d):(\d\d):(\d\d)Z$/.exec(text);
+    if (match === null) return false;
+    const [year, month, day, hour, minute, second] = match.slice(1).map(Number) as [
+      number,
+      number,
+      number,
+      number,
+      number,
+      number,
+    ];
+    const leap = (year % 4 === 0 && year % 100 !== 0) || year % 400 === 0;
+    const days = [31, leap ? 29 : 28, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31];
+    return day >= 1 && day <= (days[month - 1] ?? 0) && hour < 24 && minute < 60 && second < 60;
+  },
+  digest: (text: string) => hex(text, 64),
+  key: (text: string) => base64url(text, 32),
+  signature: (text: string) => base64url(text, 64),
+};
+
 // Digests.
 
 /** SHA-256 of each block of 1 MiB. */
@@ -101,6 +158,22 @@ export const membersOf = (pack: Buffer): ReadonlyArray<Member & { readonly bytes
 /** A line of a table, with its newline. */
 export const tableLine = ({ length, path, size }: Member, digest: string): string =>
   `${path} ${size} ${length} ${digest}\n`;
+
+/** Reads a line of a table, without its newline. */
+export const memberIn = (line: string): (Member & { readonly digest: string }) | undefined => {
+  const [path = "", size = "", length = "", digest = "", ...rest] = line.split(" ");
+  return rest.length === 0 &&
+    path.length >= 1 &&
+    path.length <= 99 &&
+    onlyOf(path, /[A-Za-z0-9._@/-]/) &&
+    words.number(size) &&
+    words.number(length) &&
+    words.digest(digest) &&
+    Number(length) % 512 === 0 &&
+    Number(length) >= Number(size) + 512
+    ? { path, size: Number(size), length: Number(length), digest }
+    : undefined;
+};
 
 /** The table of a pack. */
 export const tableOf = (pack: Buffer): string =>
@@ -232,6 +305,60 @@ export const textOf = (what: keyof typeof keysOf, values: { readonly [key: strin
   return `{${keys.map((key) => `${JSON.stringify(key)}:${JSON.stringify(all[key])}`).join(",")}}`;
 };
 
+const limits = { manifest: 2048, receipt: 1024, tombstone: 1024 };
+
+type Test = (value: unknown) => boolean;
+const text =
+  (word: (text: string) => boolean): Test =>
+  (value) =>
+    typeof value === "string" && word(value);
+const count: Test = (value) =>
+  Number.isSafeInteger(value) && (value as number) >= 0 && !Object.is(value, -0);
+const tests: { readonly [key: string]: Test } = {
+  name: text(words.name),
+  session: text(words.session),
+  server: text(words.key),
+  signer: text(words.key),
+  series: text(words.series),
+  run: count,
+  created: text(words.time),
+  size: count,
+  members: (value) => count(value) && (value as number) >= 1 && (value as number) <= 1_048_576,
+  root: text(words.digest),
+  format: (value) => value === "qvm-backup" || value === "slots",
+  next: (value) => value === null || text(words.time)(value),
+  manifest: text(words.digest),
+  stored: text(words.time),
+  pruned: text(words.time),
+  rule: text((rule) => rule.length >= 1 && rule.length <= 200 && onlyOf(rule, /[ -~]/)),
+};
+
+/** Reads such a text; undefined for whatever is not written in its one form. */
+export const textIn = (
+  what: keyof typeof keysOf,
+  written: string,
+): { readonly [key: string]: unknown } | undefined => {
+  let values: unknown;
+  try {
+    values = JSON.parse(written);
+  } catch {
+    return undefined;
+  }
+  if (typeof values !== "object" || values === null || written.length > limits[what]) {
+    return undefined;
+  }
+  const found = values as { readonly [key: string]: unknown };
+  return found["type"] === `qbackup ${what}` &&
+    found["version"] === 1 &&
+    keysOf[what]
+      .split(" ")
+      .slice(2)
+      .every((key) => tests[key]!(found[key])) &&
+    textOf(what, found) === written
+    ? found
+    : undefined;
+};
+
 // Tickets and requests.
 
 export interface Ticket {
@@ -252,9 +379,109 @@ const ticketWords = (t: Ticket) =>
 export const ticketText = (ticket: Ticket, server: string): string =>
   `put ${ticketWords(ticket)} ${server}`;
 
-/** The ssh command of a signed ticket. */
-export const putCommand = (ticket: Ticket, signature: string): string =>
-  `qbackup/1 put ${ticketWords(ticket)} ${signature}`;
+/** Are these the eight words of a ticket? */
+const isTicket = (eight: ReadonlyArray<string>): boolean => {
+  const [name = "", session = "", base = "", series = "", run = "", bytes = ""] = eight;
+  return (
+    eight.length === 8 &&
+    words.name(name) &&
+    words.session(session) &&
+    (base === "-" || words.session(base)) &&
+    words.series(series) &&
+    words.number(run) &&
+    words.number(bytes) &&
+    words.time(eight[6]!) &&
+    words.key(eight[7]!)
+  );
+};
+
+/** A request: its verb, and its parameters as the JSON line has them. */
+export interface Request {
+  readonly verb: string;
+  readonly parameters: { readonly [key: string]: unknown };
+}
+
+/** The ssh command of a request. */
+export const commandOf = ({ parameters: p, verb }: Request): string => {
+  const of = p["of"] as { readonly signer: string; readonly series: string } | undefined;
+  const said: { readonly [verb: string]: () => ReadonlyArray<unknown> } = {
+    about: () => (of === undefined ? [] : [of.signer, of.series]),
+    put: () => [ticketWords(p as unknown as Ticket), p["signature"]],
+    list: () => (p["after"] === undefined ? [p["prefix"]] : [p["prefix"] ?? "-", p["after"]]),
+    table: () => [p["session"]],
+    read: () => [],
+  };
+  const list = said[verb]?.() ?? [p["name"]];
+  return ["qbackup/1", verb, ...list.filter((one) => one !== undefined)].join(" ");
+};
+
+/** Reads a command; undefined for whatever is not one. */
+export const requestIn = (command: string): Request | undefined => {
+  const [head, verb = "", ...rest] = command.split(" ");
+  const [first = "", second = ""] = rest;
+  const about = () =>
+    rest.length === 0
+      ? {}
+      : rest.length === 2 && words.key(first) && words.series(second)
+        ? { of: { signer: first, series: second } }
+        : undefined;
+  const put = () => {
+    const [name, session, base, series, run, bytes, time, signer, signature = ""] = rest;
+    return rest.length === 9 && isTicket(rest.slice(0, 8)) && words.signature(signature)
+      ? {
+          name,
+          session,
+          base,
+          series,
+          run: Number(run),
+          bytes: Number(bytes),
+          time,
+          signer,
+          signature,
+        }
+      : undefined;
+  };
+  const list = () => {
+    const prefix = first === "-" ? {} : { prefix: first };
+    if (rest.length === 0) return {};
+    if (rest.length > 2 || (first !== "-" && !words.prefix(first))) return undefined;
+    if (rest.length === 1) return prefix;
+    return words.name(second) ? { ...prefix, after: second } : undefined;
+  };
+  const named = () => (rest.length === 1 && words.name(first) ? { name: first } : undefined);
+  const table = () => (rest.length === 1 && words.session(first) ? { session: first } : undefined);
+  const read = () => (rest.length === 0 ? {} : undefined);
+  const verbs = new Map<string, () => object | undefined>(
+    Object.entries({ about, put, list, manifest: named, recipe: named, table, read, check: named }),
+  );
+  const parameters = head === "qbackup/1" ? verbs.get(verb)?.() : undefined;
+  return parameters === undefined ? undefined : { verb, parameters: { ...parameters } };
+};
+
+/** Reads the text of a ticket; undefined for whatever is not one. */
+export const ticketIn = (
+  written: string,
+): { readonly ticket: Ticket; readonly server: string } | undefined => {
+  const [put, ...rest] = written.split(" ");
+  const [name = "", session = "", base = "", series = "", run, bytes, time = "", signer = ""] =
+    rest;
+  const server = rest[8] ?? "";
+  return put === "put" && rest.length === 9 && isTicket(rest.slice(0, 8)) && words.key(server)
+    ? {
+        ticket: {
+          name,
+          session,
+          base,
+          series,
+          run: Number(run),
+          bytes: Number(bytes),
+          time,
+          signer,
+        },
+        server,
+      }
+    : undefined;
+};
 
 // Frames.
 
@@ -269,4 +496,20 @@ export const giveUp = word(0xffffffff);
 export const framed = (...parts: ReadonlyArray<Uint8Array>): Buffer => {
   const bytes = Buffer.concat(parts);
   return Buffer.concat([word(bytes.length), bytes]);
+};
+
+/** The frames in `bytes`: what each holds, or which of the three lengths it is; "long" ends them. */
+export const framesIn = (
+  bytes: Buffer,
+  limit: number,
+): ReadonlyArray<Buffer | "zero" | "keep-alive" | "give-up" | "cut" | "long"> => {
+  if (bytes.length < 4) return ["cut"];
+  const length = bytes.readUInt32BE();
+  const rest = bytes.subarray(4);
+  if (length === 0) return ["zero", ...framesIn(rest, limit)];
+  if (length === 0x80000000) return ["keep-alive", ...framesIn(rest, limit)];
+  if (length === 0xffffffff) return ["give-up", ...framesIn(rest, limit)];
+  if (length > limit) return ["long"];
+  if (length > rest.length) return ["cut"];
+  return [rest.subarray(0, length), ...framesIn(rest.subarray(length), limit)];
 };

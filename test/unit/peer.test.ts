@@ -214,7 +214,7 @@ it.effect("what is not as it must be is refused", () =>
       Effect.map(answers(...args), (reply) => reply.code ?? reply.type);
     const whole = blocks.map((block) => framed(block));
     const end = (text = manifest, recipe = "new 0 5\n") => trailer(text, recipe);
-    assert.strictEqual(yield* code({ ...ticket, time: "2025-12-31T00:00:00Z" }), "signature");
+    assert.strictEqual(yield* code({ ...ticket, time: "2025-12-31T00:00:00Z" }), "not-permitted");
     assert.strictEqual(yield* code({ ...ticket, base: "f".repeat(32) }), "not-found");
     assert.strictEqual(yield* code(ticket, framed(Buffer.alloc(5))), "bad-request");
     assert.strictEqual(

@@ -24,8 +24,8 @@ export const keepRunning = {
 
 export const expectServer = {
   type: "text",
-  value: "FINGERPRINT",
-  help: "take no server but the one whose key has this fingerprint",
+  value: "HEX",
+  help: "take no server whose key has another fingerprint",
 } as const;
 
 export const json = { type: "switch", help: "for programs" } as const;

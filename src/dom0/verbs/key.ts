@@ -52,7 +52,7 @@ const exported = Effect.gen(function* () {
 });
 
 /** A server that knows signers takes a new one only from its owner. */
-const toldToServer = Effect.fnUntraced(function* () {
+const toldToServer = Effect.gen(function* () {
   const { signer } = yield* inLedger((yield* Signer).keys);
   const { say } = yield* Reporter;
   yield* print(shown(signer));
@@ -100,23 +100,24 @@ const imported = Effect.gen(function* () {
   const signing = yield* typed("signing");
   const secrets: Secrets = { signing, series: yield* typed("series") };
   yield* inLedger((yield* Signer).take(secrets));
-  yield* toldToServer();
-});
+  yield* toldToServer;
+}).pipe(Effect.scoped);
 
 const rotated = Effect.gen(function* () {
   yield* takeLock;
   const { series } = yield* existing;
   const signing = (yield* Invocation).entropy(32);
   yield* inLedger((yield* Signer).take({ signing, series }));
-  yield* toldToServer();
-});
+  yield* toldToServer;
+}).pipe(Effect.scoped);
 
 export const keyCommand = command({
   name: "key",
-  summary: "the key that signs backups: show it, keep it on paper, change it",
-  about: `Every upload is opened and closed with a signature of this key, which never leaves
-dom0: whoever steals the ssh key can add no backup. The first run makes it. Beside
-it is a second secret, by which the server can tell which backups belong together.`,
+  summary: "the key that signs backups: on paper and back, or a new one",
+  about: `Every upload is opened and closed with a signature of this key, which never
+leaves dom0: whoever steals the ssh key can add no backup. The first run makes
+it. Beside it is a second secret, by which the server can tell which backups
+belong together.`,
   flags: {},
   args: {},
   actions: {

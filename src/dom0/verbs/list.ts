@@ -235,7 +235,6 @@ const table = (rows: ReadonlyArray<Row>, head: boolean, width = Infinity): strin
       qubesOf(row),
     ]),
   ];
-  if (lines.length === 0) return "";
   const whole = columns(lines);
   if (whole.split("\n").every((text) => text.length <= width)) return whole;
   const details = columns(lines.map(([, ...rest]) => ["", ...rest])).split("\n");
@@ -247,13 +246,12 @@ const printer = (asJson: boolean, width: number | undefined) => {
   let printed = 0;
   return {
     rows: (rows: ReadonlyArray<Row>) => {
-      const before = printed;
+      if (rows.length === 0) return Effect.void;
+      const first = printed === 0;
       printed += rows.length;
-      const text = rows
-        .map((row) => JSON.stringify(row, undefined, 2).replace(/^/gm, "  "))
-        .join(",\n");
-      if (!asJson) return print(table(rows, before === 0, width));
-      return rows.length === 0 ? Effect.void : print(`${before === 0 ? "[\n" : ",\n"}${text}`);
+      if (!asJson) return print(table(rows, first, width));
+      const text = rows.map((row) => JSON.stringify(row, undefined, 2).replace(/^/gm, "  "));
+      return print(`${first ? "[\n" : ",\n"}${text.join(",\n")}`);
     },
     finish: Effect.suspend(() => {
       if (asJson) return print(printed === 0 ? "[]\n" : "\n]\n");

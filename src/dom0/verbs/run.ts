@@ -799,7 +799,7 @@ export const runCommand = command({
       most: 1_048_576,
       unit: "KiB per second",
       default: standardFloor,
-      help: "give up when less gets through in an hour of waiting; lower it for a link that is slowed down",
+      help: "give up where less gets through for an hour",
     },
     expectServer,
     expectEvery: {

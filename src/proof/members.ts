@@ -44,6 +44,12 @@ export interface TextReader {
   readonly finish: () => boolean;
 }
 
+/** Where a session stands among those of the archive, and its members. */
+interface Pack {
+  readonly index: number;
+  readonly parts: Array<Part>;
+}
+
 interface Part {
   readonly first: number;
   readonly count: number;
@@ -52,11 +58,11 @@ interface Part {
 }
 
 /** Which members of which packs an archive has, and no more of it: firsts and counts by session. */
-const holder = (parts: ReadonlyMap<Session, ReadonlyArray<Part>>) => {
+const holder = (packs: ReadonlyMap<Session, Pack>) => {
   const packed = new Map(
-    [...parts].map(([session, of]) => [
+    [...packs].map(([session, { parts }]) => [
       session,
-      Uint32Array.from(of.flatMap(({ count, first }) => [first, first + count])),
+      Uint32Array.from(parts.flatMap(({ count, first }) => [first, first + count])),
     ]),
   );
   return (session: Session, member: number): boolean => {
@@ -77,7 +83,7 @@ const holder = (parts: ReadonlyMap<Session, ReadonlyArray<Part>>) => {
  * in any order; then `root` and `at` speak.
  */
 export const archiveMembers = (count: number) => {
-  const parts = new Map<Session, Array<Part>>();
+  const packs = new Map<Session, Pack>();
   const sessions: Array<Session> = [];
   const sessionOf = new Uint32Array(count);
   const memberOf = new Uint32Array(count);
@@ -108,21 +114,21 @@ export const archiveMembers = (count: number) => {
   };
 
   const recipe = (): TextReader => {
-    parts.clear();
+    packs.clear();
     sessions.length = 0;
     listed = 0;
     const lines = textLines(recipeLineLimit, (text) => {
       const run = parseRun(text);
       if (run === undefined || listed + run.count > count) return false;
-      let of = parts.get(run.session);
-      if (of === undefined) {
-        of = [];
-        parts.set(run.session, of);
+      let pack = packs.get(run.session);
+      if (pack === undefined) {
+        pack = { index: sessions.length, parts: [] };
+        packs.set(run.session, pack);
         sessions.push(run.session);
       }
-      of.push({ first: run.first, count: run.count, at: listed });
+      pack.parts.push({ first: run.first, count: run.count, at: listed });
       for (let i = 0; i < run.count; i++) {
-        sessionOf[listed + i] = sessions.length - 1;
+        sessionOf[listed + i] = pack.index;
         memberOf[listed + i] = run.first + i;
       }
       listed += run.count;
@@ -133,9 +139,11 @@ export const archiveMembers = (count: number) => {
       finish: () => {
         if (!lines.finish() || listed !== count) return false;
         // A table is read once, from its first line to its last.
-        for (const of of parts.values()) {
-          of.sort((a, b) => a.first - b.first);
-          if (of.some(({ first }, i) => i > 0 && first < of[i - 1]!.first + of[i - 1]!.count)) {
+        for (const { parts } of packs.values()) {
+          parts.sort((a, b) => a.first - b.first);
+          if (
+            parts.some((one, i) => i > 0 && one.first < parts[i - 1]!.first + parts[i - 1]!.count)
+          ) {
             return false;
           }
         }
@@ -145,7 +153,7 @@ export const archiveMembers = (count: number) => {
   };
 
   const table = (session: Session): TextReader => {
-    const wanted = parts.get(session) ?? [];
+    const wanted = packs.get(session)?.parts ?? [];
     let line = 0;
     let next = 0;
     const lines = textLines(tableLineLimit, (text) => {
@@ -182,7 +190,7 @@ export const archiveMembers = (count: number) => {
     /** The bytes of member `index`, without the rest of it. */
     lengthOf: (index: number): number => lengths[index]!,
     /** A test for members that outlives all the rest of this. */
-    holds: () => holder(parts),
+    holds: () => holder(packs),
     sessionOf: (index: number): Session => sessions[sessionOf[index]!]!,
     memberOf: (index: number): number => memberOf[index]!,
     /** Bytes of all members. */

@@ -280,7 +280,7 @@ describe("with a real ssh", unless(noSshd), () => {
       const all = fs.readFileSync(words(name), "utf8").split("\n");
       return all.slice(0, all.indexOf("--"));
     };
-    const fetching = ["fetch", "a.backup", "5", "0".repeat(64)];
+    const fetching = ["fetch", "a.backup", "qvm-backup", "5", "1", "0".repeat(64)];
     const upload = await asked("put", ["put"], `${putLine}\n`);
     assert.isAbove(upload.length, 20);
     assert.deepStrictEqual(await asked("fetch", fetching, ""), upload);

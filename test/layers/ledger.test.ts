@@ -254,6 +254,37 @@ describe("FileBooks", () => {
     }),
   );
 
+  it.live("reads what changed, and has no size at which it stops", () =>
+    Effect.gen(function* () {
+      const place = fresh();
+      const file = path.join(place, "ledger.jsonl");
+      yield* use(
+        place,
+        Effect.gen(function* () {
+          const names = () => Effect.map(readAll, (read) => read.entries.map((one) => one.name));
+          yield* append("a");
+          assert.deepStrictEqual(yield* names(), ["a"]);
+          assert.deepStrictEqual(yield* names(), ["a"]);
+          yield* append("b");
+          assert.deepStrictEqual(yield* names(), ["a", "b"]);
+          fs.writeFileSync(file, fs.readFileSync(file, "utf8").replace('"name":"b"', '"name":"c"'));
+          assert.deepStrictEqual(yield* names(), ["a", "c"]);
+          // A hole: more bytes than any ledger should have, and no line among them.
+          fs.truncateSync(file, 257 << 20);
+          fs.appendFileSync(file, "\n");
+          assert.deepStrictEqual(yield* names(), ["a", "c"]);
+          yield* append("d");
+          const { damaged, entries } = yield* readAll;
+          assert.deepStrictEqual([...damaged], [3]);
+          assert.deepStrictEqual(
+            entries.map(({ name }) => name as string),
+            ["a", "c", "d"],
+          );
+        }),
+      );
+    }),
+  );
+
   it.live("keeps the keys that others are taken for, and lets nobody else read any", () =>
     Effect.gen(function* () {
       const place = fresh();

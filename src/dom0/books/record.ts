@@ -7,7 +7,6 @@ import { signatureHolds } from "#src/proof/keys";
 import { parseReceipt, receiptDiffers } from "#src/proof/texts";
 import { instantOf, type PublicKey } from "#src/wire/names";
 import { failed } from "#src/dom0/failure";
-import { onPaper } from "./head.ts";
 import { checkServer } from "#src/dom0/far/server";
 import type { Stored } from "#src/dom0/far/upload";
 
@@ -26,13 +25,6 @@ export const inLedger = <A, R>(effect: Effect.Effect<A, { readonly message: stri
   Effect.mapError(effect, ({ message }) =>
     failed("usage", message, causes.find(([said]) => said.test(message))?.[1]),
   );
-
-/** The last line and its head; undefined while there is none. */
-export const currentHead = Effect.gen(function* () {
-  const { lines } = yield* inLedger((yield* Ledger).chain);
-  const last = lines.at(-1);
-  return last === undefined ? undefined : { last, head: onPaper(last.number, last.hash) };
-});
 
 /** Changes the mark of the run under way; nothing where there is none. */
 export const remark = Effect.fnUntraced(function* (

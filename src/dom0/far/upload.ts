@@ -7,12 +7,12 @@
  * exactly these bytes: it is never believed about a byte that it was not sent. Waiting for room in the
  * window is what qvm-backup feels as back-pressure.
  */
-import { createHash } from "node:crypto";
 import { Deferred, Effect, Fiber, Latch } from "effect";
 import type { BytesError } from "#services/Bytes";
 import { Invocation } from "#services/Invocation";
 import type { Call } from "#services/Qrexec";
 import { Reporter } from "#services/Reporter";
+import { packHasher } from "#src/proof/pack";
 import type { SignedTicket } from "#src/proof/texts";
 import { giveUpFrame, keepAliveFrame, lengthPrefix } from "#src/wire/frames";
 import { aliveAfter, blockSize } from "#src/wire/limits";
@@ -104,7 +104,7 @@ interface Block {
 }
 
 /** Of no bytes at all. */
-const runningOfNone = createHash("sha256").digest("hex");
+const runningOfNone = packHasher().running();
 
 /** Makes the link and keeps it; returns when the server is ready for the first byte. */
 export const openUpload = Effect.fnUntraced(function* (options: UploadOptions) {

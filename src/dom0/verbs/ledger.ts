@@ -13,11 +13,11 @@ import { command } from "#src/dom0/cli/command";
 import { destinationFor, startDestination, takeLock } from "#src/dom0/qube/destination";
 import { failed, type RunFailed } from "#src/dom0/failure";
 import { expectServer, keepRunning, to } from "#src/dom0/cli/flags";
-import { fromPaper } from "#src/dom0/books/head";
+import { fromPaper, onPaper } from "#src/dom0/books/head";
 import { looked, some, unsound } from "#src/dom0/books/known";
 import { note } from "#src/dom0/books/noted";
 import { readPruned } from "#src/dom0/books/pruned";
-import { checkReceipt, currentHead, inLedger } from "#src/dom0/books/record";
+import { checkReceipt, inLedger } from "#src/dom0/books/record";
 import { openFar, trustedBy, wantOf } from "#src/dom0/far/fetch";
 import { type Archive, fetchRecord, listArchives, type Vouched } from "#src/dom0/far/remote";
 import { checkFingerprint, checkServer } from "#src/dom0/far/server";
@@ -39,10 +39,11 @@ const describe = ({ entry, number }: Line): string =>
 
 const head = Effect.gen(function* () {
   // A head on paper would vouch for what was lost.
-  if (!(yield* looked).sound) return yield* unsound;
-  const current = yield* currentHead;
-  if (current === undefined) return yield* failed("usage", "the ledger is empty: it has no head");
-  yield* print(`${current.head}\n${describe(current.last)}\n`);
+  const { lines, sound } = yield* looked;
+  if (!sound) return yield* unsound;
+  const last = lines.at(-1);
+  if (last === undefined) return yield* failed("usage", "the ledger is empty: it has no head");
+  yield* print(`${onPaper(last.number, last.hash)}\n${describe(last)}\n`);
 });
 
 const check = Effect.fnUntraced(function* (text: string) {

@@ -1,7 +1,7 @@
 /** One page for the bad day: what a restore needs, for a drawer far from this machine. */
 import { Clock, Effect } from "effect";
 import { KnownServers } from "#services/KnownServers";
-import { type Entry, Ledger } from "#services/Ledger";
+import type { Entry } from "#services/Ledger";
 import { ReadBacks } from "#services/ReadBacks";
 import { Signer } from "#services/Signer";
 import { fingerprint } from "#src/proof/keys";
@@ -11,8 +11,9 @@ import { instantOf } from "#src/wire/names";
 import { command } from "#src/dom0/cli/command";
 import { destinationFor } from "#src/dom0/qube/destination";
 import { to } from "#src/dom0/cli/flags";
+import { onPaper } from "#src/dom0/books/head";
 import { looked } from "#src/dom0/books/known";
-import { currentHead, inLedger } from "#src/dom0/books/record";
+import { inLedger } from "#src/dom0/books/record";
 import { print } from "#src/dom0/qube/visit";
 
 /** As many as fit on the page. */
@@ -36,19 +37,17 @@ export const recoverySheet = Effect.fnUntraced(function* (options: {
   readonly to: string | undefined;
 }) {
   const destination = yield* destinationFor(options.to);
-  const ledger = yield* Ledger;
-  const { entries } = yield* inLedger(ledger.entries);
+  const { lines } = yield* looked;
   const server = yield* inLedger((yield* KnownServers).pinned(destination));
   const own = yield* inLedger((yield* Signer).existing);
-  const current = yield* currentHead;
   const audits = yield* inLedger((yield* ReadBacks).all);
-  yield* looked;
   // Newest first, as they were stored: a rebuilt line comes late, whatever it is about. Each that has a
   // qube, or a prefix, which no newer one has.
   const seen = new Set<string>();
   const latest: Array<Entry> = [];
-  const ordered = entries
-    .toReversed()
+  const ordered = lines
+    .map(({ entry }) => entry)
+    .reverse()
     .sort((a, b) => Date.parse(b.finished) - Date.parse(a.finished));
   for (const entry of ordered) {
     if (entry.destination !== destination) continue;
@@ -60,6 +59,7 @@ export const recoverySheet = Effect.fnUntraced(function* (options: {
     for (const one of news) seen.add(one);
     latest.push(entry);
   }
+  const last = lines.at(-1);
   const shown = latest.slice(0, most);
   const [name = "NAME"] = shown.map((entry) => entry.name as string);
   const now = instantOf(yield* Clock.currentTimeMillis);
@@ -84,7 +84,7 @@ export const recoverySheet = Effect.fnUntraced(function* (options: {
       "",
       "3  The key of this dom0, which signs the backups: on paper, qbackup key export",
       `   ${own === undefined ? "none yet" : fingerprint(own)}`,
-      `   the ledger's head: ${current?.head ?? "no run yet"}`,
+      `   the ledger's head: ${last === undefined ? "no run yet" : onPaper(last.number, last.hash)}`,
       "",
       latest.length > most
         ? `4  The newest archives of ${most}, and ${latest.length - most} more that hold the newest of some qube:`

@@ -35,6 +35,12 @@ export const refuse = (
 ): Effect.Effect<never, Refused> =>
   Effect.fail(new Refused({ code, message, ...(more === undefined ? {} : { more }) }));
 
+/** Which limit leaves no room. */
+export const noRoom = (short: "quota" | "no-space"): Effect.Effect<never, Refused> =>
+  short === "quota"
+    ? refuse("quota", "the store has no room left for this account")
+    : refuse("no-space", "the server's disk is nearly full");
+
 /** What the system calls it, as `: EIO`: for its owner, who can look it up. */
 const errno = (cause: unknown): string => {
   const code = Predicate.hasProperty(cause, "code") ? cause.code : undefined;

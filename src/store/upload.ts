@@ -11,7 +11,7 @@ import { lineOf } from "#src/proof/table";
 import { digestSize, leafOf } from "#src/proof/treehash";
 import { ackAfter, blockSize } from "#src/wire/limits";
 import { Instant, instantOf, type Session } from "#src/wire/names";
-import { Refused, refuse } from "./failure.ts";
+import { LinkLost, noRoom, type Refused, refuse } from "./failure.ts";
 import { filesOf, letGo, recordName, settledOf } from "./settled.ts";
 import { clear, find, readText, whereFound, type WritableStore, writeText } from "./store.ts";
 
@@ -42,15 +42,15 @@ export interface Upload {
   /** Takes a block of one member (1 MiB, a member's last one may be shorter); waits while too much is unsynced. */
   readonly add: (block: Uint8Array) => Effect.Effect<void, Refused | SafeFsError>;
   /** Returns when what was taken before is durable. */
-  readonly flush: Effect.Effect<void, Refused | SafeFsError>;
+  readonly flush: Effect.Effect<void, LinkLost | SafeFsError>;
   /** Fails where a flush has failed: any error of a flush ends an upload for good. */
-  readonly sound: Effect.Effect<void, Refused | SafeFsError>;
+  readonly sound: Effect.Effect<void, LinkLost | SafeFsError>;
   /** Flushes again and again, and runs `synced` after each; ends only by failing. */
   readonly flushing: <E, R>(
     synced: Effect.Effect<void, E, R>,
-  ) => Effect.Effect<never, E | Refused | SafeFsError, R>;
+  ) => Effect.Effect<never, E | LinkLost | SafeFsError, R>;
   /** As `flush`, and the table too. */
-  readonly seal: Effect.Effect<void, Refused | SafeFsError>;
+  readonly seal: Effect.Effect<void, LinkLost | SafeFsError>;
   /** From now on so many bytes more may come; fewer than none ends it. */
   readonly allow: (more: number) => Effect.Effect<void, Refused>;
 }
@@ -72,13 +72,26 @@ export const goneOf = Effect.fnUntraced(function* (
   return Option.getOrUndefined(decodeGone(text));
 });
 
-/** Takes away what a commit that did not come to its end has put under the names of packs. */
+/**
+ * Takes away, durably, what a commit that did not come to its end has put under the names of packs: a
+ * pack whose upload is gone would pass for one that is committed.
+ */
 export const withdraw = Effect.fnUntraced(function* (
   { digests, packs, recipes, records, tables }: WritableStore,
   session: string,
 ): Effect.fn.Return<void, SafeFsError> {
-  for (const directory of [packs, digests, tables, recipes]) yield* clear(directory, session);
-  yield* clear(records, recordName(session));
+  const published = [
+    [packs, session],
+    [digests, session],
+    [tables, session],
+    [recipes, session],
+    [records, recordName(session)],
+  ] as const;
+  for (const [directory, name] of published) {
+    if ((yield* find(directory, name)) === undefined) continue;
+    yield* clear(directory, name);
+    yield* directory.sync;
+  }
 });
 
 /**
@@ -93,7 +106,7 @@ export const discard = Effect.fnUntraced(function* (
   if ((yield* Effect.scoped(settledOf(store, session))) === undefined) {
     if (why !== undefined) {
       const said: Gone = { since: instantOf(yield* Clock.currentTimeMillis), why };
-      yield* writeText(store.gone, session, JSON.stringify(said));
+      yield* Effect.ignore(writeText(store.gone, session, JSON.stringify(said)));
     }
     yield* withdraw(store, session);
   }
@@ -284,7 +297,7 @@ export const openUpload = Effect.fnUntraced(function* (
   const roomy = Latch.makeUnsafe(true);
   const turn = Semaphore.makeUnsafe(1);
   /** What a flush failed with. A later one may succeed, and what the first lost is lost all the same. */
-  let failed: Refused | SafeFsError | undefined;
+  let failed: LinkLost | SafeFsError | undefined;
 
   const flush = turn.withPermits(1)(
     Effect.uninterruptible(
@@ -303,7 +316,7 @@ export const openUpload = Effect.fnUntraced(function* (
           rooted = true;
         }
         if ((yield* find(incoming, session))?.inode !== inode) {
-          return yield* refuse("internal", "the upload is not in the store any more");
+          return yield* new LinkLost({ why: "the upload is not in the store any more" });
         }
         written += leaves.length;
         durable = upTo;
@@ -320,10 +333,6 @@ export const openUpload = Effect.fnUntraced(function* (
       ),
     ),
   );
-  const noRoom = new Refused({
-    code: "quota",
-    message: "the store has no room left for this account",
-  });
 
   return {
     session,
@@ -337,7 +346,7 @@ export const openUpload = Effect.fnUntraced(function* (
         return yield* refuse("bad-request", "more bytes than the ticket says");
       }
       if (taken + block.length > limit) limit = Math.min(most, taken + (yield* more));
-      if (taken + block.length > limit) return yield* noRoom;
+      if (taken + block.length > limit) return yield* noRoom("quota");
       while (taken - durable.offset >= unsyncedLimit) {
         roomy.closeUnsafe();
         yield* roomy.await;
@@ -379,7 +388,7 @@ export const openUpload = Effect.fnUntraced(function* (
     }),
     allow: (left) => {
       limit = Math.min(most, taken + left);
-      return left < 0 ? Effect.fail(noRoom) : Effect.void;
+      return left < 0 ? noRoom("quota") : Effect.void;
     },
   };
 });

@@ -80,62 +80,65 @@ export interface Room {
   readonly short: "quota" | "no-space";
 }
 
-/**
- * What an upload may have that begins now; `session` is that upload, whose bytes count for nothing. The
- * quota is in bytes; all uploads that are under way have what their tickets ask for.
- */
-export const roomOf = Effect.fnUntraced(function* (
-  store: Store,
-  quota: number | undefined,
-  session?: string,
-): Effect.fn.Return<Room, SafeFsError, Locks> {
+/** How full a store is. `quota` is in bytes. */
+export interface Gauge {
+  /**
+   * What an upload may have that begins now; `session` is that upload, whose own bytes count for
+   * nothing. All uploads that are under way have what their tickets ask for.
+   */
+  readonly room: (session?: string) => Effect.Effect<Room, SafeFsError, Locks>;
+  /**
+   * How many bytes more the store may have as it is on disk; too many are a negative number. What is
+   * committed is counted anew only where the number of packs has changed, or `all` is true.
+   */
+  readonly left: (all?: boolean) => Effect.Effect<number, SafeFsError>;
+}
+
+export const gauge = (store: Store, quota: number | undefined): Gauge => {
   const { own, root } = store;
-  const free = yield* (own ?? root).free;
-  let used = own === undefined ? 0 : yield* settled(own);
-  let coming = 0;
-  let mine = 0;
-  for (const [of, size] of own === undefined ? [] : yield* uploads(own)) {
-    if (of === session) {
-      mine = size;
-      continue;
+  let counted: { readonly packs: number; readonly bytes: number } | undefined;
+  const committed = Effect.fnUntraced(function* (directory: Directory, all: boolean) {
+    const packs = yield* whereFound(directory.directory("packs"));
+    const length = packs === undefined ? 0 : (yield* packs.names).length;
+    if (all || counted?.packs !== length) {
+      counted = { packs: length, bytes: yield* settled(directory) };
     }
-    const all = yield* reserved(store, of, size);
-    used += all;
-    coming += all - size;
-  }
-  const onDisk = free + mine - leastFree - coming;
-  const allowed = (quota ?? Number.MAX_SAFE_INTEGER) - used;
+    return counted.bytes;
+  }, Effect.scoped);
   return {
-    bytes: Math.max(0, Math.min(onDisk, allowed)),
-    short: allowed <= onDisk ? "quota" : "no-space",
+    room: Effect.fnUntraced(function* (session) {
+      const free = yield* (own ?? root).free;
+      let used = own === undefined || quota === undefined ? 0 : yield* committed(own, false);
+      let coming = 0;
+      let mine = 0;
+      for (const [of, size] of own === undefined ? [] : yield* uploads(own)) {
+        if (of === session) {
+          mine = size;
+          continue;
+        }
+        const all = yield* reserved(store, of, size);
+        used += all;
+        coming += all - size;
+      }
+      const onDisk = free + mine - leastFree - coming;
+      const allowed = (quota ?? Number.MAX_SAFE_INTEGER) - used;
+      return {
+        bytes: Math.max(0, Math.min(onDisk, allowed)),
+        short: allowed <= onDisk ? "quota" : "no-space",
+      };
+    }),
+    left: Effect.fnUntraced(function* (all = false) {
+      if (own === undefined || quota === undefined) return Number.MAX_SAFE_INTEGER;
+      let size = yield* committed(own, all);
+      for (const bytes of (yield* uploads(own)).values()) size += bytes;
+      return quota - size;
+    }),
   };
-});
+};
 
 /** Bytes that an upload may have that begins now. */
 export const roomNow = (
   store: Store,
   quota: number | undefined,
 ): Effect.Effect<number, SafeFsError, Locks> =>
-  Effect.map(roomOf(store, quota), ({ bytes }) => bytes);
-
-/**
- * Counts what a store has on disk against its quota, again and again: gives how many bytes more it may
- * have, or by how many it has too many as a negative number. What is committed is counted anew only
- * where the number of packs has changed, or `all` is true.
- */
-export const meter = (
-  { own, packs }: { readonly own: Directory; readonly packs: Directory },
-  quota: number | undefined,
-) => {
-  let counted: { readonly packs: number; readonly bytes: number } | undefined;
-  return Effect.fnUntraced(function* (all = false): Effect.fn.Return<number, SafeFsError> {
-    if (quota === undefined) return Number.MAX_SAFE_INTEGER;
-    const { length } = yield* packs.names;
-    if (all || counted?.packs !== length) {
-      counted = { packs: length, bytes: yield* settled(own) };
-    }
-    let size = counted.bytes;
-    for (const bytes of (yield* uploads(own)).values()) size += bytes;
-    return quota - size;
-  });
-};
+  Effect.map(gauge(store, quota).room(), ({ bytes }) => bytes);

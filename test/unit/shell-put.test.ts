@@ -1,16 +1,646 @@
 /** An upload into a store, from its ticket to its receipt: on a disk in memory and on a real one. */
-import { assert, describe, it } from "@effect/vitest";
-import { Effect } from "effect";
-import { Disk } from "#layers/memory/MemorySafeFs";
-import { codeOf, medium, memoryWorld, upload } from "#test/support/shell";
+import { afterAll, assert, describe, it } from "@effect/vitest";
+import { Clock, Effect, Fiber, Layer } from "effect";
+import { TestClock } from "effect/testing";
+import { execFileSync } from "node:child_process";
+import * as fs from "node:fs";
+import * as os from "node:os";
+import * as path from "node:path";
+import { memoryLocks } from "#layers/memory/MemoryLocks";
+import { Disk, memorySafeFs, type Operation } from "#layers/memory/MemorySafeFs";
+import { nodeSafeFs } from "#layers/files/NodeSafeFs";
+import { unixLocks } from "#layers/files/UnixLocks";
+import { SafeFs } from "#services/SafeFs";
+import { giveUpFrame, keepAliveFrame, lengthPrefix } from "#src/wire/frames";
+import { blockSize, uploadLimit } from "#src/wire/limits";
+import type { Reply } from "#src/wire/request";
+import { archiveOf, memberOf, scryptOf, slotOf } from "#test/support/archive";
+import { rng } from "#test/support/random";
+import {
+  fingerprintOf,
+  framed,
+  holds,
+  keepAlive,
+  linesOf,
+  membersOf,
+  putCommand,
+  sha256,
+  textOf,
+  ticketText,
+  treeHash,
+} from "#test/support/reference";
+import {
+  ask,
+  blocksOf,
+  codeOf,
+  commandFor,
+  dom0,
+  framesOf,
+  listed,
+  type ManifestFields,
+  medium,
+  memoryWorld,
+  open,
+  otherDom0,
+  type Put,
+  receiptOf,
+  run,
+  series,
+  serverKey,
+  sessionOf,
+  smallChunk,
+  start,
+  streamOf,
+  tableFor,
+  ticketFor,
+  trailerOf,
+  type Upload,
+  upload,
+  wholeOf,
+  type World,
+  worldOf,
+} from "#test/support/shell";
+
+const base = fs.mkdtempSync(path.join(os.tmpdir(), "qbackup-put-"));
+afterAll(() => fs.rmSync(base, { recursive: true, force: true }));
+const realRoot = () => fs.mkdtempSync(path.join(base, "store-"));
+const realWorld = (): World => worldOf(Layer.mergeAll(nodeSafeFs, unixLocks));
+
+/** Ten chunks and a bit, in about 0.7 MiB. */
+const small = archiveOf({
+  seed: 1,
+  chunk: smallChunk,
+  files: [
+    { path: "vm1/private.img", size: 400_000 },
+    { path: "vm2/root.img", size: 100_000 },
+  ],
+});
+/** Members of several blocks each. */
+const wide = archiveOf({
+  seed: 3,
+  chunk: 2_500_000,
+  files: [{ path: "vm1/private.img", size: 6_000_000 }],
+});
+const wideWorld = (disk = new Disk()): World => ({ ...memoryWorld(disk), fullChunk: 2_500_128 });
+const sample = (name: string) =>
+  fs.readFileSync(new URL(`../fixtures/${name}.qubes-backup`, import.meta.url));
+
+/** The n-th upload into a store: session, run and name of its own. */
+const nth = (n: number): Put => ({ session: sessionOf(n), run: n, name: `a${n}.backup` });
+const incoming = (n: number) => `.qbackup/incoming/${sessionOf(n)}`;
+/** The bytes of an upload that is under way, or undefined. */
+const come = (disk: Disk, n = 1) => disk.bytes(incoming(n));
+/** What is left of uploads in a store. */
+const leftovers = (disk: Disk) =>
+  disk.files().filter((file) => /^\.qbackup\/(incoming|held|gone)\//.test(file));
+/** What packs, records and archives there are. */
+const kept = (disk: Disk) =>
+  disk
+    .files()
+    .filter(
+      (file) =>
+        /^\.qbackup\/(packs|digests|tables|recipes|records)\//.test(file) ||
+        !file.startsWith(".qbackup/"),
+    );
+
+/** How many bytes of a stream are the first `n` frames of a pack. */
+const upTo = (pack: Buffer, n: number) =>
+  blocksOf(pack)
+    .slice(0, n)
+    .reduce((sum, block) => sum + 4 + block.length, 0);
+const offsetOf = (pack: Buffer, n: number) => upTo(pack, n) - 4 * n;
+
+type Error = Extract<Reply<"put">, { type: "error" }>;
+const errorOf = (said: ReadonlyArray<Reply<"put">>): Error => {
+  const last = said.at(-1);
+  if (last?.type !== "error") throw new Error(`no error: ${JSON.stringify(last)}`);
+  return last;
+};
 
 describe("a put", () => {
-  it.live("stores", () =>
+  const stores = (what: string, world: () => World, args: () => ReadonlyArray<string>) =>
+    it.live(`stores, proves and lists: ${what}`, () =>
+      Effect.gen(function* () {
+        const w = world();
+        const a = args();
+        const server = yield* serverKey(w, a);
+        const { code, offset, replies } = yield* upload(w, { archive: medium, args: a });
+        assert.deepStrictEqual([code, offset], [0, 0]);
+        const stored = replies.at(-1);
+        if (stored?.type !== "stored") return assert.fail("no receipt");
+        assert.isTrue(holds(server, "receipt", stored.receipt, stored.signature));
+        const record = yield* ask(w, "manifest", ["a.backup"], a);
+        const signed = record.replies[0];
+        if (signed?.type !== "manifest") return assert.fail("no record");
+        assert.isTrue(holds(dom0.publicKey, "manifest", signed.manifest, signed.signature));
+        const receipt = JSON.parse(stored.receipt);
+        const { members, root, size } = wholeOf(tableFor(medium), "qvm-backup");
+        assert.match(receipt.stored, /^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ$/);
+        assert.strictEqual(
+          stored.receipt,
+          textOf("receipt", {
+            name: "a.backup",
+            session: sessionOf(1),
+            members,
+            root,
+            size,
+            manifest: sha256(signed.manifest).toString("hex"),
+            stored: receipt.stored,
+          }),
+        );
+        assert.deepStrictEqual(
+          [signed.receipt, signed.receiptSignature],
+          [stored.receipt, stored.signature],
+        );
+        const { archives } = yield* listed(w, "", a);
+        assert.deepStrictEqual(
+          archives.map(({ name, root: of }) => [name, of]),
+          [["a.backup", root]],
+        );
+        assert.deepStrictEqual(w.said.lines, []);
+
+        // The same again, however late and under whichever name it is asked for.
+        for (const put of [{}, { time: 0 }, { run: 9, name: "b.backup" }, { run: 0 }]) {
+          const again = yield* upload(w, { archive: medium, args: a, ...put });
+          assert.deepStrictEqual([again.code, again.replies], [0, [stored]]);
+        }
+        const other = yield* upload(w, { archive: medium, args: a, session: sessionOf(2), run: 2 });
+        assert.deepStrictEqual([other.code, codeOf(other.replies)], [5, "exists"]);
+      }),
+    );
+  stores("in memory", memoryWorld, () => []);
+  stores("on a real disk", realWorld, () => ["--root", realRoot()]);
+
+  it.live("leaves on a real disk what the store is said to have", () =>
+    Effect.gen(function* () {
+      const root = realRoot();
+      fs.mkdirSync(path.join(root, "sub"));
+      const args = ["--root", root];
+      yield* upload(realWorld(), { archive: small, name: "sub/x.backup", args });
+      const at = (name: string) => path.join(root, name);
+      const mode = (name: string) => (fs.statSync(at(name)).mode & 0o7777).toString(8);
+      const own = (directory: string) => fs.readdirSync(at(`.qbackup/${directory}`));
+      assert.deepStrictEqual(fs.readdirSync(at("sub")).toSorted(), [
+        "x.backup",
+        "x.backup.manifest.json",
+      ]);
+      assert.isTrue(fs.readFileSync(at("sub/x.backup")).equals(small));
+      const session = sessionOf(1);
+      assert.deepStrictEqual(
+        [
+          "sub/x.backup",
+          "sub/x.backup.manifest.json",
+          ".qbackup",
+          ".qbackup/packs",
+          ".qbackup/identity",
+          ".qbackup/signers",
+          `.qbackup/packs/${session}`,
+          `.qbackup/tables/${session}`,
+        ].map(mode),
+        ["600", "440", "700", "700", "600", "600", "600", "600"],
+      );
+      for (const directory of ["packs", "digests", "tables", "recipes"]) {
+        assert.deepStrictEqual(own(directory), [session], directory);
+      }
+      for (const directory of ["incoming", "held", "gone"]) assert.isEmpty(own(directory));
+      const ino = (name: string) => fs.statSync(at(name)).ino;
+      assert.strictEqual(ino("sub/x.backup"), ino(`.qbackup/packs/${session}`));
+      assert.strictEqual(
+        ino("sub/x.backup.manifest.json"),
+        ino(`.qbackup/records/${session}.manifest.json`),
+      );
+      const text = (name: string) => fs.readFileSync(at(`.qbackup/${name}`), "utf8");
+      assert.strictEqual(text(`tables/${session}`), tableFor(small).join(""));
+      assert.strictEqual(text(`recipes/${session}`), `${session} 0 ${tableFor(small).length}\n`);
+      assert.strictEqual(text("signers"), `${dom0.publicKey}\n`);
+      assert.strictEqual(
+        sha256(fs.readFileSync(at(`.qbackup/digests/${session}`))).toString("hex"),
+        sha256(...blocksOf(small).map((block) => sha256(block))).toString("hex"),
+      );
+    }),
+  );
+
+  it.effect.each([
+    ["sample-tiny-lowcost", undefined],
+    ["sample-multichunk-lowcost", 65_664],
+  ] as const)("takes the genuine %s", ([name, fullChunk]) =>
+    Effect.gen(function* () {
+      const world = { ...memoryWorld(), ...(fullChunk === undefined ? {} : { fullChunk }) };
+      const { code } = yield* upload(world, { archive: sample(name) });
+      assert.strictEqual(code, 0);
+    }),
+  );
+
+  it.effect("goes on where it was cut, wherever that was", () =>
+    Effect.gen(function* () {
+      for (let seed = 1; seed <= 30; seed++) {
+        const random = rng(seed);
+        const disk = new Disk();
+        const [archive, world] =
+          seed % 2 === 0 ? [medium, memoryWorld(disk)] : [wide, wideWorld(disk)];
+        const ends = blocksOf(archive).map((_, i) => offsetOf(archive, i + 1));
+        const put: Upload = { archive, bytes: archive.length };
+        let durable = 0;
+        for (let tries = 0; ; tries++) {
+          const cut = tries < 6 && random.next() < 0.8;
+          const cutAt = random.int(0, archive.length - durable + 400);
+          const { code, offset, replies } = yield* upload(world, {
+            ...put,
+            ...(cut ? { cutAt } : {}),
+          });
+          if (codeOf(replies) === "stored") {
+            assert.strictEqual(code, 0);
+            break;
+          }
+          assert.isTrue(cut, `seed ${seed}`);
+          assert.strictEqual(code, 4);
+          assert.strictEqual(offset, durable, `seed ${seed}`);
+          // Everything whole that came before the cut is kept: it was flushed.
+          let left = cutAt;
+          for (const end of ends.filter((one) => one > offset!)) {
+            left -= 4 + end - durable;
+            if (left < 0) break;
+            durable = end;
+          }
+        }
+        assert.isTrue(disk.bytes("a.backup")!.equals(archive), `seed ${seed}`);
+        assert.strictEqual(
+          disk.bytes(`.qbackup/tables/${sessionOf(1)}`)!.toString(),
+          tableFor(archive).join(""),
+        );
+      }
+    }),
+  );
+
+  it.effect("acknowledges after two seconds, and again only what is new", () =>
+    Effect.gen(function* () {
+      const client = yield* open(wideWorld(), { bytes: wide.length });
+      assert.deepInclude(yield* client.next, { type: "ready", offset: 0 });
+      const blocks = blocksOf(wide);
+      const send = (n: number) => client.stdin.write(framed(blocks[n]!));
+      yield* send(0);
+      yield* TestClock.adjust("1 second");
+      const waiting = yield* Effect.forkChild(client.next);
+      yield* Effect.yieldNow;
+      assert.isUndefined(waiting.pollUnsafe());
+      yield* TestClock.adjust("1 second");
+      assert.deepInclude(yield* Fiber.join(waiting), { type: "ack", offset: offsetOf(wide, 1) });
+      yield* send(1);
+      yield* send(2);
+      yield* TestClock.adjust("2 seconds");
+      assert.deepInclude(yield* client.next, { type: "ack", offset: offsetOf(wide, 3) });
+    }).pipe(Effect.scoped),
+  );
+
+  it.effect("acknowledges every 8 MiB without waiting", () =>
+    Effect.gen(function* () {
+      const long = archiveOf({
+        seed: 4,
+        chunk: 2_500_000,
+        files: [{ path: "vm1/private.img", size: 18_000_000 }],
+      });
+      const client = yield* open(wideWorld(), { bytes: long.length });
+      yield* client.next;
+      let at = 0;
+      let unsaid = 0;
+      for (const block of blocksOf(long)) {
+        yield* client.stdin.write(framed(block));
+        at += block.length;
+        unsaid += block.length;
+        if (unsaid < 8 * blockSize) continue;
+        assert.deepInclude(yield* client.next, { type: "ack", offset: at });
+        unsaid = 0;
+      }
+      assert.isAbove(at, 16 * blockSize);
+    }).pipe(Effect.scoped),
+  );
+
+  it.effect(
+    "answers keep-alives, in the trailer too, and ends a silent client after a minute",
+    () =>
+      Effect.gen(function* () {
+        const world = memoryWorld();
+        const client = yield* open(world);
+        yield* client.next;
+        for (let i = 0; i < 20; i++) {
+          yield* client.stdin.write(keepAliveFrame);
+          assert.deepStrictEqual(yield* client.next, { type: "alive" });
+          yield* TestClock.adjust("15 seconds");
+        }
+        yield* client.stdin.write(Buffer.concat([framesOf(small), keepAlive]));
+        assert.deepStrictEqual(yield* client.next, { type: "alive" });
+        yield* TestClock.adjust("2 seconds");
+        assert.deepInclude(yield* client.next, { type: "ack", offset: small.length });
+        yield* TestClock.adjust("65 seconds");
+        assert.strictEqual(yield* client.exit, 4);
+        assert.match(world.said.lines[0]!.text, /silent/);
+      }).pipe(Effect.scoped),
+  );
+
+  it.effect("a byte a minute is silence; a slow block is not, and hears that we live", () =>
+    Effect.gen(function* () {
+      const world = wideWorld();
+      const trickle = yield* open(world, { ...nth(1), bytes: wide.length });
+      yield* trickle.next;
+      yield* trickle.stdin.write(lengthPrefix(blockSize));
+      for (let i = 0; i < 14; i++) {
+        yield* Effect.ignore(trickle.stdin.write(new Uint8Array(1)));
+        yield* TestClock.adjust("5 seconds");
+      }
+      assert.strictEqual(yield* trickle.exit, 4);
+
+      const slow = yield* open(world, { ...nth(2), bytes: wide.length });
+      yield* slow.next;
+      const stream = framesOf(wide);
+      for (let at = 0; at < upTo(wide, 4);) {
+        const n = Math.min(blockSize / 64, upTo(wide, 4) - at);
+        yield* slow.stdin.write(stream.subarray(at, at + n));
+        at += n;
+        yield* TestClock.adjust("10 seconds");
+      }
+      yield* slow.stdin.end;
+      const said = (yield* slow.rest).map(({ type }) => type);
+      assert.isAtLeast(said.filter((type) => type === "alive").length, 10);
+      assert.include(said, "ack");
+      assert.strictEqual(yield* slow.exit, 4);
+    }).pipe(Effect.scoped),
+  );
+
+  it.effect("a slow disk is long work: the client hears that we live", () =>
     Effect.gen(function* () {
       const disk = new Disk();
-      const w = memoryWorld(disk);
-      const { replies } = yield* upload(w, { archive: medium });
-      assert.strictEqual(codeOf(replies), "stored");
+      const client = yield* open(memoryWorld(disk));
+      yield* client.next;
+      disk.syncing = Effect.sleep("40 seconds");
+      const now = yield* Clock.currentTimeMillis;
+      yield* client.stdin.write(streamOf({ archive: small }, client.server, now));
+      yield* TestClock.adjust("30 minutes");
+      const said = (yield* client.rest).map(({ type }) => type);
+      assert.strictEqual(said.at(-1), "stored");
+      assert.isAtLeast(said.filter((type) => type === "alive").length, 20);
+      assert.strictEqual(yield* client.exit, 0);
+    }).pipe(Effect.scoped),
+  );
+
+  it.effect("holds back a client whose bytes the disk cannot keep up with", () =>
+    Effect.gen(function* () {
+      const disk = new Disk();
+      const world = { ...memoryWorld(disk), fullChunk: 104_857_728 };
+      const big = archiveOf({ seed: 5, files: [{ path: "vm1/private.img", size: 90_000_000 }] });
+      const client = yield* open(world, { bytes: big.length });
+      yield* client.next;
+      disk.syncing = Effect.sleep("1 hour");
+      yield* client.stdin.write(framesOf(big));
+      yield* TestClock.adjust("5 minutes");
+      const held = come(disk)!.length;
+      assert.isAtLeast(held, 64 * blockSize);
+      assert.isBelow(held, 65 * blockSize);
+      disk.syncing = Effect.void;
+      yield* TestClock.adjust("5 hours");
+      yield* client.stdin.end;
+      assert.strictEqual(codeOf(yield* client.rest), "ack");
+      assert.strictEqual(come(disk)!.length, big.length);
+    }).pipe(Effect.scoped),
+  );
+
+  it.effect("a dead link in both directions is a cut", () =>
+    Effect.gen(function* () {
+      const disk = new Disk();
+      const world = wideWorld(disk);
+      const client = yield* open(world, { bytes: wide.length });
+      yield* client.next;
+      yield* client.stdin.write(framesOf(wide).subarray(0, upTo(wide, 2)));
+      yield* TestClock.adjust("100 millis");
+      yield* client.cut;
+      assert.strictEqual(yield* client.exit, 4);
+      const { offset } = yield* upload(world, { archive: wide, bytes: wide.length });
+      assert.strictEqual(offset, offsetOf(wide, 2));
+    }).pipe(Effect.scoped),
+  );
+
+  it.effect("the log says who stored what", () =>
+    Effect.gen(function* () {
+      const world = memoryWorld();
+      yield* upload(world, { archive: small, ...nth(3) });
+      const lines = world.journal.filter(({ weighty }) => weighty === true);
+      assert.deepStrictEqual(
+        lines.map(({ text }) => text.replace(/^.*verb=/, "")),
+        [`put name=a3.backup session=${sessionOf(3)} bytes=${small.length} verdict=committed`],
+      );
+    }),
+  );
+});
+
+describe("a ticket", () => {
+  /** What the server says to these words. */
+  const answer = (world: World, command: string) =>
+    Effect.scoped(
+      Effect.gen(function* () {
+        const client = yield* start(world, { command });
+        const first = yield* client.next;
+        yield* client.stdin.end;
+        yield* client.exit;
+        return first;
+      }),
+    );
+  /** The ticket that the store has as the highest of the series. */
+  const highest = (world: World, signer = dom0, of = series) =>
+    Effect.map(ask(world, "about", [signer.publicKey, of]), ({ replies: [first] }) =>
+      first?.type === "about" ? first.ticket : undefined,
+    );
+  const month = 30 * 24 * 3600 * 1000;
+
+  it.effect("of a signer reserves an empty store, and no other signer comes in", () =>
+    Effect.gen(function* () {
+      const disk = new Disk();
+      const world = memoryWorld(disk);
+      const server = yield* serverKey(world);
+      assert.strictEqual((yield* upload(world, { archive: small, ...nth(1) })).code, 0);
+      assert.strictEqual(disk.bytes(".qbackup/signers")!.toString(), `${dom0.publicKey}\n`);
+      const { replies } = yield* upload(world, { archive: small, ...nth(2), signer: otherDom0 });
+      const { code, message } = errorOf(replies);
+      assert.strictEqual(code, "not-permitted");
+      for (const { publicKey } of [dom0, otherDom0]) {
+        assert.include(message, fingerprintOf(publicKey));
+      }
+      assert.isNull(yield* highest(world, otherDom0));
+      // The owner lets another one in.
+      yield* run(world, { args: ["signers", "add", otherDom0.publicKey] });
+      const other = yield* upload(world, { archive: small, ...nth(2), signer: otherDom0 });
+      assert.strictEqual(other.code, 0);
+      assert.strictEqual(yield* serverKey(world), server);
+    }),
+  );
+
+  it.effect("of no key is taken where the owner removed them all", () =>
+    Effect.gen(function* () {
+      const disk = new Disk();
+      const world = memoryWorld(disk);
+      const command = commandFor({}, yield* serverKey(world), 0);
+      disk.plant(".qbackup/signers", Buffer.alloc(0));
+      assert.deepInclude(yield* answer(world, command), { code: "not-permitted" });
+      disk.plant(".qbackup/signers", Buffer.from("nonsense\n"));
+      assert.deepInclude(yield* answer(world, command), { code: "internal" });
+    }),
+  );
+
+  it.effect("is signed for this server, by the key that it names, word by word", () =>
+    Effect.gen(function* () {
+      const disk = new Disk();
+      const world = memoryWorld(disk);
+      const server = yield* serverKey(world);
+      const ticket = ticketFor({}, yield* Clock.currentTimeMillis);
+      const signature = dom0.sign("ticket", ticketText(ticket, server));
+      const wrong: ReadonlyArray<readonly [string, string]> = [
+        [
+          "another server",
+          putCommand(ticket, dom0.sign("ticket", ticketText(ticket, dom0.publicKey))),
+        ],
+        ["another key", putCommand(ticket, otherDom0.sign("ticket", ticketText(ticket, server)))],
+        ["another text", putCommand(ticket, dom0.sign("manifest", ticketText(ticket, server)))],
+        ["nothing signed", putCommand(ticket, Buffer.alloc(64).toString("base64url"))],
+        ...[
+          { name: "b.backup" },
+          { session: sessionOf(2) },
+          { base: sessionOf(3) },
+          { series: "0123456789abcdee" },
+          { run: 2 },
+          { bytes: ticket.bytes + 1 },
+          { time: "1970-01-01T00:00:01Z" },
+          { signer: otherDom0.publicKey },
+        ].map(
+          (change) =>
+            [JSON.stringify(change), putCommand({ ...ticket, ...change }, signature)] as const,
+        ),
+      ];
+      for (const [what, command] of wrong) {
+        assert.deepInclude(yield* answer(world, command), { code: "signature" }, what);
+      }
+      assert.notInclude(disk.files().join(), "runs/");
+      assert.notInclude(disk.files().join(), "signers");
+      assert.deepInclude(yield* answer(world, putCommand(ticket, signature)), { type: "ready" });
+    }),
+  );
+
+  it.effect("has a time not too far from the server's, which says both", () =>
+    Effect.gen(function* () {
+      const world = memoryWorld();
+      yield* TestClock.setTime(100 * month);
+      const now = yield* Clock.currentTimeMillis;
+      const day = 24 * 3600 * 1000;
+      for (const [i, [offset, taken]] of (
+        [
+          [-month, true],
+          [-month - 1000, false],
+          [day, true],
+          [day + 1000, false],
+          [0, true],
+        ] as const
+      ).entries()) {
+        const { replies } = yield* upload(world, {
+          archive: small,
+          ...nth(i + 1),
+          time: now + offset,
+        });
+        if (taken) assert.strictEqual(codeOf(replies), "stored", String(offset));
+        else {
+          const { code, message } = errorOf(replies);
+          assert.strictEqual(code, "not-permitted");
+          assert.include(message, "1978-03-20T00:00:00Z");
+          assert.include(message, new Date(now + offset).toISOString().slice(0, 19));
+        }
+      }
+    }),
+  );
+
+  it.effect("below the highest of its series is stale, and the highest is shown", () =>
+    Effect.gen(function* () {
+      const disk = new Disk();
+      const world = memoryWorld(disk);
+      const server = yield* serverKey(world);
+      const third: Put = { ...nth(3), bytes: 5_000_000 };
+      assert.strictEqual((yield* upload(world, { archive: small, ...third })).code, 0);
+      disk.crash();
+      const text = ticketText(ticketFor(third, 0), server);
+      const shown = { ticket: text, signature: dom0.sign("ticket", text) };
+      assert.deepStrictEqual(yield* highest(world), { text, signature: shown.signature });
+      for (const put of [nth(2), { ...nth(4), run: 3 }, { ...nth(4), run: 0 }]) {
+        const { code, replies } = yield* upload(world, { archive: small, ...put });
+        assert.deepInclude(errorOf(replies), { code: "stale", ...shown });
+        assert.strictEqual(code, 5);
+      }
+      // Another series and another signer count for themselves.
+      const elsewhere = yield* upload(world, { archive: small, ...nth(1), series: `x-${series}` });
+      assert.strictEqual(elsewhere.code, 0);
+      assert.strictEqual((yield* upload(world, { archive: small, ...nth(4) })).code, 0);
+    }),
+  );
+
+  it.effect("may come again to go on, and with another word it may not", () =>
+    Effect.gen(function* () {
+      const world = memoryWorld();
+      const partly = { archive: medium, cutAt: upTo(medium, 10), ...nth(1) };
+      yield* upload(world, partly);
+      for (const change of [{ name: "b" }, { bytes: 4_000_000 }, { time: 5000 }]) {
+        const { replies } = yield* upload(world, { ...partly, ...change });
+        assert.strictEqual(codeOf(replies), "stale", JSON.stringify(change));
+      }
+      assert.strictEqual((yield* upload(world, partly)).offset, offsetOf(medium, 10));
+    }),
+  );
+
+  it.effect("whose highest cannot be read lets nobody in", () =>
+    Effect.gen(function* () {
+      const disk = new Disk();
+      const world = memoryWorld(disk);
+      yield* upload(world, { archive: small, ...nth(3) });
+      const file = disk.files().find((one) => one.startsWith(".qbackup/runs/"))!;
+      for (const bytes of ["", "nonsense\n", "x".repeat(5000)]) {
+        disk.plant(file, Buffer.from(bytes));
+        const { replies } = yield* upload(world, { archive: small, ...nth(4) });
+        assert.strictEqual(codeOf(replies), "internal");
+      }
+    }),
+  );
+
+  it.effect("that is refused at admission leaves no run and no signer behind", () =>
+    Effect.gen(function* () {
+      const disk = new Disk();
+      const world = memoryWorld(disk);
+      yield* serverKey(world);
+      disk.plant("taken.backup", Buffer.from("x"));
+      disk.plant("b.backup.manifest.json", Buffer.from("x"));
+      const refused: ReadonlyArray<readonly [Put, string]> = [
+        [{ name: "taken.backup" }, "exists"],
+        [{ name: "b.backup" }, "exists"],
+        [{ name: "no/such" }, "no-directory"],
+        [{ base: sessionOf(9) }, "not-found"],
+        [{ args: ["--quota", "1M"], bytes: 2 ** 20 + 1 }, "quota"],
+      ];
+      for (const [put, code] of refused) {
+        const { replies } = yield* upload(world, { archive: small, run: 7, ...put });
+        assert.strictEqual(codeOf(replies), code);
+        assert.isNull(yield* highest(world));
+      }
+      disk.capacity = disk.used + 64 * blockSize + 1000;
+      const { replies } = yield* upload(world, { archive: small, bytes: 1001 });
+      assert.strictEqual(codeOf(replies), "no-space");
+      disk.capacity = Number.MAX_SAFE_INTEGER;
+      assert.notInclude(disk.files().join(), "signers");
+      assert.deepStrictEqual(leftovers(disk), []);
+      assert.strictEqual((yield* upload(world, { archive: small })).code, 0);
+    }),
+  );
+
+  it.effect("gives no more bytes than it says", () =>
+    Effect.gen(function* () {
+      const disk = new Disk();
+      const world = memoryWorld(disk);
+      const { code, replies } = yield* upload(world, { archive: small, bytes: small.length - 1 });
+      assert.deepStrictEqual([code, codeOf(replies)], [2, "bad-request"]);
+      assert.deepStrictEqual(kept(disk), []);
+      const exact = yield* upload(world, { archive: small, ...nth(2), bytes: small.length });
+      assert.strictEqual(exact.code, 0);
     }),
   );
 });

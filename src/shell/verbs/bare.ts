@@ -11,12 +11,12 @@ import { blockSize } from "#src/wire/limits";
 import { instantOf, type Name, Session } from "#src/wire/names";
 import { clean } from "#src/store/clean";
 import { commit, hold, nameIsFree, rehearse, seat } from "#src/store/commit";
-import { LinkLost, refuse } from "#src/store/failure";
+import { LinkLost, noRoom, refuse } from "#src/store/failure";
 import { filesOf } from "#src/store/settled";
 import { readSigners } from "#src/store/signers";
 import { locate, type WritableStore, writeText } from "#src/store/store";
 import { discard, openUpload, type Upload } from "#src/store/upload";
-import { meter, roomNow } from "#src/store/usage";
+import { gauge } from "#src/store/usage";
 import type { Conversation } from "#src/shell/voice";
 
 /** There are no signs of life in this form, and qvm-backup may be silent for long. */
@@ -84,13 +84,17 @@ export const bare = Effect.fnUntraced(function* (
   yield* hold(store, `session:${session}`);
   yield* seat(store);
   yield* Effect.ignore(clean(store, session));
-  const bytes = yield* roomNow(store, quota);
-  if (bytes === 0) return yield* refuse("quota", "the store has no room left for this account");
-  const count = meter(store, quota);
+  const usage = gauge(store, quota);
+  const { bytes, short } = yield* usage.room();
+  if (bytes === 0) return yield* noRoom(short);
 
   yield* Effect.gen(function* () {
-    const upload = yield* openUpload(store, session, { bytes, continued: false, more: count() });
-    const flushed = Effect.flatMap(count(), upload.allow);
+    const upload = yield* openUpload(store, session, {
+      bytes,
+      continued: false,
+      more: usage.left(),
+    });
+    const flushed = Effect.flatMap(usage.left(), upload.allow);
     yield* Effect.raceFirst(receive(upload), upload.flushing(flushed));
     yield* writeText(store.incoming, filesOf(session).ticket, name);
     const stored = instantOf(yield* Clock.currentTimeMillis);
@@ -101,7 +105,7 @@ export const bare = Effect.fnUntraced(function* (
       record: (whole) => Effect.succeed({ session, ...whole, stored }),
       admissible: Effect.gen(function* () {
         yield* allowed(store, allowUnsigned);
-        yield* upload.allow(yield* count(true));
+        yield* upload.allow(yield* usage.left(true));
       }),
     });
     yield* log("committed", { bytes: upload.size(), session });

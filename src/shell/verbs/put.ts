@@ -18,7 +18,7 @@ import { instantOf, type Session, Signature } from "#src/wire/names";
 import type { Request } from "#src/wire/request";
 import { clean, makeRoom } from "#src/store/clean";
 import { commit, hold, nameIsFree, rehearse, seat, type Whole } from "#src/store/commit";
-import { type Failure, LinkLost, type Refused, refuse } from "#src/store/failure";
+import { type Failure, LinkLost, noRoom, type Refused, refuse } from "#src/store/failure";
 import { isPruned } from "#src/store/packs";
 import { type Settled, settle, settledOf } from "#src/store/settled";
 import {
@@ -33,7 +33,7 @@ import {
 import { recipeOf } from "#src/store/tables";
 import { type Admitted, enter, fresh, stillHolds, ticketOf, vouch } from "#src/store/tickets";
 import { discard, goneOf, openUpload, type Upload } from "#src/store/upload";
-import { meter, roomOf } from "#src/store/usage";
+import { type Gauge, gauge } from "#src/store/usage";
 import type { Conversation } from "#src/shell/voice";
 
 type Put = Conversation<WritableStore>;
@@ -65,6 +65,7 @@ interface Work {
   readonly admitted: Admitted;
   readonly upload: Upload;
   readonly conversation: Put;
+  readonly usage: Gauge;
   /** All members came, and the trailer is due. */
   trailed: boolean;
 }
@@ -125,9 +126,8 @@ const receive = Effect.fnUntraced(function* (work: Work) {
 
 /** Receives and flushes side by side, until the end, a failure, or another one that takes over. */
 const takeIn = (work: Work, asked: Effect.Effect<void>) => {
-  const { conversation, upload } = work;
-  const { options, store, voice } = conversation;
-  const count = meter(store, options.quota);
+  const { conversation, upload, usage } = work;
+  const { store, voice } = conversation;
   let acknowledged = upload.durable().offset;
   let claimed = 0;
   const flushed = Effect.gen(function* () {
@@ -136,7 +136,7 @@ const takeIn = (work: Work, asked: Effect.Effect<void>) => {
       acknowledged = offset;
       yield* voice.say({ type: "ack", offset, running });
     }
-    yield* upload.allow(yield* count());
+    yield* upload.allow(yield* usage.left());
     const now = yield* Clock.currentTimeMillis;
     if (now - claimed < claimEach) return;
     claimed = now;
@@ -183,10 +183,10 @@ const agrees = (
 };
 
 const finish = Effect.fnUntraced(function* (
-  { admitted, conversation, upload }: Work,
+  { admitted, conversation, upload, usage }: Work,
   { manifest: text, runs, signature }: Trailer,
 ) {
-  const { log, options, store } = conversation;
+  const { log, store } = conversation;
   const { ticket } = admitted;
   const manifest = parseManifest(text);
   if (manifest === undefined) return yield* refuse("bad-request", "the manifest is malformed");
@@ -216,7 +216,7 @@ const finish = Effect.fnUntraced(function* (
   });
   const admissible = Effect.gen(function* () {
     yield* stillHolds(store, admitted);
-    yield* upload.allow(yield* meter(store, options.quota)(true));
+    yield* upload.allow(yield* usage.left(true));
   });
   const { format } = manifest;
   const named = yield* commit(store, upload, { place, format, runs, record, admissible });
@@ -274,18 +274,12 @@ const sameUpload = Effect.fnUntraced(function* (store: WritableStore, { ticket }
 });
 
 /** Refused where there is less room than the ticket asks for, and nothing of its series in the way. */
-const hasRoom = Effect.fnUntraced(function* (
-  store: WritableStore,
-  ticket: Ticket,
-  quota: number | undefined,
-) {
+const hasRoom = Effect.fnUntraced(function* (store: WritableStore, ticket: Ticket, usage: Gauge) {
   for (;;) {
-    const { bytes, short } = yield* roomOf(store, quota, ticket.session);
+    const { bytes, short } = yield* usage.room(ticket.session);
     if (ticket.bytes <= bytes) return;
     if (yield* makeRoom(store, ticket)) continue;
-    return yield* short === "quota"
-      ? refuse("quota", "the store has no room left for this account")
-      : refuse("no-space", "the server's disk is nearly full");
+    return yield* noRoom(short);
   }
 });
 
@@ -300,10 +294,8 @@ const uselessFor = (error: Failure, work: Work | undefined): string | undefined 
   // A later run goes on with slots. A stream of qvm-backup's has ended with its run; but one whose
   // trailer is refused is whole.
   if (work === undefined || work.trailed || work.upload.format() === "slots") return undefined;
-  if (code === "busy" || code === "stale") return undefined;
-  return code === "no-space" || code === "quota"
-    ? "there was no room left for it"
-    : "what came was no backup";
+  if (code === "no-space" || code === "quota") return "there was no room left for it";
+  return code === "incomplete" || code === "bad-request" ? "what came was no backup" : undefined;
 };
 
 /** Discards an upload that this error is the end of. */
@@ -331,7 +323,8 @@ export const put = Effect.fnUntraced(function* (
   yield* sameUpload(store, vouched);
   yield* baseStands(store, ticket);
   yield* rehearse(store, place);
-  yield* hasRoom(store, ticket, options.quota);
+  const usage = gauge(store, options.quota);
+  yield* hasRoom(store, ticket, usage);
 
   const { asked } = yield* hold(store, `session:${session}`);
   // Who had the lock may have committed it meanwhile, or given it up.
@@ -344,7 +337,7 @@ export const put = Effect.fnUntraced(function* (
     Effect.gen(function* () {
       yield* hold(store, "store");
       yield* baseStands(store, ticket);
-      yield* hasRoom(store, ticket, options.quota);
+      yield* hasRoom(store, ticket, usage);
       yield* enter(store, vouched);
       yield* ticket.base === "-"
         ? clear(store.held, session)
@@ -352,19 +345,18 @@ export const put = Effect.fnUntraced(function* (
     }),
   );
 
-  const more = meter(store, options.quota)();
   const upload = yield* Effect.raceFirst(
     openUpload(store, session, {
       bytes: ticket.bytes,
       continued: before !== undefined && before !== vouched.text,
-      more,
+      more: usage.left(),
     }),
     voice.watch,
   ).pipe(
     // A flush that fails here is a failed flush, too.
     Effect.tapErrorTag("SafeFsError", (error) => giveUpOn(store, session, error)),
   );
-  const work: Work = { admitted: vouched, upload, conversation, trailed: false };
+  const work: Work = { admitted: vouched, upload, conversation, usage, trailed: false };
   const stored = yield* Effect.gen(function* () {
     yield* keepKey(store);
     yield* voice.say({ type: "ready", ...upload.durable() });

@@ -251,11 +251,11 @@ describe("a look that takes long", () => {
   );
 });
 
-describe("thousands of members", () => {
+describe("hundreds of members", () => {
   it.effect("are all there, or it is said that they are not", () =>
     Effect.gen(function* () {
       const w = world();
-      const files = Array.from({ length: 3000 }, (_, i) => ({
+      const files = Array.from({ length: 300 }, (_, i) => ({
         path: `vm${i + 1}/private.img`,
         size: i % 50,
       }));
@@ -264,7 +264,7 @@ describe("thousands of members", () => {
       const { session } = keep(w, "a.backup", bytes, { qubes });
       const good = yield* qbackup(w, ["verify", "a.backup"]);
       assert.strictEqual(good.code, 0, good.text);
-      assert.match(good.out, / 3003 members in 3003 blocks, /);
+      assert.match(good.out, / 303 members in 303 blocks, /);
       assert.strictEqual((yield* qbackup(w, ["list"])).code, 0);
       // A ledger that expects one qube more: the archive was never whole.
       keep(w, "b.backup", bytes, { qubes: [...qubes, { name: "more", qid: 4000 }] });

@@ -86,10 +86,10 @@ describe("what the tool is fed", () => {
       });
     }),
   );
-  it.effect("of an archive with thousands of members, scattered ones", () =>
+  it.effect("of an archive with hundreds of members, scattered ones", () =>
     Effect.gen(function* () {
       const w = world();
-      const ids = Array.from({ length: 900 }, (_, i) => i + 2);
+      const ids = Array.from({ length: 100 }, (_, i) => i + 2);
       const bytes = archiveOf({
         seed: 3,
         files: ids.flatMap((id) =>
@@ -100,13 +100,13 @@ describe("what the tool is fed", () => {
         ),
       });
       keep(w, "many.backup", bytes, { qubes: ids.map((qid) => ({ name: `q${qid}`, qid })) });
-      assert.isAbove(membersOf(bytes).length, 2700);
+      assert.lengthOf(membersOf(bytes), 303);
       const all = qvmRestoreScript({ says: said(...ids.map((id) => `q${id}`)) });
       const whole = yield* run(w, ["many.backup"], all);
       assert.strictEqual(whole.code, 0, whole.text.slice(-500));
       assert.isTrue(all.fed[2]!.equals(passesOf(bytes)[2]));
 
-      const some = [2, 3, 300, 450, 451, 901];
+      const some = [2, 3, 30, 45, 46, 101];
       const count = counting();
       const script = qvmRestoreScript({ says: said(...some.map((id) => `q${id}`)) });
       const names = some.map((id) => `q${id}`);

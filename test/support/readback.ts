@@ -24,6 +24,8 @@ import { rng } from "#test/support/random";
 
 export const server = keyOf("server");
 
+const seed = (text: string): Uint8Array => Buffer.from(sha256(text), "hex");
+
 export interface World {
   readonly said: Said;
   readonly notes: Array<Notification>;
@@ -37,6 +39,7 @@ export interface World {
 export const world = (): World => {
   const disk = booksDisk();
   disk.pins.set("net", server.publicKey);
+  disk.secrets = { signing: seed("signing key of a test"), series: seed("series key of a test") };
   return {
     said: { lines: [], progress: [] },
     notes: [],
@@ -64,7 +67,7 @@ export const anArchive = (seed: number, size: number): Buffer =>
     ],
   });
 
-/** dom0's own key, as the books in memory make it. */
+/** dom0's own key, which is in its books. */
 export const dom0Key = keyOf("signing key of a test");
 
 /** What a plain archive or a pack of members is, by the second implementation. */
@@ -114,9 +117,10 @@ export const keep = (
 ): Stored => {
   const { at = "2026-01-31T04:00:00Z", key = server, known = true } = options;
   const session = sessionOf(name, at);
+  const others = [...w.shelf.committed.keys()].filter((one) => one !== name);
   const manifest = manifestOf(name, bytes, at, {
     server: key.publicKey,
-    run: Math.floor(Date.parse(at) / 1000) + w.shelf.committed.size,
+    run: Math.floor(Date.parse(at) / 1000) + others.length,
     ...options.manifest,
   });
   const made = kept(bytes, manifest, {

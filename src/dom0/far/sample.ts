@@ -25,7 +25,7 @@ export const choose = (entropy: Entropy, count: number, limit: number): Readonly
 };
 
 /** Random numbers are asked for so many at once. */
-const drawsAtOnce = 4096;
+const drawsAtOnce = 256;
 
 /**
  * `count` of all blocks that are shown to it, every such set as likely as the others, before it is

@@ -192,6 +192,14 @@ export class Disk {
     parent.entries.set(name, node);
     parent.stable.set(name, node);
   }
+  /** Makes a hole in a file, as fallocate does: zeros that take no room. */
+  punch(path: string, at: number, bytes: number): void {
+    const node = this.find(path);
+    if (node?.kind !== "file") throw new Error(`no file ${path}`);
+    node.change({ at, bytes: Buffer.alloc(bytes) });
+    node.settle(node.mark());
+    node.holes += bytes;
+  }
   /** In bytes. */
   get used(): number {
     const seen = new Set<Node>();

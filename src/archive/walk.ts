@@ -196,6 +196,14 @@ const roundUp = (n: number, step: number): number => Math.ceil(n / step) * step;
 export const archiveSize = (format: Format, bytes: number): number =>
   format === "slots" ? roundUp(bytes + 2 * block, record) : bytes;
 
+/** Does a member of this format take so many bytes? What stands before its data may vary. */
+const isLengthOf = (format: Format, { length, size }: Begun): boolean => {
+  const least = block + roundUp(size, block);
+  return format === "slots"
+    ? length === least
+    : length % record === 0 && length >= least + 2 * block;
+};
+
 /** What is wrong with a member by its path and size alone, whatever stands around it. */
 const odd = (
   { path, size }: Begun,
@@ -258,6 +266,9 @@ export class ListWalk {
     if (this.#format !== "pack" && this.#misplaced(member) !== undefined) return this.#fault;
     const wrong = odd(member, this.#fullChunk);
     if (wrong !== undefined) return this.#fail(wrong.fault, wrong.detail);
+    if (this.#format !== "pack" && !isLengthOf(this.#format, member)) {
+      return this.#fail("padding", `${member.path} is not of the format ${this.#format}`);
+    }
     this.#members += 1;
     this.#at += member.length;
     return undefined;

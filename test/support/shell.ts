@@ -18,12 +18,12 @@ import { instantOf } from "#src/wire/names";
 import { parseReply, type Reply, type Verb } from "#src/wire/request";
 import { archiveOf } from "#test/support/archive";
 import {
+  commandOf,
   framed,
   linesOf,
   membersOf,
   type Pair,
   pairOf,
-  putCommand,
   rootOf,
   running,
   tableOf,
@@ -304,6 +304,10 @@ export const ticketFor = (put: Put, now: number): Ticket => ({
   time: instantOf(put.time ?? now),
   signer: (put.signer ?? dom0).publicKey,
 });
+
+/** The command of a ticket and a signature. */
+export const putCommand = (ticket: Ticket, signature: string): string =>
+  commandOf({ verb: "put", parameters: { ...ticket, signature } });
 
 /** The command of a put, signed for this server. */
 export const commandFor = (put: Put, server: string, now: number): string => {

@@ -21,13 +21,9 @@ import {
   framed,
   holds,
   keepAlive,
-  linesOf,
-  membersOf,
-  putCommand,
   sha256,
   textOf,
   ticketText,
-  treeHash,
 } from "#test/support/reference";
 import {
   ask,
@@ -43,6 +39,7 @@ import {
   open,
   otherDom0,
   type Put,
+  putCommand,
   receiptOf,
   run,
   series,
@@ -566,7 +563,7 @@ describe("a ticket", () => {
       assert.deepStrictEqual(yield* highest(world), { text, signature: shown.signature });
       for (const put of [nth(2), { ...nth(4), run: 3 }, { ...nth(4), run: 0 }]) {
         const { code, replies } = yield* upload(world, { archive: small, ...put });
-        assert.deepInclude(errorOf(replies), { code: "stale", ...shown });
+        assert.deepInclude({ ...errorOf(replies) }, { code: "stale" as const, ...shown });
         assert.strictEqual(code, 5);
       }
       // Another series and another signer count for themselves.
@@ -641,6 +638,486 @@ describe("a ticket", () => {
       assert.deepStrictEqual(kept(disk), []);
       const exact = yield* upload(world, { archive: small, ...nth(2), bytes: small.length });
       assert.strictEqual(exact.code, 0);
+    }),
+  );
+});
+
+describe("the end of a put", () => {
+  it.effect("is given up when the client says so, at whatever frame", () =>
+    Effect.gen(function* () {
+      const trailer = trailerOf("{}", "new 0 1\n");
+      const frames = [0, 4 + 2, 4 + 2 + 4 + 64, trailer.length - 4].map((at) =>
+        Buffer.concat([framesOf(small), trailer.subarray(0, at)]),
+      );
+      for (const before of [Buffer.alloc(0), framesOf(small).subarray(0, -4), ...frames]) {
+        const disk = new Disk();
+        const client = yield* open(memoryWorld(disk));
+        yield* client.next;
+        yield* client.stdin.write(Buffer.concat([before, giveUpFrame]));
+        assert.strictEqual(yield* client.exit, 0);
+        assert.deepStrictEqual(leftovers(disk), []);
+        assert.deepStrictEqual(kept(disk), []);
+      }
+    }).pipe(Effect.scoped),
+  );
+
+  type Lie = Omit<Upload, "archive">;
+  const other = (change: ManifestFields): Lie => ({ manifest: (m) => ({ ...m, ...change }) });
+  const cut = (at: number, bytes: Uint8Array): Lie => ({
+    trailer: (right) => Buffer.concat([right.subarray(0, at), bytes]),
+  });
+  const manifestFrame = (bytes: Uint8Array): Lie => ({
+    trailer: () => Buffer.concat([framed(bytes), framed(Buffer.alloc(64)), framed()]),
+  });
+  const count = tableFor(small).length;
+  const lying: ReadonlyArray<readonly [what: string, code: string, exit: number, lie: Lie]> = [
+    ["no manifest", "bad-request", 2, cut(0, framed())],
+    ["a manifest that is none", "bad-request", 2, { manifest: () => "nonsense" }],
+    ["a manifest that is not UTF-8", "bad-request", 2, manifestFrame(Buffer.from([0x22, 0xff]))],
+    ["a manifest that is too long", "bad-request", 2, manifestFrame(Buffer.alloc(2049, "x"))],
+    ["a manifest in another form", "bad-request", 2, { manifest: (m) => JSON.stringify(m) }],
+    [
+      "another signature",
+      "signature",
+      6,
+      {
+        trailer: (right) => {
+          const bytes = Buffer.from(right);
+          const at = 4 + bytes.readUInt32BE(0) + 4;
+          bytes[at]! ^= 1;
+          return bytes;
+        },
+      },
+    ],
+    [
+      "a short signature",
+      "bad-request",
+      2,
+      { trailer: () => Buffer.concat([framed(Buffer.from("{}")), framed(Buffer.alloc(63))]) },
+    ],
+    ["another name", "bad-request", 2, other({ name: "b.backup" })],
+    ["another session", "bad-request", 2, other({ session: sessionOf(9) })],
+    ["another signer", "bad-request", 2, other({ signer: otherDom0.publicKey })],
+    ["another series", "bad-request", 2, other({ series: "0123456789abcdee" })],
+    ["another run", "bad-request", 2, other({ run: 2 })],
+    ["another server", "signature", 6, other({ server: otherDom0.publicKey })],
+    ["another format", "incomplete", 6, { format: "slots" }],
+    ["no recipe", "incomplete", 6, { recipe: "" }],
+    ["a recipe that is none", "bad-request", 2, { recipe: "new 0\n" }],
+    ["a recipe without its last newline", "bad-request", 2, { recipe: `new 0 ${count}` }],
+    ["a recipe of more than there is", "bad-request", 2, { recipe: `new 0 ${count + 1}\n` }],
+    ["a recipe of a base without one", "bad-request", 2, { recipe: "base 0 1\n" }],
+    ["a recipe of one session", "bad-request", 2, { recipe: `${sessionOf(1)} 0 1\n` }],
+    ["a recipe without the head", "incomplete", 6, { recipe: `new 1 ${count - 1}\n` }],
+    ["a recipe without the tail", "incomplete", 6, { recipe: "new 0 4\n" }],
+    ["a recipe with a member twice", "incomplete", 6, { recipe: `new 0 ${count}\nnew 3 1\n` }],
+  ];
+  it.effect.each(lying)("refuses %s, and keeps the pack for another try", ([, code, exit, lie]) =>
+    Effect.gen(function* () {
+      const disk = new Disk();
+      const world = memoryWorld(disk);
+      const result = yield* upload(world, { ...lie, archive: small });
+      assert.deepStrictEqual([codeOf(result.replies), result.code], [code, exit]);
+      assert.deepStrictEqual(kept(disk), []);
+      assert.isTrue(come(disk)!.equals(small));
+      assert.strictEqual(world.said.lines.length, 1);
+      // With the next run it is gone on with.
+      const again = yield* upload(world, { archive: small, run: 2, name: "again.backup" });
+      assert.deepStrictEqual([again.offset, again.code], [small.length, 0]);
+      assert.deepStrictEqual(leftovers(disk), []);
+      assert.isTrue(disk.bytes("again.backup")!.equals(small));
+    }),
+  );
+
+  it.effect.each([
+    ["size", { size: small.length + 10_240 }],
+    ["root", { root: "0".repeat(64) }],
+    ["number of members", { members: count - 1 }],
+  ] as const)("where dom0 counted another %s nothing of it is kept", ([, change]) =>
+    Effect.gen(function* () {
+      const disk = new Disk();
+      const world = memoryWorld(disk);
+      const lie = other(change);
+      const { code, replies } = yield* upload(world, { ...lie, archive: small });
+      assert.deepStrictEqual([codeOf(replies), code], ["digest-mismatch", 6]);
+      assert.deepStrictEqual(kept(disk), []);
+      assert.deepStrictEqual(leftovers(disk), [`.qbackup/gone/${sessionOf(1)}`]);
+      const again = yield* upload(world, { archive: small, run: 2 });
+      assert.deepInclude(errorOf(again.replies), {
+        code: "gone",
+        since: "1970-01-01T00:00:00Z",
+        why: "what came was not what dom0 sent",
+      });
+      assert.strictEqual((yield* upload(world, { archive: small, ...nth(3) })).code, 0);
+    }),
+  );
+
+  it.effect("what is stale by now is refused, and not given up either", () =>
+    Effect.gen(function* () {
+      for (const end of ["trailer", "give up"]) {
+        const disk = new Disk();
+        const world = memoryWorld(disk);
+        const first = yield* open(world, nth(1));
+        yield* first.next;
+        assert.strictEqual((yield* upload(world, { archive: small, ...nth(2) })).code, 0);
+        const bytes = streamOf({ archive: medium, ...nth(1) }, first.server, 0);
+        const stream = end === "trailer" ? bytes : Buffer.concat([framesOf(medium), giveUpFrame]);
+        yield* first.stdin.write(stream);
+        assert.strictEqual(codeOf(yield* first.rest), "stale", end);
+        assert.isTrue(come(disk)!.equals(medium), end);
+        const again = yield* upload(world, { archive: medium, ...nth(3), session: sessionOf(1) });
+        assert.deepStrictEqual([again.offset, again.code], [medium.length, 0], end);
+      }
+    }).pipe(Effect.scoped),
+  );
+
+  it.effect("a signer who was removed meanwhile stores nothing", () =>
+    Effect.gen(function* () {
+      const world = memoryWorld();
+      yield* upload(world, { archive: small, ...nth(1) });
+      const client = yield* open(world, nth(2));
+      yield* client.next;
+      yield* run(world, { args: ["signers", "add", otherDom0.publicKey] });
+      yield* run(world, { args: ["signers", "remove", dom0.publicKey] });
+      yield* client.stdin.write(streamOf({ archive: small, ...nth(2) }, client.server, 0));
+      assert.strictEqual(codeOf(yield* client.rest), "not-permitted");
+      assert.strictEqual((yield* listed(world)).archives.length, 1);
+    }).pipe(Effect.scoped),
+  );
+
+  it.effect("refuses what is no backup, and keeps nothing of it", () =>
+    Effect.gen(function* () {
+      const broken: ReadonlyArray<readonly [string, Buffer]> = [
+        ["zeros", framed(Buffer.alloc(100_000))],
+        ["an unknown path", framed(memberOf("etc/passwd", Buffer.from("x")))],
+        ["no scrypt", framed(memberOf("vm1/private.img.000.enc", Buffer.alloc(1000)))],
+        [
+          "padding that is none",
+          framed(Buffer.concat([blocksOf(small)[0]!.subarray(0, -1), Buffer.from("x")])),
+        ],
+      ];
+      for (const [what, bytes] of broken) {
+        const disk = new Disk();
+        const client = yield* open(memoryWorld(disk));
+        yield* client.next;
+        yield* client.stdin.write(bytes);
+        assert.strictEqual(codeOf(yield* client.rest), "incomplete", what);
+        assert.strictEqual(yield* client.exit, 6);
+        assert.deepStrictEqual(leftovers(disk), [`.qbackup/gone/${sessionOf(1)}`]);
+      }
+    }).pipe(Effect.scoped),
+  );
+
+  it.effect("refuses an upload that ends inside a member, and one with nothing in it", () =>
+    Effect.gen(function* () {
+      const world = wideWorld();
+      const stream = framesOf(wide).subarray(0, upTo(wide, 4));
+      for (const [bytes, code] of [
+        [Buffer.concat([stream, framed()]), "bad-request"],
+        [framed(), "bad-request"],
+      ] as const) {
+        const client = yield* open(world, { bytes: wide.length });
+        yield* client.next;
+        yield* client.stdin.write(Buffer.concat([bytes, trailerOf("{}", `new 0 ${count}\n`)]));
+        assert.strictEqual(codeOf(yield* client.rest), code);
+      }
+      const client = yield* open(world, { bytes: wide.length });
+      const ready = yield* client.next;
+      if (ready?.type !== "ready") return assert.fail("not ready");
+      assert.strictEqual(ready.offset, offsetOf(wide, 4));
+      const lines = tableFor(wide).slice(0, 3);
+      const manifest = textOf("manifest", {
+        ...ticketFields(),
+        server: client.server,
+        ...wholeOf(lines, "qvm-backup"),
+      });
+      const trailer = trailerOf(manifest, "new 0 3\n");
+      yield* client.stdin.write(Buffer.concat([framed(), trailer]));
+      const error = errorOf(yield* client.rest);
+      assert.deepInclude(error, { code: "incomplete" });
+      assert.match(error.message, /inside a member/);
+    }).pipe(Effect.scoped),
+  );
+  /** What a manifest says for the first ticket, but for what the archive is. */
+  const ticketFields = () => ({
+    name: "a.backup",
+    session: sessionOf(1),
+    signer: dom0.publicKey,
+    series,
+    run: 1,
+    created: "2026-11-23T05:00:00Z",
+    format: "qvm-backup",
+    next: null,
+  });
+
+  it.effect("refuses frames that are none, or not of one member each", () =>
+    Effect.gen(function* () {
+      const [first, second] = blocksOf(small);
+      const frames: ReadonlyArray<readonly [string, Buffer]> = [
+        ["too long", Buffer.from(lengthPrefix(blockSize + 1))],
+        ["far too long", Buffer.from(lengthPrefix(0x7fffffff))],
+        ["two members", framed(first!, second!)],
+        ["a member and the start of the next", framed(first!, second!.subarray(0, 512))],
+        ["half a member", framed(second!.subarray(0, 5120))],
+        ["text", framed(Buffer.from("hello"))],
+        ["less than a block", framed(blocksOf(wide)[3]!.subarray(0, blockSize - 512))],
+      ];
+      for (const [what, bytes] of frames) {
+        const disk = new Disk();
+        const client = yield* open(wideWorld(disk));
+        yield* client.next;
+        yield* client.stdin.write(bytes);
+        assert.strictEqual(codeOf(yield* client.rest), "bad-request", what);
+        assert.strictEqual(yield* client.exit, 2);
+        assert.deepStrictEqual(kept(disk), []);
+      }
+    }).pipe(Effect.scoped),
+  );
+});
+
+describe("an archive of slots", () => {
+  const salt = (n: number) => sha256(Buffer.from(`salt ${n}`));
+  let salts = 0;
+  const slot = (name: string, bytes: number) =>
+    slotOf(name, scryptOf(Buffer.alloc(bytes, ++salts), salt(salts)));
+  const header = (runs: number) =>
+    slotOf(
+      "backup-header",
+      Buffer.from(
+        `version=4\nencrypted=True\ncompressed=True\ncompression-filter=gzip\nhmac-algorithm=scrypt\nbackup-id=20261123T030424-14807\nqbackup-seal=${"0".repeat(64)}\nqbackup-run=${runs}\n`,
+      ),
+    );
+  const cell = (n: number) => `vm1/private.img.${String(n).padStart(3, "0")}.enc`;
+  /** The pack of a first night: cells, map, qubes.xml, and the heads last. */
+  const first = Buffer.concat([
+    ...[1, 2, 3, 4, 5].map((n) => slot(cell(n), 40_000 + n)),
+    slot(cell(0), 900),
+    slot("qubes.xml.000.enc", 500),
+    slot("backup-header.hmac", 100),
+    header(1),
+  ]);
+  const recipe = "new 8 1\nnew 7 1\nnew 6 1\nnew 5 1\nnew 0 5\n";
+  const inOrder = (pack: Buffer, order: ReadonlyArray<number>) =>
+    order.map((i) => tableFor(pack)[i]!);
+  const firstLines = inOrder(first, [8, 7, 6, 5, 0, 1, 2, 3, 4]);
+  const firstNight: Upload = {
+    archive: first,
+    format: "slots",
+    recipe,
+    lines: firstLines,
+    ...nth(1),
+  };
+  /** One cell is another one, and the heads are new. */
+  const second = Buffer.concat([
+    slot(cell(3), 50_000),
+    slot("qubes.xml.000.enc", 600),
+    slot("backup-header.hmac", 100),
+    header(2),
+  ]);
+  const secondLines = [
+    ...inOrder(second, [3, 2, 1]),
+    ...firstLines.slice(3, 6),
+    tableFor(second)[0]!,
+    ...firstLines.slice(7),
+  ];
+  const secondNight: Upload = {
+    archive: second,
+    format: "slots",
+    recipe: "new 3 1\nnew 2 1\nnew 1 1\nbase 3 3\nnew 0 1\nbase 7 2\n",
+    lines: secondLines,
+    base: sessionOf(1),
+    ...nth(2),
+  };
+
+  it.effect("is made of what came, and of what lies in the archive that it builds on", () =>
+    Effect.gen(function* () {
+      const disk = new Disk();
+      const world = memoryWorld(disk);
+      const one = yield* upload(world, firstNight);
+      assert.strictEqual(codeOf(one.replies), "stored");
+      // No plain file: it is in pieces.
+      assert.isUndefined(disk.bytes("a1.backup"));
+      const two = yield* upload(world, secondNight);
+      assert.deepInclude(receiptOf(two.replies), {
+        ...wholeOf(secondLines, "slots"),
+        session: sessionOf(2),
+      });
+      const stored = (n: number) => disk.bytes(`.qbackup/recipes/${sessionOf(n)}`)!.toString();
+      const runs = (n: number, ...of: ReadonlyArray<readonly [number, number]>) =>
+        of.map(([at, many]) => `${sessionOf(n)} ${at} ${many}\n`).join("");
+      assert.strictEqual(stored(1), runs(1, [8, 1], [7, 1], [6, 1], [5, 1], [0, 5]));
+      assert.strictEqual(
+        stored(2),
+        runs(2, [3, 1], [2, 1], [1, 1]) +
+          runs(1, [5, 1], [0, 2]) +
+          runs(2, [0, 1]) +
+          runs(1, [3, 2]),
+      );
+      // And a third one upon that, which brings its heads alone.
+      const third = Buffer.concat([slot("backup-header.hmac", 100), header(3)]);
+      const lines = [...inOrder(third, [1, 0]), ...secondLines.slice(2)];
+      const three = yield* upload(world, {
+        archive: third,
+        format: "slots",
+        recipe: "new 1 1\nnew 0 1\nbase 2 7\n",
+        lines,
+        base: sessionOf(2),
+        ...nth(3),
+      });
+      assert.deepInclude(receiptOf(three.replies), wholeOf(lines, "slots"));
+      assert.deepStrictEqual(leftovers(disk), []);
+      assert.strictEqual((yield* listed(world)).archives.length, 3);
+    }),
+  );
+
+  it.effect("holds what it builds on for as long as it is under way", () =>
+    Effect.gen(function* () {
+      const disk = new Disk();
+      const world = memoryWorld(disk);
+      yield* upload(world, firstNight);
+      const held = () => disk.bytes(`.qbackup/held/${sessionOf(2)}`)?.toString();
+      yield* upload(world, { ...secondNight, cutAt: upTo(second, 1) });
+      assert.strictEqual(held(), sessionOf(1));
+      disk.crash();
+      assert.strictEqual(held(), sessionOf(1));
+      // The next run may build on nothing.
+      yield* upload(world, { ...secondNight, run: 3, base: "-", cutAt: 0 });
+      assert.isUndefined(held());
+      yield* upload(world, { ...secondNight, run: 4, cutAt: 0 });
+      assert.strictEqual(held(), sessionOf(1));
+      assert.strictEqual((yield* upload(world, { ...secondNight, run: 4 })).code, 0);
+      assert.isUndefined(held());
+    }),
+  );
+
+  it.effect("is refused where a part of what it builds on is not there", () =>
+    Effect.gen(function* () {
+      const session = sessionOf(1);
+      const harm: ReadonlyArray<readonly [string, (disk: Disk) => void]> = [
+        [
+          "a pack that is shorter",
+          (disk) =>
+            disk.plant(
+              `.qbackup/packs/${session}`,
+              disk.bytes(`.qbackup/packs/${session}`)!.subarray(0, -1),
+            ),
+        ],
+        ["a hole", (disk) => disk.punch(`.qbackup/packs/${session}`, 512, upTo(first, 1))],
+        [
+          "a table that is none",
+          (disk) => disk.plant(`.qbackup/tables/${session}`, Buffer.from("x")),
+        ],
+      ];
+      for (const [what, damage] of harm) {
+        const disk = new Disk();
+        const world = memoryWorld(disk);
+        yield* upload(world, firstNight);
+        damage(disk);
+        const { replies } = yield* upload(world, secondNight);
+        assert.strictEqual(codeOf(replies), "damaged", what);
+        assert.strictEqual((yield* listed(world)).archives.length, 1);
+        assert.isTrue(come(disk, 2)!.equals(second), what);
+      }
+      // A hole where nobody needs anything is no harm.
+      const disk = new Disk();
+      const world = memoryWorld(disk);
+      yield* upload(world, firstNight);
+      const at = offsetOf(first, 2);
+      disk.punch(`.qbackup/packs/${session}`, at, offsetOf(first, 3) - at);
+      assert.strictEqual((yield* upload(world, secondNight)).code, 0);
+    }),
+  );
+
+  it.effect("builds on no archive that is not committed, or was pruned", () =>
+    Effect.gen(function* () {
+      const disk = new Disk();
+      const world = memoryWorld(disk);
+      yield* upload(world, { ...firstNight, cutAt: upTo(first, 3) });
+      const early = yield* upload(world, secondNight);
+      assert.strictEqual(codeOf(early.replies), "not-found");
+      assert.strictEqual((yield* upload(world, firstNight)).code, 0);
+      disk.plant(".qbackup/tombstones", "directory");
+      disk.plant(`.qbackup/tombstones/${sessionOf(1)}`, Buffer.from("x"));
+      const late = yield* upload(world, secondNight);
+      assert.strictEqual(codeOf(late.replies), "not-found");
+    }),
+  );
+
+  it.effect("goes on under a later run and another name, from its last whole member", () =>
+    Effect.gen(function* () {
+      const disk = new Disk();
+      const world = { ...memoryWorld(disk), fullChunk: 3_000_000 };
+      const big = Buffer.concat([slot(cell(1), 900), slot(cell(2), 2_500_000), first]);
+      // The second member is there with two of its three blocks.
+      const cutAt = upTo(big, 3);
+      const put: Upload = { archive: big, ...nth(1), format: "slots", cutAt };
+      yield* upload(world, put);
+      const same = yield* upload(world, { ...put, cutAt: 0 });
+      assert.strictEqual(same.offset, offsetOf(big, 3));
+      const later = yield* upload(world, { ...put, ...nth(2), session: sessionOf(1), cutAt: 0 });
+      assert.strictEqual(later.offset, offsetOf(big, 1));
+      // Not by another signer, nor in another series.
+      yield* run(world, { args: ["signers", "add", otherDom0.publicKey] });
+      for (const change of [{ signer: otherDom0 }, { series: `x-${series}` }]) {
+        const { replies } = yield* upload(world, { ...put, run: 3, cutAt: 0, ...change });
+        assert.strictEqual(codeOf(replies), "not-permitted");
+      }
+      const lines = [...firstLines];
+      const end = yield* upload(world, {
+        archive: big,
+        format: "slots",
+        recipe: "new 10 1\nnew 9 1\nnew 8 1\nnew 7 1\nnew 2 5\n",
+        lines,
+        ...nth(3),
+        session: sessionOf(1),
+      });
+      // Members that no line refers to are allowed.
+      assert.deepInclude(receiptOf(end.replies), { ...wholeOf(lines, "slots"), name: "a3.backup" });
+    }),
+  );
+
+  it.effect("is kept for thirty days after its last ticket, and told of for four hundred", () =>
+    Effect.gen(function* () {
+      const disk = new Disk();
+      const world = memoryWorld(disk);
+      const days = (n: number) => TestClock.adjust(n * 24 * 3600 * 1000);
+      const put: Upload = { ...firstNight, cutAt: upTo(first, 3) };
+      yield* upload(world, put);
+      yield* days(29);
+      yield* upload(world, { ...put, run: 2, cutAt: 0 });
+      const next = Effect.fnUntraced(function* (n: number) {
+        const client = yield* open(world, { ...nth(n), series: `x-${series}` });
+        yield* client.next;
+        yield* TestClock.adjust("1 second");
+        yield* client.cut;
+      }, Effect.scoped);
+      yield* days(29);
+      yield* next(11);
+      assert.isDefined(come(disk));
+      yield* days(2);
+      yield* next(12);
+      assert.isUndefined(come(disk));
+      const gone = yield* upload(world, { ...put, run: 3 });
+      const since = "1970-03-02T00:00:01Z";
+      assert.deepInclude(errorOf(gone.replies), { code: "gone", since });
+      yield* days(399);
+      yield* next(13);
+      assert.deepInclude(errorOf((yield* upload(world, { ...put, run: 3 })).replies), { since });
+      yield* days(2);
+      yield* next(14);
+      assert.strictEqual((yield* upload(world, { ...put, run: 3 })).offset, 0);
+    }),
+  );
+
+  it.effect("what does not fit into the room is kept for the next run", () =>
+    Effect.gen(function* () {
+      const disk = new Disk();
+      const world = memoryWorld(disk);
+      const args = ["--quota", "100K"];
+      const { replies } = yield* upload(world, { ...firstNight, bytes: 80_000, args });
+      assert.strictEqual(codeOf(replies), "bad-request");
+      assert.isDefined(come(disk));
+      assert.strictEqual((yield* upload(world, { ...firstNight, run: 2 })).code, 0);
     }),
   );
 });

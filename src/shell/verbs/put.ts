@@ -156,9 +156,10 @@ const takeIn = (work: Work, asked: Effect.Effect<void>) => {
       BytesError: () => new LinkLost({ why: "the link broke" }),
       WireError: ({ reason }) => refuse("bad-request", reason),
     }),
-    // What came before the link broke need not come again. Whoever takes over cannot wait for it.
-    Effect.tapErrorTag("LinkLost", ({ stepDown }) =>
-      stepDown === true ? upload.sound : upload.flush,
+    Effect.tap(() => upload.flush),
+    // What came before need not come again. Whoever takes over cannot wait for it.
+    Effect.tapErrorTag(["LinkLost", "Refused"], (error) =>
+      error._tag === "LinkLost" && error.stepDown === true ? upload.sound : upload.flush,
     ),
   );
 };

@@ -19,7 +19,7 @@ import {
   remark,
   withoutSubmission,
 } from "#src/dom0/books/record";
-import { isFailed, reach, refusal } from "./call.ts";
+import { isFailed, reach, refusal, undecided } from "./call.ts";
 import { persist } from "./retry.ts";
 import { newTicket, ownKeys } from "./server.ts";
 
@@ -64,8 +64,8 @@ export const settle = Effect.fnUntraced(function* (destination: string, minutes:
           yield* Effect.ignore(call.stdin.write(giveUpFrame));
           yield* call.ended.pipe(Effect.timeoutOption("5 seconds"));
         }
-        // It may know better another time: what was submitted is asked for again.
-        if (isFailed(first) && first.code === "internal") return yield* refusal(first);
+        // What was submitted is asked for again.
+        if (isFailed(first) && undecided(first)) return yield* refusal(first);
         return first;
       }),
       { startTimeout: minutes },

@@ -22,7 +22,7 @@ import type { Failed } from "#src/wire/reply";
 import type { Reply } from "#src/wire/request";
 import { line, printable } from "#src/say/shown";
 import { callEnded, isFailed, LinkBroken, mayPass, reach, refusal } from "./call.ts";
-import { failed, type RunFailed } from "#src/dom0/failure";
+import { failed, rejected, type RunFailed } from "#src/dom0/failure";
 import { persist, watchProgress, watchSilence } from "./retry.ts";
 import { meet, newTicket, staleRun, type Wanted } from "./server.ts";
 
@@ -248,7 +248,7 @@ export const openUpload = Effect.fnUntraced(function* (options: UploadOptions) {
       // It may have been settled on the old one while the number of this one went to the disk.
       if (other === undefined || settled) {
         return yield* first.code === "gone"
-          ? failed("refused", removed(first), "run again: the backup begins anew")
+          ? rejected("refused", removed(first), "run again: the backup begins anew")
           : refusal(first);
       }
       ticket = other;

@@ -19,7 +19,7 @@ import {
   remark,
   withoutSubmission,
 } from "#src/dom0/books/record";
-import { isFailed, reach, refusal, undecided } from "./call.ts";
+import { isFailed, LinkBroken, reach, refusal, undecided } from "./call.ts";
 import { persist } from "./retry.ts";
 import { newTicket, ownKeys } from "./server.ts";
 
@@ -67,7 +67,7 @@ export const settle = Effect.fnUntraced(function* (destination: string, minutes:
         // What was submitted is asked for again.
         if (isFailed(first) && undecided(first)) return yield* refusal(first);
         return first;
-      }),
+      }).pipe(Effect.catchTag("WireError", ({ reason }) => new LinkBroken({ reason }))),
       { startTimeout: minutes },
     );
 

@@ -161,11 +161,39 @@ describe("list", () => {
     }),
   );
 
+  it.effect("tells a name that was never backed up from one that was only lost", () =>
+    Effect.gen(function* () {
+      for (const [change, said] of [
+        [{}, /is unknown: it has the content of a-\S+: renamed or copied/],
+        [{ root: "0".repeat(64), damaged: true }, /is unknown: the server found it damaged/],
+      ] as ReadonlyArray<readonly [object, RegExp]>) {
+        const { w } = full();
+        const lies: Lies = {
+          listed: (lines) => [
+            ...lines.slice(0, -1),
+            { ...lines[0], name: "x-y", ...change },
+            lines.at(-1)!,
+          ],
+        };
+        const { code, out, text } = yield* qbackup(w, ["list", "--json"], { lies });
+        assert.strictEqual(code, 6, text);
+        assert.strictEqual(proofs(out)["x"], "unknown");
+        assert.match(text, said);
+      }
+    }),
+  );
+
   it.effect("comes in pages, over a link that breaks, whatever is missing between them", () =>
     Effect.gen(function* () {
       const { w } = full();
       w.shelf.committed.delete(names[1]!);
-      for (const page of [1, 2, 3]) {
+      for (const [page, whole] of [
+        [1, 1],
+        [2, 1],
+        [2, 2],
+        [3, 2],
+        [3, 3],
+      ] as const) {
         let cut = true;
         const { code, out, text } = yield* qbackup(w, ["list", "--json"], {
           lies: {
@@ -173,7 +201,7 @@ describe("list", () => {
             listed: (lines) => {
               if (!cut || lines.length < 2) return lines;
               cut = false;
-              return lines.slice(0, 1);
+              return lines.slice(0, whole);
             },
           },
         });
@@ -331,7 +359,9 @@ describe("what was pruned", () => {
       assert.strictEqual(code, 6, text);
       assert.match(text, /the newest archive of the series 0123456789abcdef was removed: e-x/);
       // Of some names only, nobody can tell.
-      assert.strictEqual((yield* qbackup(w, ["list", "e"])).code, 2);
+      keep(w, "e-a.backup", anArchive(3, 1000), { manifest: { run: 2 } });
+      const some = yield* qbackup(w, ["list", "e"]);
+      assert.strictEqual(some.code, 0, some.text);
       keep(w, "f-x.backup", anArchive(3, 1000), { known: false, manifest: { run: 10 } });
       assert.strictEqual((yield* qbackup(w, ["list"])).code, 0);
     }),

@@ -119,8 +119,14 @@ const rowOf = (archive: Archive, books: Books): Row => {
   const mine = books.known.get(name);
   if (mine === undefined) {
     const proof = signer === null ? "unsigned" : signer === books.own ? "unknown" : "foreign";
-    const found = archive.damaged ? { note: saysDamaged, alarm: true as const } : {};
-    return { ...said, proof, qubes: [], ...found };
+    const other = books.byRoot.get(root);
+    const note =
+      other !== undefined
+        ? `it has the content of ${other}: renamed or copied`
+        : archive.damaged
+          ? saysDamaged
+          : undefined;
+    return { ...said, proof, qubes: [], ...(note === undefined ? {} : { note, alarm: true }) };
   }
   const both = { ...said, qubes: mine.entry.qubes.map((qube) => qube.name) };
   const note = differs(archive, mine, books);

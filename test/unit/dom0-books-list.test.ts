@@ -359,7 +359,7 @@ describe("what was pruned", () => {
       assert.strictEqual(code, 6, text);
       assert.match(text, /the newest archive of the series 0123456789abcdef was removed: e-x/);
       // Of some names only, nobody can tell.
-      keep(w, "e-a.backup", anArchive(3, 1000), { manifest: { run: 2 } });
+      keep(w, "e-a.backup", anArchive(4, 1000), { manifest: { run: 2 } });
       const some = yield* qbackup(w, ["list", "e"]);
       assert.strictEqual(some.code, 0, some.text);
       keep(w, "f-x.backup", anArchive(3, 1000), { known: false, manifest: { run: 10 } });

@@ -8,7 +8,7 @@ import { giveUpFrame, keepAliveFrame, lengthPrefix } from "#src/wire/frames";
 import { aliveAfter, floor as standardFloor, silenceLimit } from "#src/wire/limits";
 import { replier } from "#src/wire/reply";
 import type { Reply } from "#src/wire/request";
-import { type Failure, LinkLost, type Refused } from "#src/store/failure";
+import { failed, type Failure, LinkLost, type Refused } from "#src/store/failure";
 import type { Store } from "#src/store/store";
 import type { Options } from "./invocation.ts";
 import type { Log } from "./journal.ts";
@@ -143,12 +143,12 @@ export const makeVoice = Effect.fnUntraced(function* (
 
   const voice: Voice = {
     say: (...replies) => turn.withPermits(1)(saying(...replies)),
-    refuse: ({ code, message, more }) =>
+    refuse: (refused) =>
       turn.withPermits(1)(
         Effect.gen(function* () {
           // Whoever reads frames is told by one that a line comes now.
           if (framed) yield* sending(giveUpFrame);
-          yield* saying({ type: "error", code, message, ...more });
+          yield* saying(failed(refused));
         }),
       ),
     send: (bytes) => turn.withPermits(1)(sending(bytes)),

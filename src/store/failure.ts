@@ -105,6 +105,7 @@ export const exitOf = (code: Code): number => {
     case "bad-name":
       return exitCode("usage");
     case "incomplete":
+    case "damaged":
     case "digest-mismatch":
     case "signature":
       return exitCode("integrity");

@@ -27,7 +27,7 @@ import {
   Signature,
 } from "#src/wire/names";
 import { type Refused, refuse } from "./failure.ts";
-import { clear, find, locate, readText, type Store, whereFound } from "./store.ts";
+import { clear, find, locate, readText, type Store, whereFound, writeText } from "./store.ts";
 
 /** Bytes that a record may have. */
 export const recordLimit = 8192;
@@ -174,12 +174,8 @@ export const keepFinding = Effect.fnUntraced(function* (
       const own = yield* root.ensure(".qbackup", 0o700);
       const damaged = yield* own.ensure(findings, 0o700);
       if (finding === undefined && (yield* find(damaged, session)) === undefined) return;
-      yield* clear(damaged, session);
-      if (finding !== undefined) {
-        const file = yield* damaged.create(session, 0o600);
-        yield* file.write(new TextEncoder().encode(`${finding}\n`), 0);
-        yield* file.syncAll;
-      }
+      if (finding !== undefined) yield* writeText(damaged, session, `${finding}\n`);
+      else yield* clear(damaged, session);
       yield* damaged.sync;
       yield* own.sync;
     }),

@@ -7,10 +7,9 @@ import type { Directory, SafeFsError } from "#services/SafeFs";
 import { signerLimit } from "#src/wire/limits";
 import { isPublicKey, type PublicKey } from "#src/wire/names";
 import { type Refused, refuse } from "./failure.ts";
-import { clear, readText, whereFound } from "./store.ts";
+import { readText, whereFound, writeText } from "./store.ts";
 
 const name = "signers";
-const temporary = "signers.new";
 /** Of a key in base64url, and its newline. */
 const lineLength = 44;
 
@@ -34,18 +33,7 @@ export const readSigners = Effect.fnUntraced(function* (
 });
 
 /** Replaces them all at once, durably. The caller holds the store's lock. */
-export const writeSigners = Effect.fnUntraced(function* (
+export const writeSigners = (
   own: Directory,
   keys: ReadonlyArray<PublicKey>,
-): Effect.fn.Return<void, SafeFsError> {
-  yield* clear(own, temporary);
-  yield* Effect.scoped(
-    Effect.gen(function* () {
-      const file = yield* own.create(temporary, 0o600);
-      yield* file.write(new TextEncoder().encode(keys.map((key) => `${key}\n`).join("")), 0);
-      yield* file.syncAll;
-    }),
-  );
-  yield* own.replace(temporary, name);
-  yield* own.sync;
-});
+): Effect.Effect<void, SafeFsError> => writeText(own, name, keys.map((key) => `${key}\n`).join(""));

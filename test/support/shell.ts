@@ -125,6 +125,8 @@ export interface Call {
   readonly env?: Readonly<Record<string, string>>;
   /** Who runs it; unknown if not given. */
   readonly uid?: number;
+  /** Bytes of stdout that may wait for the client to read them; any number if not given. */
+  readonly room?: number;
 }
 export interface Client<V extends Verb = Verb> {
   readonly stdin: Sink;
@@ -136,7 +138,9 @@ export interface Client<V extends Verb = Verb> {
   /** The bytes behind the last reply. */
   readonly bytes: Source;
   /** All of stdout so far, for what is no reply. */
+  readonly output: () => Buffer;
   readonly text: () => string;
+  readonly ended: () => boolean;
   readonly exit: Effect.Effect<number>;
   readonly kill: Effect.Effect<void>;
 }
@@ -144,16 +148,17 @@ export interface Client<V extends Verb = Verb> {
 /** Starts the shell; it ends with the scope. What it says is read as replies to `verb`. */
 export const start = Effect.fnUntraced(function* <V extends Verb = "put">(
   world: World,
-  { args = [], command, env = {}, uid }: Call,
+  { args = [], command, env = {}, room, uid }: Call,
   verb = "put" as V,
 ): Effect.fn.Return<Client<V>, never, Scope.Scope> {
   const up = pipe();
-  const down = pipe();
-  let text = "";
+  const down = pipe(room);
+  const written: Array<Buffer> = [];
+  const output = () => Buffer.concat(written);
   const stdout: Sink = {
     write: (bytes) =>
       Effect.tap(down.sink.write(bytes), () => {
-        text += Buffer.from(bytes).toString();
+        written.push(Buffer.from(bytes));
         return Effect.void;
       }),
     end: down.sink.end,
@@ -198,7 +203,9 @@ export const start = Effect.fnUntraced(function* <V extends Verb = "put">(
       }
     }),
     bytes: reader.rest,
-    text: () => text,
+    output,
+    text: () => output().toString(),
+    ended: () => fiber.pollUnsafe() !== undefined,
     exit: Fiber.join(fiber),
     kill: Effect.asVoid(Fiber.interrupt(fiber)),
   };
@@ -212,7 +219,7 @@ export const run = (world: World, call: Call, stdin: Uint8Array = new Uint8Array
       yield* client.stdin.write(stdin);
       yield* client.stdin.end;
       const code = yield* client.exit;
-      return { code, text: client.text() };
+      return { code, text: client.text(), output: client.output() };
     }),
   );
 

@@ -640,7 +640,7 @@ describe("list", () => {
     Effect.gen(function* () {
       const w = world();
       keep(w, "a.backup", small);
-      keep(w, "b.backup", other, { known: false });
+      keep(w, "b.backup", anArchive(3, 1000), { known: false });
       keep(w, "gone.backup", other, { at: "2026-01-01T00:00:00Z" });
       w.shelf.committed.delete("gone.backup");
       assert.strictEqual((yield* qbackup(w, ["list"])).code, 6);

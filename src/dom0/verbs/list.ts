@@ -119,7 +119,8 @@ const rowOf = (archive: Archive, books: Books): Row => {
   const mine = books.known.get(name);
   if (mine === undefined) {
     const proof = signer === null ? "unsigned" : signer === books.own ? "unknown" : "foreign";
-    const other = books.byRoot.get(root);
+    // What dom0 signs it signs with its name: only the server can have given it another.
+    const other = proof === "unknown" ? books.byRoot.get(root) : undefined;
     const note =
       other !== undefined
         ? `it has the content of ${other}: renamed or copied`

@@ -92,7 +92,7 @@ export const archiveMembers = (count: number) => {
   const digests = Buffer.alloc(count * digestSize);
   const pathAt = new Uint32Array(count);
   const pathLength = new Uint8Array(count);
-  let paths = Buffer.alloc(Math.min(count * 32, 65_536));
+  let paths = Buffer.alloc(0);
   let pathsEnd = 0;
   let listed = 0;
 

@@ -1,6 +1,6 @@
 /**
  * The far side of the wire, as a peer that a test scripts: honest unless told to lie, and strict with
- * what it is sent. It is written against docs/protocol.md, not with the server's code.
+ * what it is sent. It is written against docs/protocol.md. It shares nothing with the server.
  */
 import * as crypto from "node:crypto";
 import { Clock, Effect } from "effect";

@@ -64,6 +64,10 @@ describe("a key", () => {
       const bent = signature.slice(0, -1) + String.fromCharCode(last.charCodeAt(0) + 1);
       assert.isTrue(Buffer.from(bent, "base64url").equals(Buffer.from(signature, "base64url")));
       assert.isFalse(signatureHolds(key.publicKey, what, "text", bent));
+      const odd =
+        key.publicKey.slice(0, -1) + String.fromCharCode(key.publicKey.charCodeAt(42) + 1);
+      assert.isTrue(Buffer.from(odd, "base64url").equals(Buffer.from(key.publicKey, "base64url")));
+      assert.isFalse(signatureHolds(odd, what, "text", signature));
     }
     // 32 bytes that are no point of the curve.
     assert.isFalse(

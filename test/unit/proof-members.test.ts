@@ -43,6 +43,11 @@ describe("a recipe", () => {
     assert.isFalse(reads(5));
     assert.isTrue(reads(0));
   });
+  it("is not read on where it has more", () => {
+    const { push } = archiveMembers(5).recipe();
+    assert.isTrue(push(Buffer.from(`${a} 0 5\n`)));
+    assert.isFalse(push(Buffer.from(`${b} 0 1\n`)));
+  });
   it("has lines of one form, the last one whole", () => {
     assert.isFalse(reads(5, `new 0 5`));
     assert.isFalse(reads(5, `${a} 0 5`, ""));
@@ -59,8 +64,9 @@ describe("a recipe", () => {
   it("read again, it begins again", () => {
     const members = archiveMembers(2);
     assert.isFalse(takes(members.recipe(), `${a} 0 1\n`));
-    assert.isTrue(takes(members.recipe(), `${b} 0 1\n${c} 4 1\n`));
-    assert.deepStrictEqual(members.sessions(), [b, c]);
+    assert.isTrue(takes(members.recipe(), `${c} 4 1\n${a} 0 1\n`));
+    assert.deepStrictEqual(members.sessions(), [c, a]);
+    assert.deepStrictEqual([0, 1].map(members.sessionOf), [c, a]);
   });
 });
 

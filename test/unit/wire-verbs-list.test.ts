@@ -1,6 +1,6 @@
 /** `list`: which part of the archives, and what is said of each. */
 import { assert, it } from "@effect/vitest";
-import { parseReply } from "#src/wire/request";
+import { parseCommand, parseLine, parseReply } from "#src/wire/request";
 import { answers, needs, refuses, writes } from "#test/support/form";
 import { vectors } from "#test/support/vectors";
 
@@ -28,10 +28,9 @@ it("asks for all, for a beginning of names, and for what is behind a name", () =
   needs("list", { prefix: "a/", after: name }, ["prefix", "after"]);
   refuses("list", "bad-request", " ", " ../", " a/ b/", ` a/ ${name} x`, ` ${name} `, " a b -");
 });
-it("every archive alone is every archive", () => {
-  // A dash is no prefix, and says no more than nothing.
-  assert.throws(() => writes("list", { prefix: "-" }, "-"));
-  assert.throws(() => needs("list", { prefix: "-" }, ["prefix"]));
+it("a dash is every archive, on ssh alone", () => {
+  assert.deepStrictEqual<object>(parseCommand("qbackup/1 list -"), { request: { verb: "list" } });
+  assert.isTrue("refusal" in parseLine("list", '{"prefix":"-"}'));
 });
 it("is answered with archives, tombstones and an end", () => {
   const { signature } = vectors.texts[0]!;

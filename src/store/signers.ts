@@ -20,7 +20,7 @@ export const readSigners = Effect.fnUntraced(function* (
   const text = yield* Effect.scoped(
     whereFound(
       Effect.flatMap(own.open(name, "read"), (file) =>
-        Effect.map(readText(file, signerLimit * lineLength), (read) => read ?? ""),
+        Effect.map(readText(file, signerLimit * lineLength), (read) => read ?? "too long"),
       ),
     ),
   );

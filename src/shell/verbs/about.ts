@@ -43,6 +43,6 @@ export const about = Effect.fnUntraced(function* (
     room: yield* roomNow(store, options.quota),
     clock: instantOf(yield* Clock.currentTimeMillis),
     confined: yield* confinement,
-    ticket: ticket ?? null,
+    ticket: ticket === undefined ? null : { text: ticket.text, signature: ticket.signature },
   });
 });

@@ -838,6 +838,37 @@ describe("slots", () => {
     assert.strictEqual(found([...headed(headerText + seal), one]), "backup-header");
   });
 
+  it("a list has members of its own format, by their lengths", () => {
+    const begun = (format: "qvm-backup" | "slots" | "pack", size: number, length: number) =>
+      new ListWalk({ format }).next({ path: "backup-header", size, length })?.fault;
+    for (const [format, size, length, fault] of [
+      ["slots", 1, 1024, undefined],
+      ["slots", 512, 1024, undefined],
+      ["slots", 513, 1536, undefined],
+      ["slots", 513, 1024, "padding"],
+      ["slots", 512, 1536, "padding"],
+      ["slots", 1, 10_240, "padding"],
+      ["qvm-backup", 1, 10_240, undefined],
+      ["qvm-backup", 1, 20_480, undefined],
+      ["qvm-backup", 1, 10_752, "padding"],
+      ["qvm-backup", 1, 1024, "padding"],
+      ["pack", 1, 1024, undefined],
+      ["pack", 1, 10_240, undefined],
+    ] as const) {
+      assert.strictEqual(begun(format, size, length), fault, `${format} ${size} ${length}`);
+    }
+    // Header, data and two empty blocks are 10,240 bytes together, or one block too many.
+    const chunked = (size: number) => {
+      const list = new ListWalk();
+      for (const path of ["backup-header", "backup-header.hmac", "qubes.xml.000.enc"]) {
+        list.next({ path, size: 128, length: 10_240 });
+      }
+      return list.next({ path: "vm1/root.img.000.enc", size, length: 10_240 })?.fault;
+    };
+    assert.isUndefined(chunked(8704));
+    assert.strictEqual(chunked(8705), "padding");
+  });
+
   describe("a pack", () => {
     const pack = (...parts: ReadonlyArray<Buffer>) => found(parts, { format: "pack" });
     it("has members in any order, twice too, of the format that its first one has", () => {

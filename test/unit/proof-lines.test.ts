@@ -5,7 +5,7 @@ import { textLines } from "#src/proof/lines";
 /** The lines that were seen, whether all was sound, and whether it ended so. */
 const read = (
   text: string,
-  { limit = 8, step = 1000, take = (_: string): boolean => true } = {},
+  { limit = 8, step = 1000, take = (() => true) as (line: string) => boolean } = {},
 ) => {
   const seen: Array<string> = [];
   const lines = textLines(limit, (line) => {

@@ -42,7 +42,7 @@ const advice: { readonly [C in Code]?: string } = {
   signature:
     "see whether the clock here is right, and whether the key was changed: qbackup key show",
   "not-permitted":
-    "the server's owner decides what this key may do, and by qbackup-shell signers whose archives the store takes",
+    "is the clock right on both sides? Else the server's owner decides what this key may do, and by `qbackup-shell signers` whose archives the store takes",
   stale: "another dom0 may use the same key: run again",
   pruned: "it was removed by the server's rules for old archives: qbackup list",
   unsupported:

@@ -114,6 +114,23 @@ export interface Met {
   readonly highest: number;
 }
 
+/** What the server says of itself; `minutes` is how long a network is waited for. */
+const aboutIt = ({ destination, keys, series }: Wanted, minutes: number) =>
+  persist(
+    Effect.gen(function* () {
+      const of = { signer: keys.signer, series };
+      const { first } = yield* reach(destination, { verb: "about", of });
+      return isFailed(first) ? yield* refusal(first) : first;
+    }).pipe(
+      // Before the server has shown its key it may be any program that talks.
+      Effect.catchTag("WireError", ({ reason }) => failed("link", `malformed reply: ${reason}`)),
+    ),
+    { startTimeout: minutes },
+  );
+
+/** Bytes that an upload may have now. */
+export const roomNow = (wanted: Wanted) => Effect.map(aboutIt(wanted, 0), ({ room }) => room);
+
 /** Asks who the server is: the pinned one, or the one that was expected. */
 export const meet = Effect.fnUntraced(function* (
   wanted: Wanted & {
@@ -123,19 +140,8 @@ export const meet = Effect.fnUntraced(function* (
     readonly startTimeout: number;
   },
 ) {
-  const { destination, expectServer, keys, series } = wanted;
-  const about = yield* persist(
-    Effect.gen(function* () {
-      const of = { signer: keys.signer, series };
-      const { first } = yield* reach(destination, { verb: "about", of });
-      return isFailed(first) ? yield* refusal(first) : first;
-    }).pipe(
-      // Before the server has shown its key it may be any program that talks.
-      Effect.catchTag("WireError", ({ reason }) => failed("link", `malformed reply: ${reason}`)),
-    ),
-    { startTimeout: wanted.startTimeout },
-  );
-  const { room, server, ticket } = about;
+  const { destination, expectServer } = wanted;
+  const { room, server, ticket } = yield* aboutIt(wanted, wanted.startTimeout);
   const shown = fingerprint(server);
   if (expectServer !== undefined && expectServer !== shown) {
     return yield* failed(

@@ -24,7 +24,7 @@ import { line, printable } from "#src/say/shown";
 import { callEnded, isFailed, LinkBroken, mayPass, reach, refusal } from "./call.ts";
 import { failed, rejected, type RunFailed } from "#src/dom0/failure";
 import { persist, watchProgress, watchSilence } from "./retry.ts";
-import { meet, newTicket, staleRun, type Wanted } from "./server.ts";
+import { meet, newTicket, roomNow, staleRun, type Wanted } from "./server.ts";
 
 /** The reply that ends an upload. */
 export type Stored = Extract<Reply<"put">, { readonly type: "stored" }>;
@@ -87,12 +87,8 @@ export const newSession = Effect.map(Invocation, ({ entropy }) =>
 const nextTo = (name: Name, session: Session): string =>
   `${name.replace(/\.backup$/, "")}-${session.slice(0, 6)}${name.endsWith(".backup") ? ".backup" : ""}`;
 
-/**
- * BYTES of the ticket. The server keeps so much free for the upload, and takes no more: what the archive
- * can have at most, or all the room that there is, less what other things may take of it meanwhile.
- */
-const bytesFor = (room: number, most: number | undefined): number =>
-  Math.min(room - Math.ceil(room / 64), most ?? Infinity);
+/** All the room that there is, less what other things may take of it meanwhile. */
+const mostOf = (room: number): number => room - Math.ceil(room / 64);
 
 interface Block {
   readonly buffer: Uint8Array;
@@ -111,7 +107,12 @@ export const openUpload = Effect.fnUntraced(function* (options: UploadOptions) {
   const { destination } = options;
   const reporter = yield* Reporter;
   const { highest, room: roomThere, server } = yield* meet(options);
-  const bytes = bytesFor(roomThere, options.most);
+  /**
+   * BYTES of the ticket: the server keeps so much free for the upload, and takes no more. What the
+   * archive can have at most is asked for first, for which the server removes what it may; if that is
+   * not enough, what there is.
+   */
+  let bytes = options.most ?? mostOf(roomThere);
   const ticketFor = (least: number, name: Name, session: Session) =>
     newTicket(options, server, least, { name, session, bytes });
   let ticket = yield* ticketFor(highest, options.name, options.session);
@@ -225,6 +226,11 @@ export const openUpload = Effect.fnUntraced(function* (options: UploadOptions) {
       if (!isName(other)) return undefined;
       yield* reporter.say("info", line`the server has ${name} already; storing as ${other}`);
       return yield* ticketFor(run, other, session);
+    }
+    if ((refused.code === "quota" || refused.code === "no-space") && bytes === options.most) {
+      if (begun) return undefined;
+      bytes = Math.min(mostOf(yield* roomNow(options)), bytes);
+      return bytes > 0 ? yield* ticketFor(run, name, session) : undefined;
     }
     // Nothing of it has left the window, so another upload can take its place.
     if (refused.code === "gone" && acked === 0) {

@@ -12,6 +12,7 @@ import { archiveNumber, frameCount } from "#test/sim/plan";
 import type { Run, World } from "#test/sim/world";
 import { rng, type Rng } from "#test/support/random";
 import {
+  commandOf,
   framed,
   giveUp,
   holds,
@@ -21,7 +22,6 @@ import {
   membersOf,
   type Pair,
   pairOf,
-  putCommand,
   rootOf,
   sha256,
   tableOf,
@@ -67,6 +67,9 @@ export const trailerIn = ({ sent }: Capture): Trailer | undefined => {
   }
   return undefined;
 };
+
+const putCommand = (ticket: Ticket, signature: string): string =>
+  commandOf({ verb: "put", parameters: { ...ticket, signature } });
 
 /** The ticket of a command, and its signature. */
 const ticketIn = (command: string) => {

@@ -3,17 +3,15 @@ import { assert, describe, it } from "@effect/vitest";
 import { Effect } from "effect";
 import { TestClock } from "effect/testing";
 import { Disk } from "#layers/memory/MemorySafeFs";
-import { blockSize } from "#src/wire/frames";
 import { rng } from "#test/support/random";
 import {
   codeOf,
+  framesOf,
   listed,
   medium,
   memoryWorld,
+  open,
   run,
-  sessionOf,
-  start,
-  stream,
   upload,
 } from "#test/support/shell";
 
@@ -45,7 +43,7 @@ describe("a crash", () => {
             const what = `moment ${at}, seed ${seed}`;
             const world = memoryWorld(disk);
             for (const archive of (yield* listed(world)).archives) {
-              if (!archive.verified) continue;
+              assert.isFalse(archive.damaged, what);
               assert.isTrue(disk.bytes(archive.name)!.equals(medium), what);
             }
             const acknowledged = before.replies.reduce(
@@ -59,8 +57,8 @@ describe("a crash", () => {
             if (stored !== undefined) assert.deepStrictEqual(after.replies, [stored], what);
             const { archives } = yield* listed(world);
             assert.deepStrictEqual(
-              archives.map(({ name, verified }) => [name, verified]),
-              [["a.backup", true]],
+              archives.map(({ damaged, name }) => [name, damaged]),
+              [["a.backup", false]],
               what,
             );
             assert.isTrue(disk.bytes("a.backup")!.equals(medium), what);
@@ -85,7 +83,7 @@ describe("a crash", () => {
         assert.strictEqual(codeOf(replies), "stored", `moment ${at}`);
         disk.crash();
         const { archives } = yield* listed(world);
-        assert.isTrue(archives[0]?.verified, `moment ${at}`);
+        assert.isFalse(archives[0]?.damaged, `moment ${at}`);
         assert.isTrue(disk.bytes("a.backup")!.equals(medium), `moment ${at}`);
       }
     }),
@@ -99,10 +97,10 @@ describe("a crash", () => {
         const world = memoryWorld(disk);
         yield* Effect.scoped(
           Effect.gen(function* () {
-            const command = `qbackup/1 put a.backup ${sessionOf(1)}`;
-            const client = yield* start(world, { command });
+            const time = 0;
+            const client = yield* open(world, { time });
             yield* client.next;
-            const bytes = stream(medium, 0, Buffer.from("{}")).subarray(0, 3 * (blockSize + 4));
+            const bytes = framesOf(medium).subarray(0, 3_200_000);
             for (let at = 0; at < bytes.length;) {
               const n = random.int(1, 1_200_000);
               yield* client.stdin.write(bytes.subarray(at, at + n));
@@ -112,7 +110,7 @@ describe("a crash", () => {
             yield* client.kill;
             const acks = (yield* client.rest).flatMap((r) => (r.type === "ack" ? [r.offset] : []));
             disk.crash(random.next);
-            const { offset } = yield* upload(memoryWorld(disk), { archive: medium });
+            const { offset } = yield* upload(memoryWorld(disk), { archive: medium, time });
             assert.isAtLeast(offset!, Math.max(0, ...acks), `seed ${seed}`);
             assert.isTrue(disk.bytes("a.backup")!.equals(medium), `seed ${seed}`);
           }),

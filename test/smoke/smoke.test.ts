@@ -3,7 +3,6 @@
  * What can go wrong in each is in test/e2e.
  */
 import { assert, describe, it } from "vitest";
-import * as crypto from "node:crypto";
 import * as fs from "node:fs";
 import * as path from "node:path";
 import {

@@ -136,8 +136,11 @@ const octal = (header: Buffer, at: number, digits: number, end = "\0"): number |
 };
 /** A text padded with NULs, without any after the first one but NULs. */
 const padded = (header: Buffer, at: number, length: number): string | undefined => {
-  const text = header.toString("latin1", at, at + length).replace(/\0+$/, "");
-  return text.includes("\0") ? undefined : text;
+  const field = header.subarray(at, at + length);
+  const end = field.indexOf(0);
+  // Not cut out of a longer text, which would live as long: there may be a million of them.
+  if (end === -1) return field.toString("latin1");
+  return isZero(field.subarray(end)) ? field.toString("latin1", 0, end) : undefined;
 };
 
 interface TarHeader {

@@ -566,7 +566,7 @@ const put: Serve = Effect.fnUntraced(function* ({ call, key, lies, request, say,
     yield* say(lies.onBlock?.(blocks, call));
     const ack = { type: "ack", offset: offsetOf(upload), running: runningOf(upload) };
     if (ack.offset > ticket.bytes) {
-      yield* say(fail("quota", "more bytes than the ticket says"));
+      yield* say(fail("bad-request", "more bytes than the ticket says"));
       return 5;
     }
     yield* say(changed(lies.ack, ack, call));

@@ -6,7 +6,7 @@ import { Reporter } from "#services/Reporter";
 import { Signer } from "#services/Signer";
 import { fingerprint } from "#src/proof/keys";
 import type { Members } from "#src/proof/members";
-import { type Manifest, parseManifest, parseTombstone } from "#src/proof/texts";
+import { type Manifest, parseManifest } from "#src/proof/texts";
 import type { PublicKey } from "#src/wire/names";
 import { line } from "#src/say/shown";
 import { command } from "#src/dom0/cli/command";
@@ -346,13 +346,7 @@ const rebuild = Effect.fnUntraced(function* (options: LedgerOptions) {
     undefined,
     Effect.fnUntraced(function* (page) {
       const unknown: Array<Archive> = [];
-      for (const { archive, pruned } of page) {
-        for (const said of pruned) {
-          const tombstone = parseTombstone(said.tombstone);
-          const server = tombstone && (yield* inLedger((yield* KnownServers).pinned(destination)));
-          const sound = server && readPruned(said, server);
-          if (sound !== undefined && sound.signer === own) runs.see(sound);
-        }
+      for (const { archive } of page) {
         if (archive === undefined) continue;
         const { name, root, signer, size } = archive;
         const mine = names.get(name);
@@ -363,6 +357,12 @@ const rebuild = Effect.fnUntraced(function* (options: LedgerOptions) {
       }
       unknown.sort((a, b) => Date.parse(a.stored) - Date.parse(b.stored));
       yield* takeAll(unknown);
+      // Of the first page the server is known by now, if anything on it is this dom0's.
+      const server = yield* inLedger((yield* KnownServers).pinned(destination));
+      for (const said of page.flatMap(({ pruned }) => pruned)) {
+        const tombstone = server && readPruned(said, server);
+        if (tombstone?.signer === own) runs.see(tombstone);
+      }
     }),
   );
   yield* unsigned.finish;

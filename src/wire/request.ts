@@ -29,6 +29,7 @@ export type Request<V extends Verb = Verb> = {
 
 const formOf = (verb: Verb) => forms[verb] as Form<object, unknown>;
 
+export const verbs = Object.keys(forms) as ReadonlyArray<Verb>;
 export const isVerb = (word: string): word is Verb => Object.hasOwn(forms, word);
 
 /** Why a request is refused, in the wire's own error codes. */
@@ -83,7 +84,7 @@ export const parseLine = (verb: string, line: string): Parsed => {
 };
 
 const readers: { readonly [V in Verb]?: (line: string) => unknown } = {};
-for (const verb of Object.keys(forms) as ReadonlyArray<Verb>) {
+for (const verb of verbs) {
   Object.assign(readers, { [verb]: replyReader(formOf(verb).reply) });
 }
 /** Reads a line as a reply to this verb, and to no other; undefined when it is none. */

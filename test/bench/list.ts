@@ -14,6 +14,7 @@ const [archives = 10_000, members = 50_000] = process.argv.slice(2).map(Number);
 const folder = fs.mkdtempSync(path.join(os.tmpdir(), "qbackup-list-"));
 const session = (n: number) => n.toString(16).padStart(32, "0");
 
+const say = (text: string) => process.stdout.write(`${text}\n`);
 const write = ontoFolder(folder);
 const maker = storeMaker(write);
 // One pack and one table for all: `list` must not read them, however long they are.
@@ -76,11 +77,11 @@ const run = (args: ReadonlyArray<string>, command?: string) => {
 try {
   const idle = run(["--version"]);
   const listed = run(["--root", folder], "qbackup/1 list");
-  console.log(`${archives} archives of ${members} members: ${listed.lines - 2} listed`);
-  console.log(
+  say(`${archives} archives of ${members} members: ${listed.lines - 2} listed`);
+  say(
     `list ${listed.seconds.toFixed(2)} s (${listed.cpu.toFixed(2)} s of processor time); the program's start ${idle.seconds.toFixed(2)} s`,
   );
-  console.log(
+  say(
     `memory ${listed.rss.toFixed(0)} MiB; at the program's start ${idle.rss.toFixed(0)} MiB; more by ${(listed.rss - idle.rss).toFixed(0)}`,
   );
 } finally {

@@ -117,7 +117,7 @@ export const check = Effect.fnUntraced(function* (
     Effect.catch((failure) =>
       Effect.gen(function* () {
         const finding = findingOf(failure);
-        if (finding === undefined) return yield* Effect.fail(failure);
+        if (finding === undefined) return yield* failure;
         const now = instantOf(yield* Clock.currentTimeMillis);
         yield* keepFinding(store, session, `${now} ${finding}`);
         return yield* refuse("damaged", finding);

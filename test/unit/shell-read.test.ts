@@ -6,6 +6,7 @@ import { Disk, type Operation } from "#layers/memory/MemorySafeFs";
 import { archiveOf, slotOf, scryptOf } from "#test/support/archive";
 import {
   fingerprintOf,
+  holds,
   leavesOf,
   linesOf,
   mebi,
@@ -14,7 +15,19 @@ import {
   sha256,
   treeHash,
 } from "#test/support/reference";
-import { type Call, memoryWorld, run, sessionOf, start, type World } from "#test/support/shell";
+import {
+  ask,
+  type Call,
+  dom0,
+  memoryWorld,
+  open,
+  otherDom0,
+  run,
+  series,
+  sessionOf,
+  start,
+  type World,
+} from "#test/support/shell";
 import { ontoDisk, serverPair, seriesOfAll, signerPair, storeMaker } from "#test/support/stores";
 
 const chunk = 3 * mebi;
@@ -114,6 +127,33 @@ describe("about", () => {
       disk.plant("current", Buffer.from("unconfined\n"));
       assert.deepInclude((yield* lines("about")).said[0], { confined: null });
     }),
+  );
+
+  it.effect(
+    "shows the highest ticket of a series to whoever asks for it, however long its name",
+    () =>
+      Effect.gen(function* () {
+        const disk = new Disk();
+        const world = memoryWorld(disk);
+        const name = Array(4).fill("n".repeat(127)).join("/");
+        ontoDisk(disk)(`${name}-beside`, new Uint8Array(0));
+        const about = (signer: string, of: string) =>
+          Effect.map(ask(world, "about", [signer, of]), ({ replies: [first] }) =>
+            first?.type === "about" ? first.ticket : first,
+          );
+        assert.isNull(yield* about(dom0.publicKey, series));
+        const client = yield* open(world, { name, run: 7 });
+        assert.strictEqual((yield* client.next)?.type, "ready");
+        yield* client.cut;
+        yield* client.exit;
+        const ticket = yield* about(dom0.publicKey, series);
+        if (ticket === null || ticket === undefined || !("text" in ticket))
+          throw new Error("no ticket");
+        assert.match(ticket.text, new RegExp(`^put ${name} ${sessionOf(1)} - ${series} 7 `));
+        assert.isTrue(holds(dom0.publicKey, "ticket", ticket.text, ticket.signature));
+        assert.isNull(yield* about(otherDom0.publicKey, series));
+        assert.isNull(yield* about(dom0.publicKey, "f".repeat(16)));
+      }),
   );
 });
 

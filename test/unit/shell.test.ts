@@ -1,6 +1,7 @@
 /** qbackup-shell as a whole, in this process: on a disk in memory and on a real one. */
 import { afterAll, assert, describe, it } from "@effect/vitest";
 import { Context, Effect, Layer } from "effect";
+import { TestClock } from "effect/testing";
 import * as fs from "node:fs";
 import * as os from "node:os";
 import * as path from "node:path";
@@ -12,6 +13,7 @@ import { SafeFs } from "#services/SafeFs";
 import { parseInvocation } from "#src/shell/invocation";
 import type { Verb } from "#src/wire/request";
 import { version } from "#src/say/version";
+import { keepAliveFrame, lengthPrefix } from "#src/wire/frames";
 import { archiveOf } from "#test/support/archive";
 import { fingerprintOf } from "#test/support/reference";
 import {
@@ -20,7 +22,9 @@ import {
   dom0,
   listed,
   memoryWorld,
+  open,
   otherDom0,
+  type Put,
   run,
   sessionOf,
   smallChunk,
@@ -581,6 +585,41 @@ describe("signers", () => {
         /runuser -u ACCOUNT -- qbackup-shell signers add/,
       );
       assert.notInclude(disk.files(), ".qbackup/signers");
+    }),
+  );
+});
+
+describe("a link that drips", () => {
+  it.effect("is given up after an hour below the floor, and not where nothing is to be sent", () =>
+    Effect.gen(function* () {
+      const world = memoryWorld();
+      /** Minutes until the shell gives up, if it does within eighty; `send` is what comes each 10 s. */
+      const minutes = Effect.fnUntraced(function* (
+        put: Put,
+        begin: Uint8Array,
+        send: () => Uint8Array,
+      ) {
+        const client = yield* open(world, put);
+        assert.strictEqual((yield* client.next)?.type, "ready");
+        yield* client.stdin.write(begin);
+        for (let times = 1; times <= 80 * 6; times++) {
+          yield* Effect.ignore(client.stdin.write(send()));
+          yield* TestClock.adjust("10 seconds");
+          if (client.ended()) return times / 6;
+        }
+        yield* client.cut;
+        yield* client.exit;
+        return undefined;
+      });
+      // A block is announced, and comes by 2 KiB each time: more than silence, less than a link.
+      const block = lengthPrefix(2 ** 20);
+      const drop = () => new Uint8Array(2048);
+      const slow = yield* minutes({}, block, drop);
+      assert.isTrue(slow !== undefined && slow >= 60 && slow <= 62, `${slow}`);
+      assert.include(world.said.lines.at(-1)!.text, "the client sends too slowly");
+      const args = ["--floor", "100"];
+      assert.isUndefined(yield* minutes({ run: 2, args }, block, drop));
+      assert.isUndefined(yield* minutes({ run: 3 }, new Uint8Array(0), () => keepAliveFrame));
     }),
   );
 });

@@ -83,7 +83,7 @@ const told = Effect.fnUntraced(function* (printed: Line) {
  * Opens a call with its request line written. `next` gives what the server may say to this verb, and
  * undefined at the end; `rest` are the bytes behind the last reply.
  */
-export const openCall = Effect.fnUntraced(function* <const R extends Request>(
+const openCall = Effect.fnUntraced(function* <const R extends Request>(
   destination: string,
   request: R,
 ) {

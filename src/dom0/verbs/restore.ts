@@ -5,13 +5,13 @@
  * own decryption proves, because scrypt authenticates every member with its place in the archive.
  */
 import { Effect } from "effect";
-import { Invocation } from "#services/Invocation";
 import type { Entry } from "#services/Ledger";
 import { QvmRestore } from "#services/QvmRestore";
 import { Reporter } from "#services/Reporter";
 import { humanSize } from "#src/say/format";
-import { isName, type Name, type Session } from "#src/wire/names";
+import { isName, type Name } from "#src/wire/names";
 import { line } from "#src/say/shown";
+import { newSession } from "#src/dom0/far/upload";
 import { command } from "#src/dom0/cli/command";
 import {
   checkUnpacker,
@@ -220,7 +220,7 @@ export const restore = Effect.fnUntraced(function* (asked: RestoreOptions) {
     );
   }
   const chosen = known === undefined || rebuilt ? undefined : yield* choose(options, known.entry);
-  const session = Buffer.from((yield* Invocation).entropy(16)).toString("hex") as Session;
+  const session = yield* newSession;
   for (const left of yield* (yield* QvmRestore).leftovers) {
     yield* say(
       "warning",

@@ -7,7 +7,7 @@ import { type Ask, askLine } from "./verbs/read.ts";
 
 /** Blocks of one line: so that a line that is refused costs few error lines. */
 const blocksOfLine = 8;
-/** Bytes asked for and not here yet: 1 Gbit/s over a quarter of a second. */
+/** Bytes asked for and not used yet: 1 Gbit/s over a quarter of a second, and what a client buffers. */
 const aheadLimit = 32 * blockSize;
 
 /** An answer that is due. */
@@ -60,13 +60,18 @@ export const asking = <W extends Ask>(wants: Iterator<W>) => {
       const [first] = unanswered;
       return first === undefined ? undefined : { want: first.want, block: first.from };
     },
-    /** The answer that was due is here. */
-    answered: (): void => {
+    /** The answer that was due is here; a block that is `held` takes up room until it is `used`. */
+    answered: (held = false): void => {
       const first = unanswered[0]!;
       first.from += 1;
-      ahead -= blockSize;
+      if (!held) ahead -= blockSize;
       if (first.from === first.to) unanswered.shift();
     },
+    used: (): void => {
+      ahead -= blockSize;
+    },
+    /** Everything was asked for and answered. */
+    done: (): boolean => unanswered.length === 0 && take() === undefined,
     /** The link is a new one. */
     anew: (): void => {
       again = unanswered.map(({ from, to, want }) => lineFor(want, from, to));

@@ -3,7 +3,7 @@
  * each proven by its member's digest before a byte of it is used. Verification, audit and restore are
  * made of it.
  */
-import { Effect, Exit, Scope, Semaphore } from "effect";
+import { Effect, Exit, Latch, Scope, Semaphore } from "effect";
 import { Ledger } from "#services/Ledger";
 import type { Call } from "#services/Qrexec";
 import { archiveSize } from "#src/archive/walk";
@@ -17,7 +17,7 @@ import {
 } from "#src/proof/members";
 import { type Manifest, parseManifest } from "#src/proof/texts";
 import { printable } from "#src/say/shown";
-import { asking } from "#src/wire/asking";
+import { asking, type Due } from "#src/wire/asking";
 import { frames } from "#src/wire/frames";
 import { aliveAfter, blockSize, proofLimit } from "#src/wire/limits";
 import { readExactLine } from "#src/wire/lines";
@@ -277,8 +277,8 @@ export const openFar = Effect.fnUntraced(function* (destination: string) {
   );
 
   /**
-   * Reads blocks in order and gives each to `use`, proven; the bytes are valid until `use` returns. A
-   * link that breaks is made again from the next block. A block that is not what was backed up, or that
+   * Reads blocks in order, some ahead, and gives each to `use`, proven. A link that breaks is made again
+   * from the next block. A block that is not what was backed up, or that
    * the server does not give, is for `lost`, which by itself ends it.
    */
   const blocks = Effect.fnUntraced(function* <W extends Want, R>(
@@ -291,6 +291,17 @@ export const openFar = Effect.fnUntraced(function* (destination: string) {
     ) => failure,
   ) {
     const asked = asking(wants[Symbol.iterator]());
+    /** What came and waits to be used: a tool that pauses must not hold the server up. */
+    const came: Array<{ readonly due: Due<W>; readonly bytes: Uint8Array | RunFailed }> = [];
+    const there = Latch.makeUnsafe(false);
+    const room = Latch.makeUnsafe(false);
+    let over = false;
+    const arrived = (due: Due<W>, bytes: Uint8Array | RunFailed) => {
+      asked.answered(true);
+      came.push({ due, bytes });
+      waiting = false;
+      there.openUnsafe();
+    };
     const once = Effect.gen(function* () {
       waiting = true;
       if (link === undefined) {
@@ -300,23 +311,28 @@ export const openFar = Effect.fnUntraced(function* (destination: string) {
       const { call, next, rest } = link;
       const reading = Effect.gen(function* () {
         for (;;) {
+          room.closeUnsafe();
           const lines = asked.lines();
+          waiting = true;
           if (lines !== "") yield* write(call, lines);
           const due = asked.due();
-          if (due === undefined) return;
+          if (due === undefined) {
+            waiting = false;
+            if (asked.done()) return;
+            yield* room.await;
+            continue;
+          }
           const { block, want } = due;
           const what = `block ${block} of ${printable(want.of.path)}`;
-          waiting = true;
           const frame = yield* next;
           if (frame.kind === "keep-alive") continue;
           if (frame.kind === "bytes") {
-            waiting = false;
             const bytes = provenBlock(want.of, block, frame.bytes);
             through += frame.bytes.length;
-            asked.answered();
-            yield* bytes === undefined
-              ? lost(want, block, failed("integrity", `${what} is not what was backed up`))
-              : use(want, block, bytes);
+            arrived(
+              due,
+              bytes?.slice() ?? failed("integrity", `${what} is not what was backed up`),
+            );
             continue;
           }
           if (frame.kind !== "give-up") return yield* new LinkBroken({ reason: "the link ended" });
@@ -325,10 +341,8 @@ export const openFar = Effect.fnUntraced(function* (destination: string) {
           if (reply?.type !== "error") {
             return yield* new LinkBroken({ reason: "the server broke off" });
           }
-          waiting = false;
           through += 1;
-          asked.answered();
-          yield* lost(want, block, notGiven(reply, what));
+          arrived(due, notGiven(reply, what));
         }
       });
       yield* Effect.raceFirst(
@@ -339,9 +353,33 @@ export const openFar = Effect.fnUntraced(function* (destination: string) {
       // What was asked for and is still on its way must not be taken for the answer to something else.
       Effect.onExit((exit) => (Exit.isSuccess(exit) ? Effect.void : hangUp)),
     );
-    yield* guarded(persist(once, persistence)).pipe(
-      Effect.ensuring(Effect.sync(() => (waiting = false))),
+    const fetching = guarded(persist(once, persistence)).pipe(
+      Effect.ensuring(
+        Effect.sync(() => {
+          waiting = false;
+          over = true;
+          there.openUnsafe();
+        }),
+      ),
     );
+    const using = Effect.gen(function* () {
+      for (;;) {
+        there.closeUnsafe();
+        const first = came.shift();
+        if (first === undefined) {
+          if (over) return;
+          yield* there.await;
+          continue;
+        }
+        const { bytes, due } = first;
+        yield* bytes instanceof Uint8Array
+          ? use(due.want, due.block, bytes)
+          : lost(due.want, due.block, bytes);
+        asked.used();
+        room.openUnsafe();
+      }
+    });
+    yield* Effect.all([fetching, using], { concurrency: 2, discard: true });
   });
 
   return { members, blocks };

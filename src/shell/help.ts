@@ -22,7 +22,7 @@ On the server itself, as root:
       makes the identity of a new store, and shows it
   runuser -u ACCOUNT -- qbackup-shell signers [add KEY|remove KEY] --root DIR
       shows the fingerprints and keys whose uploads the store takes, or changes them: KEY is what
-      "qbackup key" shows in dom0. Without any, the first dom0 that comes reserves the store; where
+      "qbackup key show" prints in dom0. Without any, the first dom0 that comes reserves the store; where
       the last one was removed, it takes no upload
 
 exit codes:

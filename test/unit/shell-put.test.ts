@@ -563,7 +563,8 @@ describe("a ticket", () => {
       assert.deepStrictEqual(yield* highest(world), { text, signature: shown.signature });
       for (const put of [nth(2), { ...nth(4), run: 3 }, { ...nth(4), run: 0 }]) {
         const { code, replies } = yield* upload(world, { archive: small, ...put });
-        assert.deepInclude({ ...errorOf(replies) }, { code: "stale" as const, ...shown });
+        const { code: told, signature, ticket } = errorOf(replies);
+        assert.deepStrictEqual({ told, signature, ticket }, { told: "stale", ...shown } as never);
         assert.strictEqual(code, 5);
       }
       // Another series and another signer count for themselves.
@@ -1118,6 +1119,392 @@ describe("an archive of slots", () => {
       assert.strictEqual(codeOf(replies), "bad-request");
       assert.isDefined(come(disk));
       assert.strictEqual((yield* upload(world, { ...firstNight, run: 2 })).code, 0);
+    }),
+  );
+});
+
+describe("several who want the same", () => {
+  const takesOver = (what: string, world: () => World, args: () => ReadonlyArray<string>) =>
+    it.live(`a newcomer takes over from an old connection: ${what}`, () =>
+      Effect.gen(function* () {
+        const w = { ...world(), fullChunk: 2_500_128 };
+        const put: Put = { args: args(), bytes: wide.length };
+        // In both the same words: a ticket is good for one upload.
+        const time = yield* Clock.currentTimeMillis;
+        const old = yield* open(w, { ...put, time });
+        yield* old.next;
+        yield* old.stdin.write(framesOf(wide).subarray(0, upTo(wide, 4)));
+        assert.deepInclude(yield* old.next, { type: "ack", offset: offsetOf(wide, 4) });
+        const { code, offset } = yield* upload(w, { ...put, time, archive: wide });
+        assert.strictEqual(yield* old.exit, 4);
+        assert.deepStrictEqual(yield* old.rest, []);
+        assert.deepStrictEqual([offset, code], [offsetOf(wide, 4), 0]);
+      }).pipe(Effect.scoped),
+    );
+  takesOver("in memory", memoryWorld, () => []);
+  takesOver("with real locks on a real disk", realWorld, () => ["--root", realRoot()]);
+
+  it.effect("is busy when the old one cannot let go", () =>
+    Effect.gen(function* () {
+      const disk = new Disk();
+      const world = memoryWorld(disk);
+      const old = yield* open(world);
+      yield* old.next;
+      disk.syncing = Effect.sleep("1 minute");
+      yield* old.stdin.write(framesOf(medium).subarray(0, upTo(medium, 20)));
+      yield* TestClock.adjust("3 seconds");
+      const newcomer = yield* Effect.forkChild(upload(world, { archive: medium, time: 0 }));
+      // In steps: its own syncs are slow too, and it has to be waiting before its time can pass.
+      for (let i = 0; i < 900 && newcomer.pollUnsafe() === undefined; i++) {
+        yield* TestClock.adjust("1 second");
+      }
+      const { code, replies } = yield* Fiber.join(newcomer);
+      assert.deepStrictEqual([code, codeOf(replies)], [5, "busy"]);
+      yield* TestClock.adjust("10 minutes");
+      assert.strictEqual(yield* old.exit, 4);
+      disk.syncing = Effect.void;
+      const again = yield* upload(world, { archive: medium, time: 0 });
+      assert.deepStrictEqual([again.code, again.offset], [0, offsetOf(medium, 20)]);
+    }).pipe(Effect.scoped),
+  );
+
+  it.effect("two for one name: the second is told, and comes back under another one", () =>
+    Effect.gen(function* () {
+      const world = memoryWorld();
+      const first = yield* open(world, { ...nth(1), name: "a" });
+      yield* first.next;
+      const faster = yield* upload(world, {
+        archive: small,
+        ...nth(1),
+        name: "a",
+        session: sessionOf(2),
+        series: `x-${series}`,
+      });
+      assert.strictEqual(faster.code, 0);
+      yield* first.stdin.write(
+        streamOf({ archive: medium, ...nth(1), name: "a" }, first.server, 0),
+      );
+      assert.strictEqual(codeOf(yield* first.rest), "exists");
+      assert.strictEqual(yield* first.exit, 5);
+      const again = yield* upload(world, { archive: medium, ...nth(2), session: sessionOf(1) });
+      assert.deepStrictEqual([again.offset, again.code], [medium.length, 0]);
+    }).pipe(Effect.scoped),
+  );
+
+  it.effect("takes so many uploads at once, and no more", () =>
+    Effect.gen(function* () {
+      const world = memoryWorld();
+      const clients = yield* Effect.forEach(
+        Array.from({ length: uploadLimit }, (_, i) => i + 1),
+        (n) => open(world, { ...nth(n), series: `s${n}-${series}` }),
+      );
+      for (const client of clients) assert.deepInclude(yield* client.next, { type: "ready" });
+      const next: Upload = { archive: small, ...nth(9), series: `s9-${series}` };
+      const refused = yield* upload(world, next);
+      assert.deepStrictEqual([codeOf(refused.replies), refused.code], ["busy", 5]);
+      // Who takes over from one of them needs no more room than that one.
+      const over = yield* upload(world, { archive: small, ...nth(2), series: `s2-${series}` });
+      assert.strictEqual(over.code, 0);
+      assert.strictEqual((yield* upload(world, next)).code, 0);
+      assert.strictEqual((yield* run(world, { command: "bare" }, small)).code, 5);
+    }).pipe(Effect.scoped),
+  );
+
+  it.effect("the first two signers of a store may come at once: one gets it", () =>
+    Effect.gen(function* () {
+      const world = memoryWorld();
+      yield* serverKey(world);
+      const both = yield* Effect.forEach(
+        [dom0, otherDom0],
+        (signer, i) => upload(world, { archive: small, ...nth(i + 1), signer }),
+        { concurrency: "unbounded" },
+      );
+      const codes = both.map(({ replies }) => codeOf(replies)).toSorted();
+      assert.deepStrictEqual(codes, ["not-permitted", "stored"]);
+    }),
+  );
+
+  it.effect("a store is served from one network namespace of a machine at a time", () =>
+    Effect.gen(function* () {
+      const disk = new Disk();
+      const from = (boot: string, namespace: string) =>
+        worldOf(Layer.mergeAll(memorySafeFs(disk), memoryLocks(new Map(), { boot, namespace })));
+      const here = from("b", "1");
+      const there = from("b", "2");
+      assert.strictEqual((yield* upload(here, { archive: small, ...nth(1) })).code, 0);
+      const told = yield* run(there, { command: "qbackup/1 about" });
+      assert.strictEqual(told.code, 5);
+      assert.match(told.text, /"busy".*another network namespace/);
+      assert.strictEqual((yield* listed(there)).archives.length, 1);
+      yield* TestClock.adjust("9 minutes");
+      assert.strictEqual((yield* run(there, { command: "x" }, small)).code, 5);
+      yield* TestClock.adjust("2 minutes");
+      // An upload that brings bytes keeps the store its own.
+      const client = yield* open(here, nth(2));
+      yield* client.next;
+      for (const block of blocksOf(medium).slice(0, 12)) {
+        yield* client.stdin.write(framed(block));
+        yield* TestClock.adjust("50 seconds");
+      }
+      assert.strictEqual((yield* run(there, { command: "qbackup/1 about" })).code, 5);
+      // And steps down where another one has it.
+      disk.plant(
+        ".qbackup/owner",
+        Buffer.from(`b 3 ${new Date(yield* Clock.currentTimeMillis).toISOString()} \n`),
+      );
+      for (const block of blocksOf(medium).slice(12, 16)) {
+        yield* Effect.ignore(client.stdin.write(framed(block)));
+        yield* TestClock.adjust("50 seconds");
+      }
+      assert.strictEqual(codeOf(yield* client.rest), "busy");
+      assert.isDefined(come(disk, 2));
+      // Another start of the machine, or what nobody can read, is no hindrance.
+      assert.strictEqual((yield* run(from("c", "4"), { command: "qbackup/1 about" })).code, 0);
+      disk.plant(".qbackup/owner", Buffer.from("nonsense"));
+      assert.strictEqual((yield* run(here, { command: "qbackup/1 about" })).code, 0);
+    }).pipe(Effect.scoped),
+  );
+
+  it.effect("another connection makes the key just when this one has found none", () =>
+    Effect.gen(function* () {
+      const disk = new Disk();
+      const other = new Disk();
+      yield* run(memoryWorld(other), { args: ["init"] });
+      let looked = 0;
+      const rival = Layer.effect(
+        SafeFs,
+        Effect.map(SafeFs, (files) => ({
+          root: (at: string | undefined) =>
+            Effect.map(files.root(at), (root) => {
+              const { ensure } = root;
+              return Object.assign(root, {
+                ensure: (name: string, mode: number) =>
+                  Effect.map(ensure(name, mode), (own) => {
+                    const { stat } = own;
+                    return Object.assign(own, {
+                      stat: (file: string) =>
+                        Effect.suspend(() => {
+                          const node = disk.find(".qbackup");
+                          if (file === "identity" && node?.kind === "directory" && looked++ === 0) {
+                            node.entries.set("identity", other.find(".qbackup/identity")!);
+                          }
+                          return stat(file);
+                        }),
+                    });
+                  }),
+              });
+            }),
+        })),
+      ).pipe(Layer.provide(memorySafeFs(disk)));
+      const put = yield* upload(worldOf(Layer.mergeAll(rival, memoryLocks())), { archive: small });
+      assert.isAbove(looked, 0);
+      assert.deepStrictEqual([put.code, codeOf(put.replies)], [0, "stored"]);
+    }),
+  );
+});
+
+describe("what the disk does", () => {
+  it.effect("is tried before an upload begins, as far as its commit needs it", () =>
+    Effect.gen(function* () {
+      const tries: ReadonlyArray<
+        readonly [Operation["operation"], "not-permitted" | "unsupported" | "io", string, RegExp]
+      > = [
+        ["protect", "not-permitted", "unsupported", /does not let the account change the mode/],
+        ["protect", "unsupported", "unsupported", /does not let the account change the mode/],
+        ["link", "unsupported", "unsupported", /hard links are needed/],
+        ["link", "not-permitted", "not-permitted", /\(link\)/],
+        ["sync-directory", "io", "internal", /disk failed \(sync-directory\)/],
+      ];
+      for (const [operation, reason, code, message] of tries) {
+        const disk = new Disk();
+        disk.plant("sub", "directory");
+        const world = memoryWorld(disk);
+        const partly: Upload = { archive: medium, ...nth(1), name: "sub/a" };
+        yield* upload(world, { ...partly, cutAt: upTo(medium, 5) });
+        const before = disk.files();
+        const server = yield* serverKey(world);
+        disk.fault = (call) => (call.operation === operation ? reason : undefined);
+        const put = { ...nth(2), name: "sub/b" };
+        const { code: exit, text } = yield* run(world, { command: commandFor(put, server, 0) });
+        assert.deepStrictEqual([exit, /"code":"([^"]*)"/.exec(text)?.[1]], [5, code], operation);
+        assert.match(text, message);
+        const bare = yield* run(world, { command: "sub/c" }, small);
+        assert.strictEqual(bare.code, 5, operation);
+        disk.fault = () => undefined;
+        assert.deepStrictEqual(disk.files(), before);
+        // Nothing of another upload is lost by it.
+        const { offset, replies } = yield* upload(world, partly);
+        assert.deepStrictEqual([offset, codeOf(replies)], [offsetOf(medium, 5), "stored"]);
+        assert.notInclude(disk.files().join(), "probe");
+      }
+    }),
+  );
+
+  it.effect("before a crash in such a try stands in nobody's way, and is no archive", () =>
+    Effect.gen(function* () {
+      const disk = new Disk();
+      const world = memoryWorld(disk);
+      disk.plant("_qbackup-probe.manifest.json", Buffer.alloc(0));
+      assert.deepStrictEqual((yield* listed(world)).archives, []);
+      assert.strictEqual((yield* upload(world, { archive: small })).code, 0);
+      assert.notInclude(disk.files().join(), "probe");
+    }),
+  );
+
+  it.effect("wrong is told with its cause", () =>
+    Effect.gen(function* () {
+      for (const [reason, message] of [
+        ["read-only", /the server's disk is mounted read-only/],
+        ["too-many-files", /too many files open/],
+        ["not-permitted", /account may not do that in the store \(create\)/],
+        ["too-large", /larger than the server's file system, or its limit for files, allows/],
+        ["no-space", /disk is full/],
+      ] as const) {
+        const disk = new Disk();
+        const world = memoryWorld(disk);
+        const server = yield* serverKey(world);
+        disk.fault = ({ operation }) => (operation === "create" ? reason : undefined);
+        const { code, text } = yield* run(world, { command: commandFor({}, server, 0) });
+        assert.strictEqual(code, 5);
+        assert.match(text, message);
+      }
+    }),
+  );
+
+  it.effect("wrong with a flush ends the upload for good, and says so later", () =>
+    Effect.gen(function* () {
+      const faults: ReadonlyArray<readonly [Operation["operation"], "no-space" | "io", string]> = [
+        ["sync", "io", "internal"],
+        ["sync", "no-space", "no-space"],
+        ["write", "no-space", "no-space"],
+        ["sync-directory", "io", "internal"],
+      ];
+      for (const [operation, reason, code] of faults) {
+        let failed = 0;
+        for (let skip = 0; ; skip++) {
+          const disk = new Disk();
+          const world = memoryWorld(disk);
+          const client = yield* open(world);
+          yield* client.next;
+          let seen = 0;
+          disk.fault = (call) => {
+            if (call.operation !== operation || !disk.files().includes(incoming(1)))
+              return undefined;
+            seen += 1;
+            return seen === skip + 1 ? reason : undefined;
+          };
+          yield* client.stdin.write(streamOf({ archive: medium }, client.server, 0));
+          const said = yield* client.rest;
+          disk.fault = () => undefined;
+          const what = `${operation} ${skip}: ${JSON.stringify(said.at(-1))}`;
+          if (seen <= skip) {
+            assert.strictEqual(codeOf(said), "stored", what);
+            break;
+          }
+          // What fails behind the commit is only the tidying up.
+          const done = codeOf(said) === "stored";
+          if (!done) {
+            failed += 1;
+            assert.deepStrictEqual([codeOf(said), yield* client.exit], [code, 5], what);
+            assert.deepStrictEqual(kept(disk), [], what);
+          }
+          const again = yield* upload(world, { archive: medium, time: 0 });
+          // With its trailer all of it was there, and only a flush can have lost it.
+          if (done || (operation === "write" && codeOf(again.replies) === "stored")) {
+            assert.strictEqual(codeOf(again.replies), "stored", what);
+          } else {
+            assert.isUndefined(come(disk), what);
+            const why =
+              operation === "write" ? "there was no room left for it" : "the server's disk failed";
+            assert.strictEqual(errorOf(again.replies).why, why, what);
+          }
+          assert.strictEqual((yield* upload(world, { archive: small, ...nth(2) })).code, 0, what);
+        }
+        assert.isAbove(failed, 3, operation);
+      }
+    }).pipe(Effect.scoped),
+  );
+
+  it.effect("to a torn end of an upload: it is cut back to what its digests prove", () =>
+    Effect.gen(function* () {
+      const disk = new Disk();
+      const world = wideWorld(disk);
+      const put: Upload = { archive: wide, bytes: wide.length, time: 0 };
+      const offset = Effect.map(upload(world, { ...put, cutAt: 0 }), (seen) => seen.offset);
+      yield* upload(world, { ...put, cutAt: upTo(wide, 8) });
+      assert.strictEqual(yield* offset, offsetOf(wide, 8));
+      const data = come(disk)!;
+      data[offsetOf(wide, 7) + 5]! ^= 1;
+      disk.plant(incoming(1), data);
+      assert.strictEqual(yield* offset, offsetOf(wide, 7));
+      const digests = () => disk.bytes(`${incoming(1)}.digests`)!;
+      disk.plant(`${incoming(1)}.digests`, Buffer.concat([digests(), Buffer.alloc(40)]));
+      assert.strictEqual(yield* offset, offsetOf(wide, 7));
+      disk.plant(`${incoming(1)}.digests`, digests().subarray(0, 5 * 32 + 31));
+      assert.strictEqual(yield* offset, offsetOf(wide, 5));
+      // A header that was torn, too.
+      const torn = come(disk)!;
+      torn.fill(0, offsetOf(wide, 3), offsetOf(wide, 3) + 600);
+      disk.plant(incoming(1), torn);
+      assert.strictEqual(yield* offset, offsetOf(wide, 3));
+      disk.plant(incoming(1), Buffer.alloc(0));
+      assert.strictEqual(yield* offset, 0);
+      yield* upload(world, { ...put, cutAt: upTo(wide, 8) });
+      disk.plant(`${incoming(1)}.table`, Buffer.from("nonsense"));
+      assert.strictEqual((yield* upload(world, put)).code, 0);
+    }),
+  );
+
+  it.effect("with the writer's file: one that is not the upload any more is not written on", () =>
+    Effect.gen(function* () {
+      const disk = new Disk();
+      const client = yield* open(memoryWorld(disk));
+      yield* client.next;
+      const blocks = blocksOf(medium);
+      yield* client.stdin.write(framed(blocks[0]!));
+      yield* TestClock.adjust("2 seconds");
+      assert.deepInclude(yield* client.next, { type: "ack" });
+      disk.plant(incoming(1), Buffer.from("another one's"));
+      yield* client.stdin.write(framed(blocks[1]!));
+      yield* TestClock.adjust("2 seconds");
+      assert.strictEqual(yield* client.exit, 4);
+      assert.deepStrictEqual(yield* client.rest, []);
+      assert.strictEqual(come(disk)!.toString(), "another one's");
+    }).pipe(Effect.scoped),
+  );
+
+  it.effect("that lets others in is no place for a store", () =>
+    Effect.gen(function* () {
+      const disk = new Disk();
+      disk.plant(".qbackup", "directory", 0o750);
+      const world = memoryWorld(disk);
+      const { code, text } = yield* run(world, { command: "qbackup/1 about" });
+      assert.strictEqual(code, 5);
+      assert.match(text, /open to other accounts: chmod/);
+      const foreign = yield* run(memoryWorld(new Disk()), { command: "x", uid: 7 }, small);
+      assert.strictEqual(foreign.code, 5);
+    }),
+  );
+
+  it.live("a snapshot of links beside the store changes nothing", () =>
+    Effect.gen(function* () {
+      const root = realRoot();
+      const args = ["--root", root];
+      const world = realWorld();
+      const snapshot = (name: string) =>
+        execFileSync("cp", ["-al", root, `${root}-${name}`], { stdio: "inherit" });
+      const put: Upload = { archive: medium, args, time: yield* Clock.currentTimeMillis };
+      yield* upload(world, { ...put, cutAt: upTo(medium, 9) });
+      snapshot("before");
+      const { offset, replies } = yield* upload(world, put);
+      assert.deepStrictEqual([offset, codeOf(replies)], [offsetOf(medium, 9), "stored"]);
+      snapshot("after");
+      const again = yield* upload(world, put);
+      assert.deepStrictEqual(again.replies, [replies.at(-1)]);
+      assert.isTrue(fs.readFileSync(path.join(root, "a.backup")).equals(medium));
+      const next = yield* upload(world, { archive: small, args, ...nth(2) });
+      assert.strictEqual(next.code, 0);
+      assert.strictEqual((yield* listed(world, "", args)).archives.length, 2);
     }),
   );
 });

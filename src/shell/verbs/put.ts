@@ -287,7 +287,12 @@ const hasRoom = Effect.fnUntraced(function* (store: WritableStore, ticket: Ticke
 /** Why nothing of an upload is of use any more, for who asks again; undefined where it is. */
 const uselessFor = (error: Failure, work: Work | undefined): string | undefined => {
   if (error._tag === "LinkLost") return undefined;
-  if (error._tag === "SafeFsError" && error.reason !== "no-space" && error.reason !== "too-large") {
+  // What a flush has lost is lost, whatever was the cause.
+  if (
+    error._tag === "SafeFsError" &&
+    (error.operation.startsWith("sync") ||
+      (error.reason !== "no-space" && error.reason !== "too-large"))
+  ) {
     return "the server's disk failed";
   }
   const code = error._tag === "Refused" ? error.code : "no-space";

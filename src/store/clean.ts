@@ -94,8 +94,11 @@ export const clean = Effect.fnUntraced(function* (
       const settled = yield* settledOf(store, session);
       if (settled !== undefined) return yield* settle(store, settled);
       if (yield* kept(store, session, names, now)) return false;
-      const why =
-        (yield* find(incoming, session)) === undefined ? undefined : "no link came back to it";
+      // Nobody knows of one that never had a ticket, or a byte.
+      const known =
+        (yield* find(incoming, session)) !== undefined &&
+        (yield* ticketOf(incoming, session)) !== undefined;
+      const why = known ? "no link came back to it" : undefined;
       yield* discard(store, session, why);
       for (const name of names) yield* Effect.ignore(incoming.remove(name));
       return true;

@@ -101,22 +101,24 @@ export const settle = Effect.fnUntraced(function* (
   { place, plain, session }: Settled,
 ): Effect.fn.Return<boolean, SafeFsError> {
   const { base, directory } = place;
-  let free = true;
+  let named = true;
   if (plain && !(yield* isPruned(store, session))) {
     const pack = yield* find(store.packs, session);
     const there = yield* find(directory, base);
     if (there === undefined && pack !== undefined) {
-      yield* Effect.catchIf(
-        store.packs.link(session, directory, base),
-        ({ reason }) => reason === "exists",
-        () => Effect.void,
+      named = yield* store.packs.link(session, directory, base).pipe(
+        Effect.as(true),
+        Effect.catchIf(
+          ({ reason }) => reason === "exists",
+          () => Effect.succeed(false),
+        ),
       );
     } else if (pack !== undefined) {
-      free = there?.kind === "file" && there.inode === pack.inode;
+      named = there?.kind === "file" && there.inode === pack.inode;
     }
   }
   // Who committed it may have died before this.
   yield* directory.sync;
   yield* Effect.ignore(letGo(store, session));
-  return free;
+  return named;
 });

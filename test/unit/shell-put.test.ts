@@ -1393,7 +1393,7 @@ describe("what the disk does", () => {
             seen += 1;
             return seen === skip + 1 ? reason : undefined;
           };
-          yield* client.stdin.write(streamOf({ archive: medium }, client.server, 0));
+          yield* client.stdin.write(streamOf({ archive: small }, client.server, 0));
           const said = yield* client.rest;
           disk.fault = () => undefined;
           const what = `${operation} ${skip}: ${JSON.stringify(said.at(-1))}`;
@@ -1408,7 +1408,7 @@ describe("what the disk does", () => {
             assert.deepStrictEqual([codeOf(said), yield* client.exit], [code, 5], what);
             assert.deepStrictEqual(kept(disk), [], what);
           }
-          const again = yield* upload(world, { archive: medium, time: 0 });
+          const again = yield* upload(world, { archive: small, time: 0 });
           // With its trailer all of it was there, and only a flush can have lost it.
           if (done || (operation === "write" && codeOf(again.replies) === "stored")) {
             assert.strictEqual(codeOf(again.replies), "stored", what);
@@ -1505,6 +1505,478 @@ describe("what the disk does", () => {
       const next = yield* upload(world, { archive: small, args, ...nth(2) });
       assert.strictEqual(next.code, 0);
       assert.strictEqual((yield* listed(world, "", args)).archives.length, 2);
+    }),
+  );
+});
+
+describe("the bare form", () => {
+  it.effect("stores an archive under its path, once, and vouches for nothing", () =>
+    Effect.gen(function* () {
+      const disk = new Disk();
+      disk.plant("sub", "directory");
+      for (const [command, archive, world] of [
+        ["one.backup", small, memoryWorld(disk)],
+        ["sub/two.backup", wide, wideWorld(disk)],
+      ] as const) {
+        assert.deepStrictEqual(yield* run(world, { command }, archive), { code: 0, text: "" });
+        assert.isTrue(disk.bytes(command)!.equals(archive));
+        assert.strictEqual((yield* run(world, { command }, archive)).code, 5);
+      }
+      const { archives } = yield* listed(memoryWorld(disk));
+      assert.deepStrictEqual(
+        archives.map(({ members, name, root, signer, size }) => [
+          name,
+          signer,
+          { members, root, size },
+        ]),
+        [
+          ["one.backup", null, wholeOf(tableFor(small), "qvm-backup")],
+          ["sub/two.backup", null, wholeOf(tableFor(wide), "qvm-backup")],
+        ],
+      );
+      const record = JSON.parse(disk.bytes("sub/two.backup.manifest.json")!.toString());
+      assert.deepStrictEqual(Object.keys(record), ["session", "members", "root", "size", "stored"]);
+      const { session } = record;
+      assert.strictEqual(
+        disk.bytes(`.qbackup/tables/${session}`)!.toString(),
+        tableFor(wide).join(""),
+      );
+      assert.strictEqual(
+        disk.bytes(`.qbackup/recipes/${session}`)!.toString(),
+        `${session} 0 ${tableFor(wide).length}\n`,
+      );
+      assert.deepStrictEqual(leftovers(disk), []);
+    }),
+  );
+
+  it.effect("is refused once the store has a signer, unless its owner allows it", () =>
+    Effect.gen(function* () {
+      const disk = new Disk();
+      const world = memoryWorld(disk);
+      assert.strictEqual((yield* run(world, { command: "early" }, small)).code, 0);
+      assert.strictEqual((yield* upload(world, { archive: small, ...nth(1) })).code, 0);
+      const refused = yield* run(world, { command: "late" }, small);
+      assert.strictEqual(refused.code, 5);
+      assert.match(world.said.lines.at(-1)!.text, /signed backups only/);
+      const args = ["--allow-unsigned"];
+      // Under the name of an archive or a record of its own there is no place.
+      for (const command of ["a1.backup", "early"]) {
+        assert.strictEqual((yield* run(world, { args, command }, small)).code, 5);
+      }
+      assert.strictEqual((yield* run(world, { args, command: "late" }, small)).code, 0);
+      assert.deepStrictEqual(
+        (yield* listed(world)).archives.map(({ name, signer }) => [name, signer]),
+        [
+          ["a1.backup", dom0.publicKey],
+          ["early", null],
+          ["late", null],
+        ],
+      );
+    }),
+  );
+
+  it.effect("a signer who comes while it is under way stops it", () =>
+    Effect.gen(function* () {
+      const disk = new Disk();
+      const world = memoryWorld(disk);
+      const client = yield* start(world, { command: "x" });
+      yield* client.stdin.write(small.subarray(0, 50_000));
+      yield* TestClock.adjust("3 seconds");
+      assert.strictEqual((yield* upload(world, { archive: small, ...nth(1) })).code, 0);
+      yield* client.stdin.write(small.subarray(50_000));
+      yield* client.stdin.end;
+      assert.strictEqual(yield* client.exit, 5);
+      assert.strictEqual((yield* listed(world)).archives.length, 1);
+    }).pipe(Effect.scoped),
+  );
+
+  it.effect("stores nothing that is no archive", () =>
+    Effect.gen(function* () {
+      const disk = new Disk();
+      const world = memoryWorld(disk);
+      const broken = [
+        Buffer.alloc(0),
+        Buffer.from("hello\n"),
+        Buffer.from("backup-header"),
+        Buffer.alloc(2_000_000),
+        small.subarray(0, small.length - 1),
+        small.subarray(0, small.length - 10_240),
+        medium.subarray(0, 2 * blockSize),
+        Buffer.concat([small, Buffer.alloc(512)]),
+        Buffer.concat([small, small]),
+        blocksOf(small)[0]!,
+      ];
+      for (const [i, bytes] of broken.entries()) {
+        const { code, text } = yield* run(world, { command: "ls" }, bytes);
+        assert.deepStrictEqual([code, text], [6, ""], String(i));
+      }
+      assert.deepStrictEqual(disk.files(), [".qbackup/identity"]);
+      assert.strictEqual(world.said.lines.length, broken.length);
+    }),
+  );
+
+  it.effect("a client of another protocol, which waits for an answer, is refused at once", () =>
+    Effect.gen(function* () {
+      const client = yield* start(memoryWorld(), { command: "internal-sftp" });
+      yield* client.stdin.write(Buffer.from("000000050100000003", "hex"));
+      assert.strictEqual(yield* client.exit, 6);
+    }).pipe(Effect.scoped),
+  );
+
+  it.effect("a client that breaks off or says nothing leaves nothing", () =>
+    Effect.gen(function* () {
+      const disk = new Disk();
+      const world = memoryWorld(disk);
+      const broken = yield* start(world, { command: "a.backup" });
+      yield* broken.stdin.write(medium.subarray(0, 1_100_000));
+      yield* TestClock.adjust("3 seconds");
+      yield* broken.cut;
+      assert.strictEqual(yield* broken.exit, 4);
+      const killed = yield* start(world, { command: "a.backup" });
+      yield* killed.stdin.write(medium.subarray(0, 1_100_000));
+      yield* TestClock.adjust("3 seconds");
+      yield* killed.kill;
+      const silent = yield* start(world, { command: "a.backup" });
+      yield* TestClock.adjust("1 hour");
+      assert.strictEqual(yield* silent.exit, 4);
+      assert.deepStrictEqual(disk.files(), [".qbackup/identity"]);
+    }).pipe(Effect.scoped),
+  );
+
+  it.effect("a crash at any moment leaves all of it or nothing, and the next one stores it", () =>
+    Effect.gen(function* () {
+      const calm = new Disk();
+      yield* run(memoryWorld(calm), { command: "x" }, small);
+      for (let at = 0; at < calm.log.length; at++) {
+        for (const seed of [undefined, 1]) {
+          const disk = new Disk();
+          let seen = 0;
+          disk.fault = () => (seen++ === at ? "off" : undefined);
+          yield* run(memoryWorld(disk), { command: "x" }, small);
+          disk.fault = () => undefined;
+          disk.crash(seed === undefined ? undefined : rng(at).next);
+          const world = memoryWorld(disk);
+          const there = (yield* listed(world)).archives.length === 1;
+          // A day later the next one finishes or removes what this one has left.
+          yield* TestClock.adjust("25 hours");
+          assert.strictEqual((yield* run(world, { command: "y" }, small)).code, 0, String(at));
+          const { archives } = yield* listed(world);
+          assert.strictEqual(archives.length, there ? 2 : 1, String(at));
+          for (const { damaged, name } of archives) {
+            assert.isFalse(damaged);
+            assert.isTrue(disk.bytes(name)!.equals(small), String(at));
+          }
+          assert.deepStrictEqual(
+            leftovers(disk).join(),
+            "",
+            `${at} ${JSON.stringify(calm.log[at])}`,
+          );
+          assert.strictEqual(kept(disk).length, 7 * archives.length, String(at));
+        }
+      }
+    }),
+  );
+});
+
+describe("the quota", () => {
+  const series1 = { series: `s1-${series}` };
+  const full: Put = { args: ["--quota", "1M"], bytes: 700_000 };
+  const exact = (world: World) =>
+    Effect.map(ask(world, "about", [], full.args), ({ replies: [first] }) =>
+      first?.type === "about" ? first.room : Number.NaN,
+    );
+
+  it.effect("counts everything that the store has, and nothing else", () =>
+    Effect.gen(function* () {
+      const disk = new Disk();
+      disk.plant("sub", "directory");
+      const world = memoryWorld(disk);
+      const used = () =>
+        disk
+          .files()
+          .filter((file) => file.startsWith(".qbackup/"))
+          .reduce((sum, file) => sum + disk.bytes(file)!.length, 0);
+      yield* serverKey(world);
+      assert.strictEqual(yield* exact(world), 2 ** 20 - used());
+      yield* upload(world, { archive: small, ...nth(1) });
+      assert.isAbove(used(), small.length + 3000);
+      assert.strictEqual(yield* exact(world), 2 ** 20 - used());
+      // What others put beside it, a snapshot say, is not the account's.
+      for (const file of ["filler", "sub/a.backup", "sub/a.backup.manifest.json"]) {
+        disk.plant(file, Buffer.alloc(blockSize));
+      }
+      assert.strictEqual(yield* exact(world), 2 ** 20 - used());
+      yield* upload(world, { archive: small, ...nth(2), cutAt: 100_000 });
+      assert.strictEqual(yield* exact(world), 2 ** 20 - used());
+      disk.plant(".qbackup/filler", Buffer.alloc(blockSize));
+      assert.strictEqual(yield* exact(world), 0);
+    }),
+  );
+
+  it.effect("refuses at admission what about has no room for, to the byte", () =>
+    Effect.gen(function* () {
+      const world = memoryWorld();
+      yield* upload(world, { archive: small, ...nth(1) });
+      const room = yield* exact(world);
+      const more = yield* upload(world, { archive: small, ...nth(2), ...full, bytes: room + 1 });
+      assert.deepStrictEqual([codeOf(more.replies), more.code], ["quota", 5]);
+      const client = yield* open(world, { ...nth(2), ...full, bytes: room });
+      assert.deepInclude(yield* client.next, { type: "ready" });
+      // While that one is under way it has what its ticket asks for.
+      assert.isBelow(yield* exact(world), 100);
+      const other = { archive: small, ...nth(1), session: sessionOf(3), name: "x", ...series1 };
+      const second = yield* upload(world, { ...other, ...full, bytes: 100 });
+      assert.strictEqual(codeOf(second.replies), "quota");
+      yield* client.cut;
+      yield* client.exit;
+      assert.isAtLeast(yield* exact(world), room - 5000);
+    }).pipe(Effect.scoped),
+  );
+
+  it.effect("is counted again when the upload is there: tables and records too", () =>
+    Effect.gen(function* () {
+      const world = memoryWorld();
+      yield* serverKey(world);
+      const room = yield* exact(world);
+      // Its bytes fit, and what is written down of them does not.
+      const pack = small;
+      const args = ["--quota", String(pack.length + 2 ** 20 - room + 400)];
+      const { replies } = yield* upload(world, { archive: pack, bytes: pack.length, args });
+      assert.strictEqual(codeOf(replies), "quota");
+      assert.deepStrictEqual((yield* listed(world)).archives, []);
+      // It is kept for when there is more room.
+      const again = yield* upload(world, { archive: pack, run: 2 });
+      assert.deepStrictEqual([again.offset, codeOf(again.replies)], [pack.length, "stored"]);
+    }),
+  );
+
+  it.effect("stands against many who come at once", () =>
+    Effect.gen(function* () {
+      const disk = new Disk();
+      const world = memoryWorld(disk);
+      yield* serverKey(world);
+      const said = yield* Effect.forEach(
+        Array.from({ length: 12 }, (_, i) => i + 1),
+        (n) => upload(world, { archive: small, ...nth(n), ...full, series: `s${n}-${series}` }),
+        { concurrency: "unbounded" },
+      );
+      const stored = said.filter(({ replies }) => codeOf(replies) === "stored");
+      assert.strictEqual(stored.length, 1);
+      const size = disk
+        .files()
+        .filter((file) => file.startsWith(".qbackup/"))
+        .reduce((sum, file) => sum + disk.bytes(file)!.length, 0);
+      assert.isAtMost(size, 2 ** 20);
+      for (const n of [20, 21]) {
+        const bare = yield* run(world, { ...full, command: `bare${n}` } as never, small);
+        assert.strictEqual(bare.code, 5);
+      }
+    }),
+  );
+
+  it.effect("an upload that another one has taken the room of is ended in the middle", () =>
+    Effect.gen(function* () {
+      const disk = new Disk();
+      const world = memoryWorld(disk);
+      const client = yield* open(world, { ...nth(1), ...full });
+      yield* client.next;
+      yield* client.stdin.write(framesOf(small).subarray(0, upTo(small, 4)));
+      yield* TestClock.adjust("2 seconds");
+      assert.deepInclude(yield* client.next, { type: "ack" });
+      disk.plant(".qbackup/tables/x", Buffer.alloc(900_000));
+      disk.plant(".qbackup/packs/x", Buffer.alloc(1));
+      yield* client.stdin.write(framesOf(small).subarray(upTo(small, 4), upTo(small, 8)));
+      yield* TestClock.adjust("2 seconds");
+      assert.strictEqual(codeOf(yield* client.rest), "quota");
+    }).pipe(Effect.scoped),
+  );
+
+  it.effect("where room is short, the oldest of the same series goes, and no other", () =>
+    Effect.gen(function* () {
+      for (const short of ["quota", "disk"]) {
+        const disk = new Disk();
+        const world = memoryWorld(disk);
+        const partly = { archive: medium, cutAt: upTo(medium, 20) };
+        yield* run(world, { args: ["init"] });
+        for (const { publicKey } of [dom0, otherDom0]) {
+          yield* run(world, { args: ["signers", "add", publicKey] });
+        }
+        yield* upload(world, { ...partly, ...nth(1), signer: otherDom0 });
+        yield* upload(world, { ...partly, ...nth(2), ...series1 });
+        for (const n of [3, 4]) {
+          yield* upload(world, { ...partly, ...nth(n) });
+          yield* TestClock.adjust("1 minute");
+        }
+        const left = () => [1, 2, 3, 4].filter((n) => come(disk, n) !== undefined);
+        assert.deepStrictEqual(left(), [1, 2, 3, 4], JSON.stringify(world.said.lines));
+        const bytes = medium.length;
+        const size = 4 * (offsetOf(medium, 20) + 5000);
+        // Room for one more once one of them is gone.
+        const quota = size + bytes - offsetOf(medium, 20) + 10_000;
+        const args = short === "quota" ? ["--quota", String(quota)] : [];
+        if (short === "disk")
+          disk.capacity = disk.used + 64 * blockSize + bytes - offsetOf(medium, 19);
+        const { replies } = yield* upload(world, { archive: medium, ...nth(5), bytes, args });
+        assert.strictEqual(codeOf(replies), "stored", short);
+        assert.deepStrictEqual(left(), [1, 2, 4], short);
+        disk.capacity = Number.MAX_SAFE_INTEGER;
+        const gone = yield* upload(world, { ...partly, ...nth(6), session: sessionOf(3) });
+        assert.match(errorOf(gone.replies).why!, /room was needed/);
+      }
+    }),
+  );
+});
+
+describe("cleaning", () => {
+  it.effect("removes what nobody came back for in a day, and nothing else", () =>
+    Effect.gen(function* () {
+      const disk = new Disk();
+      const world = memoryWorld(disk);
+      const of = (n: number): Put => ({ ...nth(n), series: `s${n}-${series}` });
+      const partly = (n: number) =>
+        upload(world, { archive: medium, ...of(n), cutAt: upTo(medium, 9) });
+      yield* upload(world, { archive: small, ...of(9) });
+      for (const n of [1, 2, 3]) yield* partly(n);
+      disk.plant(`${incoming(7)}.identity`, Buffer.alloc(3));
+      disk.plant(".qbackup/incoming/something-else", Buffer.alloc(3));
+      const living = yield* open(world, { ...of(3), time: 0 });
+      yield* living.next;
+      const hours = Effect.fnUntraced(function* (many: number) {
+        for (let i = 0; i < many * 120; i++) {
+          yield* living.stdin.write(keepAliveFrame);
+          yield* TestClock.adjust("30 seconds");
+        }
+      });
+      yield* hours(23);
+      yield* partly(4);
+      yield* hours(2);
+      const next = yield* open(world, of(5));
+      assert.deepInclude(yield* next.next, { type: "ready" });
+      yield* TestClock.adjust("1 second");
+      assert.deepStrictEqual(leftovers(disk), [
+        ...[1, 2].map((n) => `.qbackup/gone/${sessionOf(n)}`),
+        ...[3, 4, 5]
+          .flatMap((n) =>
+            ["", ".digests", ".table", ".ticket"].map((end) => `${incoming(n)}${end}`),
+          )
+          .toSorted(),
+        ".qbackup/incoming/something-else",
+      ]);
+      assert.strictEqual((yield* listed(world)).archives.length, 1);
+      const gone = yield* upload(world, { archive: medium, ...of(1), time: 0 });
+      assert.deepInclude({ ...errorOf(gone.replies) }, { code: "gone" as const });
+      assert.match(errorOf(gone.replies).why!, /no link came back/);
+    }).pipe(Effect.scoped),
+  );
+
+  it.effect("of a committed upload's leftovers leaves its archive alone, and names it", () =>
+    Effect.gen(function* () {
+      const disk = new Disk();
+      const world = memoryWorld(disk);
+      disk.fault = ({ name, operation }) =>
+        (operation === "remove" &&
+          name.startsWith(incoming(1)) &&
+          disk.files().includes("a1.backup.manifest.json")) ||
+        (operation === "link" && name === `.qbackup/packs/${sessionOf(1)}`)
+          ? "io"
+          : undefined;
+      assert.strictEqual((yield* upload(world, { archive: small, ...nth(1) })).code, 0);
+      disk.fault = () => undefined;
+      assert.isTrue(come(disk)!.equals(small));
+      assert.isUndefined(disk.bytes("a1.backup"));
+      const next = yield* open(world, nth(2));
+      yield* next.next;
+      yield* TestClock.adjust("1 second");
+      assert.isUndefined(come(disk));
+      assert.isTrue(disk.bytes("a1.backup")!.equals(small));
+      assert.strictEqual(kept(disk).length, 7);
+    }).pipe(Effect.scoped),
+  );
+
+  it.effect("a foreign file under the name of an archive stays, and is told of", () =>
+    Effect.gen(function* () {
+      const disk = new Disk();
+      const world = memoryWorld(disk);
+      disk.fault = ({ name, operation }) => {
+        // It comes just before the archive gets its own name.
+        if (operation === "link" && name === `.qbackup/packs/${sessionOf(1)}`) {
+          disk.plant("a1.backup", Buffer.from("mine"));
+        }
+        return undefined;
+      };
+      assert.strictEqual((yield* upload(world, { archive: small, ...nth(1) })).code, 0);
+      assert.strictEqual(disk.bytes("a1.backup")!.toString(), "mine");
+      assert.include(world.journal.map(({ text }) => text).join("\n"), "verdict=foreign-file");
+      assert.strictEqual((yield* listed(world)).archives.length, 1);
+      assert.strictEqual((yield* upload(world, { archive: small, ...nth(1) })).code, 0);
+      assert.strictEqual(disk.bytes("a1.backup")!.toString(), "mine");
+    }),
+  );
+
+  it.effect("a plain file that is missing is made again, but not of a pruned archive", () =>
+    Effect.gen(function* () {
+      const disk = new Disk();
+      const world = memoryWorld(disk);
+      const put: Upload = { archive: small, ...nth(1) };
+      yield* upload(world, put);
+      const drop = () => {
+        const { entries, stable } = disk.root;
+        for (const names of [entries, stable]) names.delete("a1.backup");
+      };
+      drop();
+      assert.strictEqual(codeOf((yield* upload(world, put)).replies), "stored");
+      assert.isTrue(disk.bytes("a1.backup")!.equals(small));
+      drop();
+      disk.plant(".qbackup/tombstones", "directory");
+      disk.plant(`.qbackup/tombstones/${sessionOf(1)}`, Buffer.from("x"));
+      yield* upload(world, put);
+      assert.isUndefined(disk.bytes("a1.backup"));
+    }),
+  );
+
+  it.effect("a session whose record is gone is told so, and its pack is not written again", () =>
+    Effect.gen(function* () {
+      const disk = new Disk();
+      const world = memoryWorld(disk);
+      yield* upload(world, { archive: small, ...nth(1) });
+      for (const name of ["a1.backup.manifest.json", "a1.backup"]) {
+        for (const names of [disk.root.entries, disk.root.stable]) names.delete(name);
+      }
+      for (const why of [/record of its archive is missing/, /pruned/]) {
+        const { replies } = yield* upload(world, {
+          archive: small,
+          ...nth(2),
+          session: sessionOf(1),
+        });
+        assert.strictEqual(codeOf(replies), "gone");
+        assert.match(errorOf(replies).why!, why);
+        disk.plant(".qbackup/tombstones", "directory");
+        disk.plant(`.qbackup/tombstones/${sessionOf(1)}`, Buffer.from("x"));
+      }
+      assert.isTrue(disk.bytes(`.qbackup/packs/${sessionOf(1)}`)!.equals(small));
+    }),
+  );
+
+  it.effect("happens with the bare form, too", () =>
+    Effect.gen(function* () {
+      const disk = new Disk();
+      const world = memoryWorld(disk);
+      yield* upload(world, { archive: medium, cutAt: upTo(medium, 9) });
+      yield* TestClock.adjust("25 hours");
+      const args = ["--allow-unsigned"];
+      assert.strictEqual((yield* run(world, { args, command: "c" }, small)).code, 0);
+      assert.isUndefined(come(disk));
+    }),
+  );
+
+  it.effect("does not hold up a put behind thousands of leftovers", () =>
+    Effect.gen(function* () {
+      const disk = new Disk();
+      const world = memoryWorld(disk);
+      yield* run(world, { args: ["init"] });
+      for (let n = 100; n < 3100; n++) disk.plant(incoming(n), Buffer.alloc(10));
+      yield* TestClock.adjust("25 hours");
+      assert.strictEqual((yield* upload(world, { archive: small })).code, 0);
     }),
   );
 });

@@ -3,12 +3,11 @@ import { Effect, type Scope } from "effect";
 import type { File, SafeFsError } from "#services/SafeFs";
 import { memberLimit, parseMember, tableLineLimit } from "#src/proof/table";
 import { digestSize, leafOf, treeLevels } from "#src/proof/treehash";
-import { parseTicketWords } from "#src/proof/texts";
 import { blockSize } from "#src/wire/limits";
 import type { Session } from "#src/wire/names";
 import { type Refused, refuse } from "./failure.ts";
-import { isSigned, readRecord, saidOf } from "./record.ts";
-import { find, locate, readText, type Store, whereFound } from "./store.ts";
+import { nameOf, readRecord, saidOf } from "./record.ts";
+import { find, locate, type Store } from "./store.ts";
 import { eachLine, memberAt, openTable, ownDirectory, ownFile, type Table } from "./tables.ts";
 
 /** Where the members of a pack lie. */
@@ -55,7 +54,8 @@ const leastLine = 1 + 1 + 1 + 1 + 3 + 1 + 2 * digestSize + 1;
 
 /**
  * Is what lies under `packs/` an archive's? It is put there before the record, which is the commit,
- * and the upload's own name goes after that: so where both are there, the record decides.
+ * and the upload's own name goes after that: so where both are there, the record decides. It is found
+ * by its second name, which was there before it.
  */
 export const isCommitted = Effect.fnUntraced(function* (
   store: Pick<Store, "root">,
@@ -67,17 +67,15 @@ export const isCommitted = Effect.fnUntraced(function* (
       if (packs === undefined || (yield* find(packs, session))?.kind !== "file") return false;
       const incoming = yield* ownDirectory(store, "incoming");
       if (incoming === undefined || (yield* find(incoming, session)) === undefined) return true;
-      const ticket = yield* whereFound(
-        Effect.flatMap(incoming.open(`${session}.ticket`, "read"), (file) => readText(file, 4096)),
-      );
-      const words = (ticket ?? "").split("\n")[0]!.split(" ");
-      const name = words[0] === "put" ? parseTicketWords(words.slice(1, 9))?.name : undefined;
+      const records = yield* ownDirectory(store, "records");
+      const second = records === undefined ? undefined : yield* readRecord(records, session);
+      const name = second === undefined ? undefined : nameOf(second);
       if (name === undefined) return false;
       const record = yield* locate(store.root, name).pipe(
         Effect.flatMap(({ base, directory }) => readRecord(directory, base)),
         Effect.catchTag("Refused", () => Effect.undefined),
       );
-      return record !== undefined && isSigned(record) && saidOf(record, name)?.session === session;
+      return record !== undefined && saidOf(record, name)?.session === session;
     }),
   );
 });

@@ -19,7 +19,7 @@ import {
   Instant,
   isSignature,
   manifestSuffix,
-  type Name,
+  Name,
   type PublicKey,
   type Series,
   Session,
@@ -39,6 +39,7 @@ const Signed = Schema.Struct({
   receiptSignature: Signature,
 });
 const Bare = Schema.Struct({
+  name: Name,
   session: Session,
   size: Count,
   members: Count.check(Schema.isLessThanOrEqualTo(memberLimit)),
@@ -58,6 +59,10 @@ export const recordText = (record: Record): string => JSON.stringify(record);
 
 export const isSigned = (record: Record): record is SignedRecord => "manifest" in record;
 
+/** The name that a record is for; undefined where its manifest is none. */
+export const nameOf = (record: Record): Name | undefined =>
+  isSigned(record) ? parseManifest(record.manifest)?.name : record.name;
+
 /** What a record says of its archive. Of the bare form nobody signed anything. */
 export interface Said {
   readonly session: Session;
@@ -76,7 +81,9 @@ export interface Said {
 /** Undefined where manifest and receipt do not belong together, or are for another name. */
 export const saidOf = (record: Record, name: Name): Said | undefined => {
   if (!isSigned(record)) {
-    return { ...record, signer: null, series: null, run: null, format: "qvm-backup" };
+    const { name: of, ...said } = record;
+    if (of !== name) return undefined;
+    return { ...said, signer: null, series: null, run: null, format: "qvm-backup" };
   }
   const manifest = parseManifest(record.manifest);
   const receipt = parseReceipt(record.receipt);

@@ -3,17 +3,9 @@ import { Effect, type Scope } from "effect";
 import type { SafeFsError } from "#services/SafeFs";
 import { signatureHolds } from "#src/proof/keys";
 import { parseManifest } from "#src/proof/texts";
-import { isName, manifestSuffix, type Name, type Session } from "#src/wire/names";
+import { manifestSuffix, type Session } from "#src/wire/names";
 import { isSigned, readRecord, type SignedRecord } from "./record.ts";
-import {
-  clear,
-  find,
-  locate,
-  type Place,
-  readText,
-  whereFound,
-  type WritableStore,
-} from "./store.ts";
+import { clear, find, locate, type Place, type WritableStore } from "./store.ts";
 import { isPruned } from "./packs.ts";
 
 export interface Settled {
@@ -25,7 +17,7 @@ export interface Settled {
   readonly plain: boolean;
 }
 
-/** The files of an upload, besides its bytes. The ticket of the bare form is its name alone. */
+/** The files of an upload, besides its bytes. */
 export const filesOf = (session: string) => ({
   digests: `${session}.digests`,
   table: `${session}.table`,
@@ -36,19 +28,6 @@ export const filesOf = (session: string) => ({
 
 /** The second name of a record, in `records/`. */
 export const recordName = (session: string): string => `${session}${manifestSuffix}`;
-
-/** The name that an upload of the bare form is to have. */
-const bareName = Effect.fnUntraced(function* (
-  { incoming }: WritableStore,
-  session: Session,
-): Effect.fn.Return<Name | undefined, SafeFsError> {
-  const name = yield* Effect.scoped(
-    whereFound(
-      Effect.flatMap(incoming.open(filesOf(session).ticket, "read"), (file) => readText(file, 512)),
-    ),
-  );
-  return isName(name) ? name : undefined;
-});
 
 /**
  * Undefined where nothing was committed with this session, or the record is no more. What is beside
@@ -62,7 +41,7 @@ export const settledOf = Effect.fnUntraced(function* (
   const record = yield* readRecord(store.records, session);
   if (record === undefined) return undefined;
   const manifest = isSigned(record) ? parseManifest(record.manifest) : undefined;
-  const name = isSigned(record) ? manifest?.name : yield* bareName(store, session);
+  const name = isSigned(record) ? manifest?.name : record.name;
   if (name === undefined) return undefined;
   const place = yield* Effect.catchTag(locate(store.root, name), "Refused", () => Effect.undefined);
   if (place === undefined) return undefined;
@@ -86,10 +65,10 @@ export const letGo = Effect.fnUntraced(function* (
   { held, incoming }: WritableStore,
   session: string,
 ): Effect.fn.Return<void, SafeFsError> {
-  // Its bytes go last: while they are there it is seen what else there may be.
+  // Its bytes go first: while they are there, readers ask its ticket whether it is an archive.
+  yield* clear(incoming, session);
   for (const name of Object.values(filesOf(session))) yield* clear(incoming, name);
   yield* clear(held, session);
-  yield* clear(incoming, session);
 });
 
 /**

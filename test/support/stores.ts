@@ -136,7 +136,7 @@ export const storeMaker = (write: Write) => {
         ...kept.receipt,
       });
       const record = kept.bare
-        ? { session, size, members, root, stored: at }
+        ? { name, session, size, members, root, stored: at }
         : {
             manifest,
             signature: signerPair.sign("manifest", manifest),

@@ -72,6 +72,8 @@ const small = archiveOf({
     { path: "vm2/root.img", size: 100_000 },
   ],
 });
+/** As few bytes as an archive can have, for what is tried very often. */
+const tiny = archiveOf({ seed: 6, chunk: smallChunk, files: [{ path: "vm7/root.img", size: 9 }] });
 /** Members of several blocks each. */
 const wide = archiveOf({
   seed: 3,
@@ -1509,6 +1511,116 @@ describe("what the disk does", () => {
   );
 });
 
+describe("a crash in the middle of a put", () => {
+  /** A disk with a first night on it, and a second one that builds on that. */
+  const first: Upload = { archive: tiny, ...nth(1), time: 0 };
+  const lines = tableFor(tiny);
+  const second: Upload = {
+    archive: archiveOf({ seed: 7, chunk: smallChunk, files: [] }),
+    recipe: "new 0 3\nbase 3 1\n",
+    base: sessionOf(1),
+    ...nth(2),
+    time: 0,
+  };
+  const of = (upload: Upload): Upload =>
+    upload === first ? first : { ...second, lines: [...tableFor(second.archive), lines[3]!] };
+  const prepared = Effect.fnUntraced(function* (what: Upload) {
+    const disk = new Disk();
+    yield* run(memoryWorld(disk), { args: ["init"] });
+    if (what !== first) yield* upload(memoryWorld(disk), first);
+    return disk;
+  });
+  /** What must hold at any time: what is listed is whole, and what is not has no name. */
+  const sound = Effect.fnUntraced(function* (disk: Disk, what: string) {
+    const { archives } = yield* listed(memoryWorld(disk));
+    for (const { damaged, name, session } of archives) {
+      assert.isFalse(damaged, what);
+      const archive = session === sessionOf(1) ? first.archive : second.archive;
+      assert.isTrue(disk.bytes(`.qbackup/packs/${session}`)!.equals(archive), what);
+      const plain = disk.bytes(name);
+      if (plain !== undefined) assert.isTrue(plain.equals(archive), what);
+    }
+    for (const file of disk.files()) {
+      if (file.startsWith(".qbackup/") || file.endsWith(".manifest.json")) continue;
+      assert.include(
+        archives.map(({ name }) => `${name}`),
+        file,
+        what,
+      );
+    }
+    return archives.length;
+  });
+  const losses: ReadonlyArray<readonly [string, (at: number) => (() => number) | undefined]> = [
+    ["nothing unsynced is left", () => undefined],
+    ["all of it is left", () => () => 0.999],
+    ["a part of it is left", (at) => rng(at).next],
+    ["another part of it is left", (at) => rng(at + 1000).next],
+  ];
+
+  for (const [nights, put] of [
+    ["first", first],
+    ["second", second],
+  ] as const) {
+    const some = put === first ? losses : losses.slice(1, 3);
+    it.effect.each(some)(`of the ${nights} night loses nothing that was said: %s`, ([, loss]) =>
+      Effect.gen(function* () {
+        const calm = yield* prepared(put);
+        const before = calm.log.length;
+        yield* upload(memoryWorld(calm), of(put));
+        const moments = calm.log.length - before;
+        assert.isAbove(moments, 100);
+        for (let at = 0; at < moments; at++) {
+          const disk = yield* prepared(put);
+          let seen = 0;
+          disk.fault = () => (seen++ === at ? "off" : undefined);
+          const said = yield* upload(memoryWorld(disk), of(put)).pipe(
+            Effect.catchDefect(() => Effect.succeed({ replies: [] as Array<Reply<"put">> })),
+          );
+          disk.fault = () => undefined;
+          disk.crash(loss(at));
+          const what = `moment ${at}: ${JSON.stringify(calm.log[before + at])}`;
+          const there = yield* sound(disk, what);
+          const stored = said.replies.find(({ type }) => type === "stored");
+          if (stored !== undefined) assert.strictEqual(there, put === first ? 1 : 2, what);
+          // Asked again it is stored, or was; and after another loss it still is.
+          const again = yield* upload(memoryWorld(disk), of(put));
+          assert.strictEqual(codeOf(again.replies), "stored", what);
+          if (stored !== undefined) assert.deepStrictEqual(again.replies, [stored], what);
+          disk.crash(loss(at));
+          assert.strictEqual(yield* sound(disk, what), put === first ? 1 : 2, what);
+          // Lower tickets stay worth nothing.
+          const stale = yield* upload(memoryWorld(disk), { archive: tiny, ...nth(0), time: 0 });
+          assert.strictEqual(codeOf(stale.replies), "stale", what);
+        }
+      }),
+    );
+  }
+
+  it.effect("of the process alone, at any moment, is made good by the next put", () =>
+    Effect.gen(function* () {
+      const calm = yield* prepared(first);
+      const before = calm.log.length;
+      yield* upload(memoryWorld(calm), first);
+      for (let at = 0; at < calm.log.length - before; at++) {
+        const disk = yield* prepared(first);
+        let seen = 0;
+        // What a killed process cannot do any more fails here, its clearing up too.
+        disk.fault = () => (seen++ >= at ? "io" : undefined);
+        yield* upload(memoryWorld(disk), first).pipe(Effect.catchDefect(() => Effect.void));
+        disk.fault = () => undefined;
+        const what = `moment ${at}: ${JSON.stringify(calm.log[before + at])}`;
+        yield* sound(disk, what);
+        const again = yield* upload(memoryWorld(disk), first);
+        assert.strictEqual(codeOf(again.replies), "stored", what);
+        // What a try of the commit has left is removed a day later.
+        assert.notMatch(leftovers(disk).join(), /incoming\/0|held|gone/, what);
+        disk.crash();
+        assert.strictEqual(yield* sound(disk, what), 1, what);
+      }
+    }),
+  );
+});
+
 describe("the bare form", () => {
   it.effect("stores an archive under its path, once, and vouches for nothing", () =>
     Effect.gen(function* () {
@@ -1518,7 +1630,8 @@ describe("the bare form", () => {
         ["one.backup", small, memoryWorld(disk)],
         ["sub/two.backup", wide, wideWorld(disk)],
       ] as const) {
-        assert.deepStrictEqual(yield* run(world, { command }, archive), { code: 0, text: "" });
+        const { code, text } = yield* run(world, { command }, archive);
+        assert.deepStrictEqual([code, text], [0, ""]);
         assert.isTrue(disk.bytes(command)!.equals(archive));
         assert.strictEqual((yield* run(world, { command }, archive)).code, 5);
       }
@@ -1535,7 +1648,14 @@ describe("the bare form", () => {
         ],
       );
       const record = JSON.parse(disk.bytes("sub/two.backup.manifest.json")!.toString());
-      assert.deepStrictEqual(Object.keys(record), ["session", "members", "root", "size", "stored"]);
+      assert.deepStrictEqual(Object.keys(record), [
+        "name",
+        "session",
+        "members",
+        "root",
+        "size",
+        "stored",
+      ]);
       const { session } = record;
       assert.strictEqual(
         disk.bytes(`.qbackup/tables/${session}`)!.toString(),
@@ -1646,25 +1766,25 @@ describe("the bare form", () => {
   it.effect("a crash at any moment leaves all of it or nothing, and the next one stores it", () =>
     Effect.gen(function* () {
       const calm = new Disk();
-      yield* run(memoryWorld(calm), { command: "x" }, small);
+      yield* run(memoryWorld(calm), { command: "x" }, tiny);
       for (let at = 0; at < calm.log.length; at++) {
-        for (const seed of [undefined, 1]) {
+        for (const torn of [false, true]) {
           const disk = new Disk();
           let seen = 0;
           disk.fault = () => (seen++ === at ? "off" : undefined);
-          yield* run(memoryWorld(disk), { command: "x" }, small);
+          yield* run(memoryWorld(disk), { command: "x" }, tiny);
           disk.fault = () => undefined;
-          disk.crash(seed === undefined ? undefined : rng(at).next);
+          disk.crash(torn ? rng(at).next : undefined);
           const world = memoryWorld(disk);
           const there = (yield* listed(world)).archives.length === 1;
           // A day later the next one finishes or removes what this one has left.
           yield* TestClock.adjust("25 hours");
-          assert.strictEqual((yield* run(world, { command: "y" }, small)).code, 0, String(at));
+          assert.strictEqual((yield* run(world, { command: "y" }, tiny)).code, 0, String(at));
           const { archives } = yield* listed(world);
           assert.strictEqual(archives.length, there ? 2 : 1, String(at));
           for (const { damaged, name } of archives) {
             assert.isFalse(damaged);
-            assert.isTrue(disk.bytes(name)!.equals(small), String(at));
+            assert.isTrue(disk.bytes(name)!.equals(tiny), String(at));
           }
           assert.deepStrictEqual(
             leftovers(disk).join(),

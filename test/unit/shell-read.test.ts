@@ -521,11 +521,11 @@ describe("read", () => {
       assert.strictEqual(yield* tryThree(), "not-found");
       maker.pack(three, archive);
       assert.strictEqual(yield* tryThree(), "not-found");
-      const words = `put three ${three} - ${seriesOfAll} 1 1 2026-11-23T05:00:00Z ${signerPair.publicKey} ${serverPair.publicKey}`;
-      write(`.qbackup/incoming/${three}.ticket`, Buffer.from(`${words}\n${"A".repeat(86)}\n`));
-      assert.strictEqual(yield* tryThree(), "not-found");
       assert.strictEqual((yield* lines(`table ${three}`)).said.at(-1)?.["code"], "not-found");
-      // A record of that name that is another archive's does not make it one.
+      // A record under its second name is none yet, and one of that name that is another archive's
+      // does not make it one.
+      const { record } = maker.archive({ name: "three", session: three });
+      write(`.qbackup/records/${three}.manifest.json`, Buffer.from(JSON.stringify(record)));
       maker.archive({ name: "three", session: two });
       assert.strictEqual(yield* tryThree(), "not-found");
       // The record is the commit, though the upload's own name is still there.

@@ -12,9 +12,8 @@ import { instantOf, type Name, Session } from "#src/wire/names";
 import { clean } from "#src/store/clean";
 import { commit, hold, nameIsFree, rehearse, seat } from "#src/store/commit";
 import { LinkLost, noRoom, refuse } from "#src/store/failure";
-import { filesOf } from "#src/store/settled";
 import { readSigners } from "#src/store/signers";
-import { locate, type WritableStore, writeText } from "#src/store/store";
+import { locate, type WritableStore } from "#src/store/store";
 import { discard, openUpload, type Upload } from "#src/store/upload";
 import { gauge } from "#src/store/usage";
 import type { Conversation } from "#src/shell/voice";
@@ -96,13 +95,12 @@ export const bare = Effect.fnUntraced(function* (
     });
     const flushed = Effect.flatMap(usage.left(), upload.allow);
     yield* Effect.raceFirst(receive(upload), upload.flushing(flushed));
-    yield* writeText(store.incoming, filesOf(session).ticket, name);
     const stored = instantOf(yield* Clock.currentTimeMillis);
     yield* commit(store, upload, {
       place,
       format: "qvm-backup",
       runs: upload.members() === 0 ? [] : [{ session, first: 0, count: upload.members() }],
-      record: (whole) => Effect.succeed({ session, ...whole, stored }),
+      record: (whole) => Effect.succeed({ name, session, ...whole, stored }),
       admissible: Effect.gen(function* () {
         yield* allowed(store, allowUnsigned);
         yield* upload.allow(yield* usage.left(true));

@@ -118,7 +118,7 @@ export const openTable = Effect.fnUntraced(function* (
       while (begin >= from && begin < from + held) {
         const at = begin - from;
         const end = window.indexOf(0x0a, at);
-        if (end === -1 || end >= held) return undefined;
+        if (end === -1) return undefined;
         begin += end + 1 - at;
         next += 1;
         if (next > index) return window.toString("latin1", at, end);

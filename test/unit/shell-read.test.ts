@@ -691,6 +691,15 @@ describe("check", () => {
       "a recipe that leads too far",
       (disk) => replace(disk, `.qbackup/recipes/${second}`, `${first} 4 1`, `${first} 5 1`),
     ],
+    [
+      "a pack and its table and digests, all at once",
+      (disk) => {
+        const other = slot("vm1/private.img.001.enc", 9);
+        const bytes = disk.bytes(`.qbackup/packs/${first}`)!;
+        const rest = bytes.subarray(0, bytes.length - other.length);
+        storeMaker(ontoDisk(disk)).pack(first, night(rest, other));
+      },
+    ],
     ["digests that are away", (disk) => unlink(disk, `.qbackup/digests/${first}`)],
   ];
   it.effect.each(faults)("finds, keeps and lists what changed: %s", ([, spoil]) =>

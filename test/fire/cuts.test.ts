@@ -10,9 +10,9 @@ import { afterEach, assert, describe, it } from "vitest";
 import * as fs from "node:fs";
 import * as net from "node:net";
 import * as path from "node:path";
-import { parseManifest } from "#src/proof/manifest";
+import { parseManifest } from "#src/proof/texts";
 import { processesWith } from "#test/support/programs";
-import { treeHash } from "#test/support/peer";
+import { linesOf, rootOf, tableOf } from "#test/support/reference";
 import { notRoot, unless } from "#test/support/unless";
 import { type Ran, type Whole, whole, type WholeOptions } from "#test/support/whole";
 import { pause } from "./wire.ts";
@@ -98,7 +98,7 @@ const stored = (each: Whole, ran: Ran): void => {
   const manifest = parseManifest(entry.manifest)!;
   const bytes = fs.readFileSync(path.join(each.server.store, entry.name));
   assert.strictEqual(bytes.length, manifest.size);
-  assert.strictEqual(treeHash(bytes), manifest.treehash);
+  assert.strictEqual(rootOf(linesOf(tableOf(bytes))), manifest.root);
   assert.deepStrictEqual(fs.readdirSync(incoming(each)), []);
 };
 /** Watches, all the time, that there are never two writers; gives what it saw. */

@@ -9,17 +9,16 @@ import { counting, noStrace, type Point, pointsOf, stopping } from "./strace.ts"
 import {
   archive,
   below,
-  command,
+  contents,
   holdsOnly,
   inTurns,
   listed,
   type Parcel,
   pause,
-  put,
   removeScratch,
   scratch,
-  serve,
   sessionOf,
+  upload,
 } from "./wire.ts";
 import { tally } from "#test/support/tally";
 import { until } from "#test/support/until";
@@ -70,7 +69,7 @@ const refusedAt = async (
   try {
     await before(store);
     const tracer = stopping(point, `error=${error}`);
-    const said = await put(serve(store, command(parcel), tracer), parcel);
+    const said = await upload(store, parcel, {}, tracer);
     const wanted = error === "EIO" ? "internal" : "no-space";
     if (said.error?.["code"] !== wanted) {
       return `said ${JSON.stringify(said.error ?? said.stored)}, exit ${said.ran.code}`;
@@ -81,13 +80,15 @@ const refusedAt = async (
       return `stderr: ${said.ran.stderr}`;
     }
     if ((await listed(store)).length > 0) return "it is listed all the same";
-    const left = below(store).filter(
-      (name) => !/^\.qbackup(\/(digests|incoming|identity))?$/.test(name),
-    );
-    if (left.some((name) => !name.endsWith(".identity"))) return `left: ${left.join(", ")}`;
-    const again = await put(serve(store, command(parcel)), parcel);
+    const left = contents(store);
+    if (left.length > 0) return `left: ${left.join(", ")}`;
+    // An upload of which the disk has lost something is told to be gone; then another one comes.
+    const same = await upload(store, parcel);
+    const other = { ...parcel, session: sessionOf(2) };
+    const gone = same.error?.["code"] === "gone";
+    const again = gone ? await upload(store, other) : same;
     if (again.stored === undefined) return `the retry: ${JSON.stringify(again.error)}`;
-    return left.length > 0 ? undefined : holdsOnly(store, [parcel]);
+    return holdsOnly(store, [gone ? other : parcel]);
   } finally {
     fs.rmSync(store, { recursive: true, force: true });
   }
@@ -96,8 +97,7 @@ const refusedAt = async (
 describe("the server's disk", unless(noStrace), () => {
   const situations: Record<string, (store: string) => Promise<unknown>> = {
     "of a new upload": async () => {},
-    "of one that goes on": (store) =>
-      put(serve(store, command(parcel)), parcel, { cutAt: 8 * 1_048_576 + 500_000 }),
+    "of one that goes on": (store) => upload(store, parcel, { cutAt: 8 * 1_048_576 + 500_000 }),
   };
   it.each(Object.entries(situations))(
     "fails or is full at a write, flush or link %s: exit 5, one line, nothing left",
@@ -105,7 +105,7 @@ describe("the server's disk", unless(noStrace), () => {
       const store = scratch();
       await before(store);
       const log = path.join(scratch(), "log");
-      const counted = await put(serve(store, command(parcel), counting(log)), parcel);
+      const counted = await upload(store, parcel, {}, counting(log));
       assert.isDefined(counted.stored, counted.ran.stderr);
       const points = pointsOf(log).filter(({ needsDisk }) => needsDisk);
       assert.isAbove(points.length, 15);
@@ -137,12 +137,12 @@ describe("a small file system below the store", unless(noMount()), () => {
     const store = scratch();
     mount(store, "size=100m");
     // Makes what a store has of its own.
-    await put(serve(store, command(parcel)), parcel, { cutAt: 0 });
+    await upload(store, parcel, { cutAt: 0 });
     const stats = () => fs.statfsSync(store);
     const before = stats();
     for (const [stage, free] of levels) {
       const filler = path.join(store, ".filler");
-      const said = await put(serve(store, command(parcel)), parcel, {
+      const said = await upload(store, parcel, {
         ready: () => {
           const { bavail, bsize } = stats();
           execFileSync("fallocate", ["-l", String(bavail * bsize - free), filler]);
@@ -164,21 +164,21 @@ describe("a small file system below the store", unless(noMount()), () => {
     }
     // Nearly full from the beginning: told before a byte is sent.
     execFileSync("fallocate", ["-l", "50m", path.join(store, ".filler")]);
-    const early = await put(serve(store, command(parcel)), parcel);
+    const early = await upload(store, parcel);
     assert.strictEqual(early.first?.["code"], "no-space");
     fs.rmSync(path.join(store, ".filler"));
-    assert.isDefined((await put(serve(store, command(parcel)), parcel)).stored);
+    assert.isDefined((await upload(store, parcel)).stored);
     assert.isUndefined(holdsOnly(store, [parcel]));
   });
 
   it("has no names left for the links of the commit", async () => {
     const store = scratch();
     mount(store, "size=100m,nr_inodes=64");
-    await put(serve(store, command(parcel)), parcel, { cutAt: 0 });
+    await upload(store, parcel, { cutAt: 0 });
     const before = fs.statfsSync(store).ffree;
     for (const left of [0, 1, 2, 3]) {
       const fillers: Array<string> = [];
-      const said = await put(serve(store, command(parcel)), parcel, {
+      const said = await upload(store, parcel, {
         ready: () => {
           while (fs.statfsSync(store).ffree > left) {
             fillers.push(path.join(store, `.filler${fillers.length}`));
@@ -192,7 +192,7 @@ describe("a small file system below the store", unless(noMount()), () => {
       assert.strictEqual(fs.statfsSync(store).ffree, before, `${left} left: names are lost`);
       assert.deepStrictEqual(await listed(store), []);
     }
-    assert.isDefined((await put(serve(store, command(parcel)), parcel)).stored);
+    assert.isDefined((await upload(store, parcel)).stored);
   });
 });
 

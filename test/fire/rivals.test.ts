@@ -7,13 +7,14 @@ import {
   below,
   command,
   holdsOnly,
+  keyIn,
   listed,
   type Parcel,
-  put,
   removeScratch,
   scratch,
   serve,
   sessionOf,
+  upload,
 } from "./wire.ts";
 import { until } from "#test/support/until";
 
@@ -33,8 +34,8 @@ describe("two at once", () => {
         return until("both are ready", () => ready === 2);
       };
       const [first, second] = (await Promise.all(
-        parcels.map((parcel) => put(serve(store, command(parcel)), parcel, { ready: both })),
-      )) as [Awaited<ReturnType<typeof put>>, Awaited<ReturnType<typeof put>>];
+        parcels.map((parcel) => upload(store, parcel, { ready: both })),
+      )) as [Awaited<ReturnType<typeof upload>>, Awaited<ReturnType<typeof upload>>];
       const winner = first.stored === undefined ? 1 : 0;
       const [won, lost] = winner === 0 ? [first, second] : [second, first];
       assert.isDefined(won.stored, JSON.stringify(won.error));
@@ -49,8 +50,8 @@ describe("two at once", () => {
       assert.include(record.receipt, parcels[winner]!.session);
       assert.lengthOf(await listed(store), 1);
       // The loser may come back under another name: its upload is still there.
-      const renamed = { ...parcels[1 - winner]!, name: "b.backup" };
-      const again = await put(serve(store, command(renamed)), renamed);
+      const renamed = { ...parcels[1 - winner]!, name: "b.backup", run: 2 };
+      const again = await upload(store, renamed);
       assert.isAtLeast(Number(again.first?.["offset"]), 2 * 1_048_576);
       assert.isDefined(again.stored, JSON.stringify(again.error));
       assert.isUndefined(holdsOnly(store, [parcels[winner]!, renamed]));
@@ -60,10 +61,10 @@ describe("two at once", () => {
   it("with one session: the newcomer takes over, and the archive is the same", async () => {
     const store = scratch();
     const parcel: Parcel = { name: "a.backup", session: sessionOf(1), archive: archive(9_900_000) };
-    const old = serve(store, command(parcel));
+    const old = serve(store, command(parcel, keyIn(store)));
     const first = await old.next();
     assert.strictEqual(first?.type, "ready");
-    const next = await put(serve(store, command(parcel)), parcel);
+    const next = await upload(store, parcel);
     assert.isDefined(next.stored, JSON.stringify(next.error));
     assert.strictEqual((await old.ended).code, 4);
     assert.isUndefined(holdsOnly(store, [parcel]));
@@ -84,7 +85,7 @@ describe("a thousand abandoned uploads", () => {
       const times: Array<number> = [];
       for (let n = from; n < from + 5; n++) {
         const started = performance.now();
-        const said = await put(serve(store, command(parcelOf(n))), parcelOf(n), {
+        const said = await upload(store, parcelOf(n), {
           ready: () => {
             times.push(performance.now() - started);
             return ready?.(n);
@@ -117,7 +118,7 @@ describe("a thousand abandoned uploads", () => {
     assert.isBelow(crowded, 5 * alone + 500, `${alone} ms alone, ${crowded} ms among them`);
     for (let n = 200; below(incoming).length > 0 && n < 210; n++) {
       const parcel = parcelOf(n);
-      await put(serve(store, command(parcel)), parcel, {
+      await upload(store, parcel, {
         ready: () =>
           until("as many as one put takes", () => {
             const left = below(incoming).filter((name) => !name.startsWith(parcel.session));

@@ -11,7 +11,7 @@ import {
   medium,
   memoryWorld,
   open,
-  run,
+  serverKey,
   upload,
 } from "#test/support/shell";
 
@@ -19,9 +19,9 @@ describe("a crash", () => {
   /** The moments of an undisturbed put, as calls on the disk. */
   const moments = Effect.gen(function* () {
     const disk = new Disk();
-    yield* run(memoryWorld(disk), { args: ["init"] });
+    const server = yield* serverKey(memoryWorld(disk));
     const before = disk.log.length;
-    yield* upload(memoryWorld(disk), { archive: medium });
+    yield* upload(memoryWorld(disk), { archive: medium, server });
     return disk.log.length - before;
   });
 
@@ -34,17 +34,19 @@ describe("a crash", () => {
         for (let at = 0; at < count; at++) {
           for (const seed of [undefined, 1, 2, 3, 4]) {
             const disk = new Disk();
-            yield* run(memoryWorld(disk), { args: ["init"] });
+            const server = yield* serverKey(memoryWorld(disk));
             let seen = 0;
             disk.fault = () => (seen++ === at ? "off" : undefined);
-            const before = yield* upload(memoryWorld(disk), { archive: medium });
+            const before = yield* upload(memoryWorld(disk), { archive: medium, server });
             disk.fault = () => undefined;
             disk.crash(seed === undefined ? undefined : rng(seed * 1000 + at).next);
             const what = `moment ${at}, seed ${seed}`;
             const world = memoryWorld(disk);
             for (const archive of (yield* listed(world)).archives) {
               assert.isFalse(archive.damaged, what);
-              assert.isTrue(disk.bytes(archive.name)!.equals(medium), what);
+              const pack = disk.bytes(`.qbackup/packs/${archive.session}`)!;
+              assert.isTrue(pack.equals(medium), what);
+              assert.isTrue(disk.bytes(archive.name)?.equals(medium) ?? true, what);
             }
             const acknowledged = before.replies.reduce(
               (most, reply) => (reply.type === "ack" ? Math.max(most, reply.offset) : most),
@@ -72,11 +74,11 @@ describe("a crash", () => {
       const count = yield* moments;
       for (let at = 0; at < count; at++) {
         const disk = new Disk();
-        yield* run(memoryWorld(disk), { args: ["init"] });
+        const server = yield* serverKey(memoryWorld(disk));
         let seen = 0;
         disk.fault = () => (seen++ >= at ? "io" : undefined);
         // What a killed process cannot do any more fails here, its clearing up too.
-        yield* upload(memoryWorld(disk), { archive: medium });
+        yield* upload(memoryWorld(disk), { archive: medium, server });
         disk.fault = () => undefined;
         const world = memoryWorld(disk);
         const { replies } = yield* upload(world, { archive: medium });

@@ -10,7 +10,7 @@ import { planOf } from "#test/sim/plan";
 import { tell } from "#test/sim/story";
 import { archiveOf } from "#test/support/archive";
 import { rng } from "#test/support/random";
-import { listed, memoryWorld, sessionOf, smallChunk, upload } from "#test/support/shell";
+import { ask, listed, memoryWorld, sessionOf, smallChunk, upload } from "#test/support/shell";
 
 /** A block and a rest: the second put has something to go on from. */
 const archive = archiveOf({
@@ -58,7 +58,9 @@ const whole = Effect.fnUntraced(function* (disk: Disk) {
   const { archives } = yield* listed(memoryWorld(disk));
   for (const one of archives) {
     assert.isFalse(one.damaged, `${one.name} is listed as damaged`);
-    assert.isTrue(isWhole(disk.bytes(one.name)!), `${one.name} is not what was sent`);
+    // Its own name comes behind the record, and is made again where a crash took it.
+    const bytes = disk.bytes(one.name) ?? disk.bytes(`.qbackup/packs/${one.session}`)!;
+    assert.isTrue(isWhole(bytes), `${one.name} is not what was sent`);
   }
   for (const file of disk.files()) {
     if (file.startsWith(".qbackup/") || file.endsWith(".manifest.json")) continue;
@@ -68,8 +70,13 @@ const whole = Effect.fnUntraced(function* (disk: Disk) {
 });
 
 const once = Effect.fnUntraced(function* (disk: Disk, bytes = archive, run = 1) {
-  const put = { archive: bytes, name, run, session: sessionOf(run) };
-  const { code, replies } = yield* upload(memoryWorld(disk), put);
+  const world = memoryWorld(disk);
+  const about = yield* ask(world, "about");
+  const [met] = about.replies;
+  if (met?.type !== "about") return { code: about.code, last: met };
+  const { server } = met;
+  const put = { archive: bytes, name, run, server, session: sessionOf(run) };
+  const { code, replies } = yield* upload(world, put);
   return { code, last: replies.at(-1) };
 });
 /** The put that puts it right: of the same session, or of a new one where the server removed that. */
@@ -164,11 +171,10 @@ describe("a call on the disk does not succeed", () => {
               }
               // On a disk that takes nothing any more, a name cannot be taken back either.
               if (reason !== "io" || times === 1) assert.isFalse(there, when);
-              // Where the disk still lets files be removed, the upload's space is given back.
-              if (times === 1) {
-                const left = disk.files().filter((file) => /incoming\/0+1$/.test(file));
-                assert.deepStrictEqual(left, [], when);
-              }
+              // Where the disk still lets files be removed, the upload's space is given back, but for
+              // one that is whole: only its trailer was refused.
+              const left = disk.bytes(`.qbackup/incoming/${sessionOf(1)}`);
+              if (times === 1 && left !== undefined) assert.isTrue(left.equals(archive), when);
             }
             const next = yield* again(disk);
             assert.strictEqual(next.code, 0, `${when}; again: ${JSON.stringify(next)}`);

@@ -163,9 +163,10 @@ const checkRun = (world: World, run: Run): void => {
 
 const checkList = Effect.fnUntraced(function* (world: World, when: string) {
   const listed = yield* world.list();
-  for (const { damaged, name, root, size } of listed) {
+  for (const { damaged, name, root, session, size } of listed) {
     if (damaged) world.broken(`${when}: ${name} is listed as damaged`);
-    const bytes = look(world, name);
+    // Its own name comes behind the record, and is made again where a crash took it.
+    const bytes = look(world, name) ?? look(world, `.qbackup/packs/${session}`);
     const sent = world.runs.some(
       ({ archive, sound }) =>
         sound &&

@@ -298,6 +298,8 @@ export interface Put {
   /** dom0's key. */
   readonly signer?: Pair;
   readonly args?: ReadonlyArray<string>;
+  /** The server's key, where it need not be asked for. */
+  readonly server?: string;
 }
 
 /** A ticket as a client of this server would sign it. */
@@ -329,7 +331,7 @@ export const open = Effect.fnUntraced(function* (
   put: Put = {},
 ): Effect.fn.Return<Client<"put"> & { readonly server: string }, never, Scope.Scope> {
   const args = put.args ?? [];
-  const server = yield* serverKey(world, args);
+  const server = put.server ?? (yield* serverKey(world, args));
   const now = yield* Clock.currentTimeMillis;
   const client = yield* start(world, { args, command: commandFor(put, server, now) });
   return { ...client, server };

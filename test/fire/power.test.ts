@@ -42,9 +42,11 @@ const losses = {
   },
 } satisfies Record<string, (n: number) => () => boolean>;
 
-/** One put to its end, with an acknowledgement on the way. */
-const record = async (store: string, log: string): Promise<void> => {
+/** One put to its end, with an acknowledgement on the way. Gives a copy of the store before it. */
+const record = async (store: string, log: string): Promise<string> => {
   const server = keyIn(store);
+  const before = scratch();
+  fs.cpSync(store, before, { recursive: true });
   const call = serve(store, command(parcel, server), recording(log));
   assert.strictEqual((await call.next())?.type, "ready");
   const bytes = streamOf(parcel, server);
@@ -56,6 +58,7 @@ const record = async (store: string, log: string): Promise<void> => {
   assert.strictEqual((await call.next())?.type, "stored");
   call.end();
   assert.strictEqual((await call.ended).code, 0);
+  return before;
 };
 
 const afterwards = async (
@@ -88,20 +91,20 @@ describe("the server loses power", unless(noStrace), () => {
     async (_, loss) => {
       const store = scratch();
       const log = path.join(scratch(), "log");
-      await record(store, log);
-      const { crash, steps, version } = replay(log, store);
+      const before = await record(store, log);
+      const { crash, steps, version } = replay(log, store, before);
       let acked = 0;
       let stored = false;
       const wrong: Array<string> = [];
       for (const [i, { apply, said, text }] of steps.entries()) {
-        const before = version();
+        const was = version();
         apply();
         const offsets = [...(said ?? "").matchAll(/"offset":(\d+)/g)].map((found) =>
           Number(found[1]),
         );
         acked = Math.max(acked, ...offsets);
         stored ||= said?.includes('"stored"') === true;
-        if (version() === before && said === undefined) continue;
+        if (version() === was && said === undefined) continue;
         tally("system calls", 1);
         const left = scratch();
         crash(left, loss(i));

@@ -51,9 +51,30 @@ export interface Step {
 const decoded = (text: string): Buffer => Buffer.from(text.replaceAll("\\x", ""), "hex");
 const octal = (text: string | undefined): number => Number.parseInt(text ?? "0", 8);
 
-/** The calls of a log, in their order; with the disk that they work on, empty but for its root. */
-export const replay = (log: string, root: string) => {
-  const top: Folder = { kind: "folder", changes: [], synced: 0 };
+/** What lies in a directory, all of it on disk. */
+const loaded = (dir: string): Folder => {
+  const changes = fs.readdirSync(dir, { withFileTypes: true }).map((entry): Change => {
+    const at = path.join(dir, entry.name);
+    if (entry.isDirectory()) return { name: entry.name, node: loaded(at) };
+    const bytes: Change = { at: 0, bytes: fs.readFileSync(at) };
+    const mode: Change = { mode: fs.statSync(at).mode & 0o777 };
+    return { name: entry.name, node: { kind: "file", changes: [bytes, mode], synced: 2 } };
+  });
+  return { kind: "folder", changes, synced: changes.length };
+};
+/** Bytes of a file, if all of it stays. */
+const sizeOf = ({ changes }: FileNode): number =>
+  changes.reduce((size, change) => {
+    if ("size" in change) return change.size;
+    return "bytes" in change ? Math.max(size, change.at + change.bytes.length) : size;
+  }, 0);
+
+/**
+ * The calls of a log, in their order; with the disk that they work on. `before` is a copy of what it
+ * had at their beginning.
+ */
+export const replay = (log: string, root: string, before: string) => {
+  const top = loaded(before);
   const entries = (folder: Folder): Map<string, Node> => {
     const found = new Map<string, Node>();
     for (const change of folder.changes) {
@@ -71,6 +92,7 @@ export const replay = (log: string, root: string) => {
     version += 1;
   };
   const open = new Map<number, Node>();
+  const appending = new Set<number>();
   const offsets = new Map<number, number>();
   /** The folder and the name that a path means; undefined for what is not of this disk. */
   const where = (given: string): { folder: Folder; name: string } | undefined => {
@@ -80,6 +102,13 @@ export const replay = (log: string, root: string) => {
   };
   const find = (given: string): Node | undefined => {
     if (given === root) return top;
+    if (given.startsWith(`${root}/`)) {
+      let node: Node | undefined = top;
+      for (const name of given.slice(root.length + 1).split("/")) {
+        node = node?.kind === "folder" ? entries(node).get(name) : undefined;
+      }
+      return node;
+    }
     const self = /^\/proc\/self\/fd\/(\d+)$/.exec(given);
     if (self !== null) return open.get(Number(self[1]));
     const at = where(given);
@@ -122,6 +151,8 @@ export const replay = (log: string, root: string) => {
           }
           if (node !== undefined) open.set(Number(result), node);
           offsets.set(Number(result), 0);
+          if (args.includes("O_APPEND")) appending.add(Number(result));
+          else appending.delete(Number(result));
         });
         break;
       case "mkdir":
@@ -158,7 +189,8 @@ export const replay = (log: string, root: string) => {
           () => {
             const node = open.get(fd);
             if (node?.kind !== "file") return;
-            const at = call === "pwrite64" ? Number(last) : (offsets.get(fd) ?? 0);
+            const next = appending.has(fd) ? sizeOf(node) : (offsets.get(fd) ?? 0);
+            const at = call === "pwrite64" ? Number(last) : next;
             if (bytes.length !== Number(result)) throw new Error("the log has not all bytes");
             change(node, { at, bytes });
             offsets.set(fd, at + bytes.length);

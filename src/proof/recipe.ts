@@ -22,19 +22,16 @@ export interface Wish {
   readonly count: number;
 }
 
-const form = /^([0-9a-z]{3,32}) ([0-9]{1,7}) ([0-9]{1,7})$/;
-
 const parse = (text: string) => {
-  const match = form.exec(text);
-  const first = parseNumber(match?.[2] ?? "");
-  const count = parseNumber(match?.[3] ?? "");
-  return match === null ||
+  const [of, ...numbers] = text.split(" ");
+  const [first, count] = numbers.map((number) => parseNumber(number));
+  return numbers.length !== 2 ||
     first === undefined ||
     count === undefined ||
     count === 0 ||
     first + count > memberLimit
     ? undefined
-    : { of: match[1]!, first, count };
+    : { of, first, count };
 };
 
 /** Reads a stored line without its newline; undefined for anything else. */

@@ -144,14 +144,14 @@ const isTicket = Schema.is(Ticket);
 /** Reads the eight words; undefined when they are not a ticket's. */
 export const parseTicketWords = (words: ReadonlyArray<string>): Ticket | undefined => {
   if (words.length !== 8) return undefined;
-  const [name, session, base, series, run = "", bytes = "", time, signer] = words;
+  const [name, session, base, series, run, bytes, time, signer] = words;
   const ticket = {
     name,
     session,
     base,
     series,
-    run: parseNumber(run),
-    bytes: parseNumber(bytes),
+    run: parseNumber(run!),
+    bytes: parseNumber(bytes!),
     time,
     signer,
   };

@@ -138,6 +138,14 @@ describe("a manifest", () => {
 
 describe("a tombstone", () => {
   const whole = JSON.parse(vector("tombstone")) as texts.Tombstone;
+  it("has so many bytes and no more", () => {
+    const series = `${"a".repeat(512)}-0123456789abcdef` as texts.Tombstone["series"];
+    const of = (rule: number) => texts.tombstoneText({ ...whole, series, rule: "r".repeat(rule) });
+    const most = 100 + texts.tombstoneLimit - of(100).length;
+    assert.strictEqual(of(most).length, texts.tombstoneLimit);
+    assert.isDefined(texts.parseTombstone(of(most)));
+    assert.isUndefined(texts.parseTombstone(of(most + 1)));
+  });
   it("names its rule in 1 to 200 printable characters", () => {
     const takes = (rule: string) =>
       texts.parseTombstone(texts.tombstoneText({ ...whole, rule })) !== undefined;

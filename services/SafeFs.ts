@@ -79,6 +79,14 @@ export interface Directory {
     name: string,
     access: "read" | "write",
   ) => Effect.Effect<File, SafeFsError, Scope.Scope>;
+  /**
+   * All of a small file, opened as `open` does it; undefined where it has more than `limit` bytes. For
+   * very many of them: `open`, `stat` and `read` take several times as long.
+   */
+  readonly bytes: (
+    name: string,
+    limit: number,
+  ) => Effect.Effect<Uint8Array | undefined, SafeFsError>;
   readonly stat: (name: string) => Effect.Effect<Entry, SafeFsError>;
   readonly names: Effect.Effect<ReadonlyArray<string>, SafeFsError>;
   /** A second name for the file `name`, in `to`; never replaces, never follows. */

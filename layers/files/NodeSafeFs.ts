@@ -125,6 +125,25 @@ const below = (fd: number, name: string): string => {
 const openDirectory = (path: string) =>
   Effect.map(open("open", path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW), directory);
 
+const notPlain = new Error("not a regular file");
+/** At once, on this thread: a few calls that are short each, and five turns of libuv's pool are not. */
+const small = (path: string, limit: number): Uint8Array | undefined => {
+  const fd = fs.openSync(path, O_RDONLY | plain);
+  try {
+    const stat = fs.fstatSync(fd);
+    if (!stat.isFile()) throw notPlain;
+    if (stat.size > limit) return undefined;
+    const bytes = Buffer.allocUnsafe(stat.size);
+    let held = 0;
+    for (let n = 1; n > 0 && held < bytes.length; held += n) {
+      n = fs.readSync(fd, bytes, held, bytes.length - held, held);
+    }
+    return bytes.subarray(0, held);
+  } finally {
+    fs.closeSync(fd);
+  }
+};
+
 /** The descriptors of this layer's directories, for `link`, which takes two of them. */
 const descriptors = new WeakMap<Directory, number>();
 
@@ -155,9 +174,15 @@ const directory = (fd: number): Directory => {
         const flags = (access === "read" ? O_RDONLY : O_RDWR) | plain;
         const opened = yield* open("open", below(fd, name), flags);
         const stat = yield* call<fs.Stats>("stat", (done) => fs.fstat(opened, done));
-        return stat.isFile()
-          ? file(opened)
-          : yield* failure("open", new Error("not a regular file"), "not-plain");
+        return stat.isFile() ? file(opened) : yield* failure("open", notPlain, "not-plain");
+      }),
+    bytes: (name, limit) =>
+      Effect.suspend(() => {
+        const path = below(fd, name);
+        return Effect.try({
+          try: () => small(path, limit),
+          catch: (cause) => failure("open", cause, cause === notPlain ? "not-plain" : undefined),
+        });
       }),
     stat: (name) =>
       Effect.suspend(() => {

@@ -412,6 +412,17 @@ const directory = (disk: Disk, node: DirectoryNode, path: string): Directory => 
       }
       return file(disk, found, below(path, name), access === "write");
     }),
+    bytes: (name, limit) =>
+      Effect.scoped(
+        Effect.gen(function* () {
+          const opened = yield* here.open(name, "read");
+          const { size } = yield* opened.stat;
+          if (size > limit) return undefined;
+          const into = new Uint8Array(size);
+          yield* opened.read(into, 0);
+          return into;
+        }),
+      ),
     stat: (name) =>
       Effect.andThen(
         alive,

@@ -27,7 +27,7 @@ import {
   Signature,
 } from "#src/wire/names";
 import { type Refused, refuse } from "./failure.ts";
-import { clear, find, locate, readText, type Store, whereFound, writeText } from "./store.ts";
+import { clear, find, locate, type Store, whereFound, writeText } from "./store.ts";
 
 /** Bytes that a record may have. */
 export const recordLimit = 8192;
@@ -95,7 +95,8 @@ export const saidOf = (record: Record, name: Name): Said | undefined => {
 
 /** A small file as text; undefined where it is not there, no plain file, not readable, or too long. */
 const textIn = (directory: Directory, name: string, limit: number) =>
-  Effect.scoped(Effect.flatMap(directory.open(name, "read"), (file) => readText(file, limit))).pipe(
+  directory.bytes(name, limit).pipe(
+    Effect.map((bytes) => bytes && new TextDecoder().decode(bytes)),
     Effect.catchIf(
       ({ reason }) =>
         reason === "not-found" || reason === "not-plain" || reason === "not-permitted",

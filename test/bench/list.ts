@@ -31,6 +31,8 @@ for (const directory of ["packs", "tables", "digests"]) {
 }
 for (let n = 1; n <= archives; n++) {
   const name = `work-${new Date(Date.UTC(2026, 0, 1) + n * 3_600_000).toISOString().slice(0, 13)}.backup`;
+  // Archives of qvm-backup's format lie there as plain files, too.
+  fs.linkSync(path.join(folder, ".qbackup/packs", session(n)), path.join(folder, name));
   maker.archive({
     name,
     session: session(n),

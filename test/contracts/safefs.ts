@@ -185,6 +185,26 @@ export const safeFsContract = (name: string, ground: () => Ground): void => {
         assert.include(["not-plain", "not-permitted"], yield* reason(root.remove("directory")));
       }));
 
+    test("reads a small file at once, and no link, no directory, nothing that is longer", (root, g) =>
+      Effect.gen(function* () {
+        g.plant("link", "link");
+        g.plant("directory", "directory");
+        for (const [name, written] of [
+          ["empty", ""],
+          ["small", "what is in it"],
+        ] as const) {
+          yield* Effect.scoped(
+            Effect.flatMap(root.create(name, 0o600), (file) => file.write(text(written), 0)),
+          );
+          const bytes = yield* root.bytes(name, written.length);
+          assert.strictEqual(Buffer.from(bytes!).toString(), written);
+        }
+        assert.isUndefined(yield* root.bytes("small", 12));
+        assert.strictEqual(yield* reason(root.bytes("link", 100)), "not-plain");
+        assert.strictEqual(yield* reason(root.bytes("directory", 100)), "not-plain");
+        assert.strictEqual(yield* reason(root.bytes("none", 100)), "not-found");
+      }));
+
     test("a mode holds for whoever opens it later", (root) =>
       Effect.gen(function* () {
         const file = yield* root.create("a", 0o600);
@@ -219,6 +239,7 @@ export const safeFsContract = (name: string, ground: () => Ground): void => {
             (root) => Effect.scoped(root.directory(bad)),
             (root) => Effect.scoped(root.ensure(bad, 0o700)),
             (root) => root.stat(bad),
+            (root) => root.bytes(bad, 1),
             (root) => root.remove(bad),
             (root) => root.link(bad, root, "x"),
             (root) => root.replace(bad, "x"),

@@ -8,18 +8,18 @@ import { Invocation } from "#services/Invocation";
 import { type LockBusy, type LockFailed, Locks } from "#services/Locks";
 import type { Directory, SafeFsError } from "#services/SafeFs";
 import { FullChunk } from "#src/archive/parameters";
-import { archiveSize, type Format, ListWalk } from "#src/archive/walk";
+import { archiveSize, type Begun, type Format, ListWalk } from "#src/archive/walk";
 import { recipe, type Run, runLine } from "#src/proof/recipe";
 import { rootHasher } from "#src/proof/table";
 import { uploadLimit } from "#src/wire/limits";
 import { manifestSuffix, type Session } from "#src/wire/names";
-import { Refused, refuse } from "./failure.ts";
+import { type Failure, Refused, refuse } from "./failure.ts";
 import { openPack } from "./packs.ts";
-import { type Record, recordText } from "./record.ts";
-import { filesOf, recordName, type Settled, settle } from "./settled.ts";
+import { isSigned, type Record, recordText } from "./record.ts";
+import { filesOf, recordName, type Settled } from "./settled.ts";
 import { clear, find, type Place, type WritableStore } from "./store.ts";
 import { members } from "./tables.ts";
-import { withdraw, type Upload } from "./upload.ts";
+import { type Upload, withdraw } from "./upload.ts";
 
 /** A holder of a lock is given this long to let go. In milliseconds. */
 const patience = 10_000;
@@ -113,13 +113,15 @@ export const rehearse = Effect.fnUntraced(function* (
   }).pipe(Effect.scoped, Effect.ensuring(Effect.ignore(clear(incoming, probe))));
 });
 
-/** Under its name in `to`, whatever a commit that a crash ended has left there. */
+/** Gives it the name `as` in `to`, whatever a commit that a crash ended has left there. */
 const publish = Effect.fnUntraced(function* (
   { incoming }: WritableStore,
   name: string,
   to: Directory,
   as: string,
 ) {
+  const there = yield* find(to, as);
+  if (there !== undefined && there.inode === (yield* incoming.stat(name)).inode) return;
   yield* clear(to, as);
   yield* incoming.link(name, to, as);
 });
@@ -132,20 +134,25 @@ export interface Whole {
   readonly size: number;
 }
 
-/** Walks the archive that a recipe makes, and counts it; its own pack's table is under its name. */
+/** Walks the archive that a recipe makes of an upload and of packs, and counts it. */
 const composed = Effect.fnUntraced(function* (
   store: WritableStore,
+  session: Session,
   runs: ReadonlyArray<Run>,
   format: Format,
 ): Effect.fn.Return<Whole, Refused | SafeFsError> {
   const list = new ListWalk({ format, fullChunk: yield* FullChunk });
   const hasher = rootHasher();
   let bytes = 0;
-  yield* members(store, runs, (member, line) => {
+  const own = { session, directory: store.incoming, name: filesOf(session).table };
+  const see = (member: Begun, line: string) => {
     hasher.push(`${line}\n`);
     bytes += member.length;
     return list.next(member);
-  }).pipe(Effect.catchTag("ArchiveFault", ({ message }) => refuse("incomplete", message)));
+  };
+  yield* members(store, runs, see, own).pipe(
+    Effect.catchTag("ArchiveFault", ({ message }) => refuse("incomplete", message)),
+  );
   const fault = list.finish();
   const root = hasher.root();
   if (fault !== undefined || root === undefined) {
@@ -198,14 +205,14 @@ export interface Commit<R> {
 }
 
 /**
- * The caller holds the lock on the session. Refused or not, the upload is as it was before: what it put
- * under the names of packs is gone again. True where the archive lies under its own name, too.
+ * The caller holds the lock on the session, and does what a crash would leave undone: `settle`. What is
+ * refused stays as it was before. Under the store's lock nobody sees a pack without its record.
  */
 export const commit = Effect.fnUntraced(function* <R>(
   store: WritableStore,
   upload: Upload,
   { admissible, format, place, record: makeRecord, runs }: Commit<R>,
-) {
+): Effect.fn.Return<Settled, Failure, R | Locks> {
   const { digests, incoming, packs, recipes, records, tables } = store;
   const { session } = upload;
   const names = filesOf(session);
@@ -213,61 +220,65 @@ export const commit = Effect.fnUntraced(function* <R>(
     return yield* refuse("incomplete", "the upload ends inside a member");
   }
   yield* upload.seal;
-  const write = Effect.fnUntraced(function* (name: string, mode: number, text: Iterable<string>) {
-    yield* clear(incoming, name);
-    yield* Effect.scoped(
-      Effect.gen(function* () {
-        const file = yield* incoming.create(name, 0o600);
-        let at = 0;
-        for (const piece of text) {
-          const bytes = Buffer.from(piece);
-          yield* file.write(bytes, at);
-          at += bytes.length;
-        }
-        yield* file.protect(mode);
-        yield* file.syncAll;
-      }),
-    );
-  });
-  return yield* Effect.gen(function* () {
-    yield* publish(store, names.table, tables, session);
-    const record = yield* makeRecord(yield* composed(store, runs, format));
-    yield* allThere(store, session, runs);
-    yield* publish(store, session, packs, session);
-    yield* publish(store, names.digests, digests, session);
-    yield* write(names.recipe, 0o600, pieces(runs));
-    yield* publish(store, names.recipe, recipes, session);
-    yield* write(names.record, 0o440, [recordText(record)]);
-    yield* publish(store, names.record, records, recordName(session));
-    for (const directory of [incoming, packs, digests, tables, recipes, records]) {
-      yield* directory.sync;
-    }
-    yield* Effect.scoped(
-      Effect.gen(function* () {
-        yield* hold(store, "store");
-        yield* hold(store, `name:${place.name}`);
-        yield* admissible;
-        yield* nameIsFree(place);
-        yield* incoming.link(names.record, place.directory, place.record).pipe(
-          Effect.catchIf(
-            ({ reason }) => reason === "exists",
-            () => exists,
-          ),
-        );
-        // From here on it is an archive, unless the disk says that it is not.
-        yield* place.directory.sync.pipe(
-          Effect.tapError(() => Effect.ignore(clear(place.directory, place.record))),
-        );
-      }),
-    );
-    const settled: Settled = {
-      session,
-      place,
-      record: "manifest" in record ? record : undefined,
-      plain: format === "qvm-backup",
-    };
-    return yield* Effect.orElseSucceed(settle(store, settled), () => false);
-  }).pipe(Effect.tapError(() => Effect.ignore(withdraw(store, session))));
+  const record = yield* makeRecord(yield* composed(store, session, runs, format));
+  yield* allThere(store, session, runs);
+  yield* write(incoming, names.recipe, 0o600, pieces(runs));
+  yield* write(incoming, names.record, 0o440, [recordText(record)]);
+  yield* Effect.scoped(
+    Effect.gen(function* () {
+      yield* hold(store, "store");
+      yield* hold(store, `name:${place.name}`);
+      yield* admissible;
+      yield* nameIsFree(place);
+      yield* publish(store, session, packs, session);
+      yield* publish(store, names.digests, digests, session);
+      yield* publish(store, names.table, tables, session);
+      yield* publish(store, names.recipe, recipes, session);
+      yield* publish(store, names.record, records, recordName(session));
+      for (const directory of [incoming, packs, digests, tables, recipes, records]) {
+        yield* directory.sync;
+      }
+      yield* incoming.link(names.record, place.directory, place.record).pipe(
+        Effect.catchIf(
+          ({ reason }) => reason === "exists",
+          () => exists,
+        ),
+      );
+      // From here on it is an archive, unless the disk says that it is not.
+      yield* place.directory.sync.pipe(
+        Effect.tapError(() => Effect.ignore(clear(place.directory, place.record))),
+      );
+    }),
+  ).pipe(Effect.tapError(() => Effect.ignore(withdraw(store, session))));
+  return {
+    session,
+    place,
+    record: isSigned(record) ? record : undefined,
+    plain: format === "qvm-backup",
+  };
+});
+
+/** A new file of this text, durable but for its name. */
+const write = Effect.fnUntraced(function* (
+  directory: Directory,
+  name: string,
+  mode: number,
+  text: Iterable<string>,
+): Effect.fn.Return<void, SafeFsError> {
+  yield* clear(directory, name);
+  yield* Effect.scoped(
+    Effect.gen(function* () {
+      const file = yield* directory.create(name, 0o600);
+      let at = 0;
+      for (const piece of text) {
+        const bytes = Buffer.from(piece);
+        yield* file.write(bytes, at);
+        at += bytes.length;
+      }
+      yield* file.protect(mode);
+      yield* file.syncAll;
+    }),
+  );
 });
 
 /** Lines that are written at once. */

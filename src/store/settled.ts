@@ -71,33 +71,36 @@ export const letGo = Effect.fnUntraced(function* (
   yield* clear(held, session);
 });
 
+/** Gives an archive its own name, where it has one; false where another file bears that. */
+const named = Effect.fnUntraced(function* (
+  store: WritableStore,
+  { place: { base, directory }, plain, session }: Settled,
+): Effect.fn.Return<boolean, SafeFsError> {
+  if (!plain || (yield* isPruned(store, session))) return true;
+  const pack = yield* find(store.packs, session);
+  if (pack === undefined) return true;
+  const there = yield* find(directory, base);
+  if (there !== undefined) return there.inode === pack.inode;
+  return yield* store.packs.link(session, directory, base).pipe(
+    Effect.as(true),
+    Effect.catchIf(
+      ({ reason }) => reason === "exists",
+      () => Effect.succeed(false),
+    ),
+  );
+});
+
 /**
- * What is left to be done once the record stands, as often as may be: a crash may have come between.
- * False where another file has the archive's own name; it is left alone.
+ * What is left to be done once the record stands: a crash may have come between, so it is done as often
+ * as the archive is asked for. False where another file has its own name: that one is left alone.
  */
 export const settle = Effect.fnUntraced(function* (
   store: WritableStore,
-  { place, plain, session }: Settled,
+  settled: Settled,
 ): Effect.fn.Return<boolean, SafeFsError> {
-  const { base, directory } = place;
-  let named = true;
-  if (plain && !(yield* isPruned(store, session))) {
-    const pack = yield* find(store.packs, session);
-    const there = yield* find(directory, base);
-    if (there === undefined && pack !== undefined) {
-      named = yield* store.packs.link(session, directory, base).pipe(
-        Effect.as(true),
-        Effect.catchIf(
-          ({ reason }) => reason === "exists",
-          () => Effect.succeed(false),
-        ),
-      );
-    } else if (pack !== undefined) {
-      named = there?.kind === "file" && there.inode === pack.inode;
-    }
-  }
+  const free = yield* Effect.orElseSucceed(named(store, settled), () => true);
   // Who committed it may have died before this.
-  yield* directory.sync;
-  yield* Effect.ignore(letGo(store, session));
-  return named;
+  yield* settled.place.directory.sync;
+  yield* Effect.ignore(letGo(store, settled.session));
+  return free;
 });

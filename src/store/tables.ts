@@ -157,12 +157,14 @@ export const memberAt = Effect.fnUntraced(function* (
 /**
  * Gives the members of `runs` to `see` in their order, each with its line (without its newline) and
  * where it lies; what `see` gives other than undefined ends it, as its failure. Fails with `damaged`
- * where a table is none or has no such member, and with `not-found` where there is no table.
+ * where a table is none or has no such member, and with `not-found` where there is no table. `own` is
+ * the table of a pack that is not committed yet.
  */
 export const members = <E = never>(
   store: Pick<Store, "root">,
   runs: ReadonlyArray<Run>,
   see: (member: Member, line: string, session: Session, index: number) => E | undefined,
+  own?: { readonly session: Session; readonly directory: Directory; readonly name: string },
 ): Effect.Effect<void, E | Refused | SafeFsError> =>
   Effect.scoped(
     Effect.gen(function* () {
@@ -172,8 +174,13 @@ export const members = <E = never>(
       const tables = yield* ScopedCache.make({
         capacity: openTables,
         lookup: (session: string) =>
-          Effect.flatMap(whereFound(directory.open(session, "read")), (file) =>
-            file === undefined ? missing : openTable(file),
+          Effect.flatMap(
+            whereFound(
+              session === own?.session
+                ? own.directory.open(own.name, "read")
+                : directory.open(session, "read"),
+            ),
+            (file) => (file === undefined ? missing : openTable(file)),
           ),
       });
       for (const { count, first, session } of runs) {

@@ -74,7 +74,8 @@ export const goneOf = Effect.fnUntraced(function* (
 
 /**
  * Takes away, durably, what a commit that did not come to its end has put under the names of packs: a
- * pack whose upload is gone would pass for one that is committed.
+ * pack whose upload is gone would pass for one that is committed. Where this program may not (a profile
+ * of AppArmor lets it remove no packs), it stays and is in nobody's way.
  */
 export const withdraw = Effect.fnUntraced(function* (
   { digests, packs, recipes, records, tables }: WritableStore,
@@ -89,7 +90,11 @@ export const withdraw = Effect.fnUntraced(function* (
   ] as const;
   for (const [directory, name] of published) {
     if ((yield* find(directory, name)) === undefined) continue;
-    yield* clear(directory, name);
+    yield* Effect.catchIf(
+      clear(directory, name),
+      ({ reason }) => reason === "not-permitted",
+      () => Effect.void,
+    );
     yield* directory.sync;
   }
 });
@@ -231,10 +236,11 @@ export const openUpload = Effect.fnUntraced(function* (
   const full = yield* FullChunk;
   const names = filesOf(session);
   const found = (yield* find(incoming, session)) !== undefined;
-  const ensure = (name: string) =>
-    Effect.flatMap(whereFound(incoming.open(name, "write")), (file) =>
-      file === undefined ? incoming.create(name, 0o600) : Effect.succeed(file),
+  const ensure = Effect.fnUntraced(function* (name: string) {
+    return (
+      (yield* whereFound(incoming.open(name, "write"))) ?? (yield* incoming.create(name, 0o600))
     );
+  });
   if (!found) for (const name of [names.digests, names.table]) yield* clear(incoming, name);
   const data = yield* ensure(session);
   const digests = yield* ensure(names.digests);

@@ -12,6 +12,7 @@ import { instantOf, type Name, Session } from "#src/wire/names";
 import { clean } from "#src/store/clean";
 import { commit, hold, nameIsFree, rehearse, seat } from "#src/store/commit";
 import { LinkLost, noRoom, refuse } from "#src/store/failure";
+import { settle } from "#src/store/settled";
 import { readSigners } from "#src/store/signers";
 import { locate, type WritableStore } from "#src/store/store";
 import { discard, openUpload, type Upload } from "#src/store/upload";
@@ -96,7 +97,7 @@ export const bare = Effect.fnUntraced(function* (
     const flushed = Effect.flatMap(usage.left(), upload.allow);
     yield* Effect.raceFirst(receive(upload), upload.flushing(flushed));
     const stored = instantOf(yield* Clock.currentTimeMillis);
-    yield* commit(store, upload, {
+    const settled = yield* commit(store, upload, {
       place,
       format: "qvm-backup",
       runs: upload.members() === 0 ? [] : [{ session, first: 0, count: upload.members() }],
@@ -107,6 +108,8 @@ export const bare = Effect.fnUntraced(function* (
       }),
     });
     yield* log("committed", { bytes: upload.size(), session });
+    const free = yield* Effect.orElseSucceed(settle(store, settled), () => true);
+    if (!free) yield* log("foreign-file");
   }).pipe(
     // Nobody can come back to it, whatever happened.
     Effect.onError(() => Effect.ignore(discard(store, session))),

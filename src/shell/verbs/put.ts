@@ -220,11 +220,11 @@ const finish = Effect.fnUntraced(function* (
     yield* upload.allow(yield* usage.left(true));
   });
   const { format } = manifest;
-  const named = yield* commit(store, upload, { place, format, runs, record, admissible });
+  const settled = yield* commit(store, upload, { place, format, runs, record, admissible });
   yield* log("committed", { bytes: upload.size() });
-  if (!named) yield* log("foreign-file");
-  const settled = yield* settledOf(store, ticket.session);
-  return settled ?? (yield* refuse("internal", "the archive was removed as soon as it was stored"));
+  const free = yield* Effect.orElseSucceed(settle(store, settled), () => true);
+  if (!free) yield* log("foreign-file");
+  return settled;
 });
 
 /** The receipt of an archive that is committed; what a crash may have left undone is done first. */
@@ -310,10 +310,7 @@ const giveUpOn = (store: WritableStore, session: Session, error: Failure, work?:
   return why === undefined ? Effect.void : Effect.ignore(discard(store, session, why));
 };
 
-export const put = Effect.fnUntraced(function* (
-  { verb: _, ...signed }: Request<"put">,
-  conversation: Put,
-) {
+export const put = Effect.fnUntraced(function* (signed: Request<"put">, conversation: Put) {
   const { options, store, voice } = conversation;
   const { session } = signed;
   const vouched = yield* vouch(store, signed);

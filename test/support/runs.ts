@@ -177,7 +177,6 @@ export const proofs = (json: string) =>
 export const change = (w: Whole, name: string, how: (bytes: Buffer) => Buffer) => {
   const file = path.join(w.server.store, name);
   const bytes = fs.readFileSync(file);
-  fs.chmodSync(file, 0o640);
   fs.writeFileSync(file, how(bytes));
   return () => fs.writeFileSync(file, bytes);
 };

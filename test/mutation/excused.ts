@@ -152,6 +152,13 @@ export const excused: ReadonlyArray<Excused> = [
     ["const grown = Buffer.alloc(paths.length * 2 + path.length);", "2 -> 3"],
     ["const grown = Buffer.alloc(paths.length * 2 + path.length);", "2 -> 1"],
   ),
+  ...of(
+    "src/proof/recipe.ts",
+    "the search begins, or halves, a little later: behind the last run begins nothing",
+    ["let high = base.length - 1;", "base.length - 1 -> base.length + 1"],
+    ["let high = base.length - 1;", "1 -> 0"],
+    ["const middle = (low + high + 1) >>> 1;", "1 -> 2"],
+  ),
   ...of("src/proof/members.ts", "written before it is read", ["let listed = 0;", "0 -> 1"]),
   ...of("src/proof/members.ts", "what is written is ASCII, in any encoding", [
     'pathLength[at] = paths.write(path, pathAt[at]!, "latin1");',

@@ -50,6 +50,8 @@ it("the prefix loses what is no letter and no digit at its end, and all of it if
     ["dir/laptop._+-/", "dir/laptop-"],
     ["-", ""],
     ["x", "x-"],
+    ["X", "X-"],
+    ["x9-", "x9-"],
   ] as const) {
     assert.strictEqual(of(prefix), before + digits, prefix);
     assert.isTrue(isSeries(of(prefix)));

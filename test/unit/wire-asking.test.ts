@@ -64,6 +64,26 @@ describe("what is asked for", () => {
     assert.strictEqual(asked.lines(), [16, 17, 18].map((n) => line(n, 0, 1)).join(""));
     assert.strictEqual(taken, unansweredLimit + 4);
   });
+  it("a block that is held takes up room until it is used", () => {
+    const asked = asking([want(0, 0, 100)].values());
+    asked.lines();
+    for (let n = 0; n < 8; n++) asked.answered(true);
+    assert.strictEqual(asked.lines(), "");
+    for (let n = 0; n < 7; n++) asked.used();
+    assert.strictEqual(asked.lines(), "");
+    asked.used();
+    assert.strictEqual(asked.lines(), line(0, 32, 8));
+  });
+  it("it is done once everything was asked for and answered", () => {
+    assert.isTrue(asking<Ask>([].values()).done());
+    const asked = asking([want(0, 0, 2)].values());
+    assert.isFalse(asked.done());
+    asked.lines();
+    answer(asked, 1);
+    assert.isFalse(asked.done());
+    answer(asked, 1);
+    assert.isTrue(asked.done());
+  });
   it("a line is unanswered until its last block is there", () => {
     const asked = asking(Array.from({ length: 20 }, (_, n) => want(n, 0, 2)).values());
     assert.lengthOf(linesOf(asked.lines()), 16);

@@ -39,8 +39,8 @@ interface Stage {
   readonly ssh: (command: string, limit?: number) => Talk;
   /** The server's key. */
   readonly key: string;
-  /** The command of a put that is admitted. */
-  readonly open: string;
+  /** The command of a put that is admitted, of a session of its own. */
+  readonly open: () => string;
 }
 const setUp = async (): Promise<Stage> => {
   const dir = scratch();
@@ -56,7 +56,9 @@ const setUp = async (): Promise<Stage> => {
   const ssh = (text: string, limit = 120_000) =>
     talk(["/usr/bin/ssh", ...started.ssh, "--", started.destination, text], { limit });
   const key = await keyOf(ssh);
-  return { ssh, key, open: command(parcel, key) };
+  let sessions = 1;
+  const open = () => command({ ...parcel, session: sessionOf(++sessions) }, key);
+  return { ssh, key, open };
 };
 
 /** The most that a program with `word` in its arguments ever had in memory, in MiB, until `stop`. */
@@ -102,7 +104,7 @@ describe("a client of the server", () => {
     const { open, ssh } = await setUp();
     for (const length of [0xfffffffe, 0x80000001, 0x7fffffff, 1_048_577]) {
       const used = memory(() => shell);
-      const call = ssh(open);
+      const call = ssh(open());
       assert.strictEqual((await call.next())?.type, "ready");
       await call.send(lengthPrefix(length));
       void pour(call, 64 * 1_048_576);
@@ -121,7 +123,7 @@ describe("a client of the server", () => {
     for (const length of [2048, 2049, 1_048_576, 1_048_577, 0xfffffffe]) {
       for (const junk of ["x", "[", '{"":', '{"a":0},', '"\\u0000', "\xff"]) {
         const used = memory(() => shell);
-        const call = ssh(open);
+        const call = ssh(open());
         assert.strictEqual((await call.next())?.type, "ready");
         await call.send(Buffer.concat([frames, lengthPrefix(length)]));
         void call.send(Buffer.alloc(Math.min(length, 1_048_577), junk, "latin1"));
@@ -148,7 +150,7 @@ describe("a client of the server", () => {
     const begin = Buffer.concat([framesOf(archive(20_000)), ...trailer]);
     for (const line of ["new 0 4\n", "new 0 5\n", "base 0 1\n", "new 0 0\n", "x", "\n"]) {
       const used = memory(() => shell);
-      const call = ssh(open);
+      const call = ssh(open());
       assert.strictEqual((await call.next())?.type, "ready");
       await call.send(begin);
       const piece = framed(Buffer.alloc(1_048_576 - (1_048_576 % line.length), line));
@@ -167,8 +169,8 @@ describe("a client of the server", () => {
     for (const [text, code] of [
       ["qbackup/1 list", 0],
       ["a.backup", 6],
-      [open, 2],
       ["ls", 6],
+      [open(), 2],
     ] as const) {
       const used = memory(() => shell);
       const call = ssh(text);
@@ -180,8 +182,8 @@ describe("a client of the server", () => {
   });
 
   it("does not listen: a server that cannot speak does not pile up what it would say", async () => {
-    const { key, open, ssh } = await setUp();
-    assert.isDefined((await put(ssh(open), parcel, key)).stored);
+    const { key, ssh } = await setUp();
+    assert.isDefined((await put(ssh(command(parcel, key)), parcel, key)).stored);
     const used = memory(() => shell);
     const reader = spawn(
       "/usr/bin/ssh",
@@ -200,7 +202,7 @@ describe("a client of the server", () => {
 
   it("sends a byte now and then: that is silence, and ends in a minute", async () => {
     const { open, ssh } = await setUp();
-    const call = ssh(open);
+    const call = ssh(open());
     assert.strictEqual((await call.next())?.type, "ready");
     const started = Date.now();
     const timer = setInterval(() => void call.send(Buffer.from([0])), 20_000);
@@ -408,6 +410,7 @@ describe("what answers dom0", () => {
       if (carrier) w.world.service("net", "qubes.BackupCarrier", { text: `#!/bin/sh\n${text}` });
       const argv = ["-o", "-t", "net", "-p", w.passphraseFile];
       const used = memory(() => [dist("qbackup"), ...argv].join("\0"));
+      const carried = memory(() => path.join(w.dir, "qubes", "root/net"));
       const started = Date.now();
       // A minute is the least that it can be told to be patient.
       const { child, ended } = w.start(
@@ -426,7 +429,8 @@ describe("what answers dom0", () => {
       const wrong = (what: string) => `${place}: ${name}: ${what}: ${ran.stderr.slice(-600)}`;
       if (!codes.includes(ran.code ?? -1)) return wrong(`exit ${ran.code}`);
       if (Date.now() - started > limit) return wrong("it took too long");
-      if (used() > bound) return wrong(`${used()} MiB`);
+      const most = Math.max(used(), carried());
+      if (most > bound) return wrong(`${most} MiB`);
       if (ran.stderr.length > 40_000) return wrong(`${ran.stderr.length} bytes of words`);
       if (!/^[\x20-\x7e\n\r]*$/.test(ran.stderr)) return wrong("unprintable words");
       if (w.ledger().length > 0) return wrong("a line in the ledger");
@@ -449,5 +453,73 @@ describe("what answers dom0", () => {
     const chosen = cases.filter(([, { slow }]) => slow === true);
     // They wait, most of them: many at once.
     assert.deepStrictEqual(await inTurns(chosen, ([place, liar]) => lieTo(place, liar), 10), []);
+  });
+});
+
+describe("what answers a look back", () => {
+  /** Frames of this text, without end. */
+  const endless = (line: string): string =>
+    `echo\n${say({ type: "ready" })}yes '${line}' | head -c 1048576 >"$0.text"\nwhile printf '\\000\\020\\000\\000'; do cat "$0.text" || exit; done`;
+  const session = "0".repeat(32);
+  const digest = "0".repeat(64);
+  /** Archives in order of their names, far more than a page has. */
+  const archives = `echo; seq 1000000000 1100000000 | sed 's/.*/${JSON.stringify({
+    type: "archive",
+    name: "a&.backup",
+    session,
+    signer: null,
+    series: null,
+    run: null,
+    size: 1,
+    members: 1,
+    root: digest,
+    stored: "2026-11-23T05:00:00Z",
+    damaged: false,
+  })}/'`;
+  /** What it says to which verb; to the others, the truth. */
+  const lies: ReadonlyArray<{ readonly verb: string; readonly script: string }> = [
+    { verb: "list", script: archives },
+    { verb: "list", script: "yes" },
+    { verb: "recipe", script: endless(`${session} 0 1`) },
+    { verb: "recipe", script: endless("x") },
+    { verb: "table", script: endless(`vm1/private.img.000.enc 10 10240 ${digest}`) },
+    { verb: "table", script: endless("") },
+    { verb: "read", script: endless("junk") },
+    { verb: "read", script: `echo\n${say({ type: "ready" })}yes` },
+    { verb: "manifest", script: `echo; head -c 1073741824 /dev/zero | tr '\\0' x` },
+  ];
+  it("lies without end: exit 4 or 6, in bounded memory, and nothing is proven", async () => {
+    const w = await whole({ settings: { raw: true }, limit: 600_000 });
+    try {
+      const ran = await w.run("work");
+      assert.strictEqual(ran.code, 0, ran.stderr);
+      const { name } = w.ledger()[0]!;
+      const real = dist("qubes.BackupCarrier");
+      for (const { script, verb } of lies) {
+        w.world.service("net", "qubes.BackupCarrier", {
+          text: `#!/bin/sh\n[ "$1" = ${verb} ] || exec ${real} "$@"\nread -r line\n${script}\n`,
+        });
+        for (const args of [["list"], ["verify", name], ["audit"]]) {
+          if ((args[0] === "list") !== (verb === "list")) continue;
+          // An audit does not ask for it.
+          if (verb === "manifest" && args[0] === "audit") continue;
+          const argv = [args[0]!, "-t", "net", ...args.slice(1)];
+          const used = memory(() => [dist("qbackup"), ...argv].join("\0"));
+          // One after the other: they share a world.
+          // oxlint-disable-next-line no-await-in-loop
+          const { code, stderr, stdout } = await w.start(...argv).ended;
+          const what = `${args[0]} of ${verb}: ${script.slice(-60)}: ${stdout}${stderr}`.slice(
+            0,
+            600,
+          );
+          assert.include([4, 6], code, what);
+          assert.notMatch(stdout, /verified|came back proven/, what);
+          assert.isBelow(used(), bound, what);
+          assert.match(stderr, /^[\x20-\x7e\n\r]*$/, what);
+        }
+      }
+    } finally {
+      w.stop();
+    }
   });
 });

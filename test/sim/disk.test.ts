@@ -122,7 +122,7 @@ describe("the power fails in the middle of a put", () => {
       yield* once(sound, small);
       const steps = count(sound);
       for (let first = 0; first <= steps; first++) {
-        for (let second = 0; second <= steps + 12; second += 1 + (first % 2)) {
+        for (let second = first % 4; second <= steps + 12; second += 4) {
           const random = rng(first * 1000 + second).next;
           const disk = new Disk();
           failAt(disk, first, "off");
@@ -173,8 +173,8 @@ describe("a call on the disk does not succeed", () => {
               if (reason !== "io" || times === 1) assert.isFalse(there, when);
               // Where the disk still lets files be removed, the upload's space is given back, but for
               // one that is whole: only its trailer was refused.
-              const left = disk.bytes(`.qbackup/incoming/${sessionOf(1)}`);
-              if (times === 1 && left !== undefined) assert.isTrue(left.equals(archive), when);
+              const left = disk.bytes(`.qbackup/incoming/${sessionOf(1)}`) ?? Buffer.alloc(0);
+              if (times === 1 && left.length > 0) assert.isTrue(left.equals(archive), when);
             }
             const next = yield* again(disk);
             assert.strictEqual(next.code, 0, `${when}; again: ${JSON.stringify(next)}`);

@@ -38,14 +38,17 @@ export interface Call {
   }>;
 }
 
-/** Starts the service as qrexec does: its argument as $1, stdin and stdout as sockets. */
+/**
+ * Starts the service as qrexec does: its argument as $1, stdin and stdout as sockets. By the node that
+ * installed programs start with, which is there for every user.
+ */
 export const start = (
   program: string,
   args: ReadonlyArray<string>,
   env: Readonly<Record<string, string>>,
   uid?: number,
 ): Call => {
-  const child = spawn(process.execPath, [program, ...args], {
+  const child = spawn("/usr/bin/node", [program, ...args], {
     env: { ...env },
     stdio: "pipe",
     ...(uid === undefined ? {} : { uid }),

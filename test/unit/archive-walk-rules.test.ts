@@ -1,6 +1,7 @@
 /** The walk's rules, one by one: each fault has a case, each limit its last value and the one behind it. */
 import { assert, describe, it } from "@effect/vitest";
 import { execFileSync } from "node:child_process";
+import { createHash } from "node:crypto";
 import * as fs from "node:fs";
 import * as os from "node:os";
 import * as path from "node:path";
@@ -183,6 +184,11 @@ describe("the order of members", () => {
     assert.strictEqual(behind(...file("vm1/root.img", full, full - 1, full - 1)), "short-chunk");
     assert.strictEqual(behind(...file("vm1/root.img", full, full)), "lost-tail");
     assert.strictEqual(
+      detail([...heads, ...file("vm1/root.img", full - 1, full)]),
+      "chunk 0 of vm1/root.img is cut short",
+    );
+    assert.include(detail([...heads, ...file("vm1/root.img", full)]), "vm1/root.img ends with");
+    assert.strictEqual(
       behind(...file("vm1/root.img", full), ...file("vm1/private.img", 200)),
       "lost-tail",
     );
@@ -290,6 +296,31 @@ describe("sizes", () => {
       });
     }
   });
+});
+
+it("scrypt's header has its name in front, whatever its sum says, and a true sum", () => {
+  const begun = (change: (data: Buffer) => void) => {
+    const data = sealed(200);
+    change(data);
+    return behind(memberOf("vm1/private.img.000.enc", data));
+  };
+  const summed = (text: string) => (data: Buffer) => {
+    data.write(text, 0, "latin1");
+    createHash("sha256").update(data.subarray(0, 48)).digest().copy(data, 48, 0, 16);
+  };
+  assert.strictEqual(begun(summed("scrypt\0")), "whole");
+  assert.strictEqual(begun(summed("Scrypt\0")), "scrypt-header");
+  assert.strictEqual(begun(summed("scrypt\x01")), "scrypt-header");
+  for (const at of [7, 47, 48, 63]) {
+    assert.strictEqual(
+      begun((data) => (data[at]! ^= 1)),
+      "scrypt-header",
+    );
+  }
+  assert.strictEqual(
+    begun((data) => (data[64]! ^= 1)),
+    "whole",
+  );
 });
 
 describe("a tar header", () => {
@@ -427,6 +458,7 @@ describe("an extended header", () => {
     assert.strictEqual(behind(member(0)), "whole");
     assert.strictEqual(behind(member(1)), "whole");
     assert.strictEqual(behind(member(2)), "tar-header");
+    assert.include(detail([...heads, member(2)]), "two extended headers");
     assert.strictEqual(behind(x, text), "truncated");
   });
   it("has 1 to 4,096 bytes", () => {

@@ -62,7 +62,7 @@ export const planted: ReadonlyArray<Planted> = [
     "stored before the parts of the archive have names on disk",
     100,
     "src/store/commit.ts",
-    "for (const directory of [incoming, packs, digests, tables, recipes, records]) {\n      yield* directory.sync;\n    }",
+    "for (const directory of [incoming, packs, digests, tables, recipes, records]) {\n        yield* directory.sync;\n      }",
   ),
   {
     name: "stored before the archive's name is on disk",
@@ -70,17 +70,17 @@ export const planted: ReadonlyArray<Planted> = [
     changes: [
       {
         file: "src/store/commit.ts",
-        from: "yield* place.directory.sync.pipe(\n          Effect.tapError(() => Effect.ignore(clear(place.directory, place.record))),\n        );",
+        from: "yield* place.directory.sync.pipe(\n        Effect.tapError(() => Effect.ignore(clear(place.directory, place.record))),\n      );",
         to: "",
       },
-      { file: "src/store/settled.ts", from: "yield* directory.sync;\n", to: "" },
+      { file: "src/store/settled.ts", from: "yield* settled.place.directory.sync;\n", to: "" },
     ],
   },
   one(
     "stored before the record is on disk",
     100,
     "src/store/commit.ts",
-    "yield* file.protect(mode);\n        yield* file.syncAll;",
+    "yield* file.protect(mode);\n      yield* file.syncAll;",
     "yield* file.protect(mode);",
   ),
   one(

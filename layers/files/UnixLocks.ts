@@ -14,7 +14,7 @@ import * as Effect from "effect/Effect";
 import * as Layer from "effect/Layer";
 import type * as Scope from "effect/Scope";
 import { createHash, createHmac, randomBytes, timingSafeEqual } from "node:crypto";
-import { readFileSync, statSync } from "node:fs";
+import { readFileSync, readlinkSync } from "node:fs";
 import { connect, createServer, type Server, type Socket } from "node:net";
 import { LockBusy, LockFailed, Locks } from "#services/Locks";
 
@@ -145,7 +145,8 @@ const reach = () => {
   try {
     return {
       boot: readFileSync("/proc/sys/kernel/random/boot_id", "latin1").trim(),
-      namespace: `${statSync("/proc/self/ns/net").ino}`,
+      // The link itself: a profile of AppArmor does not let a process look at what it leads to.
+      namespace: readlinkSync("/proc/self/ns/net"),
     };
   } catch {
     return undefined;

@@ -356,6 +356,8 @@ const wellBehavedAlice = async () => {
     must((await third.finish()) === 0, third.stderr);
     must(fs.readFileSync("/home/alice/a.backup").equals(archive), "other bytes were stored");
     must(fs.readdirSync("/home/alice/.qbackup/incoming").length === 0, "the upload is left");
+    const owner = fs.readFileSync("/home/alice/.qbackup/owner", "utf8");
+    must(/^[0-9a-f-]{36} net:\[[0-9]+\] /.test(owner), `the store is claimed by "${owner}"`);
   });
   await step("alice: put again, by the same session and by another", async () => {
     const again = new Session("alice", put);

@@ -147,7 +147,7 @@ describe("locks on abstract sockets", () => {
     Effect.gen(function* () {
       const reach = yield* Locks.use((locks) => locks.reach).pipe(Effect.provide(unixLocks));
       assert.match(reach?.boot ?? "", /^[0-9a-f-]{36}$/);
-      assert.match(reach?.namespace ?? "", /^[0-9]+$/);
+      assert.match(reach?.namespace ?? "", /^net:\[[0-9]+\]$/);
     }),
   );
 

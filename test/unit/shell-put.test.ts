@@ -1097,11 +1097,11 @@ describe("an archive of slots", () => {
       yield* days(29);
       yield* next(11);
       assert.isDefined(come(disk));
-      yield* days(2);
+      yield* days(1);
       yield* next(12);
       assert.isUndefined(come(disk));
       const gone = yield* upload(world, { ...put, run: 3 });
-      const since = "1970-03-02T00:00:01Z";
+      const since = "1970-03-01T00:00:01Z";
       assert.deepInclude(errorOf(gone.replies), { code: "gone", since });
       yield* days(399);
       yield* next(13);
@@ -1190,6 +1190,21 @@ describe("several who want the same", () => {
       assert.strictEqual(yield* first.exit, 5);
       const again = yield* upload(world, { archive: medium, ...nth(2), session: sessionOf(1) });
       assert.deepStrictEqual([again.offset, again.code], [medium.length, 0]);
+    }).pipe(Effect.scoped),
+  );
+
+  it.effect("a file that comes under the name of an upload is not an archive's, nor replaced", () =>
+    Effect.gen(function* () {
+      for (const name of ["a.backup", "a.backup.manifest.json"]) {
+        const disk = new Disk();
+        const client = yield* open(memoryWorld(disk));
+        yield* client.next;
+        disk.plant(name, Buffer.from("mine"));
+        yield* client.stdin.write(streamOf({ archive: small }, client.server, 0));
+        assert.strictEqual(codeOf(yield* client.rest), "exists", name);
+        assert.deepStrictEqual(kept(disk), [name]);
+        assert.strictEqual(disk.bytes(name)!.toString(), "mine");
+      }
     }).pipe(Effect.scoped),
   );
 

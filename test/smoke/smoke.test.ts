@@ -224,7 +224,7 @@ describe("the way back", unless(noSshd), () => {
 
     const verify = await qbackup(w, "verify", one);
     assert.strictEqual(verify.code, 0, verify.stderr);
-    assert.match(verify.stdout, new RegExp(`^${one}: verified\n.* blocks, .* members, root`));
+    assert.match(verify.stdout, new RegExp(`^${one}: verified\n.* members in .* blocks, root`));
     const word = await qbackup(w, "verify", "--on-server", one);
     assert.strictEqual(word.code, 0, word.stderr);
     assert.match(word.stdout, /the server says/);

@@ -151,7 +151,7 @@ it("read gives every block with a proof, manifest what was signed, check what is
     fs.writeFileSync(
       path.join(bin, "ssh"),
       `#!/bin/sh\necho "$*" >> ${bin}/calls
-/usr/bin/ssh ${words} "$@" | dd bs=4096 count=3000 iflag=fullblock status=none\n`,
+/usr/bin/ssh ${words} "$@" | dd bs=4096 count=3000 status=none\n`,
       { mode: 0o755 },
     );
     const got = path.join(w.dir, "got");
@@ -248,6 +248,38 @@ it("read gives every block with a proof, manifest what was signed, check what is
     fs.closeSync(fd);
     assert.deepStrictEqual(await refusals(`${session} ${large} 0 1`), ["damaged"]);
     assert.strictEqual((await ask(w, check)).reply.code, "damaged");
+  } finally {
+    w.stop();
+  }
+});
+
+it("a store moves to another place with its key, and nothing is sent again", async () => {
+  const w = await whole();
+  try {
+    const { store } = w.server;
+    assert.strictEqual((await w.run("work", "vault")).code, 0);
+    const { name } = w.ledger()[0]!;
+    const before = (await ask(w, "qbackup/1 about")).reply.server as string;
+    const away = path.join(w.dir, "old");
+    for (const copy of [
+      "cp -a OLD NEW",
+      "mkdir -m 700 NEW; tar -C OLD -cf - . | tar -C NEW -xpf -",
+      ...(fs.existsSync("/usr/bin/rsync") ? ["rsync -a OLD/ NEW/", "rsync -aH OLD/ NEW/"] : []),
+    ]) {
+      fs.renameSync(store, away);
+      const script = copy.replaceAll("OLD", away).replaceAll("NEW", store);
+      assert.strictEqual((await execute(["sh", "-ec", script]).ended).code, 0);
+      fs.rmSync(away, { recursive: true });
+      assert.strictEqual((await ask(w, "qbackup/1 about")).reply.server, before);
+      const check = commandOf({ verb: "check", parameters: { name } });
+      assert.strictEqual((await ask(w, check)).reply.type, "checked", copy);
+      const verify = await w.start("verify", "-t", "net", name).ended;
+      assert.strictEqual(verify.code, 0, copy + verify.stderr);
+      const next = await w.run("work");
+      assert.strictEqual(next.code, 0, copy + next.stderr);
+      const list = await w.start("list", "-t", "net").ended;
+      assert.strictEqual(list.code, 0, copy + list.stdout + list.stderr);
+    }
   } finally {
     w.stop();
   }

@@ -86,7 +86,7 @@ it("every test that the threat model names is there", () => {
   assert.isAtLeast(named.length, 40);
   for (const [, file, titles] of named) {
     const source = fs.readFileSync(file!, "utf8");
-    for (const [, title] of titles!.matchAll(/"([^"]+)"/g)) assert.include(source, title, file);
+    for (const [, title] of titles!.matchAll(/"([^"]+)"/g)) assert.include(source, title!, file);
   }
 });
 

@@ -45,8 +45,22 @@ export interface Trailer {
   readonly raw: Buffer;
 }
 
+const trailers = new WeakMap<Capture, Trailer>();
 /** The trailer in what was sent, where all of it was. */
-export const trailerIn = ({ sent }: Capture): Trailer | undefined => {
+export const trailerIn = (capture: Capture): Trailer | undefined => {
+  const found = trailers.get(capture) ?? parsed(capture);
+  if (found !== undefined) trailers.set(capture, found);
+  return found;
+};
+const parsed = ({ sent }: Capture): Trailer | undefined => {
+  // What ends with an empty frame may be all of it.
+  if (
+    sent
+      .at(-1)
+      ?.subarray(-4)
+      .every((byte) => byte === 0) !== true
+  )
+    return undefined;
   const all = Buffer.concat(sent);
   const frames: Array<Buffer> = [];
   let raw: number | undefined;
@@ -76,6 +90,13 @@ const ticketIn = (command: string) => {
   const words = command.split(" ").slice(2);
   const ticket = parseTicketWords(words.slice(0, -1));
   return ticket === undefined ? undefined : { ticket, signature: words.at(-1)! };
+};
+
+const tables = new WeakMap<Buffer, ReadonlyArray<string>>();
+const linesIn = (archive: Buffer): ReadonlyArray<string> => {
+  const found = tables.get(archive) ?? linesOf(tableOf(archive));
+  tables.set(archive, found);
+  return found;
 };
 
 /** Frames of an archive's blocks behind `offset`. */
@@ -195,7 +216,7 @@ const blowOf = (
       signer: own.publicKey,
       ...what,
     };
-    const lines = linesOf(tableOf(junk));
+    const lines = linesIn(junk);
     const manifest = textOf("manifest", {
       ...ticket,
       server: world.serverKey,

@@ -21,6 +21,7 @@ import {
   framed,
   holds,
   keepAlive,
+  membersOf,
   sha256,
   textOf,
   ticketText,
@@ -752,6 +753,25 @@ describe("the end of a put", () => {
         why: "what came was not what dom0 sent",
       });
       assert.strictEqual((yield* upload(world, { archive: small, ...nth(3) })).code, 0);
+    }),
+  );
+
+  it.effect.each([
+    ["with one more", (all: ReadonlyArray<Buffer>) => [...all, all.at(-1)!], `new 0 ${count}\n`],
+    [
+      "in another order",
+      (all: ReadonlyArray<Buffer>) => [...all.slice(0, -2), all.at(-1)!, all.at(-2)!],
+      `new 0 ${count - 2}\nnew ${count - 1} 1\nnew ${count - 2} 1\n`,
+    ],
+  ] as const)("the members of a plain archive %s are not that archive", ([, come, recipe]) =>
+    Effect.gen(function* () {
+      const disk = new Disk();
+      const archive = Buffer.concat(come(membersOf(small).map(({ bytes }) => bytes)));
+      const lie = { archive, recipe, lines: tableFor(small) };
+      const { code, replies } = yield* upload(memoryWorld(disk), lie);
+      assert.deepStrictEqual([codeOf(replies), code], ["digest-mismatch", 6]);
+      assert.deepStrictEqual(kept(disk), []);
+      assert.deepStrictEqual(leftovers(disk), [`.qbackup/gone/${sessionOf(1)}`]);
     }),
   );
 

@@ -203,6 +203,12 @@ const finish = Effect.fnUntraced(function* (
     if (differing !== undefined) {
       return yield* refuse("digest-mismatch", `the server found another ${differing} than dom0`);
     }
+    // It lies in the store as a plain file too, which is its pack: what is in there must be it, and no more.
+    const [run, ...others] = runs;
+    const all = others.length === 0 && run?.session === ticket.session && run.first === 0;
+    if (manifest.format === "qvm-backup" && !(all && run.count === upload.members())) {
+      return yield* refuse("digest-mismatch", "the upload has other members than the archive");
+    }
     const receipt = receiptText({
       type: "qbackup receipt",
       version: 1,

@@ -509,14 +509,13 @@ qvm-backup: error: no such domain: 'nope'
 
   it("is cancelled by SIGINT at once, at the end of a member", async () => {
     const w = world();
-    w.faults({ tool: "qvm-backup", kind: "silence", after: 40_000, ms: 60_000 });
+    // Longer than any test: who waits for its end does not get there.
+    w.faults({ tool: "qvm-backup", kind: "silence", after: 40_000, ms: 600_000 });
     const out = path.join(w.dir, "out");
     const going = backup(w, out);
     await until("half an archive", () => fs.existsSync(out) && fs.statSync(out).size >= 30_720);
-    const before = Date.now();
     going.child.kill("SIGINT");
     const { code, stderr } = await going.ended;
-    expect(Date.now() - before).toBeLessThan(1000);
     expect(code).toBe(1);
     expect(stderr).toContain("\nBackup error: Backup cancelled\n");
     expect(w.profiles()).toEqual([]);
@@ -527,16 +526,18 @@ qvm-backup: error: no such domain: 'nope'
 
   it("of a killed client is cancelled by qubesd-query", async () => {
     const w = world();
-    w.faults({ tool: "qvm-backup", kind: "hang-before-open" });
-    const going = backup(w, path.join(w.dir, "out"));
-    await until("start", () => w.profiles().length === 1 && w.calls("qvm-backup").length === 1);
-    await sleep(200);
+    w.faults({ tool: "qvm-backup", kind: "silence", after: 40_000, ms: 600_000 });
+    const out = path.join(w.dir, "out");
+    const going = backup(w, out);
+    await until("half an archive", () => fs.existsSync(out) && fs.statSync(out).size >= 30_720);
     going.child.kill("SIGKILL");
     await going.ended;
     const profile = w.profiles()[0]!.replace(/\.conf$/, "");
     const query = ["-e", "dom0", "admin.backup.Cancel", "dom0", profile];
     expect((await run(w, "qubesd-query", query)).stdout).toBe("0\0");
-    expect((await run(w, "qubesd-query", query)).stdout).toContain("2\0");
+    await until("its end", async () =>
+      (await run(w, "qubesd-query", query)).stdout.startsWith("2\0"),
+    );
   });
 
   it("leaves the current tar to its reader when it is cancelled", async () => {

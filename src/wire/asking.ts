@@ -23,15 +23,13 @@ export const asking = <W extends Ask>(wants: Iterator<W>) => {
   const unanswered: Array<{ readonly want: W; from: number; readonly to: number }> = [];
   let ahead = 0;
   let current: { readonly want: W; from: number; readonly to: number } | undefined;
-  let ended = false;
   let again: Array<string> = [];
   const lineFor = (want: W, from: number, to: number) =>
     askLine({ session: want.session, member: want.member, block: from, count: to - from });
   const take = () => {
-    if (current === undefined && !ended) {
+    if (current === undefined) {
       const next = wants.next();
-      if (next.done === true) ended = true;
-      else {
+      if (next.done !== true) {
         const { block, count } = next.value;
         current = { want: next.value, from: block, to: block + count };
       }

@@ -111,6 +111,11 @@ export const excused: ReadonlyArray<Excused> = [
     ["if (start > 0) {", "start > 0 -> true"],
     ["if (start > 0) {", "start > 0 -> start >= 0"],
   ),
+  ...of(
+    "src/wire/frames.ts",
+    "it is too small for any frame either way, and grows with the first",
+    ["let buffer = new Uint8Array(0);", "0 -> 1"],
+  ),
   ...of("src/wire/request.ts", "a word that is missing is no verb either way", [
     'if (verb === undefined || !isVerb(verb)) return refuse("bad-request", "no such verb");',
     "verb === undefined || !isVerb(verb) -> !isVerb(verb)",

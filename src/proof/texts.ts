@@ -78,7 +78,7 @@ export type Tombstone = typeof Tombstone.Type;
 /** Bytes that a text may have. */
 export const manifestLimit = 2048;
 export const receiptLimit = 1024;
-export const tombstoneLimit = 1024;
+export const tombstoneLimit = 2048;
 
 const writer =
   <A>(schema: Schema.Codec<A, unknown> & { readonly fields: object }) =>

@@ -305,7 +305,7 @@ export const textOf = (what: keyof typeof keysOf, values: { readonly [key: strin
   return `{${keys.map((key) => `${JSON.stringify(key)}:${JSON.stringify(all[key])}`).join(",")}}`;
 };
 
-const limits = { manifest: 2048, receipt: 1024, tombstone: 1024 };
+const limits = { manifest: 2048, receipt: 1024, tombstone: 2048 };
 
 type Test = (value: unknown) => boolean;
 const text =

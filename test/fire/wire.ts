@@ -237,6 +237,7 @@ export const sessionOf = (n: number): string => n.toString(16).padStart(32, "0")
 
 export interface Listed {
   readonly name: string;
+  readonly session: string;
   readonly size: number;
   readonly root: string;
   readonly damaged: boolean;
@@ -251,9 +252,11 @@ export const listed = async (store: string): Promise<ReadonlyArray<Listed>> => {
   }
   const { code, stderr } = await call.ended;
   if (code !== 0) throw new Error(`list: exit ${code}: ${stderr}`);
-  for (const { damaged, name, root, size } of found) {
+  for (const { damaged, name, root, session, size } of found) {
     if (damaged) throw new Error(`${name} is listed as damaged`);
-    const bytes = fs.readFileSync(path.join(store, name));
+    // Its own name comes behind the record, and is made again where a crash took it.
+    const [file, pack] = [name, `.qbackup/packs/${session}`].map((each) => path.join(store, each));
+    const bytes = fs.readFileSync(fs.existsSync(file!) ? file! : pack!);
     if (bytes.length !== size || rootOf(linesOf(tableOf(bytes))) !== root) {
       throw new Error(`${name} is listed, and is something else`);
     }

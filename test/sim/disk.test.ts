@@ -185,7 +185,14 @@ describe("a call on the disk does not succeed", () => {
         }),
       );
       it(`${reason}, ${times === 1 ? "once" : "from then on"}: what dom0 makes of it`, () => {
-        const { carrierDies: _1, dom0Dies: _2, books: _3, second: _4, ...rest } = planOf(1);
+        const {
+          attack: _0,
+          carrierDies: _1,
+          dom0Dies: _2,
+          books: _3,
+          second: _4,
+          ...rest
+        } = planOf(1);
         const calm = { ...rest, links: [], deaths: [], clocks: [], pauses: [], archive: 2 };
         for (let at = 1; at <= 90; at++) {
           const disk = { at, count: times, reason };

@@ -132,7 +132,8 @@ const checkRun = (world: World, run: Run): void => {
     }
     if (books.unfinished !== undefined && !world.booksFailed) wrong("P7 a mark is left");
     if (said.lines.some(({ level }) => level === "error")) wrong("an error was reported");
-    if (notes.at(-1)?.urgency !== "normal") wrong("P5 no good news");
+    // Behind it may come that nothing was read back for long: by this clock it may be years.
+    if (!notes.some(({ urgency }) => urgency === "normal")) wrong("P5 no good news");
   } else {
     if (!said.lines.some(({ level }) => level === "error")) wrong("P5 no error reported");
     if (notes.at(-1)?.urgency !== "critical" && code !== 7) wrong("P5 no notification");

@@ -390,11 +390,18 @@ export class World {
     const keys = new Set<string>(this.runs.map(({ dom0 }) => dom0.key));
     const sent = this.plan.attack === undefined ? undefined : this.trailers;
     for (const file of this.disk.files()) {
-      if (file.startsWith(".qbackup/") || !file.endsWith(".manifest.json")) continue;
-      const name = file.slice(0, -".manifest.json".length);
+      // One that begins with another character is what the commit is tried with.
+      const name = /^([A-Za-z0-9].*)\.manifest\.json$/.exec(file)?.[1];
+      if (file.startsWith(".qbackup/") || name === undefined) continue;
       names.add(name);
       const wrong = (what: string) => this.broken(`P8 ${when}: ${name} ${what}`);
-      const record = JSON.parse(this.#text(file)) as Record<string, string>;
+      let record: Record<string, string>;
+      try {
+        record = JSON.parse(this.#text(file));
+      } catch {
+        wrong("has a torn record");
+        continue;
+      }
       const { manifest = "{}", receipt = "{}", receiptSignature = "", signature = "" } = record;
       const { members, name: said, root, session, signer } = JSON.parse(manifest);
       if (sent !== undefined && sent.get(session)?.manifest !== manifest) {

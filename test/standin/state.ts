@@ -203,11 +203,13 @@ export const recordCall = (
   appendLine(path.join(dir, "calls.jsonl"), JSON.stringify(call));
 };
 
+/** The whole lines: one that another process is writing may be there in part. */
 export const readLines = (file: string): Array<string> =>
   fs.existsSync(file)
     ? fs
         .readFileSync(file, "utf8")
         .split("\n")
+        .slice(0, -1)
         .filter((line) => line !== "")
     : [];
 

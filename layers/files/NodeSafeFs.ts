@@ -144,6 +144,16 @@ const small = (path: string, limit: number): Uint8Array | undefined => {
   }
 };
 
+/** At once, as `small`; what went away since its name was read is not there. */
+const entriesOf = (path: string): ReadonlyMap<string, Entry> => {
+  const found = new Map<string, Entry>();
+  for (const name of fs.readdirSync(path)) {
+    const stat = fs.lstatSync(`${path}/${name}`, { throwIfNoEntry: false });
+    if (stat !== undefined) found.set(name, entry(stat));
+  }
+  return found;
+};
+
 /** The descriptors of this layer's directories, for `link`, which takes two of them. */
 const descriptors = new WeakMap<Directory, number>();
 
@@ -193,6 +203,10 @@ const directory = (fd: number): Directory => {
         );
       }),
     names: call<Array<string>>("names", (done) => fs.readdir(`/proc/self/fd/${fd}`, done)),
+    entries: Effect.try({
+      try: () => entriesOf(`/proc/self/fd/${fd}`),
+      catch: (cause) => failure("names", cause),
+    }),
     link: (name, to, as) =>
       Effect.suspend(() => {
         const target = descriptors.get(to);

@@ -432,6 +432,12 @@ const directory = (disk: Disk, node: DirectoryNode, path: string): Directory => 
       alive,
       Effect.sync(() => [...node.entries.keys()]),
     ),
+    entries: Effect.andThen(
+      alive,
+      Effect.sync(
+        () => new Map([...node.entries].map(([name, found]) => [name, entry(disk, found)])),
+      ),
+    ),
     link: Effect.fnUntraced(function* (name: string, to: Directory, as: string) {
       component(as);
       const target = nodes.get(to);

@@ -1,7 +1,7 @@
 /** How much of the disk a store takes, and how much an upload may have. */
 import { Effect } from "effect";
 import { Locks } from "#services/Locks";
-import type { Directory, SafeFsError } from "#services/SafeFs";
+import type { Directory, Entry, SafeFsError } from "#services/SafeFs";
 import { isSession } from "#src/wire/names";
 import { find, type Store, whereFound } from "./store.ts";
 import { ticketOf } from "./tickets.ts";
@@ -9,31 +9,21 @@ import { ticketOf } from "./tickets.ts";
 /** Bytes of the disk that stay free; more than a client may send before the first sync would tell. */
 const leastFree = 67_108_864;
 
-/** The files of a directory by name; what goes away meanwhile takes no room. */
-const sizesOf = Effect.fnUntraced(function* (
-  directory: Directory,
-): Effect.fn.Return<ReadonlyMap<string, number>, SafeFsError> {
-  const sizes = new Map<string, number>();
-  for (const name of yield* directory.names) {
-    const entry = yield* find(directory, name);
-    if (entry?.kind === "file") sizes.set(name, entry.size);
-  }
-  return sizes;
-});
+/** Bytes of the files among them. */
+const bytesOf = (entries: ReadonlyMap<string, Entry>): number => {
+  let bytes = 0;
+  for (const { kind, size } of entries.values()) bytes += kind === "file" ? size : 0;
+  return bytes;
+};
 
 /** Bytes of all that is committed, and of the books: everything but the uploads. */
 const settled = Effect.fnUntraced(function* (own: Directory) {
-  let size = 0;
-  for (const name of yield* own.names) {
-    const entry = yield* find(own, name);
-    if (entry?.kind === "file") size += entry.size;
-    if (entry?.kind !== "directory" || name === "incoming") continue;
-    const sizes = yield* Effect.scoped(
-      Effect.flatMap(whereFound(own.directory(name)), (directory) =>
-        directory === undefined ? Effect.succeed(new Map<string, number>()) : sizesOf(directory),
-      ),
-    );
-    for (const bytes of sizes.values()) size += bytes;
+  const entries = yield* own.entries;
+  let size = bytesOf(entries);
+  for (const [name, { kind }] of entries) {
+    if (kind !== "directory" || name === "incoming") continue;
+    const directory = yield* whereFound(own.directory(name));
+    if (directory !== undefined) size += bytesOf(yield* directory.entries);
   }
   return size;
 }, Effect.scoped);
@@ -44,11 +34,12 @@ const uploads = Effect.fnUntraced(function* (own: Directory) {
   const incoming = yield* whereFound(own.directory("incoming"));
   if (incoming === undefined) return found;
   const packs = yield* whereFound(own.directory("packs"));
-  for (const [name, bytes] of yield* sizesOf(incoming)) {
+  for (const [name, { kind, size }] of yield* incoming.entries) {
+    if (kind !== "file") continue;
     const session = name.slice(0, 32);
     const linked =
       name === session && packs !== undefined && (yield* find(packs, session)) !== undefined;
-    found.set(session, (found.get(session) ?? 0) + (linked ? 0 : bytes));
+    found.set(session, (found.get(session) ?? 0) + (linked ? 0 : size));
   }
   return found;
 }, Effect.scoped);

@@ -205,6 +205,20 @@ export const safeFsContract = (name: string, ground: () => Ground): void => {
         assert.strictEqual(yield* reason(root.bytes("none", 100)), "not-found");
       }));
 
+    test("tells all that lies in a directory, as each for itself", (root, g) =>
+      Effect.gen(function* () {
+        assert.strictEqual((yield* root.entries).size, 0);
+        g.plant("link", "link");
+        g.plant("directory", "directory");
+        g.plant("file", text("so many"));
+        const all = yield* root.entries;
+        assert.deepStrictEqual([...all.keys()].toSorted(), ["directory", "file", "link"]);
+        assert.strictEqual(all.get("file")!.size, 7);
+        for (const [name, entry] of all) {
+          assert.deepStrictEqual(entry, yield* root.stat(name));
+        }
+      }));
+
     test("a mode holds for whoever opens it later", (root) =>
       Effect.gen(function* () {
         const file = yield* root.create("a", 0o600);

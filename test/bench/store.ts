@@ -1,22 +1,25 @@
 /**
- * What `list` costs in a store of many archives: node test/bench/list.ts [ARCHIVES [MEMBERS]]. Needs the
- * built dist/qbackup-shell. Time and memory are the program's own, beside those of a program that
- * only shows its version.
+ * What a store of many archives costs: `list` of all of it, and a small `put` beside one in an empty store,
+ * with a quota: node test/bench/store.ts [ARCHIVES [MEMBERS]]. Needs the built dist/qbackup-shell. Time
+ * and memory are the program's own, beside those of a program that only shows its version.
  */
 import { spawnSync } from "node:child_process";
 import * as fs from "node:fs";
 import * as os from "node:os";
 import * as path from "node:path";
-import { slotOf } from "#test/support/archive";
-import { ontoFolder, storeMaker } from "#test/support/stores";
+import { archiveOf, slotOf } from "#test/support/archive";
+import { commandFor, streamOf } from "#test/support/shell";
+import { ontoFolder, serverPair, storeMaker } from "#test/support/stores";
 
 const [archives = 10_000, members = 50_000] = process.argv.slice(2).map(Number);
-const folder = fs.mkdtempSync(path.join(os.tmpdir(), "qbackup-list-"));
+const folder = fs.mkdtempSync(path.join(os.tmpdir(), "qbackup-store-"));
+const empty = fs.mkdtempSync(path.join(os.tmpdir(), "qbackup-empty-"));
 const session = (n: number) => n.toString(16).padStart(32, "0");
 
 const say = (text: string) => process.stdout.write(`${text}\n`);
 const write = ontoFolder(folder);
 const maker = storeMaker(write);
+storeMaker(ontoFolder(empty));
 // One pack and one table for all: `list` must not read them, however long they are.
 const first = session(1);
 maker.pack(
@@ -54,14 +57,19 @@ fs.writeFileSync(
 });
 `,
 );
-const run = (args: ReadonlyArray<string>, command?: string) => {
+const run = (
+  home: string,
+  args: ReadonlyArray<string>,
+  command?: string,
+  input: Uint8Array = Buffer.alloc(0),
+) => {
   const began = process.hrtime.bigint();
   const { stderr, stdout } = spawnSync(
     process.execPath,
     ["-r", hook, "dist/qbackup-shell", ...args],
     {
-      env: { HOME: folder, ...(command === undefined ? {} : { SSH_ORIGINAL_COMMAND: command }) },
-      input: "",
+      env: { HOME: home, ...(command === undefined ? {} : { SSH_ORIGINAL_COMMAND: command }) },
+      input,
       maxBuffer: 2 ** 28,
       encoding: "utf8",
     },
@@ -73,12 +81,33 @@ const run = (args: ReadonlyArray<string>, command?: string) => {
     rss: Number(rss) / 1024,
     cpu: Number(cpu) / 1e6,
     lines: stdout.split("\n").length - 1,
+    stdout,
     stderr,
   };
 };
+/** A whole upload of a small archive, with a run of its own. */
+const put = (home: string, number: number) => {
+  const now = Date.now();
+  const archive = archiveOf({ seed: 1, files: [{ path: "vm7/private.img", size: 4096 }] });
+  const upload = {
+    archive,
+    name: `small-${number}.backup`,
+    session: session(archives + number),
+    run: number,
+    bytes: archive.length,
+  };
+  const done = run(
+    home,
+    ["--quota", "1T"],
+    commandFor(upload, serverPair.publicKey, now),
+    streamOf(upload, serverPair.publicKey, now, 0),
+  );
+  if (!done.stdout.includes('"stored"')) throw new Error(`not stored: ${done.stdout}`);
+  return done;
+};
 try {
-  const idle = run(["--version"]);
-  const listed = run(["--root", folder], "qbackup/1 list");
+  const idle = run(folder, ["--version"]);
+  const listed = run(folder, [], "qbackup/1 list");
   say(`${archives} archives of ${members} members: ${listed.lines - 2} listed`);
   say(
     `list ${listed.seconds.toFixed(2)} s (${listed.cpu.toFixed(2)} s of processor time); the program's start ${idle.seconds.toFixed(2)} s`,
@@ -86,6 +115,17 @@ try {
   say(
     `memory ${listed.rss.toFixed(0)} MiB; at the program's start ${idle.rss.toFixed(0)} MiB; more by ${(listed.rss - idle.rss).toFixed(0)}`,
   );
+  const rounds = [1, 2, 3].map((n) => [put(empty, n), put(folder, n)] as const);
+  const least = (which: 0 | 1, of: "seconds" | "cpu") =>
+    Math.min(...rounds.map((round) => round[which][of])).toFixed(2);
+  for (const [which, what] of [
+    [0, "an empty store"],
+    [1, "this one"],
+  ] as const) {
+    say(
+      `a put into ${what}: ${least(which, "seconds")} s (${least(which, "cpu")} s of processor time), best of 3`,
+    );
+  }
 } finally {
-  fs.rmSync(folder, { recursive: true, force: true });
+  for (const made of [folder, empty]) fs.rmSync(made, { recursive: true, force: true });
 }

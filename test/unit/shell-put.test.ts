@@ -117,6 +117,59 @@ const errorOf = (said: ReadonlyArray<Reply<"put">>): Error => {
   return last;
 };
 
+const salt = (n: number) => sha256(Buffer.from(`salt ${n}`));
+let salts = 0;
+const slot = (name: string, bytes: number) =>
+  slotOf(name, scryptOf(Buffer.alloc(bytes, ++salts), salt(salts)));
+const header = (runs: number) =>
+  slotOf(
+    "backup-header",
+    Buffer.from(
+      `version=4\nencrypted=True\ncompressed=True\ncompression-filter=gzip\nhmac-algorithm=scrypt\nbackup-id=20261123T030424-14807\nqbackup-seal=${"0".repeat(64)}\nqbackup-run=${runs}\n`,
+    ),
+  );
+const cell = (n: number) => `vm1/private.img.${String(n).padStart(3, "0")}.enc`;
+/** The pack of a first night: cells, map, qubes.xml, and the heads last. */
+const first = Buffer.concat([
+  ...[1, 2, 3, 4, 5].map((n) => slot(cell(n), 40_000 + n)),
+  slot(cell(0), 900),
+  slot("qubes.xml.000.enc", 500),
+  slot("backup-header.hmac", 100),
+  header(1),
+]);
+const recipe = "new 8 1\nnew 7 1\nnew 6 1\nnew 5 1\nnew 0 5\n";
+const inOrder = (pack: Buffer, order: ReadonlyArray<number>) =>
+  order.map((i) => tableFor(pack)[i]!);
+const firstLines = inOrder(first, [8, 7, 6, 5, 0, 1, 2, 3, 4]);
+const firstNight: Upload = {
+  archive: first,
+  format: "slots",
+  recipe,
+  lines: firstLines,
+  ...nth(1),
+};
+/** One cell is another one, and the heads are new. */
+const second = Buffer.concat([
+  slot(cell(3), 50_000),
+  slot("qubes.xml.000.enc", 600),
+  slot("backup-header.hmac", 100),
+  header(2),
+]);
+const secondLines = [
+  ...inOrder(second, [3, 2, 1]),
+  ...firstLines.slice(3, 6),
+  tableFor(second)[0]!,
+  ...firstLines.slice(7),
+];
+const secondNight: Upload = {
+  archive: second,
+  format: "slots",
+  recipe: "new 3 1\nnew 2 1\nnew 1 1\nbase 3 3\nnew 0 1\nbase 7 2\n",
+  lines: secondLines,
+  base: sessionOf(1),
+  ...nth(2),
+};
+
 describe("a put", () => {
   const stores = (what: string, world: () => World, args: () => ReadonlyArray<string>) =>
     it.live(`stores, proves and lists: ${what}`, () =>
@@ -899,59 +952,6 @@ describe("the end of a put", () => {
 });
 
 describe("an archive of slots", () => {
-  const salt = (n: number) => sha256(Buffer.from(`salt ${n}`));
-  let salts = 0;
-  const slot = (name: string, bytes: number) =>
-    slotOf(name, scryptOf(Buffer.alloc(bytes, ++salts), salt(salts)));
-  const header = (runs: number) =>
-    slotOf(
-      "backup-header",
-      Buffer.from(
-        `version=4\nencrypted=True\ncompressed=True\ncompression-filter=gzip\nhmac-algorithm=scrypt\nbackup-id=20261123T030424-14807\nqbackup-seal=${"0".repeat(64)}\nqbackup-run=${runs}\n`,
-      ),
-    );
-  const cell = (n: number) => `vm1/private.img.${String(n).padStart(3, "0")}.enc`;
-  /** The pack of a first night: cells, map, qubes.xml, and the heads last. */
-  const first = Buffer.concat([
-    ...[1, 2, 3, 4, 5].map((n) => slot(cell(n), 40_000 + n)),
-    slot(cell(0), 900),
-    slot("qubes.xml.000.enc", 500),
-    slot("backup-header.hmac", 100),
-    header(1),
-  ]);
-  const recipe = "new 8 1\nnew 7 1\nnew 6 1\nnew 5 1\nnew 0 5\n";
-  const inOrder = (pack: Buffer, order: ReadonlyArray<number>) =>
-    order.map((i) => tableFor(pack)[i]!);
-  const firstLines = inOrder(first, [8, 7, 6, 5, 0, 1, 2, 3, 4]);
-  const firstNight: Upload = {
-    archive: first,
-    format: "slots",
-    recipe,
-    lines: firstLines,
-    ...nth(1),
-  };
-  /** One cell is another one, and the heads are new. */
-  const second = Buffer.concat([
-    slot(cell(3), 50_000),
-    slot("qubes.xml.000.enc", 600),
-    slot("backup-header.hmac", 100),
-    header(2),
-  ]);
-  const secondLines = [
-    ...inOrder(second, [3, 2, 1]),
-    ...firstLines.slice(3, 6),
-    tableFor(second)[0]!,
-    ...firstLines.slice(7),
-  ];
-  const secondNight: Upload = {
-    archive: second,
-    format: "slots",
-    recipe: "new 3 1\nnew 2 1\nnew 1 1\nbase 3 3\nnew 0 1\nbase 7 2\n",
-    lines: secondLines,
-    base: sessionOf(1),
-    ...nth(2),
-  };
-
   it.effect("is made of what came, and of what lies in the archive that it builds on", () =>
     Effect.gen(function* () {
       const disk = new Disk();
@@ -1548,29 +1548,20 @@ describe("what the disk does", () => {
 
 describe("a crash in the middle of a put", () => {
   /** A disk with a first night on it, and a second one that builds on that. */
-  const first: Upload = { archive: tiny, ...nth(1), time: 0 };
-  const lines = tableFor(tiny);
-  const second: Upload = {
-    archive: archiveOf({ seed: 7, chunk: smallChunk, files: [] }),
-    recipe: "new 0 3\nbase 3 1\n",
-    base: sessionOf(1),
-    ...nth(2),
-    time: 0,
-  };
-  const of = (upload: Upload): Upload =>
-    upload === first ? first : { ...second, lines: [...tableFor(second.archive), lines[3]!] };
+  const alone: Upload = { archive: tiny, ...nth(1), time: 0 };
+  const upon: Upload = { ...secondNight, time: 0 };
   const prepared = Effect.fnUntraced(function* (what: Upload) {
     const disk = new Disk();
     yield* run(memoryWorld(disk), { args: ["init"] });
-    if (what !== first) yield* upload(memoryWorld(disk), first);
+    if (what === upon) yield* upload(memoryWorld(disk), { ...firstNight, time: 0 });
     return disk;
   });
   /** What must hold at any time: what is listed is whole, and what is not has no name. */
-  const sound = Effect.fnUntraced(function* (disk: Disk, what: string) {
+  const sound = Effect.fnUntraced(function* (disk: Disk, put: Upload, what: string) {
     const { archives } = yield* listed(memoryWorld(disk));
     for (const { damaged, name, session } of archives) {
       assert.isFalse(damaged, what);
-      const archive = session === sessionOf(1) ? first.archive : second.archive;
+      const { archive } = session === put.session ? put : firstNight;
       assert.isTrue(disk.bytes(`.qbackup/packs/${session}`)!.equals(archive), what);
       const plain = disk.bytes(name);
       if (plain !== undefined) assert.isTrue(plain.equals(archive), what);
@@ -1593,36 +1584,36 @@ describe("a crash in the middle of a put", () => {
   ];
 
   for (const [nights, put] of [
-    ["first", first],
-    ["second", second],
+    ["first", alone],
+    ["second", upon],
   ] as const) {
-    const some = put === first ? losses : losses.slice(1, 3);
+    const some = put === alone ? losses : losses.slice(1, 3);
     it.effect.each(some)(`of the ${nights} night loses nothing that was said: %s`, ([, loss]) =>
       Effect.gen(function* () {
         const calm = yield* prepared(put);
         const before = calm.log.length;
-        yield* upload(memoryWorld(calm), of(put));
+        yield* upload(memoryWorld(calm), put);
         const moments = calm.log.length - before;
         assert.isAbove(moments, 100);
         for (let at = 0; at < moments; at++) {
           const disk = yield* prepared(put);
           let seen = 0;
           disk.fault = () => (seen++ === at ? "off" : undefined);
-          const said = yield* upload(memoryWorld(disk), of(put)).pipe(
+          const said = yield* upload(memoryWorld(disk), put).pipe(
             Effect.catchDefect(() => Effect.succeed({ replies: [] as Array<Reply<"put">> })),
           );
           disk.fault = () => undefined;
           disk.crash(loss(at));
           const what = `moment ${at}: ${JSON.stringify(calm.log[before + at])}`;
-          const there = yield* sound(disk, what);
+          const there = yield* sound(disk, put, what);
           const stored = said.replies.find(({ type }) => type === "stored");
-          if (stored !== undefined) assert.strictEqual(there, put === first ? 1 : 2, what);
+          if (stored !== undefined) assert.strictEqual(there, put === alone ? 1 : 2, what);
           // Asked again it is stored, or was; and after another loss it still is.
-          const again = yield* upload(memoryWorld(disk), of(put));
+          const again = yield* upload(memoryWorld(disk), put);
           assert.strictEqual(codeOf(again.replies), "stored", what);
           if (stored !== undefined) assert.deepStrictEqual(again.replies, [stored], what);
           disk.crash(loss(at));
-          assert.strictEqual(yield* sound(disk, what), put === first ? 1 : 2, what);
+          assert.strictEqual(yield* sound(disk, put, what), put === alone ? 1 : 2, what);
           // Lower tickets stay worth nothing.
           const stale = yield* upload(memoryWorld(disk), { archive: tiny, ...nth(0), time: 0 });
           assert.strictEqual(codeOf(stale.replies), "stale", what);
@@ -1633,24 +1624,24 @@ describe("a crash in the middle of a put", () => {
 
   it.effect("of the process alone, at any moment, is made good by the next put", () =>
     Effect.gen(function* () {
-      const calm = yield* prepared(first);
+      const calm = yield* prepared(alone);
       const before = calm.log.length;
-      yield* upload(memoryWorld(calm), first);
+      yield* upload(memoryWorld(calm), alone);
       for (let at = 0; at < calm.log.length - before; at++) {
-        const disk = yield* prepared(first);
+        const disk = yield* prepared(alone);
         let seen = 0;
         // What a killed process cannot do any more fails here, its clearing up too.
         disk.fault = () => (seen++ >= at ? "io" : undefined);
-        yield* upload(memoryWorld(disk), first).pipe(Effect.catchDefect(() => Effect.void));
+        yield* upload(memoryWorld(disk), alone).pipe(Effect.catchDefect(() => Effect.void));
         disk.fault = () => undefined;
         const what = `moment ${at}: ${JSON.stringify(calm.log[before + at])}`;
-        yield* sound(disk, what);
-        const again = yield* upload(memoryWorld(disk), first);
+        yield* sound(disk, alone, what);
+        const again = yield* upload(memoryWorld(disk), alone);
         assert.strictEqual(codeOf(again.replies), "stored", what);
         // What a try of the commit has left is removed a day later.
         assert.notMatch(leftovers(disk).join(), /incoming\/0{31}|held|gone/, what);
         disk.crash();
-        assert.strictEqual(yield* sound(disk, what), 1, what);
+        assert.strictEqual(yield* sound(disk, alone, what), 1, what);
       }
     }),
   );

@@ -24,66 +24,24 @@ export const choose = (entropy: Entropy, count: number, limit: number): Readonly
   return [...chosen].sort((a, b) => a - b);
 };
 
-/** Random numbers are asked for so many at once. */
-const drawsAtOnce = 256;
-
 /**
  * `count` of all blocks that are shown to it, every such set as likely as the others, before it is
- * known how many there will be: each block draws a number of 48 bits, and the smallest stay. Holds no
- * more than `count` of them.
+ * known how many there will be: the n-th block takes the place of one of those that stay, any of them,
+ * in `count` of n cases (A. Waterman). Holds no more than `count` of them.
  */
 export const drawing = <T>(entropy: Entropy, count: number) => {
-  /** The greatest number first: a binary heap. */
-  const heap: Array<{ readonly number: number; readonly item: T; readonly block: number }> = [];
+  const drawn: Array<{ readonly item: T; readonly block: number }> = [];
   let seen = 0;
-  let bytes: Uint8Array = new Uint8Array(0);
-  let at = 0;
-  const draw = (): number => {
-    if (at === bytes.length) {
-      bytes = entropy(6 * drawsAtOnce);
-      at = 0;
-    }
-    let number = 0;
-    for (const end = at + 6; at < end; at++) number = number * 256 + bytes[at]!;
-    return number;
-  };
-  const up = (from: number) => {
-    for (let i = from; i > 0;) {
-      const parent = (i - 1) >>> 1;
-      if (heap[parent]!.number >= heap[i]!.number) return;
-      [heap[parent], heap[i]] = [heap[i]!, heap[parent]!];
-      i = parent;
-    }
-  };
-  const down = () => {
-    for (let i = 0; ;) {
-      let greatest = i;
-      for (const child of [2 * i + 1, 2 * i + 2]) {
-        if (child < heap.length && heap[child]!.number > heap[greatest]!.number) greatest = child;
-      }
-      if (greatest === i) return;
-      [heap[greatest], heap[i]] = [heap[i]!, heap[greatest]!];
-      i = greatest;
-    }
-  };
   return {
     /** The blocks of one member; `item` is made for those alone that stay for now. */
     see: (blocks: number, item: () => T): void => {
       for (let block = 0; block < blocks; block++) {
-        const number = draw();
+        const place = seen < count ? seen : below(entropy, seen + 1);
+        if (place < count) drawn[place] = { item: item(), block };
         seen += 1;
-        if (heap.length < count) {
-          heap.push({ number, item: item(), block });
-          up(heap.length - 1);
-        } else if (count > 0 && number < heap[0]!.number) {
-          heap[0] = { number, item: item(), block };
-          down();
-        }
       }
     },
-    /** Blocks that it was shown. */
-    seen: (): number => seen,
-    drawn: (): ReadonlyArray<{ readonly item: T; readonly block: number }> => heap,
+    drawn: (): ReadonlyArray<{ readonly item: T; readonly block: number }> => drawn,
   };
 };
 

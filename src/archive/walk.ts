@@ -134,12 +134,12 @@ const octal = (header: Buffer, at: number, digits: number, end = "\0"): number |
     ? Number.parseInt(field.slice(0, digits), 8)
     : undefined;
 };
-/** A text padded with NULs, without any after the first one but NULs. */
+/** A text padded with NULs, one at least, without any after the first one but NULs. */
 const padded = (header: Buffer, at: number, length: number): string | undefined => {
   const field = header.subarray(at, at + length);
   const end = field.indexOf(0);
-  // Not cut out of a longer text, which would live as long: there may be a million of them.
-  if (end === -1) return field.toString("latin1");
+  // Where there is no NUL, nor is the last byte one, which stands at -1. And the text is not cut out of a
+  // longer one, which would live as long: there may be a million of them.
   return isZero(field.subarray(end)) ? field.toString("latin1", 0, end) : undefined;
 };
 

@@ -127,11 +127,11 @@ export const archiveMembers = (count: number) => {
         sessions.push(run.session);
       }
       pack.parts.push({ first: run.first, count: run.count, at: listed });
-      for (let i = 0; i < run.count; i++) {
-        sessionOf[listed + i] = pack.index;
-        memberOf[listed + i] = run.first + i;
+      for (let member = run.first; member < run.first + run.count; member++) {
+        sessionOf[listed] = pack.index;
+        memberOf[listed] = member;
+        listed += 1;
       }
-      listed += run.count;
       return true;
     });
     return {

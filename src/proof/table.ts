@@ -21,7 +21,7 @@ export interface Member {
   readonly digest: string;
 }
 
-const form = /^([A-Za-z0-9._@/-]{1,99}) ([0-9]{1,16}) ([0-9]{1,16}) ([0-9a-f]{64})$/;
+const form = /^([A-Za-z0-9._@/-]{1,99}) ([0-9]+) ([0-9]+) ([0-9a-f]{64})$/;
 const tarBlock = 512;
 
 /** With its newline. */

@@ -49,9 +49,7 @@ export const frames = (source: Source, limit: number) => {
     if (size === keepAlive) return { kind: "keep-alive" };
     if (size === giveUp) return { kind: "give-up" };
     if (size > limit) return yield* new WireError({ reason: `a frame of ${size} bytes` });
-    if (buffer.length < size + 4) {
-      buffer = new Uint8Array(Math.min(limit, Math.max(size, 2 * buffer.length)) + 4);
-    }
+    if (buffer.length < size + 4) buffer = new Uint8Array(size + 4);
     const n = yield* source.read(buffer.subarray(0, size + 4), size);
     if (n < size) return { kind: "cut" };
     held = n - size;

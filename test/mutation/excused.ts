@@ -165,6 +165,14 @@ export const excused: ReadonlyArray<Excused> = [
     ["const middle = (low + high + 1) >>> 1;", "1 -> 2"],
   ),
   ...of("src/proof/members.ts", "written before it is read", ["let listed = 0;", "0 -> 1"]),
+  ...of(
+    "src/proof/table.ts",
+    "no length is a multiple of no block, so the next condition says as much",
+    [
+      "if (size === undefined || length === undefined) return undefined;",
+      "size === undefined || length === undefined -> size === undefined",
+    ],
+  ),
   ...of("src/proof/members.ts", "what is written is ASCII, in any encoding", [
     'pathLength[at] = paths.write(path, pathAt[at]!, "latin1");',
     '"latin1" -> ""',

@@ -160,6 +160,11 @@ describe("names", () => {
       );
     }
   });
+  it("a path fills its field at most but for one byte", () => {
+    const long = (bytes: number) => behind(odd(plain, undefined, "a".repeat(bytes)));
+    assert.strictEqual(long(99), "unknown-member");
+    assert.strictEqual(long(100), "tar-header");
+  });
   it("a chunk's number has three digits, or more where it needs them", () => {
     for (const number of ["00", "0000", "0001", "1", "00a", "", "-01", "10000000"])
       assert.strictEqual(named(`vm1/root.img.${number}.enc`), "unknown-member", number);
@@ -533,38 +538,6 @@ describe("an extended header", () => {
   });
 });
 
-it("GNU tar takes every header that the walk takes", () => {
-  const times = ["0", "-1", "1.5", "123456789012345678.123456789", "-123456789012345678"];
-  const records = ["mtime", "atime", "ctime"].flatMap((of) =>
-    times.map((time) => `${`${of}=${time} \n`.length + 2} ${of}=${time}\n`),
-  );
-  // Every byte of the headers, changed to something that may have a meaning there.
-  const bent = Array.from({ length: 1536 }, (_, at) =>
-    [..."\0 -.019x\x80\xff"].map((sign) => {
-      const bytes = Buffer.from(one);
-      bytes[at] = sign.charCodeAt(0);
-      sumUp(bytes.subarray(0, 512));
-      sumUp(bytes.subarray(1024, 1536));
-      return bytes;
-    }),
-  ).flat();
-  const taken = [...records.map((text) => odd(plain, text)), ...bent].filter(
-    (member) => behind(member) === "whole",
-  );
-  assert.isAbove(taken.length, 300);
-  const into = fs.mkdtempSync(path.join(os.tmpdir(), "qbackup-walk-"));
-  try {
-    const input = Buffer.concat([...heads, ...taken]);
-    execFileSync("tar", ["-ixf", "-", "-C", into], { input, stdio: ["pipe", "ignore", "ignore"] });
-    assert.sameMembers(
-      fs.readdirSync(into).filter((name) => !/^(vm\d*|dom0-home)$/.test(name)),
-      ["backup-header", "backup-header.hmac", "qubes.xml.000.enc"],
-    );
-  } finally {
-    fs.rmSync(into, { recursive: true });
-  }
-});
-
 describe("backup-header", () => {
   const header = (text: string) => found([...headed(text), one]);
   const swapped = (from: string, to: string) => header(headerText.replace(from, to));
@@ -864,6 +837,7 @@ describe("slots", () => {
       ["run=58", "run="],
       ["run=58", "run=9007199254740992"],
       ["run=", "runs="],
+      ["run=58", "run=58\nqbackup-more=1"],
     ] as const) {
       assert.strictEqual(header(headerText + seal.replace(from, to)), "backup-header", to);
     }
@@ -945,4 +919,36 @@ describe("slots", () => {
       assert.strictEqual(list.finish(), list.fault);
     });
   });
+});
+
+it("GNU tar takes every header that the walk takes", () => {
+  const times = ["0", "-1", "1.5", "123456789012345678.123456789", "-123456789012345678"];
+  const records = ["mtime", "atime", "ctime"].flatMap((of) =>
+    times.map((time) => `${`${of}=${time} \n`.length + 2} ${of}=${time}\n`),
+  );
+  // Every byte of the headers, changed to something that may have a meaning there.
+  const bent = Array.from({ length: 1536 }, (_, at) =>
+    [..."\0 -.019x\x80\xff"].map((sign) => {
+      const bytes = Buffer.from(one);
+      bytes[at] = sign.charCodeAt(0);
+      sumUp(bytes.subarray(0, 512));
+      sumUp(bytes.subarray(1024, 1536));
+      return bytes;
+    }),
+  ).flat();
+  const taken = [...records.map((text) => odd(plain, text)), ...bent].filter(
+    (member) => behind(member) === "whole",
+  );
+  assert.isAbove(taken.length, 300);
+  const into = fs.mkdtempSync(path.join(os.tmpdir(), "qbackup-walk-"));
+  try {
+    const input = Buffer.concat([...heads, ...taken]);
+    execFileSync("tar", ["-ixf", "-", "-C", into], { input, stdio: ["pipe", "ignore", "ignore"] });
+    assert.sameMembers(
+      fs.readdirSync(into).filter((name) => !/^(vm\d*|dom0-home)$/.test(name)),
+      ["backup-header", "backup-header.hmac", "qubes.xml.000.enc"],
+    );
+  } finally {
+    fs.rmSync(into, { recursive: true });
+  }
 });

@@ -2,7 +2,7 @@
 import { assert, describe, it } from "@effect/vitest";
 import { archiveMembers, blocksOf, provenBlock } from "#src/proof/members";
 import type { Run } from "#src/proof/recipe";
-import { lineOf } from "#src/proof/table";
+import { lineOf, memberLimit } from "#src/proof/table";
 import { blockSize } from "#src/wire/limits";
 import { rng } from "#test/support/random";
 import { leavesOf, linesOf, rootOf, siblingsOf, spread, topOf } from "#test/support/reference";
@@ -114,7 +114,16 @@ describe("a table", () => {
     }
     assert.isFalse(takes(members().table(b), ""));
     assert.isTrue(takes(members().table(c), tableOf(2).join("")));
-    assert.isFalse(takes(members().table(a), tableOf(5).join("").slice(0, -1)));
+    for (const lines of [5, 6]) {
+      assert.isFalse(takes(members().table(a), tableOf(lines).join("").slice(0, -1)));
+    }
+  });
+  it("has no more lines than a pack can have members, wanted or not", () => {
+    const { finish, push } = members().table(c);
+    assert.isTrue(push(Buffer.from("x\n".repeat(memberLimit))));
+    assert.isTrue(finish());
+    assert.isFalse(push(Buffer.from("x\n")));
+    assert.isFalse(finish());
   });
   it("has members where they are wanted; elsewhere nobody looks", () => {
     const lines = tableOf(6);

@@ -233,15 +233,46 @@ const odd = (
   return undefined;
 };
 
+/** Which names were there, by 64 bits of their hash, which no two of an archive share by chance. */
+class Names {
+  #slots = new BigUint64Array(64);
+  #free = 32;
+
+  /** False where it was there already. */
+  add(name: string): boolean {
+    const hash = createHash("sha256").update(name).digest().readBigUInt64LE();
+    if (!this.#put(hash)) return false;
+    this.#free -= 1;
+    if (this.#free === 0) {
+      const held = this.#slots;
+      this.#slots = new BigUint64Array(2 * held.length);
+      this.#free = held.length / 2;
+      for (const each of held) if (each !== 0n) this.#put(each);
+    }
+    return true;
+  }
+
+  #put(hash: bigint): boolean {
+    let at = Number(hash % BigInt(this.#slots.length));
+    while (this.#slots[at] !== 0n) {
+      if (this.#slots[at] === hash) return false;
+      at = (at + 1) % this.#slots.length;
+    }
+    this.#slots[at] = hash;
+    return true;
+  }
+}
+
 /**
  * A walk over the list of an archive's members: `next` for each, in order, gives the fault that ends
- * the walk, or undefined; `finish` gives what is missing. Holds a name for each file.
+ * the walk, or undefined; `finish` gives what is missing. Holds some 16 bytes for each file: the names
+ * of a million would be 200 MiB.
  */
 export class ListWalk {
   readonly #format: Format | "pack";
   readonly #fullChunk: number;
   readonly #expected: ReadonlySet<string> | undefined;
-  readonly #files = new Set<string>();
+  readonly #files = new Names();
   /** Those of the expected directories that were there. */
   readonly #seen = new Set<string>();
   #home = false;
@@ -286,7 +317,8 @@ export class ListWalk {
     }
     const tail = this.#closeFile();
     if (tail !== undefined) return tail;
-    if (this.#files.size === 0) return this.#fail("missing-qube", "the archive has no qube in it");
+    if (this.#file === undefined)
+      return this.#fail("missing-qube", "the archive has no qube in it");
     const missing = [...(this.#expected ?? [])].filter((id) => !this.#seen.has(id));
     return missing.length > 0
       ? this.#fail("missing-qube", `the archive has nothing of ${missing.join(", ")}`)
@@ -328,7 +360,7 @@ export class ListWalk {
     } else {
       const tail = this.#closeFile();
       if (tail !== undefined) return tail;
-      if (this.#files.has(name)) {
+      if (!this.#files.add(name)) {
         return this.#fail("duplicate", `${path} comes after the end of its file`);
       }
       if (number !== 0) return this.#fail("gap", `${path} is there, but not the chunks before it`);
@@ -338,7 +370,6 @@ export class ListWalk {
       if (id !== "dom0-home" && this.#home) {
         return this.#fail("order", `${path} stands behind dom0-home`);
       }
-      this.#files.add(name);
       this.#home = id === "dom0-home";
       if (this.#expected !== undefined) this.#seen.add(id);
     }

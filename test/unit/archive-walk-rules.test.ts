@@ -208,6 +208,22 @@ describe("the order of members", () => {
     assert.strictEqual(behind(first, second, second), "duplicate");
     assert.strictEqual(behind(second), "gap");
   });
+  it("a file does not come again, whichever and however many there were", () => {
+    const many = (files: number) => {
+      const list = new ListWalk({ format: "slots" });
+      const next = (path: string) => list.next({ path, size: 128, length: 1024 })?.fault;
+      for (const head of ["backup-header", "backup-header.hmac", "qubes.xml.000.enc"]) next(head);
+      const name = (n: number) => `vm${n}/root.img.000.enc`;
+      for (let n = 1; n <= files; n++) assert.isUndefined(next(name(n)), `${n} of ${files}`);
+      return (n: number) => next(name(n));
+    };
+    for (const files of [32, 33, 150]) {
+      for (let n = 1; n < files; n++) {
+        assert.strictEqual(many(files)(n), "duplicate", `${n} of ${files}`);
+      }
+    }
+    assert.isUndefined(many(5000)(5001));
+  });
   it("a file does not come again, nor its qube behind dom0-home", () => {
     const [root, home] = [chunk("vm1/root.img.000.enc"), chunk("dom0-home/user.000.enc")];
     assert.strictEqual(behind(root, one, root), "duplicate");

@@ -55,7 +55,7 @@ export const rootHasher = () => {
   };
   return {
     push: (line: string): void => {
-      leaf.update(line, "latin1");
+      leaf.update(line);
       members += 1;
       held += 1;
       if (held === linesOfLeaf) close();

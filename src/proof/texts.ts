@@ -75,9 +75,8 @@ export const Tombstone = Schema.Struct({
 });
 export type Tombstone = typeof Tombstone.Type;
 
-/** Bytes that a text may have. */
+/** Bytes that the text may have; its fields come to fewer, whatever is in them. */
 export const manifestLimit = 2048;
-export const receiptLimit = 1024;
 export const tombstoneLimit = 2048;
 
 const writer =
@@ -87,25 +86,21 @@ const writer =
     return JSON.stringify(Object.fromEntries(Object.keys(schema.fields).map((k) => [k, of[k]])));
   };
 /** Takes only what the writer would have written: what is signed has one form. */
-const reader = <A>(
-  schema: Schema.Codec<A, unknown> & { readonly fields: object },
-  limit: number,
-) => {
+const reader = <A>(schema: Schema.Codec<A, unknown> & { readonly fields: object }) => {
   const decode = Schema.decodeOption(Schema.fromJsonString(schema));
   const write = writer(schema);
   return (text: string): A | undefined => {
-    if (text.length > limit) return undefined;
     const value = Option.getOrUndefined(decode(text));
     return value !== undefined && write(value) === text ? value : undefined;
   };
 };
 
 export const manifestText = writer(Manifest);
-export const parseManifest = reader(Manifest, manifestLimit);
+export const parseManifest = reader(Manifest);
 export const receiptText = writer(Receipt);
-export const parseReceipt = reader(Receipt, receiptLimit);
+export const parseReceipt = reader(Receipt);
 export const tombstoneText = writer(Tombstone);
-export const parseTombstone = reader(Tombstone, tombstoneLimit);
+export const parseTombstone = reader(Tombstone);
 
 /** What opens an upload: only who has dom0's key can write one. */
 export const Ticket = Schema.Struct({

@@ -77,20 +77,9 @@ const odd = (
 };
 const plain = () => {};
 
-/** The fault of a member more than there may be; their chunks' numbers go to seven digits. */
-const crowded = (): string | undefined => {
-  const list = new ListWalk({ format: "slots" });
-  const next = (path: string) => list.next({ path, size: 128, length: 1024 })?.fault;
-  for (const head of ["backup-header", "backup-header.hmac", "qubes.xml.000.enc"]) next(head);
-  for (let n = 0; n < memberLimit - 3; n++) {
-    const fault = next(`vm1/root.img.${`${n}`.padStart(3, "0")}.enc`);
-    if (fault !== undefined) return `${n}: ${fault}`;
-  }
-  return next("vm2/root.img.000.enc");
-};
-
 describe("every fault has a case", () => {
-  const cases: { readonly [F in ArchiveFault["fault"]]: () => string | undefined } = {
+  type Fault = Exclude<ArchiveFault["fault"], "too-many-members">;
+  const cases: { readonly [F in Fault]: () => string | undefined } = {
     "not-an-archive": () => found([chunk("vm1/private.img.000.enc")]),
     "tar-header": () => behind(odd((h) => h.write("9", 156))),
     padding: () => behind(Buffer.concat([one.subarray(0, -1), Buffer.from("x")])),
@@ -103,12 +92,14 @@ describe("every fault has a case", () => {
     "lost-tail": () => behind(chunk("vm1/private.img.000.enc", full)),
     "backup-header": () => found([...headed(headerText.replace("4", "3")), one]),
     "scrypt-header": () => behind(memberOf("vm1/private.img.000.enc", Buffer.alloc(200, 1))),
-    "too-many-members": crowded,
     truncated: () => behind(one.subarray(0, -512)),
     "missing-qube": () => behind(),
     "unexpected-qube": () => found([...heads, one], { expected: new Set(["vm2"]) }),
   };
-  it.each(faults)("%s", (fault) => assert.strictEqual(cases[fault](), fault));
+  it.each(faults)("%s", (fault) => {
+    // That one takes its time: it stands at the end of this file.
+    if (fault !== "too-many-members") assert.strictEqual(cases[fault](), fault);
+  });
   it("is shown with the place where its member begins", () => {
     const result = walk([...heads, one, one]) as ArchiveFault;
     const at = Buffer.concat([...heads, one]).length;
@@ -936,6 +927,21 @@ describe("slots", () => {
     });
   });
 });
+
+/** The fault of a member more than there may be; their chunks' numbers go to seven digits. */
+const crowded = (): string | undefined => {
+  const list = new ListWalk({ format: "slots" });
+  const next = (path: string) => list.next({ path, size: 128, length: 1024 })?.fault;
+  for (const head of ["backup-header", "backup-header.hmac", "qubes.xml.000.enc"]) next(head);
+  for (let n = 0; n < memberLimit - 3; n++) {
+    const fault = next(`vm1/root.img.${`${n}`.padStart(3, "0")}.enc`);
+    if (fault !== undefined) return `${n}: ${fault}`;
+  }
+  return next("vm2/root.img.000.enc");
+};
+
+it("an archive has so many members at most, all of them chunks of one file if need be", () =>
+  assert.strictEqual(crowded(), "too-many-members"));
 
 it("GNU tar takes every header that the walk takes", () => {
   const times = ["0", "-1", "1.5", "123456789012345678.123456789", "-123456789012345678"];

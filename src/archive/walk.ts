@@ -168,15 +168,14 @@ const parseTarHeader = (header: Buffer): TarHeader | string => {
   if (time === undefined) return "time";
   if (!isZero(header.subarray(157, 257))) return "link";
   // qubesd runs as root; an extended header bears no names.
-  for (const at of [265, 297]) {
-    const name = padded(header, at, 32);
-    if (name !== "" && name !== "root") return "owner";
-  }
+  const names = [padded(header, 265, 32), padded(header, 297, 32)];
+  if (names.some((name) => name !== "" && name !== "root")) return "owner";
   const devices = header.toString("latin1", 329, 345);
-  if (devices !== "\0".repeat(16) && devices !== "0000000\x000000000\0") return "device";
+  const none = "\0".repeat(16);
+  if (devices !== none && devices !== "0000000\x000000000\0") return "device";
   if (!isZero(header.subarray(345, block))) return "prefix";
   const path = padded(header, 0, 100);
-  const bare = type === "0" && time === 0 && isZero(header.subarray(265, 345));
+  const bare = type === "0" && time === 0 && names.every((name) => name === "") && devices === none;
   return path === undefined || path === "" ? "path" : { type, path, size, bare };
 };
 

@@ -3,6 +3,7 @@ import { Effect } from "effect";
 import { Locks } from "#services/Locks";
 import type { Directory, Entry, SafeFsError } from "#services/SafeFs";
 import { isSession } from "#src/wire/names";
+import { recordName } from "./settled.ts";
 import { find, type Store, whereFound } from "./store.ts";
 import { ticketOf } from "./tickets.ts";
 
@@ -28,9 +29,17 @@ const settled = Effect.fnUntraced(function* (own: Directory) {
   return size;
 }, Effect.scoped);
 
-/** Bytes of the uploads, by session: of a committed one that lies in `packs/` too, nothing more. */
+/** What of an upload is counted, in bytes. */
+interface Part {
+  /** All that lies in `incoming/`. */
+  readonly bytes: number;
+  /** What of that lies in `packs/`, too, as from the middle of a commit on. */
+  readonly linked: number;
+}
+
+/** The uploads, by session. */
 const uploads = Effect.fnUntraced(function* (own: Directory) {
-  const found = new Map<string, number>();
+  const found = new Map<string, Part>();
   const incoming = yield* whereFound(own.directory("incoming"));
   if (incoming === undefined) return found;
   const packs = yield* whereFound(own.directory("packs"));
@@ -39,9 +48,25 @@ const uploads = Effect.fnUntraced(function* (own: Directory) {
     const session = name.slice(0, 32);
     const linked =
       name === session && packs !== undefined && (yield* find(packs, session)) !== undefined;
-    found.set(session, (found.get(session) ?? 0) + (linked ? 0 : size));
+    const before = found.get(session) ?? { bytes: 0, linked: 0 };
+    found.set(session, {
+      bytes: before.bytes + size,
+      linked: before.linked + (linked ? size : 0),
+    });
   }
   return found;
+}, Effect.scoped);
+
+/** What a commit that has not come to its end has put under the names of packs, in bytes. */
+const published = Effect.fnUntraced(function* (own: Directory, session: string) {
+  let size = 0;
+  for (const name of ["packs", "digests", "tables", "recipes", "records"]) {
+    const directory = yield* whereFound(own.directory(name));
+    const file = name === "records" ? recordName(session) : session;
+    const entry = directory === undefined ? undefined : yield* find(directory, file);
+    size += entry?.size ?? 0;
+  }
+  return size;
 }, Effect.scoped);
 
 /** Bytes that an upload is going to have: a live one what its ticket says, another what it has. */
@@ -102,14 +127,16 @@ export const gauge = (store: Store, quota: number | undefined): Gauge => {
       let used = own === undefined || quota === undefined ? 0 : yield* committed(own, false);
       let coming = 0;
       let mine = 0;
-      for (const [of, size] of own === undefined ? [] : yield* uploads(own)) {
+      for (const [of, { bytes, linked }] of own === undefined ? [] : yield* uploads(own)) {
         if (of === session) {
-          mine = size;
+          mine = bytes;
+          if (linked > 0 && quota !== undefined) used -= yield* published(own!, of);
           continue;
         }
-        const all = yield* reserved(store, of, size);
-        used += all;
-        coming += all - size;
+        // What lies in `packs/` too is counted there.
+        const all = yield* reserved(store, of, bytes);
+        used += all - linked;
+        coming += all - bytes;
       }
       const onDisk = free + mine - leastFree - coming;
       const allowed = (quota ?? Number.MAX_SAFE_INTEGER) - used;
@@ -121,7 +148,7 @@ export const gauge = (store: Store, quota: number | undefined): Gauge => {
     left: Effect.fnUntraced(function* (all = false) {
       if (own === undefined || quota === undefined) return Number.MAX_SAFE_INTEGER;
       let size = yield* committed(own, all);
-      for (const bytes of (yield* uploads(own)).values()) size += bytes;
+      for (const { bytes, linked } of (yield* uploads(own)).values()) size += bytes - linked;
       return quota - size;
     }),
   };

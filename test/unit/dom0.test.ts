@@ -771,6 +771,26 @@ describe("what a run leaves behind", () => {
         assert.notMatch(next.text, /broke off/);
       }),
   );
+  it.effect.each(["quota", "no-space", "exists", "gone"])(
+    "refused when it comes again (%s), an older connection may yet store what it was sent",
+    (code) =>
+      Effect.gen(function* () {
+        const w = world();
+        const ended = yield* qbackup(w, {
+          lies: {
+            mute: "after-trailer",
+            ready: (reply, call) => (call > 1 ? { type: "error", code, message: "no" } : reply),
+          },
+        });
+        assert.strictEqual(ended.code, 5, ended.text);
+        assert.match(ended.text, /^warning: it may be stored, which the next run asks /m);
+        assert.isDefined(w.disk.unfinished?.submission);
+        const next = yield* qbackup(w);
+        assert.strictEqual(next.code, 0, next.text);
+        assert.match(next.text, /whose run broke off at its end/);
+        assert.isUndefined(w.disk.unfinished);
+      }),
+  );
   it.effect("what the server's answer does not tell may be stored", () =>
     Effect.gen(function* () {
       for (const reply of [

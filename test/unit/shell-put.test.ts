@@ -1859,6 +1859,36 @@ describe("the quota", () => {
     }),
   );
 
+  it.effect("has room for what a commit that broke off has put under packs already", () =>
+    Effect.gen(function* () {
+      const prepared = Effect.gen(function* () {
+        const disk = new Disk();
+        yield* serverKey(memoryWorld(disk));
+        return disk;
+      });
+      const calm = yield* prepared;
+      // Its ticket is written down, too.
+      const bytes = (yield* exact(memoryWorld(calm))) - 5000;
+      const put = { archive: small, ...nth(1), ...full, bytes, time: 0 };
+      const before = calm.log.length;
+      yield* upload(memoryWorld(calm), put);
+      const links = calm.log
+        .slice(before)
+        .flatMap((one, i) => (one.operation === "link" ? [i] : []));
+      assert.isAbove(links.length, 6);
+      for (const link of links) {
+        const disk = yield* prepared;
+        let seen = -1;
+        disk.fault = () => ((seen += 1) === link ? "off" : undefined);
+        yield* upload(memoryWorld(disk), put);
+        disk.fault = () => undefined;
+        disk.crash(() => 0.999);
+        const { replies } = yield* upload(memoryWorld(disk), put);
+        assert.strictEqual(codeOf(replies), "stored", `link ${link}`);
+      }
+    }),
+  );
+
   it.effect("refuses at admission what about has no room for, to the byte", () =>
     Effect.gen(function* () {
       const world = memoryWorld();

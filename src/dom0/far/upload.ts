@@ -22,7 +22,7 @@ import type { Failed } from "#src/wire/reply";
 import type { Reply } from "#src/wire/request";
 import { line, printable } from "#src/say/shown";
 import { callEnded, isFailed, LinkBroken, mayPass, reach, refusal } from "./call.ts";
-import { failed, rejected, type RunFailed } from "#src/dom0/failure";
+import { failed, rejected, type RunFailed, undecidedYet } from "#src/dom0/failure";
 import { persist, watchProgress, watchSilence } from "./retry.ts";
 import { meet, newTicket, roomNow, staleRun, type Wanted } from "./server.ts";
 
@@ -253,9 +253,12 @@ export const openUpload = Effect.fnUntraced(function* (options: UploadOptions) {
       const other = yield* otherTicket(first);
       // It may have been settled on the old one while the number of this one went to the disk.
       if (other === undefined || settled) {
-        return yield* first.code === "gone"
-          ? rejected("refused", removed(first), "run again: the backup begins anew")
-          : refusal(first);
+        const why =
+          first.code === "gone"
+            ? rejected("refused", removed(first), "run again: the backup begins anew")
+            : refusal(first);
+        // An older connection, which has the trailer, may be at its commit while this one is refused.
+        return yield* trailerSent ? undecidedYet(why) : why;
       }
       ticket = other;
       tickets += 1;

@@ -327,13 +327,24 @@ export const put = Effect.fnUntraced(function* (signed: Request<"put">, conversa
 
   const { ticket } = vouched;
   const place = yield* locate(store.root, ticket.name);
-  yield* stillThere(store, session);
-  yield* nameIsFree(place);
-  yield* sameUpload(store, vouched);
-  yield* baseStands(store, ticket);
-  yield* rehearse(store, place);
   const usage = gauge(store, options.quota);
-  yield* hasRoom(store, ticket, usage);
+  const looked = yield* Effect.gen(function* () {
+    yield* stillThere(store, session);
+    yield* nameIsFree(place);
+    yield* sameUpload(store, vouched);
+    yield* baseStands(store, ticket);
+    yield* rehearse(store, place);
+    yield* hasRoom(store, ticket, usage);
+    return undefined;
+  }).pipe(
+    // An older connection may commit it just now: what is in the way then is the archive itself.
+    Effect.catchTag("Refused", (refused) =>
+      Effect.flatMap(answer(store, session), (stored) =>
+        stored === undefined ? Effect.fail(refused) : Effect.succeed(stored),
+      ),
+    ),
+  );
+  if (looked !== undefined) return yield* voice.say(looked);
 
   const { asked } = yield* hold(store, `session:${session}`);
   // Who had the lock may have committed it meanwhile, or given it up.

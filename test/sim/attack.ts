@@ -4,11 +4,11 @@
  * remove or hide one, or take more room than the quota has; and once it is over, backups go on.
  */
 import { Effect, Exit, Fiber } from "effect";
-import { keysOf } from "#layers/files/FileSigner";
 import { memoryPipe } from "#layers/memory/MemoryPipe";
 import { parseTicketWords, ticketText } from "#src/proof/texts";
 import { isPublicKey } from "#src/wire/names";
 import { archiveNumber, frameCount } from "#test/sim/plan";
+import type { Nights } from "#test/sim/nights";
 import type { Run, World } from "#test/sim/world";
 import { rng, type Rng } from "#test/support/random";
 import {
@@ -30,9 +30,13 @@ import {
   ticketText as textOfTicket,
 } from "#test/support/reference";
 
-/** What dom0 handed to the carrier in one upload's call. */
+/** What a dom0 handed to the carrier in one upload's call. */
 export interface Capture {
-  readonly run: Run;
+  readonly by: Run | Nights;
+  /** What it has to send. */
+  readonly archive: Buffer;
+  /** With its key, which nobody else has. */
+  readonly sign: (what: "ticket", text: string) => string;
   /** The ssh command; undefined where the carrier did not get so far. */
   command: string | undefined;
   readonly sent: Array<Buffer>;
@@ -245,7 +249,7 @@ const blowOf = (
   const replay = (what: string, answer: Blow["answer"]): Blow | undefined =>
     taken && { name: what, command: taken.command!, hold, answer };
   const trailer = taken === undefined ? undefined : world.trailers.get(put!.ticket.session);
-  const archive = taken?.run.archive ?? junk;
+  const archive = taken?.archive ?? junk;
   const stolen = [...world.trailers.values()];
 
   return r.pick<() => Blow | undefined>([
@@ -292,11 +296,10 @@ const blowOf = (
       ),
     // dom0 signed it, for another server.
     () => {
-      const home = taken?.run.dom0.books.secrets;
       const key = own.publicKey;
-      if (home === undefined || put === undefined || !isPublicKey(key)) return undefined;
+      if (taken === undefined || put === undefined || !isPublicKey(key)) return undefined;
       const ticket = { ...put.ticket, run: put.ticket.run + 1000 };
-      return forged(ticket, keysOf(home, false).sign("ticket", ticketText(ticket, key)));
+      return forged(ticket, taken.sign("ticket", ticketText(ticket, key)));
     },
     () => replay("a ticket again, and nothing", () => []),
     () => replay("a ticket again, given up", () => [giveUp]),
@@ -330,6 +333,8 @@ const blowOf = (
               "new 0 3\n",
               "base 0 1\nnew 1 2\n",
               "base 0 70000\n",
+              "base 0 10\n",
+              "base 0 4\nbase 8 2\n",
               "new 0 4\nnew 3 1\nnew 4 2\n",
               "new 0 1\n",
             ]),
@@ -342,7 +347,7 @@ const blowOf = (
       return (
         older &&
         replay("another archive and its trailer", () => [
-          ...framesFrom(other.run.archive, 0),
+          ...framesFrom(other.archive, 0),
           framed(),
           older.raw,
         ])

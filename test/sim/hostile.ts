@@ -6,9 +6,10 @@
 import { Effect } from "effect";
 import { inProcessQrexec, memoryPipe } from "#layers/memory/MemoryPipe";
 import { archiveNumber } from "#test/sim/plan";
-import type { World } from "#test/sim/world";
+import type { Dom0, World } from "#test/sim/world";
 import { keyOf, type Lies, peer, type Shelf, shelf } from "#test/support/peer";
 import type { Rng } from "#test/support/random";
+import { seriesOf, type Ticket, ticketText } from "#test/support/reference";
 
 const mebi = 1_048_576;
 
@@ -17,6 +18,8 @@ interface Lie {
   readonly lies: Lies;
   /** The exit code that it must come to. */
   readonly code: number;
+  /** What the liar has from before, and what dom0 knows of another server. */
+  readonly before?: (kept: Shelf, home: Dom0) => void;
 }
 
 /** Changes a field of the receipt, and signs that with the right key: an insider's lie. */
@@ -27,7 +30,7 @@ const receiptWith =
     return { ...reply, receipt, signature: key.sign("receipt", receipt) };
   };
 
-const lieOf = (r: Rng, blocks: number): Lie => {
+const lieOf = (r: Rng, blocks: number, prefix: string): Lie => {
   const other = keyOf("another server");
   const hex = r.bytes(32).toString("hex");
   const far = mebi * r.int(blocks + 1, blocks + 90);
@@ -55,6 +58,32 @@ const lieOf = (r: Rng, blocks: number): Lie => {
           ticket: { text: `put ${hex}`, signature: other.sign("ticket", hex) },
         }),
       },
+      code: 6,
+    },
+    {
+      name: "a ticket of dom0's, signed by another",
+      lies: {},
+      before: ({ tickets }, { books, key }) => {
+        const series = seriesOf(books.secrets!.series, prefix, ["work", "mail", "vault"], false);
+        const ticket: Ticket = {
+          name: "later.backup",
+          session: hex.slice(32),
+          base: "-",
+          series,
+          run: r.int(1, 2 ** 40),
+          bytes: mebi,
+          time: "2026-11-23T03:00:00Z",
+          signer: key,
+        };
+        const signature = other.sign("ticket", ticketText(ticket, keyOf("server").publicKey));
+        tickets.set(`${key} ${series}`, { ticket, signature });
+      },
+      code: 6,
+    },
+    {
+      name: "another server than the pinned one",
+      lies: {},
+      before: (_, { books }) => books.pins.set("net", other.publicKey),
       code: 6,
     },
     {
@@ -107,7 +136,11 @@ const lieOf = (r: Rng, blocks: number): Lie => {
 export const hostileTale = Effect.fnUntraced(function* (world: World) {
   const number = world.random.pick([2, 3, 4]);
   const archive = archiveNumber(number);
-  const { code, lies, name } = lieOf(world.random, Math.floor(archive.length / mebi));
+  const { before, code, lies, name } = lieOf(
+    world.random,
+    Math.floor(archive.length / mebi),
+    world.plan.prefix,
+  );
   world.note(`the lie: ${name}`);
   const kept: Shelf = shelf();
   const qrexec = inProcessQrexec(
@@ -115,6 +148,7 @@ export const hostileTale = Effect.fnUntraced(function* (world: World) {
     Effect.sync(() => ({ up: memoryPipe(), down: memoryPipe() })),
   );
   const home = world.dom0("home");
+  before?.(kept, home);
   const run = world.start(
     home,
     { id: "first", archive, qvm: { kind: "sound" }, doomed: false },

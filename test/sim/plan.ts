@@ -1,5 +1,6 @@
 /** What goes wrong in a story, and when: decided from its seed before it begins. */
 import * as fs from "node:fs";
+import { nightsRoom } from "#test/sim/nights";
 import { archiveOf } from "#test/support/archive";
 import type { Suspension } from "#test/sim/universe";
 import { type Rng, rng } from "#test/support/random";
@@ -87,7 +88,10 @@ export interface Attack {
   readonly holdsBack: boolean;
   /** In bytes. */
   readonly quota?: number;
-  /** Milliseconds after which the server's owner takes dom0's key for no signer any more. */
+  /**
+   * Milliseconds after the server was ready for the upload, after which its owner takes dom0's key for
+   * no signer any more.
+   */
   readonly revoked?: number;
 }
 
@@ -141,6 +145,8 @@ export interface Plan {
   /** Another run: of the same dom0, or of another one that writes to the same server. */
   readonly second?: { readonly who: "same" | "other"; readonly after: number };
   readonly attack?: Attack;
+  /** Another dom0, which keeps slots, uses the server from so many milliseconds on. */
+  readonly nights?: { readonly seed: number; readonly after: number };
   /** How the story ends: the power fails once more, and this much of the unsynced is left. */
   readonly last: "nothing" | "any";
   /** Milliseconds between the trouble and the run that has to succeed. */
@@ -253,14 +259,17 @@ export const planOf = (seed: number): Plan => {
         seed: r.int(1, 2 ** 31),
         by: r.pick(["key", "carrier", "carrier"] as const),
         holdsBack: likely(0.3),
-        ...(likely(0.5) ? { quota: 2 * size + mebi + r.pick([0, 6 * mebi]) } : {}),
-        ...(likely(0.15) ? { revoked: r.pick([10, 1000, 20_000]) } : {}),
+        ...(likely(0.5) ? { quota: 2 * size + mebi + nightsRoom + r.pick([0, 6 * mebi]) } : {}),
+        ...(likely(0.35) ? { revoked: r.pick([0, 10, 1000, 5000, 20_000]) } : {}),
       }
     : undefined;
   if (attack !== undefined && likely(0.4)) {
     const by = r.pick([-1, 1]) * r.pick([3_700_000, 90_000_000, 40_000_000_000]);
     clocks.push({ machine: "server", after: r.int(0, 60_000), by });
   }
+  const nights = likely(0.25)
+    ? { seed: r.int(1, 2 ** 31), after: r.pick([0, 0, 2000, 30_000]) }
+    : undefined;
   const fault = r.next();
   const qvm: Plan["qvm"] =
     fault < 0.92
@@ -313,6 +322,7 @@ export const planOf = (seed: number): Plan => {
       ? { second: { who: r.pick(["same", "other"] as const), after: r.pick([0, 5, 1000, 20_000]) } }
       : {}),
     ...(attack === undefined ? {} : { attack }),
+    ...(nights === undefined ? {} : { nights }),
     last: r.pick(["nothing", "any"] as const),
     rest: r.pick([1000, 60_000, 90_000_000]),
   };

@@ -17,6 +17,8 @@ export interface Planted {
   readonly changes: ReadonlyArray<Change>;
   /** Stories within which it is found. */
   readonly within: number;
+  /** Of these about liars alone: nothing else finds it, and they are short. */
+  readonly lies?: true;
 }
 
 const one = (name: string, within: number, file: string, from: string, to = ""): Planted => ({
@@ -24,6 +26,8 @@ const one = (name: string, within: number, file: string, from: string, to = ""):
   within,
   changes: [{ file, from, to }],
 });
+
+const lied = (...of: Parameters<typeof one>): Planted => ({ ...one(...of), lies: true });
 
 export const planted: ReadonlyArray<Planted> = [
   one(
@@ -153,36 +157,36 @@ export const planted: ReadonlyArray<Planted> = [
     "const { asked } = yield* hold(store, `session:${session}`);",
     "const asked = Effect.never;",
   ),
-  one(
+  lied(
     "the receipt is not checked",
-    50,
+    150,
     "src/dom0/verbs/run.ts",
     "yield* checkReceipt(stored, server, manifest);",
   ),
-  one(
+  lied(
     "the server's offset is believed",
-    300,
+    150,
     "src/dom0/far/upload.ts",
     "if (offset !== acked && (at < 0 || offset > sent)) {",
     "if (offset < 0) {",
   ),
-  one(
+  lied(
     "the running hash is not compared",
-    300,
+    150,
     "src/dom0/far/upload.ts",
     "if (running !== here) {",
     'if (running === "") {',
   ),
-  one(
+  lied(
     "a ticket that the server shows is believed",
-    300,
+    150,
     "src/dom0/far/server.ts",
     'signatureHolds(keys.signer, "ticket", text, signature) &&',
     "signature.length > 0 &&",
   ),
-  one(
+  lied(
     "the server's key may change",
-    300,
+    150,
     "src/dom0/far/server.ts",
     "if (pinned === undefined || pinned === server) return pinned !== undefined;",
     "if (pinned === undefined || server !== undefined) return pinned !== undefined;",
@@ -241,7 +245,7 @@ const root = path.resolve(import.meta.dirname, "../..");
 
 /** A seed whose story finds it, or undefined when none of the first `count` does. */
 export const find = async (
-  { changes, name }: Planted,
+  { changes, lies, name }: Planted,
   count: number,
 ): Promise<{ readonly seed: number; readonly violation: string } | undefined> => {
   const dir = fs.mkdtempSync(path.join(os.tmpdir(), "planted-"));
@@ -261,7 +265,8 @@ export const find = async (
         text.replace(from, () => to),
       );
     }
-    const env = { ...process.env, COUNT: `${count}`, ENOUGH: "1", WORKERS: "1", FROM: "1" };
+    const which = lies === true ? { FROM: "11", EVERY: "12" } : { FROM: "1", EVERY: "1" };
+    const env = { ...process.env, ...which, COUNT: `${count}`, ENOUGH: "1", WORKERS: "1" };
     delete (env as NodeJS.ProcessEnv)["SEED"];
     const said = await new Promise<string>((done) => {
       // It exits with 1 when it has found something.

@@ -2,12 +2,13 @@
  * One story: a run of qbackup in which something goes wrong, the checks of what was promised, and then
  * a run in which nothing does, which has to put everything right.
  */
-import { Effect, Fiber } from "effect";
+import { Deferred, Effect, Fiber } from "effect";
 import { parseLedger } from "#layers/files/FileLedger";
 import { signatureHolds } from "#src/proof/keys";
 import { parseManifest, parseReceipt, receiptDiffers } from "#src/proof/texts";
 import { attack, type Capture, outdated } from "#test/sim/attack";
 import { hostileTale } from "#test/sim/hostile";
+import { Nights, nightsKey } from "#test/sim/nights";
 import { archiveNumber, type Plan, planOf } from "#test/sim/plan";
 import { type Run, World } from "#test/sim/world";
 import { linesOf, membersOf, rootOf, tableOf } from "#test/support/reference";
@@ -55,6 +56,11 @@ const look = (world: World, path: string): Buffer | undefined => {
   const node = world.disk.find(path);
   return node?.kind === "file" ? node.now.view() : undefined;
 };
+/** Does the pack of a night hold what it sent? */
+const isPack = (world: World, session: string): boolean => {
+  const sent = world.nights?.packs.get(session);
+  return sent !== undefined && look(world, `.qbackup/packs/${session}`)?.equals(sent) === true;
+};
 const isVisible = (file: string): boolean =>
   !file.startsWith(".qbackup/") && !file.endsWith(".manifest.json");
 
@@ -68,6 +74,10 @@ const checkDisk = (world: World, when: string): void => {
     if (![...archives].some((archive) => archive.equals(bytes))) {
       world.broken(`P1 ${when}: ${file} (${bytes.length} bytes) is no archive that was sent`);
     }
+  }
+  for (const { name, session } of world.nights?.kept ?? []) {
+    const there = look(world, `${name}.manifest.json`) !== undefined && isPack(world, session);
+    if (!there) world.broken(`P1 ${when}: ${name} was stored, and is not there`);
   }
   for (const run of world.runs) {
     if (run.code !== 0) continue;
@@ -167,6 +177,8 @@ const checkList = Effect.fnUntraced(function* (world: World, when: string) {
   const listed = yield* world.list();
   for (const { damaged, name, root, session, size } of listed) {
     if (damaged) world.broken(`${when}: ${name} is listed as damaged`);
+    // That its members make what was signed, its record was held against.
+    if (isPack(world, session)) continue;
     // Its own name comes behind the record, and is made again where a crash took it.
     const bytes = look(world, name) ?? look(world, `.qbackup/packs/${session}`);
     const sent = world.runs.some(
@@ -178,6 +190,11 @@ const checkList = Effect.fnUntraced(function* (world: World, when: string) {
         archive.equals(bytes),
     );
     if (!sent) world.broken(`P1 ${when}: ${name} is listed and is not what was sent`);
+  }
+  for (const { name } of world.nights?.kept ?? []) {
+    if (!listed.some((archive) => archive.name === name)) {
+      world.broken(`P1 ${when}: ${name} was stored, and is not listed`);
+    }
   }
   for (const run of world.runs) {
     if (run.code !== 0) continue;
@@ -196,11 +213,14 @@ const checkLeft = (world: World, listed: ReadonlyArray<{ readonly name: string }
   const sessions = new Set(
     world.runs.flatMap((run) => entriesOf(run).map(({ session }) => session as string)),
   );
+  const slots = new Set(world.nights?.packs.keys());
   const books = /^\.qbackup\/(identity|owner|signers|(runs|gone)\/[0-9a-f]+)$/;
   const parts =
     /^\.qbackup\/(?:packs|digests|tables|recipes|records)\/([0-9a-f]{32})(?:\.manifest\.json)?$/;
   for (const file of world.disk.files()) {
     const session = parts.exec(file)?.[1];
+    // A later night may go on with what one left.
+    if (slots.has(/^\.qbackup\/[a-z]+\/([0-9a-f]{32})/.exec(file)?.[1] ?? "")) continue;
     // Where dom0 could not write its books, an archive may be stored that no ledger knows.
     if (session !== undefined && (sessions.has(session) || world.booksFailed)) continue;
     if (books.test(file) || names.has(file)) continue;
@@ -217,10 +237,15 @@ const tale = Effect.fnUntraced(function* (world: World) {
   };
   const home = world.dom0("home");
   const elsewhere = plan.second?.who === "other" ? world.dom0("elsewhere") : undefined;
+  const nights =
+    plan.nights === undefined ? undefined : (world.nights = new Nights(world, plan.nights.seed));
+  const admitted = [
+    home,
+    ...(elsewhere === undefined ? [] : [elsewhere]),
+    ...(nights === undefined ? [] : [{ key: nightsKey.publicKey }]),
+  ];
   // The first that comes would be the only one.
-  if (elsewhere !== undefined || plan.attack !== undefined) {
-    yield* world.admit([home, ...(elsewhere === undefined ? [] : [elsewhere])]);
-  }
+  if (admitted.length > 1 || plan.attack !== undefined) yield* world.admit(admitted);
   const { attack: attacked } = plan;
   const before: Array<Run> = [];
   if (attacked !== undefined) {
@@ -237,19 +262,26 @@ const tale = Effect.fnUntraced(function* (world: World) {
     home.calls = home.puts = 0;
     world.calm = false;
   }
-  const seen = attacked?.by === "carrier" ? () => true : ({ run }: Capture) => before.includes(run);
+  const seen =
+    attacked?.by === "carrier" ? () => true : ({ by }: Capture) => before.some((run) => run === by);
   const attacker =
     attacked === undefined ? undefined : world.go(attack(world, attacked.seed, seen));
-  let revoked: ReadonlySet<string> | undefined;
+  let revoked: ReadonlyMap<string, string> | undefined;
+  let revoking: Fiber.Fiber<void> | undefined;
   if (attacked?.revoked !== undefined) {
-    const revoke = Effect.tap(world.revoke(home), (done) =>
-      Effect.sync(() => {
-        if (!done || world.calm) return;
-        world.note("dom0's key is revoked");
-        revoked = world.checkRecords("when the key was revoked");
-      }),
-    );
-    world.go(Effect.delay(revoke, attacked.revoked));
+    const revoke = Effect.gen(function* () {
+      yield* Deferred.await(world.readied);
+      yield* Effect.sleep(attacked.revoked!);
+      if (world.calm) return;
+      revoking = world.go(
+        Effect.map(world.revoke(home), (done) => {
+          if (!done) return;
+          world.note("dom0's key is revoked");
+          revoked = world.checkRecords("when the key was revoked");
+        }),
+      );
+    });
+    world.go(revoke);
   }
   const first = world.start(home, {
     id: "first",
@@ -257,6 +289,12 @@ const tale = Effect.fnUntraced(function* (world: World) {
     qvm: plan.qvm,
     doomed: true,
   });
+  const night =
+    nights === undefined
+      ? undefined
+      : world.go(
+          Effect.andThen(Effect.delay(nights.next(), plan.nights!.after), () => nights.next()),
+        );
   const others: Array<Run> = [];
   if (plan.second !== undefined) {
     yield* Effect.sleep(plan.second.after);
@@ -270,6 +308,7 @@ const tale = Effect.fnUntraced(function* (world: World) {
   }
   const ran = [first, ...others];
   yield* Effect.forEach(ran, (run) => world.end(run), { concurrency: "unbounded" });
+  if (night !== undefined) yield* Fiber.join(night);
   for (const run of ran) if (run.code !== undefined) checkRun(world, run);
   checkDisk(world, "after the run");
 
@@ -302,16 +341,18 @@ const tale = Effect.fnUntraced(function* (world: World) {
 
   yield* Effect.sleep(plan.rest);
   if (attacker !== undefined) yield* Fiber.interrupt(attacker);
+  if (revoking !== undefined) yield* Fiber.await(revoking);
   world.calm = true;
   world.setClocks();
   if (attacked !== undefined) {
     const names = world.checkRecords("when the attack was over");
     if (revoked !== undefined) {
-      for (const name of names) {
-        if (!revoked.has(name)) world.broken(`P8 ${name} was stored when its key was revoked`);
+      for (const [name, signer] of names) {
+        if (signer !== home.key || revoked.has(name)) continue;
+        world.broken(`P8 ${name} was stored when its key was revoked`);
       }
     }
-    yield* world.admit([home]);
+    yield* world.admit(admitted);
   }
   const late =
     attacked === undefined
@@ -331,6 +372,9 @@ const tale = Effect.fnUntraced(function* (world: World) {
     }
     checkRun(world, run);
   }
+  if (nights !== undefined && !(yield* nights.next())) {
+    world.broken("all is well, but the last night was not stored");
+  }
   if (late !== undefined) yield* Fiber.interrupt(late);
   // Half-open processes end by themselves, within a minute and the time of a sync.
   yield* Effect.sleep(120_000);
@@ -347,6 +391,7 @@ const tale = Effect.fnUntraced(function* (world: World) {
     const known = new Set(
       world.runs.flatMap((run) => entriesOf(run).map(({ name }) => name as string)),
     );
+    for (const manifest of nights?.manifests ?? []) known.add(JSON.parse(manifest).name);
     for (const { name } of listed) {
       if (!known.has(name)) world.broken(`P7 ${name} is on the server and in no ledger`);
     }

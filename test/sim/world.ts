@@ -43,6 +43,7 @@ import type { PublicKey } from "#src/wire/names";
 import { isVerb, parseReply, type Reply } from "#src/wire/request";
 import { type Capture, isTicket, type Trailer, trailerIn } from "#test/sim/attack";
 import { type Doom, gated, Life } from "#test/sim/life";
+import { type Nights, nightsKey } from "#test/sim/nights";
 import type { Death, LinkPlan, Plan } from "#test/sim/plan";
 import { Universe } from "#test/sim/universe";
 import { type Rng, rng } from "#test/support/random";
@@ -145,6 +146,10 @@ export class World {
   clockStepped = false;
   /** What passed through the carrier; kept where somebody is there to make use of it. */
   readonly captures: Array<Capture> = [];
+  /** Another dom0 beside those of the runs, where the story has one. */
+  nights: Nights | undefined;
+  /** Done when the server was ready for an upload of the first run. */
+  readonly readied = Deferred.makeUnsafe<void>();
   /** Public key of the server, once it was asked. */
   serverKey = "";
   corrupted = false;
@@ -316,6 +321,10 @@ export class World {
     );
   }
 
+  /** Is the server's machine off? */
+  get away(): boolean {
+    return this.#serverAway;
+  }
   /** Processes of the server that have not ended. */
   get serving(): number {
     return this.#processes.size;
@@ -349,7 +358,7 @@ export class World {
   }
 
   /** The server's owner makes the store, and says whose uploads it takes; nothing goes wrong in it. */
-  admit(dom0s: ReadonlyArray<Dom0>): Effect.Effect<void> {
+  admit(dom0s: ReadonlyArray<Pick<Dom0, "key">>): Effect.Effect<void> {
     return Effect.gen({ self: this }, function* () {
       const { calm } = this;
       this.calm = true;
@@ -384,16 +393,20 @@ export class World {
   #text(path: string): string {
     return this.disk.bytes(path)?.toString("latin1") ?? "";
   }
-  /** What vouches for archives was signed for just these, by dom0 and by the server; gives their names. */
-  checkRecords(when: string): ReadonlySet<string> {
-    const names = new Set<string>();
+  /**
+   * What vouches for archives was signed for just these, by dom0 and by the server; gives their names,
+   * and who signed them.
+   */
+  checkRecords(when: string): ReadonlyMap<string, string> {
+    const names = new Map<string, string>();
+    const { nights } = this;
     const keys = new Set<string>(this.runs.map(({ dom0 }) => dom0.key));
+    if (nights !== undefined) keys.add(nightsKey.publicKey);
     const sent = this.plan.attack === undefined ? undefined : this.trailers;
     for (const file of this.disk.files()) {
       // One that begins with another character is what the commit is tried with.
-      const name = /^([A-Za-z0-9].*)\.manifest\.json$/.exec(file)?.[1];
+      const name = /^((?:.*\/)?[A-Za-z0-9][^/]*)\.manifest\.json$/.exec(file)?.[1];
       if (file.startsWith(".qbackup/") || name === undefined) continue;
-      names.add(name);
       const wrong = (what: string) => this.broken(`P8 ${when}: ${name} ${what}`);
       let record: Record<string, string>;
       try {
@@ -404,7 +417,9 @@ export class World {
       }
       const { manifest = "{}", receipt = "{}", receiptSignature = "", signature = "" } = record;
       const { members, name: said, root, session, signer } = JSON.parse(manifest);
-      if (sent !== undefined && sent.get(session)?.manifest !== manifest) {
+      names.set(name, signer);
+      const known = nights?.manifests.has(manifest) === true;
+      if (sent !== undefined && !known && sent.get(session)?.manifest !== manifest) {
         wrong("is vouched for by what no dom0 has sent");
       } else if (!keys.has(signer) || !holds(signer, "manifest", manifest, signature)) {
         wrong("is not signed by a dom0");
@@ -518,7 +533,13 @@ export class World {
       }
 
       const { attack } = this.plan;
-      const capture: Capture = { run, command: undefined, sent: [] };
+      const capture: Capture = {
+        by: run,
+        archive: run.archive,
+        sign: (what, text) => keysOf(run.dom0.books.secrets!, false).sign(what, text),
+        command: undefined,
+        sent: [],
+      };
       if (puts && attack !== undefined) this.captures.push(capture);
       /** The trailer is due, and does not come through. */
       const heldBack = () =>
@@ -654,6 +675,7 @@ export class World {
       if (reply.type === "stored") this.stored.set(name!, session!);
       if (reply.type === "error" && reply.code !== "busy") run.forsaken = true;
       if (reply.type === "ready" && "offset" in reply && session === run.session) {
+        if (run.id === "first") Deferred.doneUnsafe(this.readied, Effect.void);
         if (reply.offset < run.acked && this.mustKeep(run)) {
           this.broken(`${run.id}: ready ${reply.offset} after an acknowledgement of ${run.acked}`);
         }

@@ -272,8 +272,8 @@ export class ListWalk {
   readonly #fullChunk: number;
   readonly #expected: ReadonlySet<string> | undefined;
   readonly #files = new Names();
-  /** Those of the expected directories that were there. */
-  readonly #seen = new Set<string>();
+  /** Those of the expected directories that were not there yet. */
+  readonly #missing: Set<string>;
   #home = false;
   #members = 0;
   /** Bytes of the members before. */
@@ -285,6 +285,7 @@ export class ListWalk {
     this.#format = options.format ?? "qvm-backup";
     this.#fullChunk = options.fullChunk ?? fullChunk;
     this.#expected = options.expected;
+    this.#missing = new Set(options.expected);
   }
 
   get fault(): ArchiveFault | undefined {
@@ -318,14 +319,13 @@ export class ListWalk {
     if (tail !== undefined) return tail;
     if (this.#file === undefined)
       return this.#fail("missing-qube", "the archive has no qube in it");
-    const missing = [...(this.#expected ?? [])].filter((id) => !this.#seen.has(id));
-    return missing.length > 0
-      ? this.#fail("missing-qube", `the archive has nothing of ${missing.join(", ")}`)
+    return this.#missing.size > 0
+      ? this.#fail("missing-qube", `the archive has nothing of ${[...this.#missing].join(", ")}`)
       : undefined;
   }
 
   #fail(fault: ArchiveFault["fault"], detail: string): ArchiveFault {
-    return (this.#fault ??= new ArchiveFault({ fault, detail, at: this.#at }));
+    return (this.#fault = new ArchiveFault({ fault, detail, at: this.#at }));
   }
 
   /** The rules of where a member may stand. */
@@ -370,7 +370,7 @@ export class ListWalk {
         return this.#fail("order", `${path} stands behind dom0-home`);
       }
       this.#home = id === "dom0-home";
-      if (this.#expected !== undefined) this.#seen.add(id);
+      this.#missing.delete(id);
     }
     this.#file = { name, chunk: number, full: size === this.#fullChunk };
     return undefined;

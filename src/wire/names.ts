@@ -65,11 +65,12 @@ export const Count = Schema.Int.check(
 
 /** UTC to the second, `YYYY-MM-DDTHH:MM:SSZ`, a moment that there is. */
 export const Instant = Schema.String.check(
-  Schema.isPattern(/^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z$/),
+  // A year of more than four digits has a sign.
+  Schema.isPattern(/^[0-9]/),
   Schema.makeFilter((text: string) => {
     const at = Date.parse(text);
     // 30 February is read as a day in March.
-    return !Number.isNaN(at) && new Date(at).toISOString().slice(0, 19) === text.slice(0, 19);
+    return !Number.isNaN(at) && instantOf(at) === text;
   }),
 );
 

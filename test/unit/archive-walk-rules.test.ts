@@ -694,6 +694,17 @@ describe("member by member", () => {
       assert.strictEqual(w.push(one), w.fault);
     }
   });
+  it("a list has one fault, the first, whatever comes behind it", () => {
+    for (const format of ["pack", "slots"] as const) {
+      const list = new ListWalk({ format });
+      const bad = list.next({ path: "vm1/x", size: 128, length: 1024 });
+      assert.isDefined(bad);
+      for (const path of ["vm1/root.img.000.enc", "backup-header"]) {
+        assert.strictEqual(list.next({ path, size: 128, length: 1024 }), bad);
+      }
+      assert.strictEqual(list.finish(), bad);
+    }
+  });
   it("a walk of members alone looks at each by itself", () => {
     const alone = (...members: ReadonlyArray<Buffer>) => {
       const w = new MemberWalk(small);

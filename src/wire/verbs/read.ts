@@ -29,12 +29,11 @@ export const parseAsk = (line: string): Ask | "alive" | "end" | undefined => {
   if (line === "") return "end";
   if (line === ".") return "alive";
   const [session, ...numbers] = line.split(" ");
-  const [member, block, count] = numbers.map((text) => parseNumber(text));
+  const [member, block, count = 0] = numbers.map((text) => parseNumber(text));
   return numbers.length === 3 &&
     isSession(session) &&
     member !== undefined &&
     block !== undefined &&
-    count !== undefined &&
     count > 0
     ? { session, member, block, count }
     : undefined;

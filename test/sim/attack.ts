@@ -103,18 +103,28 @@ const linesIn = (archive: Buffer): ReadonlyArray<string> => {
   return found;
 };
 
-/** Frames of an archive's blocks behind `offset`. */
-const framesFrom = (archive: Buffer, offset: number): ReadonlyArray<Buffer> => {
-  const frames: Array<Buffer> = [];
+interface Framed {
+  readonly at: number;
+  readonly frame: Buffer;
+}
+const frames = new WeakMap<Buffer, ReadonlyArray<Framed>>();
+const framesIn = (archive: Buffer): ReadonlyArray<Framed> => {
+  const found: Array<Framed> = [];
   let at = 0;
   for (const { bytes } of membersOf(archive)) {
     for (let from = 0; from < bytes.length; from += mebi) {
       const block = bytes.subarray(from, from + mebi);
-      if (at >= offset) frames.push(framed(block));
+      found.push({ at, frame: framed(block) });
       at += block.length;
     }
   }
-  return frames;
+  return found;
+};
+/** Frames of an archive's blocks behind `offset`. */
+const framesFrom = (archive: Buffer, offset: number): ReadonlyArray<Buffer> => {
+  const all = frames.get(archive) ?? framesIn(archive);
+  frames.set(archive, all);
+  return all.filter(({ at }) => at >= offset).map(({ frame }) => frame);
 };
 
 interface Blow {

@@ -117,7 +117,7 @@ export const planted: ReadonlyArray<Planted> = [
   ),
   one(
     "a lower run is taken",
-    800,
+    100,
     "src/store/tickets.ts",
     "if (highest === undefined || highest.ticket.run < ticket.run || highest.text === text) return;",
     "if (highest === undefined || ticket.run >= 0) return;",

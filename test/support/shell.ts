@@ -337,6 +337,27 @@ export const open = Effect.fnUntraced(function* (
   return { ...client, server };
 });
 
+/** As few bytes as an archive can have, for what is tried very often. */
+export const tiny = archiveOf({
+  seed: 6,
+  chunk: smallChunk,
+  files: [{ path: "vm7/root.img", size: 9 }],
+});
+/** The n-th upload into a store: session, run and name of its own. */
+export const nth = (n: number): Put => ({ session: sessionOf(n), run: n, name: `a${n}.backup` });
+/** What is left of uploads in a store. */
+export const leftovers = (disk: Disk) =>
+  disk.files().filter((file) => /^\.qbackup\/(incoming|held|gone)\//.test(file));
+/** What packs, records and archives there are. */
+export const kept = (disk: Disk) =>
+  disk
+    .files()
+    .filter(
+      (file) =>
+        /^\.qbackup\/(packs|digests|tables|recipes|records)\//.test(file) ||
+        !file.startsWith(".qbackup/"),
+    );
+
 /** What an archive is that these lines make, as its manifest says it. */
 export const wholeOf = (lines: ReadonlyArray<string>, format: "qvm-backup" | "slots") => {
   const bytes = lines.reduce((sum, line) => sum + Number(line.split(" ")[2]), 0);

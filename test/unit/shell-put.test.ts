@@ -14,7 +14,19 @@ import { SafeFs } from "#services/SafeFs";
 import { giveUpFrame, keepAliveFrame, lengthPrefix } from "#src/wire/frames";
 import { blockSize, uploadLimit } from "#src/wire/limits";
 import type { Reply } from "#src/wire/request";
-import { archiveOf, memberOf, scryptOf, slotOf } from "#test/support/archive";
+import { archiveOf, memberOf } from "#test/support/archive";
+import {
+  cell,
+  first,
+  firstLines,
+  firstNight,
+  header,
+  inOrder,
+  second,
+  secondLines,
+  secondNight,
+  slot,
+} from "#test/support/nights";
 import { rng } from "#test/support/random";
 import {
   fingerprintOf,
@@ -57,6 +69,9 @@ import {
   wholeOf,
   type World,
   worldOf,
+  kept,
+  leftovers,
+  nth,
 } from "#test/support/shell";
 
 const base = fs.mkdtempSync(path.join(os.tmpdir(), "qbackup-put-"));
@@ -73,8 +88,6 @@ const small = archiveOf({
     { path: "vm2/root.img", size: 100_000 },
   ],
 });
-/** As few bytes as an archive can have, for what is tried very often. */
-const tiny = archiveOf({ seed: 6, chunk: smallChunk, files: [{ path: "vm7/root.img", size: 9 }] });
 /** Members of several blocks each. */
 const wide = archiveOf({
   seed: 3,
@@ -85,24 +98,9 @@ const wideWorld = (disk = new Disk()): World => ({ ...memoryWorld(disk), fullChu
 const sample = (name: string) =>
   fs.readFileSync(new URL(`../fixtures/${name}.qubes-backup`, import.meta.url));
 
-/** The n-th upload into a store: session, run and name of its own. */
-const nth = (n: number): Put => ({ session: sessionOf(n), run: n, name: `a${n}.backup` });
 const incoming = (n: number) => `.qbackup/incoming/${sessionOf(n)}`;
 /** The bytes of an upload that is under way, or undefined. */
 const come = (disk: Disk, n = 1) => disk.bytes(incoming(n));
-/** What is left of uploads in a store. */
-const leftovers = (disk: Disk) =>
-  disk.files().filter((file) => /^\.qbackup\/(incoming|held|gone)\//.test(file));
-/** What packs, records and archives there are. */
-const kept = (disk: Disk) =>
-  disk
-    .files()
-    .filter(
-      (file) =>
-        /^\.qbackup\/(packs|digests|tables|recipes|records)\//.test(file) ||
-        !file.startsWith(".qbackup/"),
-    );
-
 /** How many bytes of a stream are the first `n` frames of a pack. */
 const upTo = (pack: Buffer, n: number) =>
   blocksOf(pack)
@@ -115,59 +113,6 @@ const errorOf = (said: ReadonlyArray<Reply<"put">>): Error => {
   const last = said.at(-1);
   if (last?.type !== "error") throw new Error(`no error: ${JSON.stringify(last)}`);
   return last;
-};
-
-const salt = (n: number) => sha256(Buffer.from(`salt ${n}`));
-let salts = 0;
-const slot = (name: string, bytes: number) =>
-  slotOf(name, scryptOf(Buffer.alloc(bytes, ++salts), salt(salts)));
-const header = (runs: number) =>
-  slotOf(
-    "backup-header",
-    Buffer.from(
-      `version=4\nencrypted=True\ncompressed=True\ncompression-filter=gzip\nhmac-algorithm=scrypt\nbackup-id=20261123T030424-14807\nqbackup-seal=${"0".repeat(64)}\nqbackup-run=${runs}\n`,
-    ),
-  );
-const cell = (n: number) => `vm1/private.img.${String(n).padStart(3, "0")}.enc`;
-/** The pack of a first night: cells, map, qubes.xml, and the heads last. */
-const first = Buffer.concat([
-  ...[1, 2, 3, 4, 5].map((n) => slot(cell(n), 40_000 + n)),
-  slot(cell(0), 900),
-  slot("qubes.xml.000.enc", 500),
-  slot("backup-header.hmac", 100),
-  header(1),
-]);
-const recipe = "new 8 1\nnew 7 1\nnew 6 1\nnew 5 1\nnew 0 5\n";
-const inOrder = (pack: Buffer, order: ReadonlyArray<number>) =>
-  order.map((i) => tableFor(pack)[i]!);
-const firstLines = inOrder(first, [8, 7, 6, 5, 0, 1, 2, 3, 4]);
-const firstNight: Upload = {
-  archive: first,
-  format: "slots",
-  recipe,
-  lines: firstLines,
-  ...nth(1),
-};
-/** One cell is another one, and the heads are new. */
-const second = Buffer.concat([
-  slot(cell(3), 50_000),
-  slot("qubes.xml.000.enc", 600),
-  slot("backup-header.hmac", 100),
-  header(2),
-]);
-const secondLines = [
-  ...inOrder(second, [3, 2, 1]),
-  ...firstLines.slice(3, 6),
-  tableFor(second)[0]!,
-  ...firstLines.slice(7),
-];
-const secondNight: Upload = {
-  archive: second,
-  format: "slots",
-  recipe: "new 3 1\nnew 2 1\nnew 1 1\nbase 3 3\nnew 0 1\nbase 7 2\n",
-  lines: secondLines,
-  base: sessionOf(1),
-  ...nth(2),
 };
 
 describe("a put", () => {
@@ -1546,107 +1491,6 @@ describe("what the disk does", () => {
   );
 });
 
-describe("a crash in the middle of a put", () => {
-  /** A disk with a first night on it, and a second one that builds on that. */
-  const alone: Upload = { archive: tiny, ...nth(1), time: 0 };
-  const upon: Upload = { ...secondNight, time: 0 };
-  const prepared = Effect.fnUntraced(function* (what: Upload) {
-    const disk = new Disk();
-    yield* run(memoryWorld(disk), { args: ["init"] });
-    if (what === upon) yield* upload(memoryWorld(disk), { ...firstNight, time: 0 });
-    return disk;
-  });
-  /** What must hold at any time: what is listed is whole, and what is not has no name. */
-  const sound = Effect.fnUntraced(function* (disk: Disk, put: Upload, what: string) {
-    const { archives } = yield* listed(memoryWorld(disk));
-    for (const { damaged, name, session } of archives) {
-      assert.isFalse(damaged, what);
-      const { archive } = session === put.session ? put : firstNight;
-      assert.isTrue(disk.bytes(`.qbackup/packs/${session}`)!.equals(archive), what);
-      const plain = disk.bytes(name);
-      if (plain !== undefined) assert.isTrue(plain.equals(archive), what);
-    }
-    for (const file of disk.files()) {
-      if (file.startsWith(".qbackup/") || file.endsWith(".manifest.json")) continue;
-      assert.include(
-        archives.map(({ name }) => `${name}`),
-        file,
-        what,
-      );
-    }
-    return archives.length;
-  });
-  const losses: ReadonlyArray<readonly [string, (at: number) => (() => number) | undefined]> = [
-    ["nothing unsynced is left", () => undefined],
-    ["all of it is left", () => () => 0.999],
-    ["a part of it is left", (at) => rng(at).next],
-    ["another part of it is left", (at) => rng(at + 1000).next],
-  ];
-
-  for (const [nights, put] of [
-    ["first", alone],
-    ["second", upon],
-  ] as const) {
-    const some = put === alone ? losses : losses.slice(1, 3);
-    it.effect.each(some)(`of the ${nights} night loses nothing that was said: %s`, ([, loss]) =>
-      Effect.gen(function* () {
-        const calm = yield* prepared(put);
-        const before = calm.log.length;
-        yield* upload(memoryWorld(calm), put);
-        const moments = calm.log.length - before;
-        assert.isAbove(moments, 100);
-        for (let at = 0; at < moments; at++) {
-          const disk = yield* prepared(put);
-          let seen = 0;
-          disk.fault = () => (seen++ === at ? "off" : undefined);
-          const said = yield* upload(memoryWorld(disk), put).pipe(
-            Effect.catchDefect(() => Effect.succeed({ replies: [] as Array<Reply<"put">> })),
-          );
-          disk.fault = () => undefined;
-          disk.crash(loss(at));
-          const what = `moment ${at}: ${JSON.stringify(calm.log[before + at])}`;
-          const there = yield* sound(disk, put, what);
-          const stored = said.replies.find(({ type }) => type === "stored");
-          if (stored !== undefined) assert.strictEqual(there, put === alone ? 1 : 2, what);
-          // Asked again it is stored, or was; and after another loss it still is.
-          const again = yield* upload(memoryWorld(disk), put);
-          assert.strictEqual(codeOf(again.replies), "stored", what);
-          if (stored !== undefined) assert.deepStrictEqual(again.replies, [stored], what);
-          disk.crash(loss(at));
-          assert.strictEqual(yield* sound(disk, put, what), put === alone ? 1 : 2, what);
-          // Lower tickets stay worth nothing.
-          const stale = yield* upload(memoryWorld(disk), { archive: tiny, ...nth(0), time: 0 });
-          assert.strictEqual(codeOf(stale.replies), "stale", what);
-        }
-      }),
-    );
-  }
-
-  it.effect("of the process alone, at any moment, is made good by the next put", () =>
-    Effect.gen(function* () {
-      const calm = yield* prepared(alone);
-      const before = calm.log.length;
-      yield* upload(memoryWorld(calm), alone);
-      for (let at = 0; at < calm.log.length - before; at++) {
-        const disk = yield* prepared(alone);
-        let seen = 0;
-        // What a killed process cannot do any more fails here, its clearing up too.
-        disk.fault = () => (seen++ >= at ? "io" : undefined);
-        yield* upload(memoryWorld(disk), alone).pipe(Effect.catchDefect(() => Effect.void));
-        disk.fault = () => undefined;
-        const what = `moment ${at}: ${JSON.stringify(calm.log[before + at])}`;
-        yield* sound(disk, alone, what);
-        const again = yield* upload(memoryWorld(disk), alone);
-        assert.strictEqual(codeOf(again.replies), "stored", what);
-        // What a try of the commit has left is removed a day later.
-        assert.notMatch(leftovers(disk).join(), /incoming\/0{31}|held|gone/, what);
-        disk.crash();
-        assert.strictEqual(yield* sound(disk, alone, what), 1, what);
-      }
-    }),
-  );
-});
-
 describe("the bare form", () => {
   it.effect("stores an archive under its path, once, and vouches for nothing", () =>
     Effect.gen(function* () {
@@ -1787,40 +1631,6 @@ describe("the bare form", () => {
       assert.strictEqual(yield* silent.exit, 4);
       assert.deepStrictEqual(disk.files(), [".qbackup/identity"]);
     }).pipe(Effect.scoped),
-  );
-
-  it.effect("a crash at any moment leaves all of it or nothing, and the next one stores it", () =>
-    Effect.gen(function* () {
-      const calm = new Disk();
-      yield* run(memoryWorld(calm), { command: "x" }, tiny);
-      for (let at = 0; at < calm.log.length; at++) {
-        for (const torn of [false, true]) {
-          const disk = new Disk();
-          let seen = 0;
-          disk.fault = () => (seen++ === at ? "off" : undefined);
-          yield* run(memoryWorld(disk), { command: "x" }, tiny);
-          disk.fault = () => undefined;
-          disk.crash(torn ? rng(at).next : undefined);
-          const world = memoryWorld(disk);
-          const there = (yield* listed(world)).archives.length === 1;
-          // A day later the next one finishes or removes what this one has left.
-          yield* TestClock.adjust("25 hours");
-          assert.strictEqual((yield* run(world, { command: "y" }, tiny)).code, 0, String(at));
-          const { archives } = yield* listed(world);
-          assert.strictEqual(archives.length, there ? 2 : 1, String(at));
-          for (const { damaged, name } of archives) {
-            assert.isFalse(damaged);
-            assert.isTrue(disk.bytes(name)!.equals(tiny), String(at));
-          }
-          assert.deepStrictEqual(
-            leftovers(disk).join(),
-            "",
-            `${at} ${JSON.stringify(calm.log[at])}`,
-          );
-          assert.strictEqual(kept(disk).length, 7 * archives.length, String(at));
-        }
-      }
-    }),
   );
 });
 

@@ -211,7 +211,7 @@ const odd = (
   { path, size }: Begun,
   fullChunk: number,
 ): { readonly fault: ArchiveFault["fault"]; readonly detail: string } | undefined => {
-  const shown = () => printable(path, 120);
+  const shown = () => printable(path);
   if (!isHead(path) && !chunked.test(path)) {
     const detail = `${shown()} is not a member that a Qubes backup has`;
     return { fault: "unknown-member", detail };
@@ -336,10 +336,10 @@ export class ListWalk {
         ? undefined
         : this.#fail(
             this.#members === 0 ? "not-an-archive" : "order",
-            `${printable(path, 120)} stands where ${head} must`,
+            `${printable(path)} stands where ${head} must`,
           );
     }
-    if (isHead(path)) return this.#fail("duplicate", `${printable(path, 120)} is there twice`);
+    if (isHead(path)) return this.#fail("duplicate", `${path} is there twice`);
     const match = chunked.exec(path);
     // It is no member at all, whatever its place.
     if (match === null) return undefined;
@@ -578,7 +578,7 @@ export class MemberWalk {
     } else {
       const sum = createHash("sha256").update(bytes.subarray(0, 48)).digest().subarray(0, 16);
       if (bytes.toString("latin1", 0, 7) !== "scrypt\0" || !sum.equals(bytes.subarray(48, 64))) {
-        this.#fail("scrypt-header", `${printable(path, 120)} does not begin as scrypt writes it`);
+        this.#fail("scrypt-header", `${printable(path)} does not begin as scrypt writes it`);
         return;
       }
     }

@@ -694,6 +694,13 @@ describe("member by member", () => {
       assert.strictEqual(w.push(one), w.fault);
     }
   });
+  it("a list says at once that the file before has lost its tail", () => {
+    const list = new ListWalk({ fullChunk: 10_240 });
+    const next = (path: string, size = 128) => list.next({ path, size, length: 20_480 });
+    for (const head of ["backup-header", "backup-header.hmac", "qubes.xml.000.enc"]) next(head);
+    assert.isUndefined(next("vm1/private.img.000.enc", 10_240));
+    assert.strictEqual(next("vm1/root.img.000.enc")?.fault, "lost-tail");
+  });
   it("a list has one fault, the first, whatever comes behind it", () => {
     for (const format of ["pack", "slots"] as const) {
       const list = new ListWalk({ format });

@@ -1,5 +1,5 @@
 /** The archive that a session was committed as, found by the session. */
-import { Effect, type Scope } from "effect";
+import { Effect, Option, type Scope } from "effect";
 import type { SafeFsError } from "#services/SafeFs";
 import { signatureHolds } from "#src/proof/keys";
 import { parseManifest } from "#src/proof/texts";
@@ -98,9 +98,10 @@ export const settle = Effect.fnUntraced(function* (
   store: WritableStore,
   settled: Settled,
 ): Effect.fn.Return<boolean, SafeFsError> {
-  const free = yield* Effect.orElseSucceed(named(store, settled), () => true);
+  const free = yield* Effect.option(named(store, settled));
   // Who committed it may have died before this.
   yield* settled.place.directory.sync;
-  yield* Effect.ignore(letGo(store, settled.session));
-  return free;
+  // Where the disk had no room for its name, these say that it is still to be made.
+  if (Option.isSome(free)) yield* Effect.ignore(letGo(store, settled.session));
+  return Option.getOrElse(free, () => true);
 });

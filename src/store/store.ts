@@ -91,8 +91,11 @@ export const writeText = Effect.fnUntraced(function* (
       yield* file.write(new TextEncoder().encode(text), 0);
       yield* file.syncAll;
     }),
+  ).pipe(
+    Effect.andThen(directory.replace(temporary, name)),
+    // On a full disk nobody may ever come back for it.
+    Effect.tapError(() => Effect.ignore(clear(directory, temporary))),
   );
-  yield* directory.replace(temporary, name);
   yield* directory.sync;
 });
 

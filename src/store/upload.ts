@@ -108,14 +108,17 @@ export const discard = Effect.fnUntraced(function* (
   session: Session,
   why?: string,
 ): Effect.fn.Return<void, SafeFsError> {
-  if ((yield* Effect.scoped(settledOf(store, session))) === undefined) {
-    if (why !== undefined) {
-      const said: Gone = { since: instantOf(yield* Clock.currentTimeMillis), why };
-      yield* Effect.ignore(writeText(store.gone, session, JSON.stringify(said)));
-    }
-    yield* withdraw(store, session);
-  }
+  const archived = (yield* Effect.scoped(settledOf(store, session))) !== undefined;
+  const note = Effect.gen(function* () {
+    if (archived || why === undefined) return;
+    const said: Gone = { since: instantOf(yield* Clock.currentTimeMillis), why };
+    yield* writeText(store.gone, session, JSON.stringify(said));
+  });
+  const noted = yield* Effect.isSuccess(note);
+  if (!archived) yield* withdraw(store, session);
   yield* letGo(store, session);
+  // A full disk has had no room for it before.
+  if (!noted) yield* Effect.ignore(note);
 });
 
 /** A walk over a pack, and the member that it is in. */

@@ -373,8 +373,13 @@ export const put = Effect.fnUntraced(function* (signed: Request<"put">, conversa
     }),
     voice.watch,
   ).pipe(
-    // A flush that fails here is a failed flush, too.
-    Effect.tapErrorTag("SafeFsError", (error) => giveUpOn(store, session, error)),
+    // A flush that fails here is a failed flush, too; of what was only just begun, nothing is of use.
+    Effect.tapErrorTag("SafeFsError", (error) =>
+      Effect.andThen(
+        giveUpOn(store, session, error),
+        before === undefined ? Effect.ignore(discard(store, session)) : Effect.void,
+      ),
+    ),
   );
   const work: Work = { admitted: vouched, upload, conversation, usage, trailed: false };
   const stored = yield* Effect.gen(function* () {

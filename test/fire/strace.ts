@@ -36,6 +36,7 @@ export interface Point {
 export const counting = (log: string): ReadonlyArray<string> => [
   "strace",
   "-f",
+  "--seccomp-bpf",
   "-qq",
   "-o",
   log,
@@ -91,9 +92,11 @@ export const stopping = (
   `inject=${syscall}:${what}:when=${nth}`,
 ];
 
-/** Of qbackup in dom0: what it does to its books and to the FIFO, and the programs that it starts. */
-export const onBooks =
-  "openat,mkdir,chmod,fchmod,rename,unlink,rmdir,write,fsync,fdatasync,ftruncate,clone,clone3";
+/**
+ * Of qbackup in dom0: what changes its books and the FIFO, and the programs that it starts. What only
+ * reads, or makes last, leaves nothing else behind when it is killed there than at the next change.
+ */
+export const onBooks = "openat,mkdir,chmod,fchmod,rename,unlink,rmdir,write,ftruncate,clone,clone3";
 
 /** Calls of the traced program itself, not of what it starts, in its order; paths are below `state`. */
 export const bookPointsOf = (
@@ -124,6 +127,7 @@ export const bookPointsOf = (
     const key = `${thread} ${syscall} ${path ?? ""}`;
     const nth = (counts.get(key) ?? 0) + 1;
     counts.set(key, nth);
+    if (syscall === "openat" && !rest.includes("O_CREAT")) continue;
     points.push({
       syscall,
       nth,

@@ -147,7 +147,7 @@ export interface Parcel {
 
 /** All tickets are of this moment: the same one may come again. */
 const time = Date.now();
-const ticketOf = ({ archive, name, run = 1, session }: Parcel) => ({
+export const ticketOf = ({ archive, name, run = 1, session }: Parcel) => ({
   name,
   run,
   session,
@@ -242,6 +242,16 @@ export interface Listed {
   readonly root: string;
   readonly damaged: boolean;
 }
+/** What is listed must be what its line says: it is read and hashed. */
+export const isWhole = (store: string, { damaged, name, root, session, size }: Listed): void => {
+  if (damaged) throw new Error(`${name} is listed as damaged`);
+  // Its own name comes behind the record, and is made again where a crash took it.
+  const [file, pack] = [name, `.qbackup/packs/${session}`].map((each) => path.join(store, each));
+  const bytes = fs.readFileSync(fs.existsSync(file!) ? file! : pack!);
+  if (bytes.length !== size || rootOf(linesOf(tableOf(bytes))) !== root) {
+    throw new Error(`${name} is listed, and is something else`);
+  }
+};
 /** What the server lists; each is read and hashed, and must be what it says. */
 export const listed = async (store: string): Promise<ReadonlyArray<Listed>> => {
   const call = serve(store, "qbackup/1 list");
@@ -252,15 +262,7 @@ export const listed = async (store: string): Promise<ReadonlyArray<Listed>> => {
   }
   const { code, stderr } = await call.ended;
   if (code !== 0) throw new Error(`list: exit ${code}: ${stderr}`);
-  for (const { damaged, name, root, session, size } of found) {
-    if (damaged) throw new Error(`${name} is listed as damaged`);
-    // Its own name comes behind the record, and is made again where a crash took it.
-    const [file, pack] = [name, `.qbackup/packs/${session}`].map((each) => path.join(store, each));
-    const bytes = fs.readFileSync(fs.existsSync(file!) ? file! : pack!);
-    if (bytes.length !== size || rootOf(linesOf(tableOf(bytes))) !== root) {
-      throw new Error(`${name} is listed, and is something else`);
-    }
-  }
+  for (const each of found) isWhole(store, each);
   return found;
 };
 

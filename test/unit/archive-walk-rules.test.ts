@@ -278,6 +278,13 @@ describe("sizes", () => {
     assert.isUndefined(begun(fullChunk));
     assert.strictEqual(begun(fullChunk + 1), "long-chunk");
     assert.strictEqual(begun(2 ** 30), "long-chunk");
+    const alone = (size: number) => {
+      const w = new MemberWalk();
+      w.take(tarHeader("vm1/private.img.000.enc", "0", size));
+      return w.fault?.fault;
+    };
+    assert.isUndefined(alone(fullChunk));
+    assert.strictEqual(alone(fullChunk + 1), "long-chunk");
   });
   it("backup-header has 1 to 4,096 bytes", () => {
     const begun = (size: number) => new Walk().push(tarHeader("backup-header", "0", size))?.fault;
@@ -722,6 +729,7 @@ describe("member by member", () => {
     assert.isUndefined(alone());
     assert.isUndefined(alone(one, one, xml, heads[0]!, chunk("vm7/root.img.003.enc", full)));
     assert.strictEqual(alone(one, one.subarray(0, -1)), "truncated");
+    assert.strictEqual(alone(slotOf("vm1/root.img.000.enc", sealed(200))), "truncated");
     assert.strictEqual(alone(chunk("vm1/volatile.img.000.enc")), "unknown-member");
     assert.strictEqual(alone(chunk("vm1/root.img.000.enc", full + 1)), "long-chunk");
     assert.strictEqual(alone(memberOf("qubes.xml.000.enc", Buffer.alloc(127))), "short-chunk");
@@ -847,6 +855,12 @@ describe("slots", () => {
       "tar-header",
     );
     assert.strictEqual(after(one), "tar-header");
+    const times = "20 mtime=1795403064\n";
+    const extended = tarHeader("./PaxHeaders/x", "x", times.length, (h) =>
+      h.write("00000000000\0", 136, "latin1"),
+    );
+    const pax = padTo(Buffer.from(times), 512);
+    assert.strictEqual(after(Buffer.concat([extended, pax, first])), "tar-header");
     const dirty = Buffer.from(first);
     dirty[dirty.length - 1] = 1;
     assert.strictEqual(after(dirty), "padding");

@@ -780,6 +780,11 @@ describe("slots", () => {
     }
     assert.strictEqual(all.length, archiveSize("slots", Buffer.concat(parts).length));
     const bare = Buffer.concat(parts);
+    const cut = new Walk({ ...small, ...slots });
+    cut.push(bare);
+    assert.isTrue(cut.atMemberEnd);
+    cut.finish();
+    assert.isFalse(cut.atMemberEnd);
     for (const [bytes, fault] of [
       [bare, "truncated"],
       [all.subarray(0, -1), "truncated"],

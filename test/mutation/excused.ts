@@ -100,6 +100,10 @@ export const excused: ReadonlyArray<Excused> = [
     ],
     ["at = (at + 1) % this.#slots.length;", "1 -> 2"],
   ),
+  ...of("src/archive/walk.ts", "no member has a single byte", [
+    "return this.#offset > 0 && this.#offset === this.#start && this.#fault === undefined;",
+    "0 -> 1",
+  ]),
   ...of("src/archive/walk.ts", "the rule for the devices refuses that byte before", [
     'if (!isZero(header.subarray(345, block))) return "prefix";',
     "345 -> 344",

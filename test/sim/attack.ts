@@ -354,14 +354,16 @@ const blowOf = (
       ]),
     () => {
       const older = other && world.trailers.get(ticketIn(other.command!)!.ticket.session);
-      return (
-        older &&
-        replay("another archive and its trailer", () => [
-          ...framesFrom(other.archive, 0),
-          framed(),
-          older.raw,
-        ])
-      );
+      // The newest ticket is the one that is most likely good for something yet.
+      const newest = seen.at(-1)?.command;
+      return older === undefined || newest === undefined
+        ? undefined
+        : {
+            name: "another archive and its trailer",
+            command: newest,
+            hold,
+            answer: () => [...framesFrom(other!.archive, 0), framed(), older.raw],
+          };
     },
   ])();
 };

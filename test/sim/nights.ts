@@ -313,7 +313,7 @@ export class Nights {
           framed(Buffer.from(pack.recipe)),
           framed(),
         ];
-        const heldBack = attack?.holdsBack === true && !world.calm;
+        const heldBack = attack?.holdsBack !== undefined && !world.calm;
         for (const part of trailer) {
           if (heldBack) capture.sent.push(part);
           else yield* send(part);

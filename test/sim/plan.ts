@@ -84,8 +84,8 @@ export interface Attack {
   readonly seed: number;
   /** The carrier sees what is sent just now, too; who has the key alone, what was sent before. */
   readonly by: "key" | "carrier";
-  /** The carrier lets no trailer through. */
-  readonly holdsBack: boolean;
+  /** What of an upload the carrier lets not through. */
+  readonly holdsBack: "trailer" | "all" | undefined;
   /** In bytes. */
   readonly quota?: number;
   /**
@@ -258,7 +258,7 @@ export const planOf = (seed: number): Plan => {
     ? {
         seed: r.int(1, 2 ** 31),
         by: r.pick(["key", "carrier", "carrier"] as const),
-        holdsBack: likely(0.3),
+        holdsBack: likely(0.3) ? r.pick(["trailer", "all"] as const) : undefined,
         ...(likely(0.5) ? { quota: 2 * size + mebi + nightsRoom + r.pick([0, 6 * mebi]) } : {}),
         ...(likely(0.35) ? { revoked: r.pick([0, 10, 1000, 5000, 20_000]) } : {}),
       }
@@ -324,6 +324,9 @@ export const planOf = (seed: number): Plan => {
     ...(attack === undefined ? {} : { attack }),
     ...(nights === undefined ? {} : { nights }),
     last: r.pick(["nothing", "any"] as const),
-    rest: r.pick([1000, 60_000, 90_000_000]),
+    // What the attacker has open keeps its room until the server notices that nobody is there.
+    rest: r.pick(
+      attack?.quota === undefined ? [1000, 60_000, 90_000_000] : [3_600_000, 90_000_000],
+    ),
   };
 };

@@ -324,7 +324,7 @@ const tale = Effect.fnUntraced(function* (world: World) {
     others.length === 0 &&
     attacked?.by !== "carrier" &&
     attacked?.revoked === undefined &&
-    !(attacked?.holdsBack === true) &&
+    attacked?.holdsBack === undefined &&
     plan.qvm.kind === "sound";
   const faultless = mild && plan.links.length === 0 && plan.deaths.length === 0;
   if (faultless && plan.carrierDies === undefined && !first.life.dead && first.code !== 0) {

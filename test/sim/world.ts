@@ -562,12 +562,13 @@ export class World {
         sent: [],
       };
       if (puts && attack !== undefined) this.captures.push(capture);
-      /** The trailer is due, and does not come through. */
+      /** The carrier keeps for itself what dom0 sends now. */
       const heldBack = () =>
         puts &&
-        attack?.holdsBack === true &&
         !this.calm &&
-        run.dom0.books.unfinished?.submission?.session === run.session;
+        ((attack?.holdsBack === "all" && capture.command !== undefined) ||
+          (attack?.holdsBack === "trailer" &&
+            run.dom0.books.unfinished?.submission?.session === run.session));
       const program = (mine: Invocation["Service"], command: string) =>
         Effect.gen({ self: this }, function* () {
           capture.command = command;

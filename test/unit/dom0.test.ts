@@ -1538,6 +1538,24 @@ describe("a ticket", () => {
       assert.isAbove(lastOf(unknown).ticket.bytes, 2 ** 39);
     }),
   );
+  it.effect(
+    "an archive that turns out larger than the room there was is given up, and why is said",
+    () =>
+      Effect.gen(function* () {
+        const w = world(big);
+        w.table.capacity = 2 ** 40;
+        w.shelf.room = 1_300_000;
+        const ended = yield* qbackup(w);
+        assert.strictEqual(ended.code, 5, ended.text);
+        assert.include(
+          ended.text,
+          "the server has no room for this archive: it is larger than 1.2 MiB",
+        );
+        assert.notInclude(ended.text, "older than this one");
+        assert.strictEqual(w.shelf.gaveUp, 1);
+        nothingProven(w);
+      }),
+  );
   it.effect("changed bytes end the upload for good: the server is told to forget it", () =>
     Effect.gen(function* () {
       const w = world(big);

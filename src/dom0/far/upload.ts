@@ -20,6 +20,7 @@ import type { WireError } from "#src/wire/lines";
 import { isName, type Name, type PublicKey, Session } from "#src/wire/names";
 import type { Failed } from "#src/wire/reply";
 import type { Reply } from "#src/wire/request";
+import { humanSize } from "#src/say/format";
 import { line, printable } from "#src/say/shown";
 import { callEnded, isFailed, LinkBroken, mayPass, reach, refusal } from "./call.ts";
 import { failed, rejected, type RunFailed, undecidedYet } from "#src/dom0/failure";
@@ -307,6 +308,13 @@ export const openUpload = Effect.fnUntraced(function* (options: UploadOptions) {
     ),
   );
 
+  /** The ticket is for what the server had room for, and the archive was not sure to fit. */
+  const tooLarge = () =>
+    rejected(
+      "refused",
+      `the server has no room for this archive: it is larger than ${humanSize(bytes)}`,
+      "free space on the server, or have its owner raise the quota",
+    );
   const soFar = () => `${acked} bytes are safe on the server`;
   const keepLink = Effect.gen(function* () {
     for (;;) {
@@ -361,7 +369,9 @@ export const openUpload = Effect.fnUntraced(function* (options: UploadOptions) {
         buffer.set(lengthPrefix(size));
         blocks.push({ buffer, start: pushed, end: pushed + size, running });
         pushed += size;
-        return work.open;
+        return pushed > bytes && bytes !== options.most
+          ? Deferred.fail(over, tooLarge())
+          : work.open;
       }),
     finish: ({ manifest, recipe, signature }) =>
       Effect.suspend(() => {

@@ -395,21 +395,14 @@ export const attack = (world: World, seed: number, use: (capture: Capture) => bo
     ),
   );
 
-/** Captures whose ticket is below the highest of its series that was captured: the server knows better. */
+/** Captures whose ticket is below the highest of its series that the server has admitted. */
 export const outdated = (world: World): ((capture: Capture) => boolean) => {
-  const highest = new Map<string, number>();
-  for (const { command } of world.captures) {
-    const found = command === undefined ? undefined : ticketIn(command);
-    if (found === undefined) continue;
-    const { run, series, signer } = found.ticket;
-    const key = `${signer} ${series}`;
-    highest.set(key, Math.max(highest.get(key) ?? 0, run));
-  }
+  const highest = world.highestRuns;
   return ({ command }) => {
     const found = command === undefined ? undefined : ticketIn(command);
     if (found === undefined) return false;
     const { run, series, signer } = found.ticket;
-    return run < highest.get(`${signer} ${series}`)!;
+    return run < (highest.get(`${signer} ${series}`) ?? 0);
   };
 };
 

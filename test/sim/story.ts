@@ -323,6 +323,8 @@ const tale = Effect.fnUntraced(function* (world: World) {
     !world.clockStepped &&
     others.length === 0 &&
     attacked?.by !== "carrier" &&
+    // While the attack lasts, it may take what room there is.
+    attacked?.quota === undefined &&
     attacked?.revoked === undefined &&
     attacked?.holdsBack === undefined &&
     plan.qvm.kind === "sound";

@@ -169,7 +169,7 @@ export class World {
   /** Called when the power has just failed, before anything runs again. */
   afterPowerLoss: () => void = () => {};
   readonly #processes = new Set<Process>();
-  /** Of each signer and series the highest run, by the file that has it; what was seen since a crash. */
+  /** Of each signer and series the highest run; what was seen since a crash. */
   readonly #highest = new Map<string, number>();
   #serverLocks: LockTable = new Map();
   #serverAway = false;
@@ -404,6 +404,16 @@ export class World {
     }
     return found;
   }
+  /** The highest run that the server has admitted, by `SIGNER SERIES`. */
+  get highestRuns(): ReadonlyMap<string, number> {
+    const found = new Map<string, number>();
+    for (const file of this.disk.files().filter((one) => isRuns.test(one))) {
+      // put NAME SESSION BASE SERIES RUN BYTES TIME SIGNER SERVER
+      const [, , , , series, run, , , signer] = this.#text(file).split("\n")[0]!.split(" ");
+      found.set(`${signer} ${series}`, Number(run));
+    }
+    return found;
+  }
   #text(path: string): string {
     return this.disk.bytes(path)?.toString("latin1") ?? "";
   }
@@ -445,12 +455,10 @@ export class World {
       );
       if (lines.length !== members || rootOf(lines) !== root) wrong("is not what was signed");
     }
-    for (const file of this.disk.files().filter((one) => isRuns.test(one))) {
-      // put NAME SESSION BASE SERIES RUN
-      const run = Number(this.#text(file).split(" ")[5]);
-      const before = this.#highest.get(file) ?? 0;
+    for (const [of, run] of this.highestRuns) {
+      const before = this.#highest.get(of) ?? 0;
       if (run < before) this.broken(`P8 ${when}: the highest run went from ${before} to ${run}`);
-      this.#highest.set(file, run);
+      this.#highest.set(of, run);
     }
     const bug = this.serverSaid.lines.find(({ text }) => text.startsWith("a bug"));
     if (bug !== undefined) this.broken(`P3 ${when}: ${bug.text}`);

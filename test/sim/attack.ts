@@ -162,7 +162,13 @@ const strike = Effect.fnUntraced(function* (world: World, { answer, command, hol
   while (!/\n.*\n/.test(said) && (yield* hear));
   const offset = Number(/"type":"ready","offset":(\d+)/.exec(said)?.[1] ?? 0);
   const send = Effect.gen(function* () {
-    for (const bytes of answer(offset)) yield* up.sink.write(bytes);
+    for (const bytes of answer(offset)) {
+      // Whose it is does not know that the server may forget it.
+      for (const run of bytes === giveUp ? world.runs : []) {
+        if (command.split(" ")[3] === run.session) run.forsaken = true;
+      }
+      yield* up.sink.write(bytes);
+    }
     for (let waited = 0; waited < hold; waited += 10_000) {
       yield* Effect.sleep(10_000);
       yield* up.sink.write(keepAlive);

@@ -121,6 +121,8 @@ const checkRun = (world: World, run: Run): void => {
   if (said.lines.some(({ text }) => !/^[\x20-\x7e]*$/.test(text))) wrong("P4 unprintable words");
   if (run.out.length > 0) wrong("stdout is not for words");
   if (run.widest > 17 * mebi) wrong(`the window grew to ${run.widest} bytes`);
+  // A run that waited for this one leaves a mark of its own where it fails, or is killed.
+  const left = books.unfinished?.session === run.session ? books.unfinished : undefined;
   if (code === 0) {
     const [entry] = mine;
     const manifest = entry === undefined ? undefined : parseManifest(entry.manifest);
@@ -140,10 +142,7 @@ const checkRun = (world: World, run: Run): void => {
         wrong("P2 the manifest is not of what qvm-backup wrote");
       }
     }
-    // A run that waited for this one may have failed since.
-    const later = world.runs.slice(world.runs.indexOf(run) + 1);
-    const theirs = later.some(({ session }) => session === books.unfinished?.session);
-    if (books.unfinished !== undefined && !theirs && !world.booksFailed) wrong("P7 a mark is left");
+    if (left !== undefined && !world.booksFailed) wrong("P7 a mark is left");
     if (said.lines.some(({ level }) => level === "error")) wrong("an error was reported");
     // Behind it may come that nothing was read back for long: by this clock it may be years.
     if (!notes.some(({ urgency }) => urgency === "normal")) wrong("P5 no good news");
@@ -155,8 +154,6 @@ const checkRun = (world: World, run: Run): void => {
     if (mine.length > 0 && !world.booksFailed && !settled) {
       wrong("P2 there is an entry all the same");
     }
-    // A run that waited for this one and was killed leaves a mark of its own.
-    const left = books.unfinished?.session === run.session ? books.unfinished : undefined;
     if (left !== undefined && left.submission === undefined && !world.booksFailed && code !== 7) {
       wrong("P7 a mark without a receipt to fetch is left");
     }

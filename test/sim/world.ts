@@ -376,9 +376,16 @@ export class World {
     return Effect.gen({ self: this }, function* () {
       const { calm } = this;
       this.calm = true;
-      const said = yield* this.ask(undefined, ["init"]);
+      // Where a commit takes long, it is told to come again.
+      const asked = (...args: ReadonlyArray<string>) =>
+        Effect.suspend(() => this.ask(undefined, args)).pipe(
+          Effect.catchDefect((busy) => Effect.delay(Effect.fail(busy), 10_000)),
+          Effect.retry({ times: 30 }),
+          Effect.orDie,
+        );
+      const said = yield* asked("init");
       this.serverKey = /^key +(\S+)$/m.exec(said)![1]!;
-      for (const { key } of dom0s) yield* this.ask(undefined, ["signers", "add", key]);
+      for (const { key } of dom0s) yield* asked("signers", "add", key);
       this.calm = calm;
     });
   }

@@ -116,7 +116,8 @@ export const makeVoice = Effect.fnUntraced(function* (
   });
 
   const watch = Effect.gen(function* () {
-    let since = yield* Clock.currentTimeMillis;
+    // Not by the clock, which may be set back.
+    let quiet = 0;
     let bytes = stdin.received();
     let frames = arrivals;
     for (;;) {
@@ -124,16 +125,16 @@ export const makeVoice = Effect.fnUntraced(function* (
       const now = yield* Clock.currentTimeMillis;
       const received = stdin.received();
       if (!listening || frames !== arrivals || received - bytes >= trickle) {
-        since = now;
+        quiet = 0;
         bytes = received;
         frames = arrivals;
-      } else if (now - since >= silenceLimit * 1000) {
+      } else if ((quiet += glance) >= silenceLimit * 1000) {
         return yield* lost("the client has been silent for a minute");
       }
       if (tooSlow.in(received, listening && received > begun ? glance : 0)) {
         return yield* lost("the client sends too slowly");
       }
-      if (now - spoken >= aliveAfter * 1000 && (!listening || received !== heard)) {
+      if (Math.abs(now - spoken) >= aliveAfter * 1000 && (!listening || received !== heard)) {
         yield* turn.withPermits(1)(
           Effect.suspend(() => (framed ? sending(keepAliveFrame) : saying({ type: "alive" }))),
         );

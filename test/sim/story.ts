@@ -208,6 +208,10 @@ const checkList = Effect.fnUntraced(function* (world: World, when: string) {
   return listed;
 });
 
+/** Its first tar header says nothing of an owner: such an upload is kept for thirty days. */
+const isOfSlots = (pack: Buffer | undefined): boolean =>
+  pack !== undefined && pack.length >= 512 && pack.toString("latin1", 265, 269) === "\0\0\0\0";
+
 /** Nothing is left on the server but archives and what belongs to them. */
 const checkLeft = (world: World, listed: ReadonlyArray<{ readonly name: string }>): void => {
   const names = new Set(listed.map(({ name }) => name));
@@ -220,8 +224,9 @@ const checkLeft = (world: World, listed: ReadonlyArray<{ readonly name: string }
     /^\.qbackup\/(?:packs|digests|tables|recipes|records)\/([0-9a-f]{32})(?:\.manifest\.json)?$/;
   for (const file of world.disk.files()) {
     const session = parts.exec(file)?.[1];
-    // A later night may go on with what one left.
-    if (slots.has(/^\.qbackup\/[a-z]+\/([0-9a-f]{32})/.exec(file)?.[1] ?? "")) continue;
+    // A later night may go on with what one left, or what the attacker has put in place of a stream.
+    const upload = /^\.qbackup\/[a-z]+\/([0-9a-f]{32})/.exec(file)?.[1] ?? "";
+    if (slots.has(upload) || isOfSlots(world.disk.bytes(`.qbackup/incoming/${upload}`))) continue;
     // Where dom0 could not write its books, an archive may be stored that no ledger knows.
     if (session !== undefined && (sessions.has(session) || world.booksFailed)) continue;
     if (books.test(file) || names.has(file)) continue;
@@ -379,8 +384,9 @@ const tale = Effect.fnUntraced(function* (world: World) {
     world.broken("all is well, but the last night was not stored");
   }
   if (late !== undefined) yield* Fiber.interrupt(late);
-  // Half-open processes end by themselves, within a minute and the time of a sync.
-  yield* Effect.sleep(120_000);
+  // Half-open processes end by themselves, within a minute and the time of a sync; a night whose trailer
+  // is held back waits three minutes for its answer.
+  yield* Effect.sleep(nights === undefined ? 120_000 : 330_000);
   if (world.serving > 0) world.broken("P5 a process of the server waits for ever");
   const remaining = yield* checkList(world, "at the end");
   if (plan.rest > 86_400_000 && !world.diskFailed && !world.clockStepped)

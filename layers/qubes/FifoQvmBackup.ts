@@ -140,16 +140,17 @@ export const fifoQvmBackup = (options: FifoOptions): Layer.Layer<QvmBackup> =>
     /**
      * qvm-backup removes its profile at its end, but not where it dies early, of SIGINT too
      * (docs/qubes.md, Passphrase). What is ours is told by what stands in it: the path of our FIFO, which
-     * no other backup is written to. A process number tells less: it may be another's by now.
+     * no other backup is written to. A process number tells less: it may be another's by now. `own` is
+     * that of a qvm-backup which has just ended here: it may have died before it wrote what stands in it.
      */
-    const profilesLeft = (): ReadonlyArray<string> => {
+    const profilesLeft = (own: number | undefined): ReadonlyArray<string> => {
       const directory = options.profiles ?? "/etc/qubes/backup";
       try {
         return fs
           .readdirSync(directory)
           .filter((name) => /^backup-run-[1-9][0-9]{0,9}\.conf$/.test(name))
           .map((name) => path.join(directory, name))
-          .filter(ours);
+          .filter((file) => file === path.join(directory, `backup-run-${own}.conf`) || ours(file));
       } catch {
         return []; // no Qubes here, or not for us
       }
@@ -169,8 +170,8 @@ export const fifoQvmBackup = (options: FifoOptions): Layer.Layer<QvmBackup> =>
         if (fd !== undefined) fs.closeSync(fd);
       }
     };
-    const removeProfiles = (): ReadonlyArray<string> =>
-      profilesLeft().map((file) => {
+    const removeProfiles = (own?: number): ReadonlyArray<string> =>
+      profilesLeft(own).map((file) => {
         try {
           fs.unlinkSync(file);
           return `removed ${file}, which held the passphrase`;
@@ -288,6 +289,7 @@ export const fifoQvmBackup = (options: FifoOptions): Layer.Layer<QvmBackup> =>
       start: Effect.fnUntraced(function* (plan: Plan) {
         const command = yield* commandLine(plan, fifo);
         if (busy) return yield* new QubesError({ doing: "start qvm-backup", detail: "one runs" });
+        let started: number | undefined;
         yield* Effect.acquireRelease(
           Effect.suspend(() => {
             busy = true;
@@ -296,7 +298,7 @@ export const fifoQvmBackup = (options: FifoOptions): Layer.Layer<QvmBackup> =>
           () =>
             Effect.sync(() => {
               busy = false;
-              removeProfiles();
+              removeProfiles(started);
               fs.rmSync(runDirectory, { recursive: true, force: true });
             }).pipe(Effect.ignoreCause),
         ).pipe(Effect.tapError(() => Effect.sync(() => (busy = false))));
@@ -342,6 +344,7 @@ export const fifoQvmBackup = (options: FifoOptions): Layer.Layer<QvmBackup> =>
             (error) => new QubesError({ doing: "start qvm-backup", detail: error.message }),
           ),
         );
+        started = it.proc.pid;
         it.proc.once("exit", ends.letGo);
         // stdout is a table for people, and the only place that names a qube which makes all fail.
         const rows = collector((row, whole) => whole && !row.includes("Backup will fail!"));

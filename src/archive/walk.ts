@@ -542,7 +542,7 @@ export class MemberWalk {
       );
       return;
     }
-    this.#format ??= tar.bare && !pax ? "slots" : "qvm-backup";
+    this.#format ??= tar.bare ? "slots" : "qvm-backup";
     if (this.#format === "slots" && !tar.bare) {
       this.#fail("tar-header", "a tar header that says more than slots have");
     } else if (tar.type === "x") {
@@ -577,14 +577,14 @@ export class MemberWalk {
       }
     } else {
       const sum = createHash("sha256").update(bytes.subarray(0, 48)).digest().subarray(0, 16);
-      if (bytes.toString("latin1", 0, 7) !== "scrypt\0" || !sum.equals(bytes.subarray(48, 64))) {
+      if (bytes.toString("latin1", 0, 7) !== "scrypt\0" || !sum.equals(bytes.subarray(48))) {
         this.#fail("scrypt-header", `${printable(path)} does not begin as scrypt writes it`);
         return;
       }
     }
     this.#left = this.#end! - this.#after - this.#offset;
-    if (this.#left > 0) this.#state = { at: "data" };
-    else this.#pad();
+    this.#state = { at: "data" };
+    this.skip(0);
   }
 
   #pad(): void {
@@ -624,7 +624,7 @@ export class Walk {
   }
 
   get fault(): ArchiveFault | undefined {
-    return this.#bytes.fault ?? this.#list.fault;
+    return this.#bytes.fault;
   }
   /** As of a MemberWalk. */
   get format(): Format | undefined {
@@ -646,7 +646,7 @@ export class Walk {
     this.#bytes.skip(bytes);
   }
   take(bytes: Uint8Array): number {
-    return this.fault === undefined ? this.#bytes.take(bytes) : 0;
+    return this.#bytes.take(bytes);
   }
   /** Those that have begun: of the last one, perhaps only the tar header was there yet. */
   get members(): ReadonlyArray<Begun> {
@@ -662,6 +662,6 @@ export class Walk {
 
   /** Says that the bytes end here. */
   finish(): ReadonlyArray<Begun> | ArchiveFault {
-    return this.fault ?? this.#bytes.finish() ?? this.#list.finish() ?? this.#members;
+    return this.#bytes.finish() ?? this.#list.finish() ?? this.#members;
   }
 }

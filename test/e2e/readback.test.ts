@@ -121,7 +121,7 @@ describe("the way back", () => {
       const { code, stdout } = await execute(["script", "-qec", command, "/dev/null"], { env })
         .ended;
       assert.strictEqual(code, 0, stdout);
-      assert.match(stdout, /\r(verify|audit)ing {2}\[#*\.*\] +\d+\.\d\d% +\d+(?:\.\d MiB| B) /);
+      assert.match(stdout, /\r(verify|audit)ing {2}\[#*\.*\] +\d+\.\d\d% +\d+(?:\.\d [KM]iB| B) /);
       assert.match(stdout, new RegExp(`\r +\r${result}`));
     }
   });

@@ -235,12 +235,12 @@ describe("with a real ssh", unless(noSshd), () => {
 
   it("read is a conversation: each word arrives as it is said, and is answered", async () => {
     const { child, ended } = await underWay("read");
+    let said = "";
+    child.stdout!.on("data", (some: Buffer) => (said += some.toString()));
     child.stdin!.write("one\n");
-    const [answer] = (await once(child.stdout!, "data")) as [Buffer];
-    assert.strictEqual(answer.toString(), "asked: one\n");
+    await until("it is answered", () => said === "asked: one\n");
     child.stdin!.write("two\n");
-    const [next] = (await once(child.stdout!, "data")) as [Buffer];
-    assert.strictEqual(next.toString(), "two\n");
+    await until("the next is, too", () => said === "asked: one\ntwo\n");
     child.stdin!.end();
     assert.strictEqual((await ended).code, 0);
   });

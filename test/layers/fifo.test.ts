@@ -552,6 +552,23 @@ exec "$DIR/qvm-backup.real" "$@"`,
     }),
   );
 
+  it.live("a qvm-backup that died before it had written its profile leaves no empty one", () =>
+    Effect.promise(async () => {
+      const { it, runDirectory } = await qubes();
+      const profiles = path.join(it.dir, "profiles");
+      fs.mkdirSync(profiles);
+      fs.writeFileSync(path.join(profiles, "backup-run-7.conf"), "");
+      it.add("qvm-backup", `: > "$DIR/profiles/backup-run-$$.conf"; kill -INT $$`);
+      await Effect.runPromise(
+        use({ runDirectory, env: it.env, profiles }, ({ start }) =>
+          Effect.scoped(Effect.flatMap(start(plan), ({ ended }) => ended)),
+        ),
+      );
+      // Another's, which may just be beginning.
+      assert.deepStrictEqual(fs.readdirSync(profiles), ["backup-run-7.conf"]);
+    }),
+  );
+
   const profile = `echo "destination_path: $fifo" > "$DIR/profiles/backup-run-$$.conf"`;
   it.live.each([
     ["is deaf", `trap "" INT; ${profile}`],

@@ -797,6 +797,16 @@ describe("slots", () => {
     ] as const) {
       assert.strictEqual(found([bytes], slots), fault);
     }
+    for (const [bytes, where] of [
+      [Buffer.concat([all, Buffer.alloc(1)]), "behind the last member"],
+      [Buffer.concat([...begin, first.subarray(0, -1), Buffer.from("x")]), "behind a member"],
+    ] as const) {
+      const bad = walk([bytes], slots);
+      assert.include(bad instanceof ArchiveFault && bad.detail, where);
+    }
+    // A member of the other format is told by its header, not by what a header in its data would be.
+    const other = walk([bare, one], slots);
+    assert.include(other instanceof ArchiveFault && other.detail, "says more than slots have");
   });
   it("have a size as a plain file", () => {
     for (const [bytes, size] of [
@@ -943,6 +953,15 @@ describe("slots", () => {
       assert.strictEqual(pack(first, Buffer.alloc(512)), "tar-header");
       assert.strictEqual(pack(Buffer.alloc(512)), "not-an-archive");
       assert.strictEqual(pack(first.subarray(0, -1)), "truncated");
+    });
+    it("is of qvm-backup's format where an extended header stands first", () => {
+      const times = odd((header) => {
+        header.write("00000000000\0", 136);
+        header.fill(0, 265, 345);
+      });
+      const w = new Walk({ ...small, format: "pack" });
+      w.push(times);
+      assert.strictEqual(w.format, "qvm-backup");
     });
     it("has members by the same rules", () => {
       assert.strictEqual(pack(slot("vm1/x.000.enc")), "unknown-member");

@@ -81,6 +81,8 @@ export interface Wanted {
   readonly destination: string;
   readonly keys: Keys;
   readonly series: Series;
+  /** Minutes in which signs of life alone are taken for an answer that is to come. */
+  readonly linkTimeout: number;
 }
 
 /**
@@ -114,18 +116,18 @@ export interface Met {
   readonly highest: number;
 }
 
-/** What the server says of itself; `minutes` is how long a network is waited for. */
-const aboutIt = ({ destination, keys, series }: Wanted, minutes: number) =>
+/** What the server says of itself; `startTimeout` is for how many minutes a network is waited for. */
+const aboutIt = ({ destination, keys, linkTimeout, series }: Wanted, startTimeout: number) =>
   persist(
     Effect.gen(function* () {
       const of = { signer: keys.signer, series };
-      const { first } = yield* reach(destination, { verb: "about", of });
+      const { first } = yield* reach(destination, { verb: "about", of }, { minutes: linkTimeout });
       return isFailed(first) ? yield* refusal(first) : first;
     }).pipe(
       // Before the server has shown its key it may be any program that talks.
       Effect.catchTag("WireError", ({ reason }) => failed("link", `malformed reply: ${reason}`)),
     ),
-    { startTimeout: minutes },
+    { startTimeout },
   );
 
 /** Bytes that an upload may have now. */

@@ -8,12 +8,14 @@ PREFIX = /usr
 user =
 store =
 quota =
+options =
 key =
+signer =
 to =
 reloaded =
 sshd_config = /etc/ssh/sshd_config
 # Recipes take them from the environment, where a blank, a quote or a newline in them does no harm.
-export DESTDIR PREFIX user store quota key to reloaded sshd_config
+export DESTDIR PREFIX user store quota options key signer to reloaded sshd_config
 
 bindir = "$$DESTDIR$$PREFIX/bin"
 unitdir = "$$DESTDIR$$PREFIX/lib/systemd/system"
@@ -49,7 +51,8 @@ help:
 	@echo 'As root, on the machine that it is for (see README.md):'
 	@echo '  make server user=NAME          what sshd lets the account do, its shell, the account, its'
 	@echo '                                 identity; store=DIR if not its home, quota=SIZE for a limit,'
-	@echo "                                 key='LINE' for the carrier's public key"
+	@echo "                                 key='LINE' for the carrier's public key, signer=KEY for dom0's,"
+	@echo "                                 options='WORDS' for more of qbackup-shell's"
 	@echo '  make server-sshd user=NAME     the part of it that is for sshd, alone'
 	@echo '  make server-aa                 the AppArmor profile of the shell; store="DIR..." likewise'
 	@echo '  make templatevm                the carrier, for all AppVMs of this TemplateVM'

@@ -6,6 +6,7 @@
  * Limits stand here and nowhere else. They bound what hangs, and are no measure of speed: a test that is
  * slow because the machine is busy must pass.
  */
+import { availableParallelism } from "node:os";
 import { defineConfig } from "vitest/config";
 import { SkippedReporter } from "./test/support/skipped.ts";
 import { casesOfEachProject } from "./test/support/tally.ts";
@@ -22,8 +23,8 @@ const project = (name: string, limit: number) => ({
 
 export default defineConfig({
   test: {
-    // Both cores of a small machine: much of it waits.
-    maxWorkers: "100%",
+    // One more than there are cores: much of it waits.
+    maxWorkers: availableParallelism() + 1,
     reporters: ["default", casesOfEachProject, new SkippedReporter()],
     projects: [
       project("unit", 300_000),

@@ -9,7 +9,7 @@ _qbackup() {
   [ "$word" != = ] || word=
   [ "$before" != = ] || before=${COMP_WORDS[COMP_CWORD - 2]}
   case "$before" in
-    -f|--prefix|--window|--start-timeout|--link-timeout|--qubes-timeout|--compress-filter|--alarm-after|--wait-for|-Z|--compression-filter|--budget|--blocks) _qbackup_nothing; return ;;
+    -f|--prefix|--window|--start-timeout|--link-timeout|--floor|--expect-server|--expect-every|--qubes-timeout|--compress-filter|--alarm-after|--wait-for|-Z|--compression-filter|--budget|--blocks) _qbackup_nothing; return ;;
     -t|--to|--exclude) _qbackup_qubes; return ;;
     -p|--passphrase-file) _qbackup_files; return ;;
   esac
@@ -18,16 +18,18 @@ _qbackup() {
     verify:-*) _qbackup_words -t --to -p --passphrase-file -x --keep-running --json --on-server --decrypt -Z --compression-filter --newest --force --qubes-timeout -h --help --version ;;
     audit:-*) _qbackup_words -t --to -x --keep-running --json --alarm-after --budget --blocks -h --help --version ;;
     restore:-*) _qbackup_words -t --to -p --passphrase-file -x --keep-running --verify-only --exclude --skip-dom0-home --rename-conflicting --skip-conflicting --ignore-missing --skip-broken --ignore-username-mismatch --ignore-size-limit -Z --compression-filter --force --paranoid --qubes-timeout -h --help --version ;;
-    ledger:-*) _qbackup_words -t --to -x --keep-running -h --help --version ;;
+    ledger:-*) _qbackup_words -t --to -x --keep-running --expect-server -h --help --version ;;
+    key:-*) _qbackup_words -h --help --version ;;
     recovery-sheet:-*) _qbackup_words -t --to -h --help --version ;;
-    *:-*) _qbackup_words -f --prefix -t --to -p --passphrase-file -x --keep-running -o --terminal --include-dom0 --window --start-timeout --link-timeout --qubes-timeout --compress-filter --alarm-after --wait-for -h --help --version ;;
-    " :"*) _qbackup_qubes run list verify audit restore ledger recovery-sheet help ;;
-    help:*) _qbackup_words run list verify audit restore ledger recovery-sheet ;;
+    *:-*) _qbackup_words -f --prefix -t --to -p --passphrase-file -x --keep-running -o --terminal --include-dom0 --window --start-timeout --link-timeout --floor --expect-server --expect-every --qubes-timeout --compress-filter --alarm-after --wait-for -h --help --version ;;
+    " :"*) _qbackup_qubes run list verify audit restore ledger key recovery-sheet help ;;
+    help:*) _qbackup_words run list verify audit restore ledger key recovery-sheet ;;
     list:*) _qbackup_nothing ;;
     verify:*) _qbackup_nothing ;;
     audit:*) _qbackup_nothing ;;
     restore:*) _qbackup_qubes ;;
     ledger:*) _qbackup_words head check rebuild forget ;;
+    key:*) _qbackup_words show export import rotate ;;
     recovery-sheet:*) _qbackup_nothing ;;
     *) _qbackup_qubes ;;
   esac

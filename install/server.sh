@@ -1,7 +1,7 @@
 #!/bin/sh
 # What "make server", "make server-sshd" and their uninstall targets do. All that they are given comes
-# in the environment: DESTDIR, PREFIX, user, store, quota, key, reloaded, and sshd_config, the file that sshd
-# starts from.
+# in the environment: DESTDIR, PREFIX, user, store, quota, options, key, signer, reloaded, and sshd_config, the
+# file that sshd starts from.
 #
 # The order is the point: first the sshd drop-in, tried against what sshd really makes of it; then sshd
 # reads it; then the account. So there is no moment at which the account can log in without it.
@@ -47,10 +47,38 @@ words() {
 	'') ;;
 	[!1-9]* | *[!0-9KMGT]* | *[KMGT]?* | ????????????????*) fail 'quota=SIZE: a number, with K, M, G or T for powers of 1024' ;;
 	esac
+	further_options || fail "options='WORDS': --allow VERB,VERB..., --floor SIZE, --allow-unsigned; or none"
+	case $signer in
+	'') ;;
+	*[!A-Za-z0-9_-]* | ????????????????????????????????????????????*) fail "signer=KEY: the public key that \"qbackup key show\" prints in dom0" ;;
+	???????????????????????????????????????????) ;;
+	*) fail "signer=KEY: the public key that \"qbackup key show\" prints in dom0" ;;
+	esac
 	[ -z "$key" ] || public_key || fail "key='LINE': one line of an id_ed25519.pub, without options"
 	[ -n "$store" ] || return 0
 	plain "$store" || fail 'store must be an absolute path of plain characters, without ..'
 	! shared "${store%/}" && ! shared "$store" || fail "store=$store: that directory is not for backups alone"
+}
+# What is left of qbackup-shell's options: the others have variables of their own.
+further_options() {
+	[ "$(printf '%s' "$options" | wc -l)" = 0 ] || return 1
+	set -f
+	# shellcheck disable=SC2086 # They are words.
+	set -- $options
+	set +f
+	[ "$*" = "$options" ] || return 1
+	while [ $# -gt 0 ]; do
+		case $1 in
+		none) [ "$options" = none ] || return 1 ;;
+		--allow-unsigned) ;;
+		--allow | --floor)
+			case ${2-} in '' | -* | *[!A-Za-z0-9,]*) return 1 ;; esac
+			shift
+			;;
+		*) return 1 ;;
+		esac
+		shift
+	done
 }
 # One key and a comment; anything else would be options, or another line of authorized_keys.
 public_key() {
@@ -95,7 +123,9 @@ paths() {
 		forced=$(sed -n 's/^[[:space:]]*ForceCommand[[:space:]]*//p' "$before" | head -n 1)
 		[ -n "$store" ] || store=$(printf '%s\n' "$forced" | sed -n 's/.* --root \([^ ]*\).*/\1/p')
 		[ -n "$quota" ] || quota=$(printf '%s\n' "$forced" | sed -n 's/.* --quota \([^ ]*\).*/\1/p')
+		[ -n "$options" ] || options=$(printf '%s\n' "$forced" | sed 's/^[^ ]* *//; s/ *--no-init//; s/ *--root [^ ]*//; s/ *--quota [^ ]*//; s/^ *//')
 	fi
+	[ "$options" != none ] || options=
 	# The account's home where it exists, else where useradd will put it.
 	home=$(field 6)
 	home=${home:-/home/$user}
@@ -108,7 +138,7 @@ paths() {
 write_dropin() {
 	mkdir -p "$DESTDIR$folder"
 	sed -e "s|@PREFIX@|$PREFIX|g" -e "s|@USER@|$user|g" -e "s|@STORE@|$root|g" \
-		-e "s|@QUOTA@|${quota:+ --quota $quota}|g" "$here/sshd.conf" >"$DESTDIR$dropin.new"
+		-e "s|@OPTIONS@|${quota:+ --quota $quota}${options:+ $options}|g" "$here/sshd.conf" >"$DESTDIR$dropin.new"
 	chmod 644 "$DESTDIR$dropin.new"
 	mv -f "$DESTDIR$dropin.new" "$DESTDIR$dropin"
 }
@@ -357,6 +387,14 @@ identity() {
 	say "To see it again, as root: $command identity --root $root"
 }
 
+# Whose uploads the store takes. Where it is not said, the first dom0 that comes reserves the store.
+admit() {
+	if [ -n "$signer" ]; then
+		say "The store takes uploads that these keys sign (fingerprint, key):"
+		$command signers add "$signer" --root "$root"
+	fi
+}
+
 # Lets the carrier in, as the account, whose home it is.
 let_in() {
 	file=$home/.ssh/authorized_keys
@@ -397,6 +435,7 @@ server() {
 	reload
 	account
 	identity
+	admit
 	let_in
 	host_keys
 }

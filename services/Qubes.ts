@@ -42,6 +42,8 @@ export class Qubes extends Context.Service<
      * before the start, so qvm-backup fails as a whole (docs/qubes.md, Who does the work).
      */
     readonly unsavable: (qube: Qube) => Effect.Effect<string | undefined, QubesError>;
+    /** What the volumes of a qube that are backed up can hold at most, in bytes. */
+    readonly capacity: (qube: Qube) => Effect.Effect<number, QubesError>;
     /** Sets the time of its last backup; undefined for a qube that never had one. */
     readonly setBackedUp: (qube: string, at: number | undefined) => Effect.Effect<void, QubesError>;
     /**

@@ -1,9 +1,9 @@
 /**
  * Files below one root, reached component by component and never through a link.
  *
- * There is no call that takes a path, none that follows a link, and none that overwrites: a name is
- * one component, looked up in a directory that is held open, so nothing can be exchanged between a
- * check and its use. What is written survives a power loss only after `sync` of the file *and* of
+ * There is no call that takes a path, none that follows a link, and but for `replace` none that
+ * overwrites: a name is one component, looked up in a directory that is held open, so nothing can be
+ * exchanged between a check and its use. What is written survives a power loss only after `sync` of the file *and* of
  * each directory whose entries changed.
  */
 import { Context, type Effect, Schema, type Scope } from "effect";
@@ -35,7 +35,12 @@ export class SafeFsError extends Schema.TaggedError<SafeFsError>()("SafeFsError"
 export interface Entry {
   readonly kind: "file" | "directory" | "other";
   readonly size: number;
-  readonly links: number;
+  /** Bytes that it takes on the disk: fewer than its size where it has holes, or is compressed. */
+  readonly allocated: number;
+  /** Which file of its device it is. What else bears its name later is another one. */
+  readonly inode: number;
+  /** The permission bits. */
+  readonly mode: number;
   readonly modified: number;
   /** The uid of its owner. */
   readonly owner: number;
@@ -74,10 +79,22 @@ export interface Directory {
     name: string,
     access: "read" | "write",
   ) => Effect.Effect<File, SafeFsError, Scope.Scope>;
+  /**
+   * All of a small file, opened as `open` does it; undefined where it has more than `limit` bytes. For
+   * very many of them: `open`, `stat` and `read` take several times as long.
+   */
+  readonly bytes: (
+    name: string,
+    limit: number,
+  ) => Effect.Effect<Uint8Array | undefined, SafeFsError>;
   readonly stat: (name: string) => Effect.Effect<Entry, SafeFsError>;
   readonly names: Effect.Effect<ReadonlyArray<string>, SafeFsError>;
+  /** All that lies here, by name. For very many: a `stat` of each takes several times as long. */
+  readonly entries: Effect.Effect<ReadonlyMap<string, Entry>, SafeFsError>;
   /** A second name for the file `name`, in `to`; never replaces, never follows. */
   readonly link: (name: string, to: Directory, as: string) => Effect.Effect<void, SafeFsError>;
+  /** Gives the file `name` the name `as` in place of its own; what file bore that name is gone. */
+  readonly replace: (name: string, as: string) => Effect.Effect<void, SafeFsError>;
   /** Takes a file's name away. */
   readonly remove: (name: string) => Effect.Effect<void, SafeFsError>;
   /** May this process make entries here? */

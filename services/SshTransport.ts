@@ -1,6 +1,6 @@
 /** The ssh client of the carrier. */
 import { Context, type Effect, Schema, type Scope } from "effect";
-import type { Source } from "#services/Bytes";
+import type { Sink, Source } from "#services/Bytes";
 
 /** Why ssh ended; "done" says nothing about the command, whose exit code is beside it. */
 export type SshReason =
@@ -31,10 +31,10 @@ export interface SshInput {
   /** The file or device of that path. */
   readonly disk?: string;
   /**
-   * Nothing. Returns when nobody is there any more who would read what ssh prints: from then on, ssh
+   * These bytes, handed on as they come. Their end may mean that the caller is gone: from then on, ssh
    * that gets rid of no bytes is ended, for it would wait for ever.
    */
-  readonly nobody?: Effect.Effect<void>;
+  readonly from?: Source;
 }
 
 export class SshTransport extends Context.Service<
@@ -49,12 +49,12 @@ export class SshTransport extends Context.Service<
       command: string,
       input?: SshInput,
     ) => Effect.Effect<SshEnded>;
-    /** The same, but what it prints is read here, and it has no stdin. The call dies with the scope. */
+    /** The same, but both ends of the call are here. It dies with the scope. */
     readonly read: (
       destination: string,
       command: string,
     ) => Effect.Effect<
-      { readonly stdout: Source; readonly ended: Effect.Effect<SshEnded> },
+      { readonly stdin: Sink; readonly stdout: Source; readonly ended: Effect.Effect<SshEnded> },
       SshMissing,
       Scope.Scope
     >;

@@ -8,8 +8,9 @@ import { once } from "node:events";
 import * as fs from "node:fs";
 import * as path from "node:path";
 import { fingerprint, signatureHolds } from "#src/proof/keys";
-import { parseManifest, parseReceipt } from "#src/proof/manifest";
-import { treeHash } from "#test/support/peer";
+import { parseManifest, parseReceipt } from "#src/proof/texts";
+import { PublicKey } from "#src/wire/names";
+import { linesOf, rootOf, tableOf } from "#test/support/reference";
 import { processesWith } from "#test/support/programs";
 import { dist, whole } from "#test/support/whole";
 
@@ -66,9 +67,10 @@ try {
   }
   const entry = w.ledger().at(-1) as ReturnType<typeof w.ledger>[number] & {
     receipt: string;
-    signature: string;
+    receiptSignature: string;
     server: string;
   };
+  const server = PublicKey.make(entry.server);
   line(`receipt: ${entry.receipt}`);
 
   step("qbackup list -t net");
@@ -78,14 +80,15 @@ try {
   const manifest = parseManifest(entry.manifest)!;
   const receipt = parseReceipt(entry.receipt)!;
   const bytes = fs.readFileSync(path.join(w.server.store, entry.name));
+  const root = rootOf(linesOf(tableOf(bytes)));
   const proven =
     bytes.length === manifest.size &&
-    treeHash(bytes) === manifest.treehash &&
-    receipt.treehash === manifest.treehash &&
-    signatureHolds(entry.server, entry.receipt, entry.signature);
+    root === manifest.root &&
+    receipt.root === manifest.root &&
+    signatureHolds(server, "receipt", entry.receipt, entry.receiptSignature);
   if (!proven) throw new Error("the archive is not what dom0 sent");
   line(
-    `proven: the ${bytes.length} bytes on the server's disk have the tree hash ${manifest.treehash.slice(0, 16)}..., which dom0 computed itself; ${manifest.members.length} members, complete; receipt signed by ${fingerprint(entry.server)}, the key that dom0 pinned`,
+    `proven: the ${bytes.length} bytes on the server's disk have the root ${root.slice(0, 16)}..., which dom0 computed itself; ${manifest.members} members, complete; receipt signed by the key that dom0 pinned, whose fingerprint is ${fingerprint(server)}`,
   );
 } finally {
   w.stop();

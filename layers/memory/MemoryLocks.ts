@@ -4,7 +4,7 @@ import * as Duration from "effect/Duration";
 import * as Effect from "effect/Effect";
 import * as Layer from "effect/Layer";
 import type * as Scope from "effect/Scope";
-import { LockBusy, Locks } from "#services/Locks";
+import { LockBusy, Locks, type Reach } from "#services/Locks";
 
 interface Holder {
   readonly asked: Deferred.Deferred<void>;
@@ -12,8 +12,10 @@ interface Holder {
 }
 export type LockTable = Map<string, Holder>;
 
-export const memoryLocks = (table: LockTable = new Map()): Layer.Layer<Locks> =>
+/** `reach` is where they are: who is elsewhere has another table. */
+export const memoryLocks = (table: LockTable = new Map(), reach?: Reach): Layer.Layer<Locks> =>
   Layer.succeed(Locks, {
+    reach: Effect.succeed(reach),
     hold: Effect.fnUntraced(function* (key, options): Effect.fn.Return<
       { readonly asked: Effect.Effect<void> },
       LockBusy,
@@ -42,7 +44,8 @@ export const memoryLocks = (table: LockTable = new Map()): Layer.Layer<Locks> =>
           if (mine !== undefined) return mine;
           const holder = table.get(key);
           if (holder === undefined) continue;
-          if (options?.stepDownWithin === undefined) return yield* new LockBusy();
+          if (options?.stepDownWithin === undefined)
+            return yield* new LockBusy({ stranger: false });
           Deferred.doneUnsafe(holder.asked, Effect.void);
           yield* Deferred.await(holder.released);
         }
@@ -51,7 +54,7 @@ export const memoryLocks = (table: LockTable = new Map()): Layer.Layer<Locks> =>
         ? wait
         : Effect.timeoutOrElse(wait, {
             duration: Duration.fromInputUnsafe(options.stepDownWithin),
-            orElse: () => new LockBusy(),
+            orElse: () => new LockBusy({ stranger: false }),
           });
       return { asked: Deferred.await(mine.asked) };
     }),

@@ -6,10 +6,12 @@ import { type Power, type Qube, Qubes, QubesError } from "#services/Qubes";
 
 export interface QubesTable {
   readonly qubes: Array<Qube>;
-  /** `list`, `power NAME`, `start NAME`, `shutdown NAME`, `unsavable NAME`, `backed-up NAME AT`, `scratch`, `free`, in order. */
+  /** `list`, `power NAME`, `start NAME`, `shutdown NAME`, `unsavable NAME`, `capacity NAME`, `backed-up NAME AT`, `scratch`, `free`, in order. */
   readonly calls: Array<string>;
   /** Qubes of which a volume keeps no snapshot, and that volume. */
   readonly unsavable: Map<string, string>;
+  /** What each qube's volumes can hold, in bytes. */
+  capacity: number;
   /** What qubesd's journal has of broken pipes; undefined where it may not be read. */
   brokenPipes: number | undefined;
   /** What is free for qubesd's temporary files, in bytes. */
@@ -34,6 +36,7 @@ export const qubesTable = (qubes: ReadonlyArray<Qube>): QubesTable => ({
   qubes: [aQube("dom0", 0, { state: "Running", class: "AdminVM" }), ...qubes],
   calls: [],
   unsavable: new Map(),
+  capacity: 2 ** 31,
   brokenPipes: 0,
   free: 10 * 2 ** 30,
   fails: () => undefined,
@@ -80,6 +83,8 @@ export const memoryQubes = (table: QubesTable): Layer.Layer<Qubes> => {
       call(`unsavable ${name}`, `see how the volumes of ${name} are kept`, () => ({
         volume: state === "Running" ? table.unsavable.get(name) : undefined,
       })).pipe(Effect.map(({ volume }) => volume)),
+    capacity: ({ name }) =>
+      call(`capacity ${name}`, `see how large ${name} is`, () => table.capacity),
     setBackedUp: (qube, at) =>
       Effect.asVoid(
         call(`backed-up ${qube} ${at ?? "never"}`, `set the last backup of ${qube}`, () => {

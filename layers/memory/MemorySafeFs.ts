@@ -21,6 +21,7 @@ export interface Operation {
     | "protect"
     | "sync"
     | "link"
+    | "replace"
     | "remove"
     | "sync-directory";
   readonly name: string;
@@ -54,14 +55,19 @@ class Bytes {
   }
 }
 
+/** Each has a number of its own, as inodes have. */
+let nodesMade = 0;
+
 class FileNode {
   readonly kind = "file";
+  readonly inode = ++nodesMade;
   now = new Bytes();
   stable = new Bytes();
   /** Changes since the last sync, in order. */
   pending: Array<Pending> = [];
   #settled = 0;
-  links = 0;
+  /** Bytes of it that a test has punched out. */
+  holes = 0;
   mode: number;
   stableMode: number;
   modified: number;
@@ -87,11 +93,11 @@ class FileNode {
 
 class DirectoryNode {
   readonly kind = "directory";
+  readonly inode = ++nodesMade;
   readonly entries = new Map<string, Node>();
   stable = new Map<string, Node>();
   pending: Array<{ readonly name: string; readonly node: Node | undefined }> = [];
   #settled = 0;
-  readonly links = 1;
   mode: number;
   modified: number;
   constructor(mode: number, modified: number) {
@@ -118,7 +124,7 @@ class DirectoryNode {
 /** A link, a FIFO, a device: something that only stands in the way. */
 class OtherNode {
   readonly kind = "other";
-  readonly links = 1;
+  readonly inode = ++nodesMade;
   readonly mode = 0o777;
   readonly modified = 0;
 }
@@ -179,13 +185,20 @@ export class Disk {
     else if (what === "other") node = new OtherNode();
     else {
       node = new FileNode(mode ?? 0o600, 0);
-      node.links = 1;
       node.change({ at: 0, bytes: Buffer.from(what) });
       node.settle(node.mark());
     }
     const name = path.slice(at + 1);
     parent.entries.set(name, node);
     parent.stable.set(name, node);
+  }
+  /** Makes a hole in a file, as fallocate does: zeros that take no room. */
+  punch(path: string, at: number, bytes: number): void {
+    const node = this.find(path);
+    if (node?.kind !== "file") throw new Error(`no file ${path}`);
+    node.change({ at, bytes: Buffer.alloc(bytes) });
+    node.settle(node.mark());
+    node.holes += bytes;
   }
   /** In bytes. */
   get used(): number {
@@ -207,7 +220,6 @@ export class Disk {
    */
   crash(random?: () => number): void {
     const visited = new Set<Node>();
-    const links = new Map<FileNode, number>();
     const visit = (directory: DirectoryNode): void => {
       const kept = new Map(directory.stable);
       if (random !== undefined) {
@@ -226,7 +238,6 @@ export class Disk {
       directory.entries.clear();
       for (const [name, node] of kept) {
         directory.entries.set(name, node);
-        if (node.kind === "file") links.set(node, (links.get(node) ?? 0) + 1);
         if (visited.has(node)) continue;
         visited.add(node);
         if (node.kind === "directory") visit(node);
@@ -250,7 +261,6 @@ export class Disk {
       }
     };
     visit(this.root);
-    for (const [node, count] of links) node.links = count;
     this.#off = false;
     this.generation += 1;
   }
@@ -277,7 +287,9 @@ export class Disk {
 const entry = (disk: Disk, node: Node): Entry => ({
   kind: node.kind,
   size: node.kind === "file" ? node.now.size : 0,
-  links: node.links,
+  allocated: node.kind === "file" ? Math.max(0, node.now.size - node.holes) : 0,
+  inode: node.inode,
+  mode: node.mode,
   modified: node.modified,
   owner: disk.owner,
   device: 1,
@@ -385,7 +397,6 @@ const directory = (disk: Disk, node: DirectoryNode, path: string): Directory => 
       yield* mayChange;
       if (node.entries.has(name)) return yield* disk.fail("exists", "create", "there already");
       const made = new FileNode(mode, yield* Clock.currentTimeMillis);
-      made.links = 1;
       node.change(name, made);
       return file(disk, made, below(path, name), true);
     }),
@@ -401,6 +412,17 @@ const directory = (disk: Disk, node: DirectoryNode, path: string): Directory => 
       }
       return file(disk, found, below(path, name), access === "write");
     }),
+    bytes: (name, limit) =>
+      Effect.scoped(
+        Effect.gen(function* () {
+          const opened = yield* here.open(name, "read");
+          const { size } = yield* opened.stat;
+          if (size > limit) return undefined;
+          const into = new Uint8Array(size);
+          yield* opened.read(into, 0);
+          return into;
+        }),
+      ),
     stat: (name) =>
       Effect.andThen(
         alive,
@@ -409,6 +431,12 @@ const directory = (disk: Disk, node: DirectoryNode, path: string): Directory => 
     names: Effect.andThen(
       alive,
       Effect.sync(() => [...node.entries.keys()]),
+    ),
+    entries: Effect.andThen(
+      alive,
+      Effect.sync(
+        () => new Map([...node.entries].map(([name, found]) => [name, entry(disk, found)])),
+      ),
     ),
     link: Effect.fnUntraced(function* (name: string, to: Directory, as: string) {
       component(as);
@@ -422,8 +450,19 @@ const directory = (disk: Disk, node: DirectoryNode, path: string): Directory => 
       if ((target.mode & 0o200) === 0)
         return yield* disk.fail("not-permitted", "link", "read-only");
       if (target.entries.has(as)) return yield* disk.fail("exists", "link", "there already");
-      found.links += 1;
       target.change(as, found);
+    }),
+    replace: Effect.fnUntraced(function* (name: string, as: string) {
+      component(as);
+      yield* enter("replace", as);
+      yield* mayChange;
+      const found = yield* lookup(name);
+      const other = node.entries.get(as);
+      if (found.kind !== "file" || (other !== undefined && other.kind === "directory")) {
+        return yield* disk.fail("not-plain", "replace", "no file");
+      }
+      node.change(as, found);
+      node.change(name, undefined);
     }),
     remove: Effect.fnUntraced(function* (name: string) {
       yield* enter("remove", name);
@@ -432,7 +471,6 @@ const directory = (disk: Disk, node: DirectoryNode, path: string): Directory => 
       if (found.kind === "directory") {
         return yield* disk.fail("not-plain", "remove", "a directory");
       }
-      if (found.kind === "file") found.links -= 1;
       node.change(name, undefined);
     }),
     writable: Effect.map(alive, () => (node.mode & 0o200) !== 0),

@@ -78,7 +78,7 @@ export interface ChildOptions {
   readonly grace?: Duration.Input;
   readonly see?: ((line: string, whole: boolean) => boolean) | undefined;
   /** Called in the same turn of the event loop that started it, before anything else can happen. */
-  readonly onSpawn?: (pid: number) => void;
+  readonly onSpawn?: () => void;
 }
 
 export const signalGroup = (pid: number, signal: NodeJS.Signals): void => {
@@ -134,7 +134,7 @@ const spawned = (argv: Argv, { env, onSpawn, see, stdio }: ChildOptions) =>
       return done(Effect.fail(failure(program, cause)));
     }
     const { pid } = proc;
-    if (pid !== undefined) onSpawn?.(pid);
+    if (pid !== undefined) onSpawn?.();
     const exited = Deferred.makeUnsafe<number>();
     const drained = Deferred.makeUnsafe<void>();
     const stderr = collector(see);

@@ -38,7 +38,7 @@ export const limits = {
   recover: 15_000,
 };
 
-const { O_CREAT, O_EXCL, O_NOFOLLOW, O_NONBLOCK, O_RDONLY, O_WRONLY } = fs.constants;
+const { O_NOFOLLOW, O_NONBLOCK, O_RDONLY, O_WRONLY } = fs.constants;
 
 /**
  * Run by sh with the process id of this process as $0. SIGINT on the death of the parent is only
@@ -47,15 +47,12 @@ const { O_CREAT, O_EXCL, O_NOFOLLOW, O_NONBLOCK, O_RDONLY, O_WRONLY } = fs.const
  */
 const script = `umask 077; [ "$PPID" = "$0" ] || exit 130; exec "$@"`;
 
-const Record = Schema.fromJsonString(
-  Schema.Struct({
-    pid: Schema.Int.check(Schema.isGreaterThan(1)),
-    /** In clock ticks since boot: with the id it names one process for ever. */
-    started: Schema.String.check(Schema.isPattern(/^[0-9]{1,20}$/)),
-    fifo: Schema.String,
-  }),
-);
-type Record = typeof Record.Type;
+/** One process for ever: ids come back, but not with the same start. */
+interface Process {
+  readonly pid: number;
+  /** In clock ticks since boot. */
+  readonly started: string;
+}
 
 /** State and start time of a process: fields 3 and 22 of its stat, counted after its name. */
 const stat = (pid: number): { readonly state: string; readonly started: string } | undefined => {
@@ -68,22 +65,22 @@ const stat = (pid: number): { readonly state: string; readonly started: string }
   }
 };
 
-const alive = ({ fifo, pid, started }: Record): boolean => {
+const alive = ({ pid, started }: Process): boolean => {
   const now = stat(pid);
-  if (now === undefined || now.started !== started || /[ZX]/.test(now.state)) return false;
-  try {
-    return fs.readFileSync(`/proc/${pid}/cmdline`, "utf8").split("\0").includes(fifo);
-  } catch {
-    return false;
-  }
+  return now !== undefined && now.started === started && !/[ZX]/.test(now.state);
 };
 
 /** The processes that have the FIFO among their words: nothing but a qvm-backup for it has. */
-const namedFor = (fifo: string): ReadonlyArray<Record> =>
+const namedFor = (fifo: string): ReadonlyArray<Process> =>
   fs.readdirSync("/proc").flatMap((name) => {
-    const started = /^[1-9][0-9]*$/.test(name) ? stat(Number(name))?.started : undefined;
-    const one = { pid: Number(name), started: started ?? "", fifo };
-    return started !== undefined && alive(one) ? [one] : [];
+    const pid = /^[1-9][0-9]*$/.test(name) ? Number(name) : 0;
+    const started = pid === 0 ? undefined : stat(pid)?.started;
+    try {
+      const words = fs.readFileSync(`/proc/${pid}/cmdline`, "utf8").split("\0");
+      return started !== undefined && words.includes(fifo) ? [{ pid, started }] : [];
+    } catch {
+      return []; // it has ended
+    }
   });
 
 /** Cancels in qubesd what a killed qvm-backup began there; it would go on to its end otherwise. */
@@ -138,23 +135,22 @@ export const fifoQvmBackup = (options: FifoOptions): Layer.Layer<QvmBackup> =>
     const { env, runDirectory } = options;
     const limit = { ...limits, ...options.limits };
     const fifo = path.join(runDirectory, "archive");
-    const recordFile = path.join(runDirectory, "qvm-backup.json");
     let busy = false;
 
     /**
      * qvm-backup removes its profile at its end, but not where it dies early, of SIGINT too
      * (docs/qubes.md, Passphrase). What is ours is told by what stands in it: the path of our FIFO, which
-     * no other backup is written to. A process number tells less, for it may be another's by now, or
-     * never have been written down.
+     * no other backup is written to. A process number tells less: it may be another's by now. `own` is
+     * that of a qvm-backup which has just ended here: it may have died before it wrote what stands in it.
      */
-    const profilesLeft = (): ReadonlyArray<string> => {
+    const profilesLeft = (own: number | undefined): ReadonlyArray<string> => {
       const directory = options.profiles ?? "/etc/qubes/backup";
       try {
         return fs
           .readdirSync(directory)
           .filter((name) => /^backup-run-[1-9][0-9]{0,9}\.conf$/.test(name))
           .map((name) => path.join(directory, name))
-          .filter(ours);
+          .filter((file) => file === path.join(directory, `backup-run-${own}.conf`) || ours(file));
       } catch {
         return []; // no Qubes here, or not for us
       }
@@ -174,8 +170,8 @@ export const fifoQvmBackup = (options: FifoOptions): Layer.Layer<QvmBackup> =>
         if (fd !== undefined) fs.closeSync(fd);
       }
     };
-    const removeProfiles = (): ReadonlyArray<string> =>
-      profilesLeft().map((file) => {
+    const removeProfiles = (own?: number): ReadonlyArray<string> =>
+      profilesLeft(own).map((file) => {
         try {
           fs.unlinkSync(file);
           return `removed ${file}, which held the passphrase`;
@@ -200,45 +196,14 @@ export const fifoQvmBackup = (options: FifoOptions): Layer.Layer<QvmBackup> =>
       throw new Error(`${fifo} is no FIFO`);
     };
 
-    const readRecord = (): Record | undefined => {
-      let fd: number | undefined;
-      try {
-        fd = fs.openSync(recordFile, O_RDONLY | O_NONBLOCK | O_NOFOLLOW);
-        const { size } = fs.fstatSync(fd);
-        if (!fs.fstatSync(fd).isFile() || size > 65_536) return undefined;
-        const record = Option.getOrUndefined(
-          Schema.decodeOption(Record)(fs.readFileSync(fd, "utf8")),
-        );
-        return record?.fifo === fifo ? record : undefined;
-      } catch {
-        return undefined;
-      } finally {
-        if (fd !== undefined) fs.closeSync(fd);
-      }
-    };
-
-    const writeRecord = (pid: number) => {
-      const started = stat(pid)?.started;
-      if (started === undefined) return;
-      try {
-        const fd = fs.openSync(recordFile, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW, 0o600);
-        fs.writeSync(fd, JSON.stringify({ pid, started, fifo } satisfies Record));
-        fs.closeSync(fd);
-      } catch {
-        // Only a second line of defence: the kernel tells qvm-backup when this process dies.
-      }
-    };
-
     const tidy = Effect.gen(function* () {
       if (!(yield* inspect)) return removeProfiles();
       const doing = `clear ${printable(runDirectory)}`;
       const did: Array<string> = [];
-      const record = readRecord();
       const reader = fs.lstatSync(fifo, { throwIfNoEntry: false })?.isFIFO()
         ? yield* attempt(doing, openFifo) // first of all: it releases a qubesd that hangs on it
         : undefined;
-      // Besides the one that was written down, those whose run was killed before it could.
-      for (const one of [...(record === undefined ? [] : [record]), ...namedFor(fifo)]) {
+      for (const one of namedFor(fifo)) {
         if (!alive(one)) continue;
         yield* interrupt(one);
         did.push(`cancelled a qvm-backup that a killed run had left behind (process ${one.pid})`);
@@ -258,15 +223,15 @@ export const fifoQvmBackup = (options: FifoOptions): Layer.Layer<QvmBackup> =>
       return did;
     });
 
-    const interrupt = Effect.fnUntraced(function* (record: Record) {
+    const interrupt = Effect.fnUntraced(function* (left: Process) {
       const signal = (name: NodeJS.Signals) =>
         Effect.sync(() => {
-          if (!alive(record)) return;
-          if (name === "SIGKILL") signalGroup(record.pid, name);
-          else process.kill(record.pid, name);
+          if (!alive(left)) return;
+          if (name === "SIGKILL") signalGroup(left.pid, name);
+          else process.kill(left.pid, name);
         }).pipe(Effect.ignoreCause);
       const gone = Effect.sleep("50 millis").pipe(
-        Effect.repeat({ until: () => !alive(record) }),
+        Effect.repeat({ until: () => !alive(left) }),
         Effect.as(true),
       );
       yield* signal("SIGINT");
@@ -276,7 +241,7 @@ export const fifoQvmBackup = (options: FifoOptions): Layer.Layer<QvmBackup> =>
       if (Option.isSome(yield* Effect.timeoutOption(gone, rest))) return;
       yield* signal("SIGKILL");
       yield* Effect.timeoutOption(gone, "2 seconds");
-      yield* cancelInQubesd(record.pid, env);
+      yield* cancelInQubesd(left.pid, env);
     });
 
     /** A directory with nothing but a FIFO in it, and the descriptors of this process on it. */
@@ -324,6 +289,7 @@ export const fifoQvmBackup = (options: FifoOptions): Layer.Layer<QvmBackup> =>
       start: Effect.fnUntraced(function* (plan: Plan) {
         const command = yield* commandLine(plan, fifo);
         if (busy) return yield* new QubesError({ doing: "start qvm-backup", detail: "one runs" });
+        let started: number | undefined;
         yield* Effect.acquireRelease(
           Effect.suspend(() => {
             busy = true;
@@ -332,7 +298,7 @@ export const fifoQvmBackup = (options: FifoOptions): Layer.Layer<QvmBackup> =>
           () =>
             Effect.sync(() => {
               busy = false;
-              removeProfiles();
+              removeProfiles(started);
               fs.rmSync(runDirectory, { recursive: true, force: true });
             }).pipe(Effect.ignoreCause),
         ).pipe(Effect.tapError(() => Effect.sync(() => (busy = false))));
@@ -361,7 +327,6 @@ export const fifoQvmBackup = (options: FifoOptions): Layer.Layer<QvmBackup> =>
             stdio: ["ignore", "pipe", "pipe", ends.guard],
             env,
             see,
-            onSpawn: writeRecord,
             ask: ({ exited, proc }) =>
               Effect.gen(function* () {
                 proc.kill("SIGINT");
@@ -379,6 +344,7 @@ export const fifoQvmBackup = (options: FifoOptions): Layer.Layer<QvmBackup> =>
             (error) => new QubesError({ doing: "start qvm-backup", detail: error.message }),
           ),
         );
+        started = it.proc.pid;
         it.proc.once("exit", ends.letGo);
         // stdout is a table for people, and the only place that names a qube which makes all fail.
         const rows = collector((row, whole) => whole && !row.includes("Backup will fail!"));

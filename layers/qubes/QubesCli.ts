@@ -11,6 +11,7 @@ import { statfs } from "node:fs/promises";
 import { type Argv, type Env, type ProgramError, type Ran, run } from "#layers/process/Child";
 import { Qube, Qubes, QubesError } from "#services/Qubes";
 import { printable } from "#src/say/shown";
+import { parseNumber } from "#src/wire/names";
 
 /** For every tool alike: with many qubes, or while the machine starts, qvm-ls alone took over a minute. */
 const limit = "5 minutes";
@@ -62,6 +63,10 @@ export const temporaryDirectory = (environment: string): string => {
   return "/tmp";
 };
 
+/** The volumes that such a qube keeps at its end, and that are backed up (docs/qubes.md, Who does the work). */
+const keptBy = ({ class: kind }: Qube): ReadonlyArray<string> =>
+  kind === "TemplateVM" || kind === "StandaloneVM" ? ["private", "root"] : ["private"];
+
 /** `env` is what the programs are given, and where they are looked for (PATH). */
 export const qubesCli = (env?: Env): Layer.Layer<Qubes> =>
   Layer.sync(Qubes, () => {
@@ -98,6 +103,12 @@ export const qubesCli = (env?: Env): Layer.Layer<Qubes> =>
       return ran.code === 0;
     });
 
+    const ofVolume = Effect.fnUntraced(function* ({ name }: Qube, volume: string, field: string) {
+      const doing = `see how the volumes of ${printable(name)} are kept`;
+      const ran = yield* call(doing, ["qvm-volume", "info", `${name}:${volume}`, field]);
+      return ran.code === 0 ? ran.stdout.trim() : yield* refused(doing, ran);
+    });
+
     return {
       list: Effect.gen(function* () {
         const doing = "list the qubes";
@@ -122,22 +133,24 @@ export const qubesCli = (env?: Env): Layer.Layer<Qubes> =>
       }),
       start: (qube) => must(`start ${printable(qube)}`, ["qvm-start", "--skip-if-running", qube]),
       shutdown: (qube) => must(`shut down ${printable(qube)}`, ["qvm-shutdown", "--wait", qube]),
-      unsavable: Effect.fnUntraced(function* ({ class: kind, name, state }: Qube) {
-        if (state === "Halted") return undefined;
-        // What such a qube keeps at its end (docs/qubes.md, Who does the work).
-        const own = kind === "TemplateVM" || kind === "StandaloneVM" ? ["root"] : [];
-        for (const volume of ["private", ...own]) {
-          const doing = `see how the volumes of ${printable(name)} are kept`;
-          const ran = yield* call(doing, [
-            "qvm-volume",
-            "info",
-            `${name}:${volume}`,
-            "revisions_to_keep",
-          ]);
-          if (ran.code !== 0) return yield* refused(doing, ran);
-          if (ran.stdout.trim() === "-1") return volume;
+      unsavable: Effect.fnUntraced(function* (qube: Qube) {
+        if (qube.state === "Halted") return undefined;
+        for (const volume of keptBy(qube)) {
+          if ((yield* ofVolume(qube, volume, "revisions_to_keep")) === "-1") return volume;
         }
         return undefined;
+      }),
+      capacity: Effect.fnUntraced(function* (qube: Qube) {
+        let bytes = 0;
+        for (const volume of keptBy(qube)) {
+          const size = parseNumber(yield* ofVolume(qube, volume, "size"));
+          if (size === undefined) {
+            const doing = `see how large ${printable(qube.name)} is`;
+            return yield* new QubesError({ doing, detail: "qvm-volume gives no number" });
+          }
+          bytes += size;
+        }
+        return bytes;
       }),
       setBackedUp: (qube, at) =>
         must(

@@ -17,7 +17,8 @@ import { userInfo } from "node:os";
 import * as path from "node:path";
 import type { Readable } from "node:stream";
 import { child, type Child, type ChildOptions, type Env } from "#layers/process/Child";
-import { fromReadable } from "#layers/process/FdBytes";
+import { fromReadable, toWritable } from "#layers/process/FdBytes";
+import type { Sink, Source } from "#services/Bytes";
 import { type SshEnded, SshMissing, type SshReason, SshTransport } from "#services/SshTransport";
 
 /**
@@ -181,6 +182,17 @@ const stuck = (pid: number) =>
     }
   });
 
+/** All of `from` into `into`; each piece as it comes, because it may be a question. */
+const handOn = (from: Source, into: Sink) =>
+  Effect.gen(function* () {
+    const piece = new Uint8Array(16_384);
+    for (;;) {
+      const n = yield* from.read(piece);
+      if (n === 0) return;
+      yield* into.write(piece.subarray(0, n));
+    }
+  });
+
 const endOf = (running: Child): Effect.Effect<SshEnded> =>
   Effect.map(running.ended, ({ code, said }) => {
     if (running.proc.signalCode !== null) return { code, reason: "lost", said };
@@ -211,17 +223,18 @@ export const openSshTransport = (env: Env = process.env): Layer.Layer<SshTranspo
   });
 
   return Layer.succeed(SshTransport, {
-    handOver: (destination, command, { disk, nobody } = {}) =>
+    handOver: (destination, command, { disk, from } = {}) =>
       Effect.gen(function* () {
-        const input = disk !== undefined ? yield* opened(disk) : nobody !== undefined ? "pipe" : 0;
+        const input = disk !== undefined ? yield* opened(disk) : from !== undefined ? "pipe" : 0;
         const running = yield* start(destination, command, [input, 1, "pipe"], () =>
           // Only ssh may hold the other end of `cat`, or `cat` would not end with it.
           typeof input === "object" ? input.destroy() : undefined,
         );
         const ended = endOf(running);
-        if (nobody === undefined) return yield* ended;
-        const left = nobody.pipe(
-          Effect.andThen(Effect.sync(() => running.proc.stdin!.end())),
+        if (from === undefined) return yield* ended;
+        const stdin = toWritable(running.proc.stdin!);
+        const left = Effect.ignore(handOn(from, stdin)).pipe(
+          Effect.andThen(stdin.end),
           Effect.andThen(stuck(running.proc.pid)),
           Effect.as(notRead),
         );
@@ -231,8 +244,9 @@ export const openSshTransport = (env: Env = process.env): Layer.Layer<SshTranspo
         Effect.scoped,
       ),
     read: (destination, command) =>
-      start(destination, command, ["ignore", "pipe", "pipe"]).pipe(
+      start(destination, command, ["pipe", "pipe", "pipe"]).pipe(
         Effect.map((running) => ({
+          stdin: toWritable(running.proc.stdin!),
           stdout: fromReadable(running.proc.stdout!),
           ended: endOf(running),
         })),

@@ -1,5 +1,6 @@
 /**
- * The structure of a Qubes version 4 backup, walked as it streams by.
+ * The structure of a Qubes version 4 backup, walked as it streams by: of each member, and of the list
+ * that the members make.
  *
  * An archive is a run of small tar archives, one for each member, without an end mark, and
  * qvm-backup-restore does not notice missing parts. So every rule that can be checked without the
@@ -9,7 +10,9 @@
 import { createHash } from "node:crypto";
 import { Option, Schema } from "effect";
 import { printable } from "#src/say/shown";
-import { type Member, memberLimit } from "#src/proof/manifest";
+import { type Member, memberLimit } from "#src/proof/table";
+import type { Manifest } from "#src/proof/texts";
+import { parseNumber, Sha256 } from "#src/wire/names";
 
 /** Bytes of a full chunk as it lies in the archive: 100 MiB and what scrypt adds. */
 export const fullChunk = 104_857_728;
@@ -55,7 +58,16 @@ export class ArchiveFault extends Schema.TaggedError<ArchiveFault>()("ArchiveFau
   }
 }
 
+export type Format = Manifest["format"];
+/** A member as its tar header alone tells; sizes in bytes, as in a table. */
+export type Begun = Omit<Member, "digest">;
+
 export interface WalkOptions {
+  /**
+   * `pack`: what an upload brings, members of either format in any order, some of them twice; only
+   * the list that a recipe makes of them has an order.
+   */
+  readonly format?: Format | "pack";
   /** Bytes of a full chunk; only small samples have another one. */
   readonly fullChunk?: number;
   /** The directories that must be there, and no others: `vm7`, `dom0-home`. */
@@ -63,11 +75,12 @@ export interface WalkOptions {
 }
 
 const heads = ["backup-header", "backup-header.hmac", "qubes.xml.000.enc"] as const;
+const isHead = (path: string): boolean => (heads as ReadonlyArray<string>).includes(path);
 /** The files that a qube can have (R4.3); `empty` stands for a qube without any. */
 const chunked =
-  /^(?:(vm[1-9][0-9]{0,9})\/(?:private\.img|root\.img|firewall\.xml|notes\.txt|whitelisted-appmenus\.list|empty)|(dom0-home)\/[A-Za-z0-9_][A-Za-z0-9_.@-]{0,63})\.([0-9]{3}|[1-9][0-9]{3,5})\.enc$/;
+  /^(?:(vm[1-9][0-9]{0,9})\/(?:private\.img|root\.img|firewall\.xml|notes\.txt|whitelisted-appmenus\.list|empty)|(dom0-home)\/[A-Za-z0-9_][A-Za-z0-9_.@-]{0,63})\.([0-9]{3}|[1-9][0-9]{3,6})\.enc$/;
 
-const BackupHeader = Schema.Struct({
+const headerFields = {
   version: Schema.Literal("4"),
   encrypted: Schema.Literal("True"),
   compressed: Schema.Literals(["True", "False"]),
@@ -77,10 +90,25 @@ const BackupHeader = Schema.Struct({
   "hmac-algorithm": Schema.Literal("scrypt"),
   "crypto-algorithm": Schema.optionalKey(Schema.Literal("scrypt")),
   "backup-id": Schema.String.check(Schema.isPattern(/^[0-9]{8}T[0-9]{6}-[0-9]{1,10}$/)),
-});
-const decodeBackupHeader = Schema.decodeUnknownOption(BackupHeader, { onExcessProperty: "error" });
+};
+/** By format; slots have the root over the members behind the two heads sealed in their header. */
+const decodeBackupHeader = {
+  "qvm-backup": Schema.decodeUnknownOption(Schema.Struct(headerFields), {
+    onExcessProperty: "error",
+  }),
+  slots: Schema.decodeUnknownOption(
+    Schema.Struct({
+      ...headerFields,
+      "qbackup-seal": Sha256,
+      "qbackup-run": Schema.String.check(
+        Schema.makeFilter((text: string) => parseNumber(text) !== undefined),
+      ),
+    }),
+    { onExcessProperty: "error" },
+  ),
+};
 
-const isBackupHeader = (text: string): boolean => {
+const isBackupHeader = (text: string, format: Format): boolean => {
   const lines = text.split("\n");
   if (lines.pop() !== "" || lines[0] !== "version=4") return false;
   const pairs = lines.map((line): [string, string] => {
@@ -89,7 +117,7 @@ const isBackupHeader = (text: string): boolean => {
   });
   return (
     new Set(pairs.map(([key]) => key)).size === pairs.length &&
-    Option.isSome(decodeBackupHeader(Object.fromEntries(pairs)))
+    Option.isSome(decodeBackupHeader[format](Object.fromEntries(pairs)))
   );
 };
 
@@ -106,16 +134,21 @@ const octal = (header: Buffer, at: number, digits: number, end = "\0"): number |
     ? Number.parseInt(field.slice(0, digits), 8)
     : undefined;
 };
-/** A text padded with NULs, without any after the first one but NULs. */
+/** A text padded with NULs, one at least, without any after the first one but NULs. */
 const padded = (header: Buffer, at: number, length: number): string | undefined => {
-  const text = header.toString("latin1", at, at + length).replace(/\0+$/, "");
-  return text.includes("\0") ? undefined : text;
+  const field = header.subarray(at, at + length);
+  const end = field.indexOf(0);
+  // Where there is no NUL, nor is the last byte one, which stands at -1. And the text is not cut out of a
+  // longer one, which would live as long: there may be a million of them.
+  return isZero(field.subarray(end)) ? field.toString("latin1", 0, end) : undefined;
 };
 
 interface TarHeader {
   readonly type: "x" | "0";
   readonly path: string;
   readonly size: number;
+  /** As slots have it: without anything that differs from one day, or one machine, to another. */
+  readonly bare: boolean;
 }
 
 /** Reads a header in canonical form; otherwise the name of the field that is not. */
@@ -131,18 +164,19 @@ const parseTarHeader = (header: Buffer): TarHeader | string => {
   if (octal(header, 108, 7) !== 0 || octal(header, 116, 7) !== 0) return "owner";
   const size = octal(header, 124, 11);
   if (size === undefined) return "size";
-  if (octal(header, 136, 11) === undefined) return "time";
+  const time = octal(header, 136, 11);
+  if (time === undefined) return "time";
   if (!isZero(header.subarray(157, 257))) return "link";
   // qubesd runs as root; an extended header bears no names.
-  for (const at of [265, 297]) {
-    const name = padded(header, at, 32);
-    if (name !== "" && name !== "root") return "owner";
-  }
+  const names = [padded(header, 265, 32), padded(header, 297, 32)];
+  if (names.some((name) => name !== "" && name !== "root")) return "owner";
   const devices = header.toString("latin1", 329, 345);
-  if (devices !== "\0".repeat(16) && devices !== "0000000\x000000000\0") return "device";
+  const none = "\0".repeat(16);
+  if (devices !== none && devices !== "0000000\x000000000\0") return "device";
   if (!isZero(header.subarray(345, block))) return "prefix";
   const path = padded(header, 0, 100);
-  return path === undefined || path === "" ? "path" : { type, path, size };
+  const bare = type === "0" && time === 0 && names.every((name) => name === "") && devices === none;
+  return path === undefined || path === "" ? "path" : { type, path, size, bare };
 };
 
 /** Its own length in bytes, what it is the time of, seconds. GNU tar refuses what 64 bits do not hold. */
@@ -158,47 +192,265 @@ const isPaxTimes = (text: string): boolean => {
   return true;
 };
 
+const roundUp = (n: number, step: number): number => Math.ceil(n / step) * step;
+
+/** Bytes of an archive as a plain file, whose members have so many together. */
+export const archiveSize = (format: Format, bytes: number): number =>
+  format === "slots" ? roundUp(bytes + 2 * block, record) : bytes;
+
+/** Does a member of this format take so many bytes? What stands before its data may vary. */
+const isLengthOf = (format: Format, { length, size }: Begun): boolean => {
+  const least = block + roundUp(size, block);
+  return format === "slots"
+    ? length === least
+    : length % record === 0 && length >= least + 2 * block;
+};
+
+/** What is wrong with a member by its path and size alone, whatever stands around it. */
+const odd = (
+  { path, size }: Begun,
+  fullChunk: number,
+): { readonly fault: ArchiveFault["fault"]; readonly detail: string } | undefined => {
+  const shown = () => printable(path);
+  if (!isHead(path) && !chunked.test(path)) {
+    const detail = `${shown()} is not a member that a Qubes backup has`;
+    return { fault: "unknown-member", detail };
+  }
+  if (path === heads[0]) {
+    return size === 0 || size > headerLimit
+      ? { fault: "backup-header", detail: `backup-header has ${size} bytes` }
+      : undefined;
+  }
+  if (size < scryptOverhead) {
+    const detail = `${shown()} has ${size} bytes, fewer than scrypt writes`;
+    return { fault: "short-chunk", detail };
+  }
+  if (size > fullChunk) {
+    const detail = `${shown()} has ${size} bytes, more than a chunk can have`;
+    return { fault: "long-chunk", detail };
+  }
+  return undefined;
+};
+
+/** Which names were there, by 64 bits of their hash, which no two of an archive share by chance. */
+class Names {
+  #slots = new BigUint64Array(64);
+  #free = 32;
+
+  /** False where it was there already. */
+  add(name: string): boolean {
+    const hash = createHash("sha256").update(name).digest().readBigUInt64LE();
+    if (!this.#put(hash)) return false;
+    this.#free -= 1;
+    if (this.#free === 0) {
+      const held = this.#slots;
+      this.#slots = new BigUint64Array(2 * held.length);
+      this.#free = held.length / 2;
+      for (const each of held) if (each !== 0n) this.#put(each);
+    }
+    return true;
+  }
+
+  #put(hash: bigint): boolean {
+    let at = Number(hash % BigInt(this.#slots.length));
+    while (this.#slots[at] !== 0n) {
+      if (this.#slots[at] === hash) return false;
+      at = (at + 1) % this.#slots.length;
+    }
+    this.#slots[at] = hash;
+    return true;
+  }
+}
+
+/**
+ * A walk over the list of an archive's members: `next` for each, in order, gives the fault that ends
+ * the walk, or undefined; `finish` gives what is missing. Holds some 16 bytes for each file: the names
+ * of a million would be 200 MiB.
+ */
+export class ListWalk {
+  readonly #format: Format | "pack";
+  readonly #fullChunk: number;
+  readonly #expected: ReadonlySet<string> | undefined;
+  readonly #files = new Names();
+  /** Those of the expected directories that were not there yet. */
+  readonly #missing: Set<string>;
+  #home = false;
+  #members = 0;
+  /** Bytes of the members before. */
+  #at = 0;
+  #file: { readonly name: string; readonly chunk: number; readonly full: boolean } | undefined;
+  #fault: ArchiveFault | undefined;
+
+  constructor(options: WalkOptions = {}) {
+    this.#format = options.format ?? "qvm-backup";
+    this.#fullChunk = options.fullChunk ?? fullChunk;
+    this.#expected = options.expected;
+    this.#missing = new Set(options.expected);
+  }
+
+  get fault(): ArchiveFault | undefined {
+    return this.#fault;
+  }
+
+  next(member: Begun): ArchiveFault | undefined {
+    if (this.#fault !== undefined) return this.#fault;
+    if (this.#members >= memberLimit) {
+      return this.#fail("too-many-members", `more than ${memberLimit} members`);
+    }
+    if (this.#format !== "pack" && this.#misplaced(member) !== undefined) return this.#fault;
+    const wrong = odd(member, this.#fullChunk);
+    if (wrong !== undefined) return this.#fail(wrong.fault, wrong.detail);
+    if (this.#format !== "pack" && !isLengthOf(this.#format, member)) {
+      return this.#fail("padding", `${member.path} is not of the format ${this.#format}`);
+    }
+    this.#members += 1;
+    this.#at += member.length;
+    return undefined;
+  }
+
+  /** Says that no more members come. */
+  finish(): ArchiveFault | undefined {
+    if (this.#fault !== undefined || this.#format === "pack") return this.#fault;
+    if (this.#members === 0) return this.#fail("not-an-archive", "there is nothing in it");
+    if (this.#members < heads.length) {
+      return this.#fail("truncated", `the archive ends before ${heads[this.#members]}`);
+    }
+    const tail = this.#closeFile();
+    if (tail !== undefined) return tail;
+    if (this.#file === undefined)
+      return this.#fail("missing-qube", "the archive has no qube in it");
+    return this.#missing.size > 0
+      ? this.#fail("missing-qube", `the archive has nothing of ${[...this.#missing].join(", ")}`)
+      : undefined;
+  }
+
+  #fail(fault: ArchiveFault["fault"], detail: string): ArchiveFault {
+    return (this.#fault = new ArchiveFault({ fault, detail, at: this.#at }));
+  }
+
+  /** The rules of where a member may stand. */
+  #misplaced({ path, size }: Begun): ArchiveFault | undefined {
+    const head = heads[this.#members];
+    if (head !== undefined) {
+      return path === head
+        ? undefined
+        : this.#fail(
+            this.#members === 0 ? "not-an-archive" : "order",
+            `${printable(path)} stands where ${head} must`,
+          );
+    }
+    if (isHead(path)) return this.#fail("duplicate", `${path} is there twice`);
+    const match = chunked.exec(path);
+    // It is no member at all, whatever its place.
+    if (match === null) return undefined;
+    // What fits the pattern is printable.
+    const id = match[1] ?? match[2]!;
+    const number = Number(match[3]);
+    const name = path.slice(0, path.length - match[3]!.length - ".enc".length - 1);
+    const file = this.#file;
+    if (file?.name === name) {
+      if (number <= file.chunk) return this.#fail("duplicate", `${path} is there twice`);
+      if (number !== file.chunk + 1) {
+        return this.#fail("gap", `${path} stands where chunk ${file.chunk + 1} must`);
+      }
+      if (!file.full && this.#format === "qvm-backup") {
+        return this.#fail("short-chunk", `chunk ${file.chunk} of ${name} is cut short`);
+      }
+    } else {
+      const tail = this.#closeFile();
+      if (tail !== undefined) return tail;
+      if (!this.#files.add(name)) {
+        return this.#fail("duplicate", `${path} comes after the end of its file`);
+      }
+      if (number !== 0) return this.#fail("gap", `${path} is there, but not the chunks before it`);
+      if (this.#expected !== undefined && !this.#expected.has(id)) {
+        return this.#fail("unexpected-qube", `${path} is of a qube that was not asked for`);
+      }
+      if (id !== "dom0-home" && this.#home) {
+        return this.#fail("order", `${path} stands behind dom0-home`);
+      }
+      this.#home = id === "dom0-home";
+      this.#missing.delete(id);
+    }
+    this.#file = { name, chunk: number, full: size === this.#fullChunk };
+    return undefined;
+  }
+
+  /** qvm-backup's last chunk of a file is always smaller than a full one: a full one has lost its tail. */
+  #closeFile(): ArchiveFault | undefined {
+    return this.#file?.full === true && this.#format === "qvm-backup"
+      ? this.#fail("lost-tail", `${this.#file.name} ends with a full chunk, so its tail is lost`)
+      : undefined;
+  }
+}
+
 /** Where the walk stands inside a member. */
 type State =
   | { readonly at: "header"; readonly pax: boolean }
   | { readonly at: "pax"; readonly size: number }
   /** The first bytes of the data, which say something about it. */
-  | { readonly at: "head"; readonly tar: TarHeader; readonly want: number }
+  | { readonly at: "head"; readonly path: string; readonly want: number }
   | { readonly at: "data" }
-  | { readonly at: "padding" };
+  | { readonly at: "padding" }
+  /** The zeros at the end of a plain archive of slots, which belong to no member. */
+  | { readonly at: "end" };
 
-const roundUp = (n: number, step: number): number => Math.ceil(n / step) * step;
+export interface MemberOptions extends Omit<WalkOptions, "expected"> {
+  /** Is shown each member once its tar header was read, and may refuse it. */
+  readonly begin?: (member: Begun) => ArchiveFault | undefined;
+}
 
 /**
- * A walk over one archive. Feed it with `push` in pieces of any size; each gives the fault that ends
- * the walk, or undefined. `finish` gives the members, or what is missing.
+ * A walk over the bytes of members, one behind the other: what each must be, wherever it stands. Of a
+ * pack, the first header tells which format all of it has.
  */
-export class Walk {
+export class MemberWalk {
+  readonly #asked: Format | "pack";
   readonly #fullChunk: number;
-  readonly #expected: ReadonlySet<string> | undefined;
-  readonly #members: Array<Member> = [];
-  readonly #files = new Set<string>();
-  readonly #seen = new Set<string>();
+  readonly #begin: (member: Begun) => ArchiveFault | undefined;
+  #format: Format | undefined;
   #state: State = { at: "header", pax: false };
   /** Bytes collected for the present header or head. */
   readonly #held = Buffer.alloc(Math.max(paxLimit, headerLimit, block));
   #heldBytes = 0;
   #offset = 0;
-  #memberStart = 0;
-  /** Bytes to come in the state "data" or "padding". */
+  #start = 0;
+  #end: number | undefined;
+  /** Bytes to come in the states "data", "padding" and "end". */
   #left = 0;
   #after = 0;
-  #file: { readonly name: string; readonly chunk: number; readonly full: boolean } | undefined;
   #fault: ArchiveFault | undefined;
 
-  constructor(options: WalkOptions = {}) {
+  constructor(options: MemberOptions = {}) {
+    this.#asked = options.format ?? "qvm-backup";
+    this.#format = this.#asked === "pack" ? undefined : this.#asked;
     this.#fullChunk = options.fullChunk ?? fullChunk;
-    this.#expected = options.expected;
+    this.#begin =
+      options.begin ??
+      ((member) => {
+        const wrong = odd(member, this.#fullChunk);
+        return wrong && new ArchiveFault({ ...wrong, at: this.#start });
+      });
   }
 
+  get fault(): ArchiveFault | undefined {
+    return this.#fault;
+  }
+  /** Undefined only for a pack whose first header was not read yet. */
+  get format(): Format | undefined {
+    return this.#format;
+  }
   /** Bytes walked so far. */
   get offset(): number {
     return this.#offset;
+  }
+  /** The offset at which the member under way ends; undefined until its tar header was read. */
+  get end(): number | undefined {
+    return this.#end;
+  }
+  /** Just behind the last byte of a member. */
+  get atMemberEnd(): boolean {
+    return this.#offset > 0 && this.#offset === this.#start && this.#fault === undefined;
   }
   /** Bytes that come next and that the walk does not look at: they may be `skip`ped instead. */
   get skippable(): number {
@@ -211,7 +463,11 @@ export class Walk {
     if (this.#left === 0) this.#pad();
   }
 
-  push(bytes: Uint8Array): ArchiveFault | undefined {
+  /**
+   * Walks at most to the end of the member under way and gives how many bytes it took: the rest is for
+   * the next call. Where there is a `fault`, it takes nothing more.
+   */
+  take(bytes: Uint8Array): number {
     let at = 0;
     while (at < bytes.length && this.#fault === undefined) {
       const state = this.#state;
@@ -219,15 +475,19 @@ export class Walk {
         const n = Math.min(this.#left, bytes.length - at);
         this.skip(n);
         at += n;
-      } else if (state.at === "padding") {
+      } else if (state.at === "padding" || state.at === "end") {
         const n = Math.min(this.#left, bytes.length - at, record);
-        if (!isZero(bytes.subarray(at, at + n))) {
-          return this.#fail("padding", "bytes that are not zero behind a member");
+        if (n === 0 || !isZero(bytes.subarray(at, at + n))) {
+          this.#fail(
+            "padding",
+            `bytes that are not zero behind ${state.at === "end" ? "the last" : "a"} member`,
+          );
+          break;
         }
         at += n;
         this.#offset += n;
         this.#left -= n;
-        if (this.#left === 0) this.#endMember();
+        if (this.#left === 0 && state.at === "padding") this.#next();
       } else {
         const want =
           state.at === "header"
@@ -240,56 +500,57 @@ export class Walk {
         this.#heldBytes += n;
         at += n;
         this.#offset += n;
-        if (this.#heldBytes === want) {
-          this.#heldBytes = 0;
-          const held = this.#held.subarray(0, want);
-          if (state.at === "header") this.#header(held, state.pax);
-          else if (state.at === "pax") this.#paxData(held, state.size);
-          else this.#head(held, state.tar);
-        }
+        if (this.#heldBytes < want) continue;
+        this.#heldBytes = 0;
+        const held = this.#held.subarray(0, want);
+        if (state.at === "header") this.#header(held, state.pax);
+        else if (state.at === "pax") this.#paxData(held, state.size);
+        else this.#head(held, state.path);
       }
+      if (this.#offset === this.#start) return at;
     }
-    return this.#fault;
+    return at;
   }
 
   /** Says that the bytes end here. */
-  finish(): ReadonlyArray<Member> | ArchiveFault {
+  finish(): ArchiveFault | undefined {
     if (this.#fault !== undefined) return this.#fault;
-    if (this.#offset === 0) return this.#fail("not-an-archive", "there is nothing in it");
-    if (this.#state.at !== "header" || this.#state.pax || this.#heldBytes > 0) {
-      return this.#fail("truncated", "the archive ends inside a member");
+    if (this.#state.at === "end" ? this.#left === 0 : this.#offset === this.#start) {
+      return this.#asked !== "slots" || this.#start === 0 || this.#state.at === "end"
+        ? undefined
+        : this.#fail("truncated", "the archive ends without the zeros behind its last member");
     }
-    if (this.#members.length < heads.length) {
-      return this.#fail("truncated", `the archive ends before ${heads[this.#members.length]}`);
-    }
-    const tail = this.#closeFile();
-    if (tail !== undefined) return tail;
-    if (this.#seen.size === 0) return this.#fail("missing-qube", "the archive has no qube in it");
-    const missing = [...(this.#expected ?? [])].filter((id) => !this.#seen.has(id));
-    if (missing.length > 0) {
-      return this.#fail("missing-qube", `the archive has nothing of ${missing.join(", ")}`);
-    }
-    return this.#members;
+    return this.#fail("truncated", "the archive ends inside a member");
   }
 
   #fail(fault: ArchiveFault["fault"], detail: string): ArchiveFault {
-    return (this.#fault ??= new ArchiveFault({ fault, detail, at: this.#memberStart }));
+    return (this.#fault ??= new ArchiveFault({ fault, detail, at: this.#start }));
   }
 
   #header(bytes: Buffer, pax: boolean): void {
+    if (this.#asked === "slots" && this.#start > 0 && isZero(bytes)) {
+      this.#left = archiveSize("slots", this.#start) - this.#offset;
+      this.#state = { at: "end" };
+      return;
+    }
     const tar = parseTarHeader(bytes);
     if (typeof tar === "string") {
-      const first = this.#members.length === 0 && !pax;
+      const first = this.#start === 0 && !pax;
       this.#fail(
         first ? "not-an-archive" : "tar-header",
         first ? "this is no Qubes backup" : `a tar header whose ${tar} is not in canonical form`,
       );
+      return;
+    }
+    this.#format ??= tar.bare ? "slots" : "qvm-backup";
+    if (this.#format === "slots" && !tar.bare) {
+      this.#fail("tar-header", "a tar header that says more than slots have");
     } else if (tar.type === "x") {
       if (pax) this.#fail("tar-header", "two extended headers before one member");
       else if (tar.size === 0 || tar.size > paxLimit)
         this.#fail("tar-header", "an extended header of odd size");
       else this.#state = { at: "pax", size: tar.size };
-    } else this.#begin(tar);
+    } else this.#begun(tar, this.#format);
   }
 
   #paxData(bytes: Buffer, size: number): void {
@@ -298,121 +559,109 @@ export class Walk {
     } else this.#state = { at: "header", pax: true };
   }
 
-  /** Decides whether a member may stand here, by its path and size alone. */
-  #begin(tar: TarHeader): void {
-    if (this.#members.length >= memberLimit) {
-      this.#fail("too-many-members", `more than ${memberLimit} members`);
-      return;
-    }
-    const index = this.#members.length;
-    const shown = printable(tar.path);
-    const head = heads[index];
-    if (head !== undefined) {
-      if (tar.path !== head) {
-        this.#fail(index === 0 ? "not-an-archive" : "order", `${shown} stands where ${head} must`);
-        return;
-      }
-    } else {
-      const fault = this.#chunk(tar, shown);
-      if (fault !== undefined) return;
-    }
-    const encrypted = index > 0;
-    if (encrypted && tar.size < scryptOverhead) {
-      this.#fail("short-chunk", `${shown} has ${tar.size} bytes, fewer than scrypt writes`);
-      return;
-    }
-    if (tar.size > this.#fullChunk) {
-      this.#fail("long-chunk", `${shown} has ${tar.size} bytes, more than a chunk can have`);
-      return;
-    }
-    if (index === 0 && (tar.size === 0 || tar.size > headerLimit)) {
-      this.#fail("backup-header", `backup-header has ${tar.size} bytes`);
-      return;
-    }
-    const start = this.#memberStart;
-    const dataStart = this.#offset - start;
-    const length = roundUp(dataStart + roundUp(tar.size, block) + 2 * block, record);
-    this.#members.push({ path: tar.path, start, length, size: tar.size });
-    this.#after = length - dataStart - tar.size;
-    this.#state = { at: "head", tar, want: encrypted ? scryptHeader : tar.size };
+  #begun({ path, size }: TarHeader, format: Format): void {
+    const dataStart = this.#offset - this.#start;
+    const data = dataStart + roundUp(size, block);
+    const length = format === "slots" ? data : roundUp(data + 2 * block, record);
+    this.#fault = this.#begin({ path, size, length });
+    this.#end = this.#start + length;
+    this.#after = length - dataStart - size;
+    this.#state = { at: "head", path, want: path === heads[0] ? size : scryptHeader };
   }
 
-  /** The rules for what stands behind the three heads. */
-  #chunk(tar: TarHeader, shown: string): ArchiveFault | undefined {
-    const match = chunked.exec(tar.path);
-    if (match === null) {
-      if (this.#members.some((member) => member.path === tar.path)) {
-        return this.#fail("duplicate", `${shown} is there twice`);
-      }
-      return this.#fail("unknown-member", `${shown} is not a member that a Qubes backup has`);
-    }
-    const id = match[1] ?? match[2]!;
-    const number = Number(match[3]);
-    const name = tar.path.slice(0, tar.path.length - match[3]!.length - ".enc".length - 1);
-    const file = this.#file;
-    if (file?.name === name) {
-      if (number <= file.chunk) return this.#fail("duplicate", `${shown} is there twice`);
-      if (number !== file.chunk + 1) {
-        return this.#fail("gap", `${shown} stands where chunk ${file.chunk + 1} must`);
-      }
-      if (!file.full) {
-        return this.#fail("short-chunk", `chunk ${file.chunk} of ${printable(name)} is cut short`);
-      }
-    } else {
-      const tail = this.#closeFile();
-      if (tail !== undefined) return tail;
-      if (this.#files.has(name)) {
-        return this.#fail("duplicate", `${shown} comes after the end of its file`);
-      }
-      if (number !== 0) return this.#fail("gap", `${shown} is there, but not the chunks before it`);
-      if (this.#expected !== undefined && !this.#expected.has(id)) {
-        return this.#fail("unexpected-qube", `${shown} is of a qube that was not asked for`);
-      }
-      if (id !== "dom0-home" && this.#seen.has("dom0-home")) {
-        return this.#fail("order", `${shown} stands behind dom0-home`);
-      }
-      this.#files.add(name);
-      this.#seen.add(id);
-    }
-    this.#file = { name, chunk: number, full: tar.size === this.#fullChunk };
-    return undefined;
-  }
-
-  /** The last chunk of a file is always smaller than a full one: a full one has lost its tail. */
-  #closeFile(): ArchiveFault | undefined {
-    const file = this.#file;
-    return file?.full === true
-      ? this.#fail(
-          "lost-tail",
-          `${printable(file.name)} ends with a full chunk, so its tail is lost`,
-        )
-      : undefined;
-  }
-
-  #head(bytes: Buffer, tar: TarHeader): void {
-    if (tar.path === "backup-header") {
-      if (!isBackupHeader(bytes.toString("latin1"))) {
+  #head(bytes: Buffer, path: string): void {
+    if (path === heads[0]) {
+      if (!isBackupHeader(bytes.toString("latin1"), this.#format!)) {
         this.#fail("backup-header", "backup-header is not that of an encrypted version 4 backup");
         return;
       }
     } else {
       const sum = createHash("sha256").update(bytes.subarray(0, 48)).digest().subarray(0, 16);
       if (bytes.toString("latin1", 0, 7) !== "scrypt\0" || !sum.equals(bytes.subarray(48))) {
-        this.#fail("scrypt-header", `${printable(tar.path)} does not begin as scrypt writes it`);
+        this.#fail("scrypt-header", `${printable(path)} does not begin as scrypt writes it`);
         return;
       }
     }
-    this.#left = tar.size - bytes.length;
+    this.#left = this.#end! - this.#after - this.#offset;
     this.#state = { at: "data" };
+    this.skip(0);
   }
 
   #pad(): void {
     this.#left = this.#after;
     this.#state = { at: "padding" };
+    // A member of slots may end with its data.
+    if (this.#left === 0) this.#next();
   }
 
-  #endMember(): void {
-    this.#memberStart = this.#offset;
+  #next(): void {
+    this.#start = this.#offset;
+    this.#end = undefined;
     this.#state = { at: "header", pax: false };
+  }
+}
+
+/**
+ * A walk over one archive, or over a pack. Feed it with `push` in pieces of any size, which gives the
+ * fault that ends the walk, or undefined; or with `take`, member by member. `finish` gives the members,
+ * or what is missing.
+ */
+export class Walk {
+  readonly #list: ListWalk;
+  readonly #bytes: MemberWalk;
+  readonly #members: Array<Begun> = [];
+
+  constructor(options: WalkOptions = {}) {
+    this.#list = new ListWalk(options);
+    this.#bytes = new MemberWalk({
+      ...options,
+      begin: (member) => {
+        const fault = this.#list.next(member);
+        if (fault === undefined) this.#members.push(member);
+        return fault;
+      },
+    });
+  }
+
+  get fault(): ArchiveFault | undefined {
+    return this.#bytes.fault;
+  }
+  /** As of a MemberWalk. */
+  get format(): Format | undefined {
+    return this.#bytes.format;
+  }
+  get offset(): number {
+    return this.#bytes.offset;
+  }
+  get end(): number | undefined {
+    return this.#bytes.end;
+  }
+  get atMemberEnd(): boolean {
+    return this.#bytes.atMemberEnd;
+  }
+  get skippable(): number {
+    return this.#bytes.skippable;
+  }
+  skip(bytes: number): void {
+    this.#bytes.skip(bytes);
+  }
+  take(bytes: Uint8Array): number {
+    return this.#bytes.take(bytes);
+  }
+  /** Those that have begun: of the last one, perhaps only the tar header was there yet. */
+  get members(): ReadonlyArray<Begun> {
+    return this.#members;
+  }
+
+  push(bytes: Uint8Array): ArchiveFault | undefined {
+    for (let at = 0; at < bytes.length && this.fault === undefined;) {
+      at += this.take(bytes.subarray(at));
+    }
+    return this.fault;
+  }
+
+  /** Says that the bytes end here. */
+  finish(): ReadonlyArray<Begun> | ArchiveFault {
+    return this.#bytes.finish() ?? this.#list.finish() ?? this.#members;
   }
 }

@@ -1,7 +1,7 @@
 /**
  * The carrier: reads one request line from dom0, says it to the server as an ssh command, and hands
- * its own stdin and stdout over to ssh. It sees no byte of the archive, and passes no string through:
- * the command is built from the decoded request.
+ * stdout, and an upload's stdin, over to ssh. It sees no byte of an archive, and passes no string
+ * through: the command is built from the decoded request.
  */
 import { Effect } from "effect";
 import type { Source } from "#services/Bytes";
@@ -12,7 +12,7 @@ import { type SshInput, SshTransport } from "#services/SshTransport";
 import { exitCode } from "#src/say/exit";
 import { readExactLine } from "#src/wire/lines";
 import { isName } from "#src/wire/names";
-import { type Code, replier } from "#src/wire/reply";
+import { type Failed, replier } from "#src/wire/reply";
 import { isVerb, parseLine, toCommand } from "#src/wire/request";
 import { line, printable } from "#src/say/shown";
 import { version } from "#src/say/version";
@@ -52,14 +52,18 @@ interface Errand {
 }
 
 /**
- * Of all verbs, only `put` says more than its request. For the others the end of stdin means that the
- * caller is gone, or will only listen from now on.
+ * What ssh reads for a verb that says no more than its request: nothing, up to the end of stdin, which
+ * means that the caller is gone, or will only listen from now on.
  */
-const callerGone = (stdin: Source) =>
-  Effect.gen(function* () {
-    const rest = new Uint8Array(4096);
-    while ((yield* stdin.read(rest)) > 0);
-  }).pipe(Effect.ignore);
+const noMore = (stdin: Source): Source => ({
+  received: stdin.received,
+  read: () =>
+    Effect.gen(function* () {
+      const rest = new Uint8Array(4096);
+      while ((yield* stdin.read(rest)) > 0);
+      return 0;
+    }),
+});
 
 /** `qubes.BackupCarrier+VERB`: the request line holds the verb's parameters. */
 const request = Effect.fnUntraced(function* (
@@ -71,8 +75,10 @@ const request = Effect.fnUntraced(function* (
   const parsed = parseLine(verb, yield* requestLine);
   if ("refusal" in parsed) return yield* refuse(parsed.refusal.code, parsed.refusal.message);
   const { stdin } = yield* Invocation;
-  const input = verb === "put" ? {} : { input: { nobody: callerGone(stdin) } };
-  return { command: toCommand(parsed.request), ...input };
+  const command = toCommand(parsed.request);
+  // An upload is all that is large on its way there: ssh itself reads it.
+  if (verb === "put") return { command };
+  return { command, input: { from: verb === "read" ? stdin : noMore(stdin) } };
 });
 
 /** Without an argument: one line, the archive's name, and the bytes are those of a disk. */
@@ -153,10 +159,9 @@ export const carrier: Effect.Effect<
       const reporter = yield* Reporter;
       yield* reporter.say("error", reason);
       if (hint !== undefined) yield* reporter.say("hint", hint);
-      const reply = replier(stdout);
-      yield* reply({ type: "error", code: code as Code, message: reason, from: "carrier" }).pipe(
-        Effect.ignore, // dom0 may be gone; stderr and the exit status have said it
-      );
+      const reply: Failed = { type: "error", code, message: reason, from: "carrier" };
+      // dom0 may be gone; stderr and the exit status have said it.
+      yield* Effect.ignore(replier(stdout)(reply));
       return exitCode("usage");
     }),
   ),

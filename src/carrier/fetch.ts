@@ -1,29 +1,41 @@
 /**
- * `qubes.BackupCarrier fetch NAME SIZE TREEHASH`, a program for the qube's own user: prints an archive.
+ * `qubes.BackupCarrier fetch NAME FORMAT SIZE MEMBERS ROOT`, a program for the qube's own user: prints an archive.
  *
  * This is what qvm-backup-restore runs here in its paranoid mode, where a disposable extracts and dom0
- * sees no byte of it. SIZE and TREEHASH come from dom0's ledger, so that at least the server need not
- * be believed: each block is checked before it is printed.
+ * sees no byte of it. The words behind NAME come from dom0's ledger, so that at least the server need
+ * not be believed: the list of members is held against ROOT, and each block against its member, before
+ * it is printed.
  */
-import { Effect, Schema } from "effect";
+import { Effect, Schema, Semaphore } from "effect";
+import type { BytesError } from "#services/Bytes";
 import { Invocation } from "#services/Invocation";
 import { Reporter } from "#services/Reporter";
 import type { Settings } from "#services/Settings";
 import { SshTransport } from "#services/SshTransport";
-import { leafOf, rootFrom } from "#src/proof/treehash";
+import { archiveSize } from "#src/archive/walk";
+import {
+  archiveMembers,
+  blocksOf,
+  type Members,
+  type Placed,
+  provenBlock,
+  type TextReader,
+} from "#src/proof/members";
+import { memberLimit } from "#src/proof/table";
 import { type exitCodes, exitCode } from "#src/say/exit";
-import { blockFrames, blockSize } from "#src/wire/frames";
-import { readExactLine, replies } from "#src/wire/lines";
-import { isName, parseNumber } from "#src/wire/names";
-import { parseReply } from "#src/wire/reply";
-import { toCommand } from "#src/wire/request";
 import { Line, line, printable } from "#src/say/shown";
+import { asking } from "#src/wire/asking";
+import { frames } from "#src/wire/frames";
+import { aliveAfter, blockSize, proofLimit, silenceLimit } from "#src/wire/limits";
+import { readExactLine, replies, type WireError } from "#src/wire/lines";
+import { isName, parseNumber } from "#src/wire/names";
+import { parseReply, type Request, toCommand } from "#src/wire/request";
+import type { Ask } from "#src/wire/verbs/read";
 import { advice } from "./advice.ts";
 import { destination } from "./setup.ts";
 
-/** Seconds: for ssh to connect and the server to look; between frames. */
+/** Seconds for ssh to connect and the server to look. */
 const readyLimit = 90;
-const silenceLimit = 60;
 /** Minutes in which signs of life must have turned into an answer. */
 const answerLimit = 30;
 /** qvm-backup-restore stops reading while its disk is short of room; it may take that long, and no longer. */
@@ -49,96 +61,190 @@ const within = (seconds: number) =>
     orElse: () => stop("link", `silence for ${seconds} s`),
   });
 
-const print = Effect.gen(function* () {
-  const { args, stdout } = yield* Invocation;
-  const reporter = yield* Reporter;
-  const [, name, sizeText = "", treehash = "", ...more] = args;
-  const size = parseNumber(sizeText) ?? 0;
-  if (!isName(name) || size === 0 || !/^[0-9a-f]{64}$/.test(treehash) || more.length > 0) {
-    return yield* stop("usage", "usage: qubes.BackupCarrier fetch NAME SIZE TREEHASH");
-  }
-  const to = yield* destination.pipe(
-    Effect.mapError(({ hint, reason }) => stop("usage", reason, hint)),
-  );
-  const leaves = Math.ceil(size / blockSize);
-  let at = 0;
+const usage =
+  "usage: qubes.BackupCarrier fetch NAME FORMAT SIZE MEMBERS ROOT (dom0 prints this line)";
 
-  const once = Effect.gen(function* () {
-    const request = { verb: "read", name, first: at, count: leaves - at } as const;
-    const call = yield* (yield* SshTransport)
-      .read(to, toCommand(request))
-      .pipe(Effect.mapError(({ why }) => stop("usage", why)));
-    const { next, rest } = replies(call.stdout, (said) => reporter.say("info", said));
-    const ready = yield* within(readyLimit)(next).pipe(
-      // Without kept digests the server reads all of it before it says a word.
-      Effect.repeat({ while: (reply) => reply?.type === "alive" }),
-      Effect.timeoutOrElse({
-        duration: `${answerLimit} minutes`,
-        orElse: () => stop("link", `no answer within ${answerLimit} minutes`),
-      }),
-    );
-    if (ready === undefined) {
-      const { reason } = yield* within(silenceLimit)(call.ended);
-      const { error, hint } = advice(
-        reason === "done" || reason === "no-ssh" ? "lost" : reason,
-        to,
-      );
-      return yield* stop("link", error, hint);
-    }
-    if (ready.type === "error") {
-      const exit = ready.code === "busy" ? "link" : "refused";
-      return yield* stop(exit, `the server refused: ${printable(ready.message)}`);
-    }
-    if (ready.type !== "ready" || !("treehash" in ready)) {
-      return yield* stop("integrity", `the server began with ${ready.type}`);
-    }
-    const frames = blockFrames(rest);
-    while (at < leaves) {
-      const frame = yield* within(silenceLimit)(frames.next);
-      if (frame.kind === "error") {
-        const sent = yield* within(silenceLimit)(readExactLine(rest));
-        const reply = sent === undefined ? undefined : parseReply(sent);
-        const said = reply?.type === "error" ? printable(reply.message) : "the server broke off";
-        return yield* stop("refused", said);
-      }
-      if (frame.kind !== "block") return yield* stop("link", "the link ended");
-      const length = Math.min(blockSize, size - at * blockSize);
-      const bytes = frame.bytes.subarray(0, length);
-      if (rootFrom(leafOf(bytes), at, leaves, frame.bytes.subarray(length)) !== treehash) {
-        return yield* stop("integrity", `block ${at} of ${name} is not what dom0 asked for`);
-      }
-      // Whoever reads may have seen enough: that is no failure.
-      yield* stdout.write(bytes).pipe(
-        Effect.mapError(() => stop("done", "the reader has stopped")),
-        // Of a reader that is gone qrexec's agent tells nobody.
-        Effect.timeoutOrElse({
-          duration: readerLimit,
-          orElse: () => stop("qubes", `nobody has read anything for ${readerLimit}`),
-        }),
-      );
-      at += 1;
-    }
-  }).pipe(
-    Effect.scoped,
-    Effect.catchTags({
-      BytesError: () => stop("link", "the link broke"),
-      WireError: ({ reason }) => stop("integrity", reason),
-    }),
-  );
-  for (let left = tries; at < leaves;) {
-    const before = at;
+const parse = (words: ReadonlyArray<string>) => {
+  const [name, format, sizeText = "", membersText = "", root = "", ...more] = words;
+  const size = parseNumber(sizeText) ?? 0;
+  const members = parseNumber(membersText) ?? 0;
+  if (more.length > 0 || !isName(name) || !/^[0-9a-f]{64}$/.test(root)) return undefined;
+  if (size === 0 || members === 0 || members > memberLimit) return undefined;
+  if (format !== "qvm-backup" && format !== "slots") return undefined;
+  return { name, format, size, members, root } as const;
+};
+
+type Broken = Stopped | BytesError | WireError;
+
+/** Makes one call after another until one succeeds; a few in a row may bring nothing new. */
+const persist = Effect.fnUntraced(function* <R>(
+  through: () => number,
+  once: Effect.Effect<void, Broken, R>,
+) {
+  for (let left = tries; ;) {
+    const before = through();
     const broken = yield* once.pipe(
+      Effect.scoped,
       Effect.as(undefined),
+      Effect.catchTags({
+        BytesError: () => Effect.succeed(stop("link", "the link broke")),
+        WireError: ({ reason }) => stop("integrity", reason),
+      }),
       Effect.catchIf(
         ({ exit }) => exit === "link",
         (failure) => Effect.succeed(failure),
       ),
     );
-    left = at > before ? tries : left - 1;
+    left = through() > before ? tries : left - 1;
     if (broken === undefined) return;
     if (left === 0) return yield* broken;
     yield* Effect.sleep("2 seconds");
   }
+});
+
+/** A call to the server, up to its `ready`. */
+const opened = Effect.fnUntraced(function* (
+  to: string,
+  request: Request<"read"> | Request<"recipe"> | Request<"table">,
+) {
+  const reporter = yield* Reporter;
+  const call = yield* (yield* SshTransport)
+    .read(to, toCommand(request))
+    .pipe(Effect.mapError(({ why }) => stop("usage", why)));
+  const { next, rest } = replies(
+    call.stdout,
+    (text) => parseReply(request.verb, text),
+    (said) => reporter.say("info", said),
+  );
+  const ready = yield* within(readyLimit)(next).pipe(
+    Effect.repeat({ while: (reply) => reply?.type === "alive" }),
+    Effect.timeoutOrElse({
+      duration: `${answerLimit} minutes`,
+      orElse: () => stop("link", `no answer within ${answerLimit} minutes`),
+    }),
+  );
+  if (ready === undefined) {
+    const { reason } = yield* within(silenceLimit)(call.ended);
+    const { error, hint } = advice(reason === "done" || reason === "no-ssh" ? "lost" : reason, to);
+    return yield* stop("link", error, hint);
+  }
+  if (ready.type === "error") {
+    const exit = ready.code === "busy" ? "link" : "refused";
+    return yield* stop(exit, `the server refused: ${printable(ready.message)}`);
+  }
+  if (ready.type !== "ready") {
+    return yield* stop("integrity", `the server began with ${ready.type}`);
+  }
+  return { stdin: call.stdin, rest };
+});
+
+/** Text in frames, into a reader that is made anew for each try. */
+const text = Effect.fnUntraced(function* (
+  to: string,
+  request: Request<"recipe"> | Request<"table">,
+  reader: () => TextReader,
+) {
+  let bytes = 0;
+  const other = stop("integrity", "the server has another archive than dom0 asked for");
+  yield* persist(
+    () => bytes,
+    Effect.gen(function* () {
+      const into = reader();
+      const { rest } = yield* opened(to, request);
+      const { next } = frames(rest, blockSize);
+      for (;;) {
+        const frame = yield* within(silenceLimit)(next);
+        if (frame.kind === "keep-alive") continue;
+        if (frame.kind === "zero") return into.finish() ? undefined : yield* other;
+        if (frame.kind !== "bytes") return yield* stop("link", "the link ended");
+        bytes += frame.bytes.length;
+        if (!into.push(frame.bytes)) return yield* other;
+      }
+    }),
+  );
+});
+
+interface Want extends Ask {
+  readonly of: Placed;
+}
+const wantsOf = function* (list: Members): Generator<Want> {
+  for (let i = 0; i < list.count; i++) {
+    const of = list.at(i);
+    const { length, member, session } = of;
+    yield { session, member, block: 0, count: blocksOf(length), of };
+  }
+};
+
+const print = Effect.gen(function* () {
+  const { args, stdout } = yield* Invocation;
+  const asked = parse(args.slice(1));
+  if (asked === undefined) return yield* stop("usage", usage);
+  const { format, members, name, root, size } = asked;
+  const to = yield* destination.pipe(
+    Effect.mapError(({ hint, reason }) => stop("usage", reason, hint)),
+  );
+  const list = archiveMembers(members);
+  yield* text(to, { verb: "recipe", name }, list.recipe);
+  for (const session of list.sessions()) {
+    yield* text(to, { verb: "table", session }, () => list.table(session));
+  }
+  if (list.root() !== root || archiveSize(format, list.bytes()) !== size) {
+    return yield* stop("integrity", `the server has something else under the name ${name}`);
+  }
+
+  // Whoever reads may have seen enough: that is no failure.
+  const give = (bytes: Uint8Array) =>
+    stdout.write(bytes).pipe(
+      Effect.mapError(() => stop("done", "the reader has stopped")),
+      // Of a reader that is gone qrexec's agent tells nobody.
+      Effect.timeoutOrElse({
+        duration: readerLimit,
+        orElse: () => stop("qubes", `nothing was read for ${readerLimit}`),
+      }),
+    );
+  const wants = asking(wantsOf(list));
+  let printed = 0;
+  const once = Effect.gen(function* () {
+    const { rest, stdin } = yield* opened(to, { verb: "read" });
+    const writing = yield* Semaphore.make(1);
+    const write = (line: string) =>
+      writing.withPermits(1)(stdin.write(new TextEncoder().encode(line)));
+    yield* Effect.sleep(`${aliveAfter} seconds`).pipe(
+      Effect.andThen(write(".\n")),
+      Effect.forever,
+      Effect.ignore,
+      Effect.forkScoped,
+    );
+    const { next } = frames(rest, blockSize + proofLimit);
+    wants.anew();
+    for (;;) {
+      const lines = wants.lines();
+      if (lines !== "") yield* within(silenceLimit)(write(lines));
+      const due = wants.due();
+      if (due === undefined) return yield* write("\n");
+      const frame = yield* within(silenceLimit)(next);
+      if (frame.kind === "keep-alive") continue;
+      const { of } = due.want;
+      if (frame.kind === "give-up") {
+        const sent = yield* within(silenceLimit)(readExactLine(rest));
+        const reply = sent === undefined ? undefined : parseReply("read", sent);
+        const said = reply?.type === "error" ? printable(reply.message) : "the server broke off";
+        return yield* stop("refused", `${of.path}: ${said}`);
+      }
+      if (frame.kind !== "bytes") return yield* stop("link", "the link ended");
+      const bytes = provenBlock(of, due.block, frame.bytes);
+      if (bytes === undefined) {
+        const what = `block ${due.block} of ${of.path}`;
+        return yield* stop("integrity", `${what} is not what dom0 asked for`);
+      }
+      wants.answered();
+      yield* give(bytes);
+      printed += bytes.length;
+    }
+  });
+  yield* persist(() => printed, once);
+  // The zeros at the end belong to no member.
+  if (size > printed) yield* give(new Uint8Array(size - printed));
 });
 
 /** The role. stdout is the archive; whoever reads it may stop early. */

@@ -1,13 +1,13 @@
 /** How this qube is set up for the carrier, and how it says what is missing. */
 import { Effect, Schema } from "effect";
 import { Settings } from "#services/Settings";
-import type { Code } from "#src/wire/reply";
+import { type Code, codes } from "#src/wire/reply";
 import { Line, line, printable } from "#src/say/shown";
 import { isDestination } from "./destination.ts";
 
 /** Refused before ssh started, when stdout is still ours. */
 export class Refused extends Schema.TaggedError<Refused>()("Refused", {
-  code: Schema.String,
+  code: Schema.Literals(codes),
   reason: Line,
   hint: Schema.optionalKey(Line),
 }) {}

@@ -33,6 +33,10 @@ export const unable = (exit: Failure, message: string, hint?: string): RunFailed
 export const rejected = (exit: Failure, message: string, hint?: string): RunFailed =>
   new RunFailed({ exit, ...cleaned(message, hint), about: "refusal" });
 
+/** As it was, but that the server may decide otherwise yet. */
+export const undecidedYet = ({ exit, hint, message }: RunFailed): RunFailed =>
+  failed(exit, message, hint);
+
 /** A member does not decrypt with the passphrase that its header was opened with. */
 export const undecryptable = (message: string, hint: string): RunFailed =>
   new RunFailed({ exit: "integrity", ...cleaned(message, hint), about: "decryption" });

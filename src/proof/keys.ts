@@ -1,4 +1,7 @@
-/** The server's Ed25519 key: how it is made, written, shown, and what it signs. */
+/**
+ * Ed25519 keys: dom0's, which signs tickets and manifests, and the server's, which signs receipts and
+ * tombstones. How they are made, written and shown, and what they sign. docs/protocol.md, Signatures.
+ */
 import {
   createHash,
   createHmac,
@@ -8,10 +11,16 @@ import {
   sign,
   verify,
 } from "node:crypto";
+import { isPublicKey, isSignature, PublicKey, Signature } from "#src/wire/names";
 
 /** DER before the 32 bytes of a key: PKCS #8 for the private one, SPKI for the public (RFC 8410). */
 const pkcs8 = Buffer.from("302e020100300506032b657004220420", "hex");
 const spki = Buffer.from("302a300506032b6570032100", "hex");
+
+/** Which text is signed: without that, a signature over one could pass for one over another. */
+export type Signed = "manifest" | "ticket" | "receipt" | "tombstone";
+
+const messageOf = (what: Signed, text: string): Buffer => Buffer.from(`qbackup-${what}-1\n${text}`);
 
 /** The private key made of 32 random bytes, as PEM (PKCS #8), the form that is stored. */
 export const privateKeyPem = (seed: Uint8Array): string =>
@@ -19,51 +28,64 @@ export const privateKeyPem = (seed: Uint8Array): string =>
     .export({ format: "pem", type: "pkcs8" })
     .toString();
 
+/** The 32 bytes that a stored key was made of; undefined when it is not an Ed25519 private key. */
+export const seedOf = (pem: string): Uint8Array | undefined => {
+  const key = privateKeyOf(pem);
+  return key === undefined
+    ? undefined
+    : key.export({ format: "der", type: "pkcs8" }).subarray(pkcs8.length);
+};
+
+const privateKeyOf = (pem: string): KeyObject | undefined => {
+  try {
+    const key = createPrivateKey(pem);
+    return key.asymmetricKeyType === "ed25519" ? key : undefined;
+  } catch {
+    return undefined;
+  }
+};
+
 export interface SigningKey {
-  /** Base64 of the 32 bytes of the public key. */
-  readonly server: string;
-  /** Base64 of the signature over the UTF-8 of `text`. */
-  readonly sign: (text: string) => string;
+  readonly publicKey: PublicKey;
+  readonly sign: (what: Signed, text: string) => Signature;
 }
 
 /** Reads the stored form; undefined when it is not an Ed25519 private key. */
 export const readPrivateKey = (pem: string): SigningKey | undefined => {
-  let key: KeyObject;
-  try {
-    key = createPrivateKey(pem);
-  } catch {
-    return undefined;
-  }
-  if (key.asymmetricKeyType !== "ed25519") return undefined;
-  const server = createPublicKey(key)
-    .export({ format: "der", type: "spki" })
-    .subarray(spki.length)
-    .toString("base64");
-  return { server, sign: (text) => sign(null, Buffer.from(text), key).toString("base64") };
+  const key = privateKeyOf(pem);
+  if (key === undefined) return undefined;
+  const raw = createPublicKey(key).export({ format: "der", type: "spki" }).subarray(spki.length);
+  return {
+    publicKey: PublicKey.make(raw.toString("base64url")),
+    sign: (what, text) =>
+      Signature.make(sign(null, messageOf(what, text), key).toString("base64url")),
+  };
 };
 
-/** Is this base64 signature over `text` by the public key `server` (base64)? False for nonsense. */
-export const signatureHolds = (server: string, text: string, signature: string): boolean => {
+/** Is this a signature by `key` over `text` as what it is? False for nonsense. */
+export const signatureHolds = (
+  key: string,
+  what: Signed,
+  text: string,
+  signature: string,
+): boolean => {
+  if (!isPublicKey(key) || !isSignature(signature)) return false;
   try {
-    const key = createPublicKey({
-      key: Buffer.concat([spki, Buffer.from(server, "base64")]),
-      format: "der",
-      type: "spki",
-    });
-    return verify(null, Buffer.from(text), key, Buffer.from(signature, "base64"));
+    const spkiKey = Buffer.concat([spki, Buffer.from(key, "base64url")]);
+    return verify(
+      null,
+      messageOf(what, text),
+      createPublicKey({ key: spkiKey, format: "der", type: "spki" }),
+      Buffer.from(signature, "base64url"),
+    );
   } catch {
     return false;
   }
 };
 
-/**
- * The short form that two people compare: `qbackup:` and eight groups, 128 bits of the key's SHA-256.
- * It must not look like the key of an ssh host (`SHA256:...`), which is compared at another place.
- */
-export const fingerprint = (server: string): string => {
-  const hash = createHash("sha256").update(Buffer.from(server, "base64")).digest("hex");
-  return `qbackup:${hash.match(/.{4}/g)!.slice(0, 8).join("-")}`;
-};
+/** What two people compare: SHA-256 of the key's 32 bytes, in hex. */
+export const fingerprint = (key: PublicKey): string =>
+  createHash("sha256").update(Buffer.from(key, "base64url")).digest("hex");
 
 /**
  * The key of the lock on `what`, in hex. Nobody without the server's private key (its PEM) can tell

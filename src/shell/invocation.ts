@@ -11,9 +11,11 @@
  * with an AcceptEnv that takes it, a client could set it: such an sshd takes NODE_OPTIONS too, and
  * nothing that a program checks for itself would help.
  */
-import { isName, type Name } from "#src/wire/names";
+import { Schema } from "effect";
+import { lineLimit } from "#src/wire/limits";
+import { isName, isPublicKey, type Name, type PublicKey, Sha256 } from "#src/wire/names";
 import type { Code } from "#src/wire/reply";
-import { isWireCommand, lineLimit, parseCommand, type Request } from "#src/wire/request";
+import { isVerb, isWireCommand, parseCommand, type Request, type Verb } from "#src/wire/request";
 
 export interface Options {
   /** The store; undefined is the account's home. */
@@ -22,7 +24,20 @@ export interface Options {
   readonly quota?: number;
   /** Refuse a store without an identity; otherwise the first upload makes one. */
   readonly noInit?: true;
+  /** What this key may ask for, `about` in any case; undefined is everything. */
+  readonly allow?: ReadonlySet<Verb>;
+  /** Bytes a second that a stream has to bring in an hour. */
+  readonly floor?: number;
+  /** Take the bare form where there are signers, too. */
+  readonly allowUnsigned?: true;
 }
+
+/** What the owner of the server wants with the signers of a store. */
+export type SignersWish =
+  | { readonly do: "show" }
+  | { readonly do: "add"; readonly key: PublicKey }
+  /** By the key itself, or by its fingerprint. */
+  | { readonly do: "remove"; readonly key: string };
 
 export type Call =
   | { readonly kind: "request"; readonly request: Request; readonly options: Options }
@@ -30,15 +45,18 @@ export type Call =
   | { readonly kind: "bare"; readonly name: Name; readonly options: Options }
   /** On the server itself: show the identity; `init` makes it where there is none. */
   | { readonly kind: "identity" | "init"; readonly options: Options }
+  | { readonly kind: "signers"; readonly wish: SignersWish; readonly options: Options }
   | { readonly kind: "help" | "version" | "login" }
   /** `wire`: the client speaks the wire, so it is told on standard output too. */
   | {
       readonly kind: "refused";
       readonly refusal: { readonly code: Code; readonly message: string };
       readonly wire: boolean;
+      /** As far as they could be read. */
+      readonly options?: Options;
     };
 
-const refused = (code: Code, message: string, wire = false): Call => ({
+const refused = (code: Code, message: string, wire = false): Call & { kind: "refused" } => ({
   kind: "refused",
   refusal: { code, message },
   wire,
@@ -60,30 +78,56 @@ const parseSize = (text: string): number | undefined => {
 };
 
 /** Absolute, without `..`, and of a charset that needs no quoting anywhere. */
-const isRoot = (text: string): boolean =>
-  /^\/[A-Za-z0-9._+@/-]{0,1023}$/.test(text) && !text.split("/").includes("..");
+const parseRoot = (text: string): string | undefined =>
+  /^\/[A-Za-z0-9._+@/-]{0,1023}$/.test(text) && !text.split("/").includes("..") ? text : undefined;
 
+/** Verbs with commas between them, each once. */
+const parseVerbs = (text: string): ReadonlySet<Verb> | undefined => {
+  const words = text.split(",");
+  const verbs = new Set(words.filter(isVerb));
+  return verbs.size === words.length ? verbs : undefined;
+};
+
+const only = <K extends keyof Options>(key: K, value: Options[K] | undefined) =>
+  value === undefined ? undefined : { [key]: value };
+
+/** What each option means; undefined: it has no such value. */
+const known: Readonly<Record<string, (value: () => string) => Options | undefined>> = {
+  "--root": (value) => only("root", parseRoot(value())),
+  "--quota": (value) => only("quota", parseSize(value())),
+  "--floor": (value) => only("floor", parseSize(value())),
+  "--allow": (value) => only("allow", parseVerbs(value())),
+  "--no-init": () => ({ noInit: true }),
+  "--allow-unsigned": () => ({ allowUnsigned: true }),
+};
+
+/** Undefined for what is no option, has no such value, or stands there twice. */
 const parseOptions = (words: ReadonlyArray<string>): Options | undefined => {
+  const seen = new Set<string>();
   let options: Options = {};
   const rest = [...words];
   for (let option = rest.shift(); option !== undefined; option = rest.shift()) {
-    if (option === "--no-init" && options.noInit === undefined) {
-      options = { ...options, noInit: true };
-      continue;
-    }
-    const value = rest.shift() ?? "";
-    if (option === "--root" && options.root === undefined && isRoot(value)) {
-      options = { ...options, root: value };
-    } else if (option === "--quota" && options.quota === undefined) {
-      const quota = parseSize(value);
-      if (quota === undefined) return undefined;
-      options = { ...options, quota };
-    } else return undefined;
+    if (seen.has(option) || !Object.hasOwn(known, option)) return undefined;
+    seen.add(option);
+    const more = known[option]!(() => rest.shift() ?? "");
+    if (more === undefined) return undefined;
+    options = { ...options, ...more };
   }
   return options;
 };
 
-/** `[/abs/path/]qbackup-shell [--root DIR] [--quota SIZE] [--no-init]`, single spaces. */
+/** `signers [add KEY|remove KEY]`, the words behind the first; and what is left of them. */
+const parseSigners = (
+  words: ReadonlyArray<string>,
+): { readonly wish: SignersWish; readonly rest: ReadonlyArray<string> } | undefined => {
+  const [what, key = "", ...rest] = words;
+  if (what === "add") return isPublicKey(key) ? { wish: { do: "add", key }, rest } : undefined;
+  if (what !== "remove") return { wish: { do: "show" }, rest: words };
+  return isPublicKey(key) || isSha256(key) ? { wish: { do: "remove", key }, rest } : undefined;
+};
+const isSha256 = Schema.is(Sha256);
+
+/** `[/abs/path/]qbackup-shell` and its options, single spaces. */
 const parseOptionLine = (line: string): Options | undefined => {
   const [program = "", ...words] = line.split(" ");
   return /^(?:\/(?:[A-Za-z0-9._+-]+\/)*)?qbackup-shell$/.test(program)
@@ -92,15 +136,21 @@ const parseOptionLine = (line: string): Options | undefined => {
 };
 
 const parseRequest = (command: string, options: Options): Call => {
+  const call = requestOf(command, options);
+  return call.kind === "refused" ? { ...call, options } : call;
+};
+const requestOf = (command: string, options: Options): Call => {
   const wire = isWireCommand(command);
   if (new TextEncoder().encode(command).length > lineLimit) {
     return refused("bad-request", `a request of more than ${lineLimit} bytes`, wire);
   }
   if (wire) {
     const parsed = parseCommand(command);
-    return "request" in parsed
-      ? { kind: "request", request: parsed.request, options }
-      : { kind: "refused", refusal: parsed.refusal, wire };
+    if ("refusal" in parsed) return { kind: "refused", refusal: parsed.refusal, wire };
+    const { request } = parsed;
+    return may(options, request.verb)
+      ? { kind: "request", request, options }
+      : refused("not-permitted", `this key may not ask for ${request.verb}`, wire);
   }
   if (command === "" || /\s/.test(command)) {
     return refused("bad-request", "this account keeps backups and runs no commands");
@@ -108,7 +158,19 @@ const parseRequest = (command: string, options: Options): Call => {
   if (!isName(command) || command.startsWith("qbackup/")) {
     return refused("bad-name", "this account keeps backups, and an archive cannot have that name");
   }
-  return { kind: "bare", name: command, options };
+  // It adds an archive, as `put` does.
+  return may(options, "put")
+    ? { kind: "bare", name: command, options }
+    : refused("not-permitted", "this key may not store anything");
+};
+/** What the server is, whoever may use it has to know. */
+const may = ({ allow }: Options, verb: Verb): boolean =>
+  verb === "about" || allow === undefined || allow.has(verb);
+
+/** Of the options, the owner's commands take only where the store is. */
+const placeAlone = (words: ReadonlyArray<string>): Options | undefined => {
+  const options = parseOptions(words);
+  return Object.keys(options ?? { none: 1 }).every((key) => key === "root") ? options : undefined;
 };
 
 const unforced =
@@ -130,7 +192,7 @@ export const parseInvocation = (
     if (original === undefined) {
       // A forced command, but the client asked for none.
       if (line !== undefined) return { kind: "login" };
-      return /^\S*qbackup-shell (?:identity|init)\b/.test(second)
+      return /^\S*qbackup-shell (?:identity|init|signers)\b/.test(second)
         ? refused("bad-request", ownerOnly)
         : refused("internal", unforced, isWireCommand(second));
     }
@@ -142,10 +204,13 @@ export const parseInvocation = (
     if (args.length === 1 && (first === "--help" || first === "-h")) return { kind: "help" };
     if (args.length === 1 && first === "--version") return { kind: "version" };
     if (first === "identity" || first === "init") {
-      const options = parseOptions(args.slice(1));
-      if (options !== undefined && options.quota === undefined && options.noInit === undefined) {
-        return { kind: first, options };
-      }
+      const options = placeAlone(args.slice(1));
+      if (options !== undefined) return { kind: first, options };
+    }
+    const signers = first === "signers" ? parseSigners(args.slice(1)) : undefined;
+    const options = placeAlone(signers?.rest ?? ["?"]);
+    if (signers !== undefined && options !== undefined) {
+      return { kind: "signers", wish: signers.wish, options };
     }
   }
   const options = parseOptions(args);

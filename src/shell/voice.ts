@@ -1,40 +1,84 @@
 /** Talking to the client: one reply at a time, a sign of life when there is nothing else to say. */
-import { Clock, Effect, Semaphore } from "effect";
+import { Clock, Effect, type Scope, Semaphore } from "effect";
 import type { BytesError } from "#services/Bytes";
 import { Invocation } from "#services/Invocation";
-import { replier, type Reply } from "#src/wire/reply";
-import { LinkLost } from "#src/store/failure";
+import type { Locks } from "#services/Locks";
+import type { SafeFs } from "#services/SafeFs";
+import { giveUpFrame, keepAliveFrame, lengthPrefix } from "#src/wire/frames";
+import { aliveAfter, floor as standardFloor, silenceLimit } from "#src/wire/limits";
+import { replier } from "#src/wire/reply";
+import type { Reply } from "#src/wire/request";
+import { failed, type Failure, LinkLost, type Refused } from "#src/store/failure";
+import type { Store } from "#src/store/store";
+import type { Options } from "./invocation.ts";
+import type { Log } from "./journal.ts";
+
+/** What a verb has to work with. */
+export interface Conversation<S extends Store> {
+  readonly store: S;
+  readonly voice: Voice;
+  readonly options: Options;
+  readonly log: Log;
+}
+export type Done = Effect.Effect<void, Failure, Invocation | SafeFs | Locks | Scope.Scope>;
 
 /** How often the watch looks, in milliseconds: its limits are late by at most that. */
 const glance = 5000;
-/** After that much silence of ours the client is told that we are alive. In milliseconds. */
-const aliveAfter = 15_000;
-/** A link on which less than `trickle` bytes and no whole frame came for that long is broken. */
-const silenceLimit = 60_000;
+/** A link on which less than this and no whole frame came within the silence limit is broken. In bytes. */
 const trickle = 4096;
-/** What a client must at least take in that time. In bytes. */
-const piece = 262_144;
+/** What a client must at least take within the silence limit. In bytes. */
+const piece = 65_536;
 
 export interface Voice {
-  /** Fails when the reply cannot be written within 60 s; after that it says nothing more. */
-  readonly say: (reply: Reply) => Effect.Effect<void, LinkLost>;
-  /** Writes what is no line: frames. Fails as `say` does, a quarter of a MiB at a time. */
+  /** Fails when replies cannot be written within 60 s; after that it says nothing more. */
+  readonly say: (...replies: ReadonlyArray<Reply>) => Effect.Effect<void, LinkLost>;
+  /** Says why not, as the code and the sentence of a refusal and what more belongs to them. */
+  readonly refuse: (refused: Refused) => Effect.Effect<void, LinkLost>;
+  /** Writes what is no line. Fails as `say` does, for each 64 KiB, and below the floor. */
   readonly send: (bytes: Uint8Array) => Effect.Effect<void, LinkLost>;
+  /** From here on the client reads frames, or (false) lines again: signs of life and errors follow. */
+  readonly framed: (is: boolean) => void;
   /** Marks that from here on it is the client's turn, or (false) that something of it arrived. */
   readonly listening: (is: boolean) => void;
-  /** Never succeeds. Says `alive` now and then, and fails when the client is gone. */
+  /** Never succeeds. Says now and then that it is alive, and fails when the client is gone. */
   readonly watch: Effect.Effect<never, LinkLost>;
+  /** Bytes that were written so far. */
+  readonly sent: () => number;
 }
 
-export const makeVoice = Effect.gen(function* () {
+/** Tells when a stream has brought less than `least` bytes a second in an hour in which bytes waited. */
+const slowness = (least: number) => {
+  const wanted = least * standardFloor.seconds;
+  let mark = 0;
+  let waited = 0;
+  /** `through`: bytes so far; `time`: milliseconds of waiting since it was asked last. */
+  return (through: number, time: number): boolean => {
+    waited += time;
+    if (through - mark >= wanted) {
+      mark = through;
+      waited = 0;
+    }
+    return waited >= standardFloor.seconds * 1000;
+  };
+};
+
+/** `floor`: bytes a second, over an hour, that a stream has to bring at least. */
+export const makeVoice = Effect.fnUntraced(function* (
+  floor = standardFloor.bytes / standardFloor.seconds,
+) {
   const { stdin, stdout } = yield* Invocation;
   const write = replier(stdout);
   const turn = Semaphore.makeUnsafe(1);
+  const tooSlow = { in: slowness(floor), out: slowness(floor) };
   let broken = false;
   let spoken = yield* Clock.currentTimeMillis;
   let heard = 0;
   let listening = false;
   let arrivals = 0;
+  /** What had come when the client's turn began: with more than that, a frame is under way. */
+  let begun = 0;
+  let sent = 0;
+  let framed = false;
 
   const lost = (why: string) => Effect.fail(new LinkLost({ why }));
   /** One write, while it is our turn; the first that fails is the last. */
@@ -45,32 +89,35 @@ export const makeVoice = Effect.gen(function* () {
         : writing.pipe(
             Effect.catchTag("BytesError", () => lost("the client is gone")),
             Effect.timeoutOrElse({
-              duration: silenceLimit,
+              duration: `${silenceLimit} seconds`,
               orElse: () => lost(`the client takes no ${what}`),
             }),
             Effect.tapError(() => Effect.sync(() => (broken = true))),
           ),
     );
-  const say: Voice["say"] = (reply) =>
-    turn.withPermits(1)(
-      Effect.gen(function* () {
-        yield* written(write(reply), "replies");
-        spoken = yield* Clock.currentTimeMillis;
-        heard = stdin.received();
-      }),
-    );
-  const send: Voice["send"] = (bytes) =>
-    turn.withPermits(1)(
-      Effect.gen(function* () {
-        for (let at = 0; at < bytes.length; at += piece) {
-          yield* written(stdout.write(bytes.subarray(at, at + piece)), "bytes");
-        }
-        spoken = yield* Clock.currentTimeMillis;
-      }),
-    );
+  const spoke = Effect.map(Clock.currentTimeMillis, (now) => {
+    spoken = now;
+    heard = stdin.received();
+  });
+  const saying = (...replies: ReadonlyArray<Reply>) =>
+    Effect.andThen(written(write(...replies), "replies"), spoke);
+  const sending = Effect.fnUntraced(function* (bytes: Uint8Array) {
+    for (let at = 0; at < bytes.length; at += piece) {
+      const some = bytes.subarray(at, at + piece);
+      const before = yield* Clock.currentTimeMillis;
+      yield* written(stdout.write(some), "bytes");
+      sent += some.length;
+      if (tooSlow.out(sent, (yield* Clock.currentTimeMillis) - before)) {
+        broken = true;
+        return yield* lost("the client takes bytes too slowly");
+      }
+    }
+    yield* spoke;
+  });
 
   const watch = Effect.gen(function* () {
-    let since = yield* Clock.currentTimeMillis;
+    // Not by the clock, which may be set back.
+    let quiet = 0;
     let bytes = stdin.received();
     let frames = arrivals;
     for (;;) {
@@ -78,26 +125,64 @@ export const makeVoice = Effect.gen(function* () {
       const now = yield* Clock.currentTimeMillis;
       const received = stdin.received();
       if (!listening || frames !== arrivals || received - bytes >= trickle) {
-        since = now;
+        quiet = 0;
         bytes = received;
         frames = arrivals;
-      } else if (now - since >= silenceLimit) {
+      } else if ((quiet += glance) >= silenceLimit * 1000) {
         return yield* lost("the client has been silent for a minute");
       }
-      if (now - spoken >= aliveAfter && (!listening || received !== heard)) {
-        yield* say({ type: "alive" });
+      if (tooSlow.in(received, listening && received > begun ? glance : 0)) {
+        return yield* lost("the client sends too slowly");
+      }
+      if (Math.abs(now - spoken) >= aliveAfter * 1000 && (!listening || received !== heard)) {
+        yield* turn.withPermits(1)(
+          Effect.suspend(() => (framed ? sending(keepAliveFrame) : saying({ type: "alive" }))),
+        );
       }
     }
   });
 
   const voice: Voice = {
-    say,
-    send,
+    say: (...replies) => turn.withPermits(1)(saying(...replies)),
+    refuse: (refused) =>
+      turn.withPermits(1)(
+        Effect.gen(function* () {
+          // Whoever reads frames is told by one that a line comes now.
+          if (framed) yield* sending(giveUpFrame);
+          yield* saying(failed(refused));
+        }),
+      ),
+    send: (bytes) => turn.withPermits(1)(sending(bytes)),
+    framed: (is) => {
+      framed = is;
+    },
     listening: (is) => {
       listening = is;
-      if (!is) arrivals += 1;
+      if (is) begun = stdin.received();
+      else arrivals += 1;
     },
     watch,
+    sent: () => sent,
   };
   return voice;
+});
+
+/** Frames of a text that `read` gives piece by piece (none at its end), and the end of them. */
+export const sendText = Effect.fnUntraced(function* <E>(
+  voice: Voice,
+  read: (into: Uint8Array, at: number) => Effect.Effect<number, E>,
+) {
+  yield* voice.say({ type: "ready" });
+  voice.framed(true);
+  const frame = new Uint8Array(4 + piece);
+  for (let at = 0; ;) {
+    const n = yield* read(frame.subarray(4), at);
+    if (n === 0) break;
+    frame.set(lengthPrefix(n));
+    yield* voice.send(frame.subarray(0, 4 + n));
+    at += n;
+  }
+  yield* voice.send(lengthPrefix(0));
+  voice.framed(false);
+  yield* voice.say({ type: "end" });
 });

@@ -1,61 +1,139 @@
-/** Removes uploads that nobody came back for: their streams cannot be made again. */
-import { Clock, Effect } from "effect";
+/** Removes uploads that nobody came back for, and says for long that it did. */
+import { Clock, Effect, type Scope } from "effect";
 import { Locks } from "#services/Locks";
-import { find, type WritableStore } from "./store.ts";
+import type { Directory, SafeFsError } from "#services/SafeFs";
+import { type Format, MemberWalk } from "#src/archive/walk";
+import type { Ticket } from "#src/proof/texts";
+import { isSession, type Session } from "#src/wire/names";
+import { settle, settledOf } from "./settled.ts";
+import { find, whereFound, type WritableStore } from "./store.ts";
+import { ticketOf } from "./tickets.ts";
 import { discard } from "./upload.ts";
 
 const hour = 60 * 60 * 1000;
-/**
- * A laptop that sleeps comes back hours later, and a clock that is set may jump by some. In milliseconds.
- */
-const abandonedAfter = 24 * hour;
-/** But where there is no room for a new upload, an old one waits no longer than this. In milliseconds. */
-export const inTheWayAfter = 2 * hour;
-/** Uploads that one run removes at most. */
+const day = 24 * hour;
+/** A stream of qvm-backup's cannot be made again: only where its link broke is it gone on with. */
+const streamKept = day;
+/** A later run goes on with slots, under a ticket of its own. */
+const slotsKept = 30 * day;
+/** How long it is told that an upload was removed. */
+const goneKept = 400 * day;
+/** What one run removes at most. */
 const most = 256;
 
 /** A file of an upload, or of an identity that was never linked. */
-const leftover = /^([0-9a-f]{32})(?:\.[a-z]+)?$/;
+const leftover = /^([0-9a-f]{32})(?:\.[a-z]+(?:\.new)?)?$/;
 
-/** `own` is spared: its client is here, however late. */
+/** When an entry was last written to, in milliseconds; undefined where there is none. */
+const touched = (directory: Directory, name: string) =>
+  Effect.map(find(directory, name), (entry) => entry?.modified);
+
+/** Which format a pack is begun in, by its first tar header; undefined where there is none. */
+export const formatOf = (
+  incoming: Directory,
+  session: Session,
+): Effect.Effect<Format | undefined, SafeFsError> =>
+  Effect.scoped(
+    Effect.gen(function* () {
+      const file = yield* whereFound(incoming.open(session, "read"));
+      if (file === undefined) return undefined;
+      const walk = new MemberWalk({ format: "pack" });
+      const header = new Uint8Array(512);
+      walk.take(header.subarray(0, yield* file.read(header, 0)));
+      return walk.format;
+    }),
+  );
+
+/** Is it still of use to somebody? */
+const kept = Effect.fnUntraced(function* (
+  { incoming }: WritableStore,
+  session: Session,
+  names: ReadonlyArray<string>,
+  now: number,
+) {
+  const asked = yield* touched(incoming, `${session}.ticket`);
+  if ((yield* formatOf(incoming, session)) === "slots") return now - (asked ?? 0) < slotsKept;
+  const times = yield* Effect.forEach(names, (name) => touched(incoming, name));
+  return now - Math.max(0, ...times.map((time) => time ?? 0)) < streamKept;
+});
+
+/** Names in `incoming/` by the session that they begin with. */
+const leftovers = Effect.fnUntraced(function* ({ incoming }: WritableStore) {
+  const found = new Map<Session, Array<string>>();
+  for (const name of yield* incoming.names) {
+    const session = leftover.exec(name)?.[1];
+    if (isSession(session)) found.set(session, [...(found.get(session) ?? []), name]);
+  }
+  return found;
+});
+
+/** Runs `work` with the lock on a session; nothing where it is held, or where the disk will not have it. */
+const unlessLive = <A>(
+  store: WritableStore,
+  session: Session,
+  work: Effect.Effect<A, SafeFsError, Scope.Scope>,
+): Effect.Effect<A | undefined, never, Locks> =>
+  Locks.pipe(
+    Effect.flatMap((locks) => locks.hold(store.lockKey(`session:${session}`))),
+    Effect.andThen(work),
+    Effect.scoped,
+    Effect.orElseSucceed(() => undefined),
+  );
+
+/** Removes what has been kept for long enough; `own` is spared: its client is here, however late. */
 export const clean = Effect.fnUntraced(function* (
   store: WritableStore,
   own: string,
-  after = abandonedAfter,
-) {
-  const { incoming } = store;
-  const locks = yield* Locks;
-  const names = new Map<string, Array<string>>();
-  for (const name of yield* incoming.names) {
-    const session = leftover.exec(name)?.[1];
-    if (session !== undefined && session !== own)
-      names.set(session, [...(names.get(session) ?? []), name]);
-  }
-  /** When one of its files was last written to; undefined once there are none. */
-  const touched = (session: string) =>
-    Effect.gen(function* () {
-      const entries = yield* Effect.forEach(names.get(session) ?? [], (name) =>
-        find(incoming, name),
-      );
-      const times = entries.flatMap((entry) => (entry === undefined ? [] : [entry.modified]));
-      return times.length === 0 ? undefined : Math.max(...times);
-    });
-  const abandoned = Effect.fnUntraced(function* (session: string) {
-    const last = yield* touched(session);
-    return last !== undefined && (yield* Clock.currentTimeMillis) - last >= after;
-  });
+): Effect.fn.Return<void, SafeFsError, Locks> {
+  const { gone, incoming } = store;
+  const now = yield* Clock.currentTimeMillis;
   let removed = 0;
-  for (const session of names.keys()) {
-    if (!(yield* abandoned(session))) continue;
-    yield* Effect.scoped(
-      Effect.gen(function* () {
-        yield* locks.hold(store.lockKey(`session:${session}`));
-        if (!(yield* abandoned(session))) return;
-        yield* discard(store, session);
-        for (const name of names.get(session) ?? []) yield* Effect.ignore(incoming.remove(name));
-      }),
-    ).pipe(Effect.ignore); // held, or the disk will not have it: the next run looks again
-    removed += 1;
-    if (removed >= most) return;
+  for (const [session, names] of yield* leftovers(store)) {
+    if (session === own || removed >= most) continue;
+    const work = Effect.gen(function* () {
+      const settled = yield* settledOf(store, session);
+      if (settled !== undefined) return yield* settle(store, settled);
+      if (yield* kept(store, session, names, now)) return false;
+      // Nobody knows of one that never had a ticket, or a byte.
+      const known =
+        (yield* find(incoming, session)) !== undefined &&
+        (yield* ticketOf(incoming, session)) !== undefined;
+      const why = known ? "no link came back to it" : undefined;
+      yield* discard(store, session, why);
+      for (const name of names) yield* Effect.ignore(incoming.remove(name));
+      return true;
+    });
+    if ((yield* unlessLive(store, session, work)) !== false) removed += 1;
   }
+  for (const session of yield* gone.names) {
+    const at = yield* touched(gone, session);
+    if (removed >= most || at === undefined || now - at < goneKept) continue;
+    yield* Effect.ignore(gone.remove(session));
+    removed += 1;
+  }
+});
+
+/**
+ * Removes the oldest kept upload of the series of `ticket`, other than its own and no other signer's:
+ * false where there is none.
+ */
+export const makeRoom = Effect.fnUntraced(function* (
+  store: WritableStore,
+  { series, session: own, signer }: Ticket,
+): Effect.fn.Return<boolean, SafeFsError, Locks> {
+  const { incoming } = store;
+  const found: Array<{ readonly session: Session; readonly at: number }> = [];
+  for (const session of (yield* leftovers(store)).keys()) {
+    const ticket = session === own ? undefined : (yield* ticketOf(incoming, session))?.ticket;
+    if (ticket?.signer !== signer || ticket.series !== series) continue;
+    found.push({ session, at: (yield* touched(incoming, `${session}.ticket`)) ?? 0 });
+  }
+  for (const { session } of found.toSorted((a, b) => a.at - b.at)) {
+    const work = Effect.as(
+      discard(store, session, "its room was needed for a newer one of the same series"),
+      true,
+    );
+    if ((yield* unlessLive(store, session, work)) === true) return true;
+  }
+  return false;
 });

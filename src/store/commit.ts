@@ -1,107 +1,93 @@
 /**
- * How an upload becomes an archive. The link of the archive's name is the commit point: before it
- * nothing is listed, after it everything that vouches for the archive is on disk already. Whatever
- * a crash leaves, the same session finds and finishes, or starts again.
+ * How an upload becomes an archive. The link of its record is the commit point: before it nothing is
+ * listed, after it everything that vouches for the archive is on disk already. Whatever a crash leaves,
+ * the same session finds and finishes, or starts again.
  */
-import { DateTime, Effect } from "effect";
-import { Locks } from "#services/Locks";
-import type { SafeFsError } from "#services/SafeFs";
-import { parseReceipt, type Record } from "#src/proof/manifest";
+import { Effect } from "effect";
+import { Invocation } from "#services/Invocation";
+import { type LockBusy, type LockFailed, Locks } from "#services/Locks";
+import type { Directory, SafeFsError } from "#services/SafeFs";
+import { FullChunk } from "#src/archive/parameters";
+import { archiveSize, type Begun, type Format, ListWalk } from "#src/archive/walk";
+import { recipe, type Run, runLine } from "#src/proof/recipe";
+import { rootHasher } from "#src/proof/table";
+import { uploadLimit } from "#src/wire/limits";
 import { manifestSuffix, type Session } from "#src/wire/names";
-import { signatureHolds } from "#src/proof/keys";
-import { Refused, refuse } from "./failure.ts";
-import { clear, find, type Place, readRecord, type WritableStore } from "./store.ts";
-import { discard, probeOf, recordOf, type Upload } from "./upload.ts";
+import { type Failure, Refused, refuse } from "./failure.ts";
+import { openPack } from "./packs.ts";
+import { isSigned, type Record, recordText } from "./record.ts";
+import { filesOf, recordName, type Settled } from "./settled.ts";
+import { clear, find, type Place, type WritableStore } from "./store.ts";
+import { members } from "./tables.ts";
+import { type Upload, withdraw } from "./upload.ts";
 
-/** Whoever holds the lock is given this long to let go. In milliseconds. */
+/** A holder of a lock is given this long to let go. In milliseconds. */
 const patience = 10_000;
+
+const busy = (error: LockBusy | LockFailed): Refused =>
+  error._tag === "LockFailed"
+    ? new Refused({ code: "internal", message: "the server could not take a lock" })
+    : new Refused({
+        code: "busy",
+        message: error.stranger
+          ? "another program on the server holds the name of this store's lock"
+          : "another connection is still at it",
+      });
 
 /** Takes the lock on `what` until the scope closes; `asked` returns when another one wants it. */
 export const hold = Effect.fnUntraced(function* (store: WritableStore, what: string) {
   const locks = yield* Locks;
-  return yield* locks.hold(store.lockKey(what), { stepDownWithin: patience }).pipe(
-    Effect.catchTags({
-      LockBusy: () => refuse("busy", "another connection is still at it"),
-      LockFailed: () => refuse("internal", "the server could not take a lock"),
-    }),
+  return yield* Effect.mapError(
+    locks.hold(store.lockKey(what), { stepDownWithin: patience }),
+    busy,
   );
 });
 
-/** Now, in UTC. */
-export const instant: Effect.Effect<string> = Effect.map(DateTime.now, DateTime.formatIso);
+/** One of the few uploads that a store takes at once. */
+export const seat = Effect.fnUntraced(function* (store: WritableStore) {
+  const locks = yield* Locks;
+  for (let i = 0; i < uploadLimit; i++) {
+    const taken = yield* locks.hold(store.lockKey(`upload:${i}`)).pipe(
+      Effect.as(true),
+      Effect.catchTags({
+        LockBusy: () => Effect.succeed(false),
+        LockFailed: (error) => Effect.fail(busy(error)),
+      }),
+    );
+    if (taken) return;
+  }
+  return yield* refuse("busy", `${uploadLimit} uploads into this store are under way already`);
+});
 
 const exists = refuse("exists", "there is something of that name already");
 
-/** What stands under a name: nothing, the archive of that session, or (refused) something else. */
-export const standing = Effect.fnUntraced(function* (
-  store: WritableStore,
-  place: Place,
-  session: Session,
-  /** Does the caller hold the lock on the session? */
-  locked: boolean,
-): Effect.fn.Return<
-  { readonly receipt: string; readonly signature: string } | undefined,
-  Refused | SafeFsError
-> {
-  const { base, directory, record: recordName } = place;
-  const archive = yield* find(directory, base);
-  if (archive === undefined) {
-    // A record without its archive is what a crash leaves; anything else under that name is not.
-    const record = yield* find(directory, recordName);
-    return record === undefined || record.kind === "file" ? undefined : yield* exists;
-  }
-  const record = yield* readRecord(directory, base);
-  const { receipt, receiptSignature: signature } = record ?? {};
-  const said = typeof receipt === "string" ? parseReceipt(receipt) : undefined;
-  const ours =
-    archive.kind === "file" &&
-    typeof receipt === "string" &&
-    typeof signature === "string" &&
-    said?.session === session &&
-    said.name === place.name &&
-    said.size === archive.size &&
-    signatureHolds(store.key.server, receipt, signature);
-  if (!ours) return yield* exists;
-  if ((yield* find(store.incoming, session))?.links === 1) {
-    // Somebody put a file there by hand between our record and our archive.
-    if (!locked) return undefined;
-    yield* directory.remove(recordName);
-    yield* directory.sync;
-    return yield* exists;
-  }
-  // Whoever committed it may have died before this.
-  yield* directory.sync;
-  return { receipt, signature };
-});
-
-/** Refuses at once what the commit could only refuse after hours. */
-export const admit = Effect.fnUntraced(function* (store: WritableStore, place: Place) {
-  if (!(yield* place.directory.writable)) {
-    return yield* refuse("not-permitted", "the account may not write into that directory");
-  }
-  const [there, here] = [yield* place.directory.self, yield* store.incoming.self];
-  if (there.device !== here.device) {
-    return yield* refuse(
-      "unsupported",
-      "that directory lies on another file system than the store",
-    );
+/** Refused where something bears the name of the archive, or of its record. */
+export const nameIsFree = Effect.fnUntraced(function* ({ base, directory, record }: Place) {
+  for (const name of [base, record]) {
+    if ((yield* find(directory, name)) !== undefined) return yield* exists;
   }
 });
 
 /** Taken away by a profile's leave, and no archive's record: their names begin with a letter or digit. */
 const probeName = `_qbackup-probe${manifestSuffix}`;
 
-/**
- * Tries with an empty file what the commit will do to the upload: better refused now than after hours.
- * The caller holds the lock on the session.
- */
+/** Refuses at once what the commit could only refuse after hours: it is tried with an empty file. */
 export const rehearse = Effect.fnUntraced(function* (
   { incoming }: WritableStore,
   { directory }: Place,
-  session: Session,
-): Effect.fn.Return<void, Refused | SafeFsError> {
-  const probe = probeOf(session);
-  yield* clear(incoming, probe);
+): Effect.fn.Return<void, Refused | SafeFsError, Invocation> {
+  if (!(yield* directory.writable)) {
+    return yield* refuse("not-permitted", "the account may not write into that directory");
+  }
+  const [there, here] = [yield* directory.self, yield* incoming.self];
+  if (there.device !== here.device) {
+    return yield* refuse(
+      "unsupported",
+      "that directory lies on another file system than the store",
+    );
+  }
+  const { entropy } = yield* Invocation;
+  const probe = `${Buffer.from(entropy(16)).toString("hex")}.probe`;
   yield* Effect.gen(function* () {
     const file = yield* incoming.create(probe, 0o600);
     yield* file.protect(0o440).pipe(
@@ -127,50 +113,186 @@ export const rehearse = Effect.fnUntraced(function* (
   }).pipe(Effect.scoped, Effect.ensuring(Effect.ignore(clear(incoming, probe))));
 });
 
-/** The caller holds the lock on the session, and everything in `upload` is synced. */
-export const commit = Effect.fnUntraced(function* (
-  store: WritableStore,
-  place: Place,
-  upload: Upload,
-  record: Record,
+/** Gives it the name `as` in `to`, whatever a commit that a crash ended has left there. */
+const publish = Effect.fnUntraced(function* (
+  { incoming }: WritableStore,
+  name: string,
+  to: Directory,
+  as: string,
 ) {
-  const { digests, incoming } = store;
-  const { base, directory, record: recordName } = place;
-  const { data, session } = upload;
-  yield* data.protect(0o440);
-  yield* data.syncAll;
+  const there = yield* find(to, as);
+  if (there !== undefined && there.inode === (yield* incoming.stat(name)).inode) return;
+  yield* clear(to, as);
+  yield* incoming.link(name, to, as);
+});
 
-  yield* clear(digests, session);
-  yield* incoming.link(`${session}.digests`, digests, session);
-  yield* digests.sync;
+/** What an archive is as a whole. */
+export interface Whole {
+  readonly members: number;
+  readonly root: string;
+  /** Bytes, as a plain file. */
+  readonly size: number;
+}
 
-  yield* clear(incoming, recordOf(session));
+/** Walks the archive that a recipe makes of an upload and of packs, and counts it. */
+const composed = Effect.fnUntraced(function* (
+  store: WritableStore,
+  session: Session,
+  runs: ReadonlyArray<Run>,
+  format: Format,
+): Effect.fn.Return<Whole, Refused | SafeFsError> {
+  const list = new ListWalk({ format, fullChunk: yield* FullChunk });
+  const hasher = rootHasher();
+  let bytes = 0;
+  const own = { session, directory: store.incoming, name: filesOf(session).table };
+  const see = (member: Begun, line: string) => {
+    hasher.push(`${line}\n`);
+    bytes += member.length;
+    return list.next(member);
+  };
+  yield* members(store, runs, see, own).pipe(
+    Effect.catchTag("ArchiveFault", ({ message }) => refuse("incomplete", message)),
+  );
+  const fault = list.finish();
+  const root = hasher.root();
+  if (fault !== undefined || root === undefined) {
+    return yield* refuse("incomplete", fault?.message ?? "the archive has no members");
+  }
+  return { members: hasher.members(), root, size: archiveSize(format, bytes) };
+});
+
+const tarBlock = 512;
+
+/**
+ * Looks that what the runs need of other packs is there: the packs as long as they were, and no hole
+ * where one of these members begins. What was punched out of a pack takes its tar header with it.
+ */
+const allThere = Effect.fnUntraced(function* (
+  store: WritableStore,
+  own: Session,
+  runs: ReadonlyArray<Run>,
+) {
+  const missing = refuse("damaged", "a part of the archive that it builds on is not in the store");
+  const bySession = new Map<Session, Array<Run>>();
+  for (const run of runs) {
+    if (run.session !== own)
+      bySession.set(run.session, [...(bySession.get(run.session) ?? []), run]);
+  }
+  for (const [session, some] of bySession) {
+    const { file, index } = yield* openPack(store, session);
+    const { allocated, size } = yield* file.stat;
+    if (size < index.starts[index.members]!) return yield* missing;
+    if (allocated >= size) continue;
+    const header = new Uint8Array(tarBlock);
+    for (const { count, first } of some) {
+      for (let member = first; member < first + count; member++) {
+        yield* file.read(header, index.starts[member]!);
+        if (header.every((byte) => byte === 0)) return yield* missing;
+      }
+    }
+  }
+}, Effect.scoped);
+
+/** What is written down of an archive once it is known as a whole. */
+export interface Commit<R> {
+  readonly place: Place;
+  readonly format: Format;
+  readonly runs: ReadonlyArray<Run>;
+  /** Makes the record, or refuses what does not fit. */
+  readonly record: (whole: Whole) => Effect.Effect<Record, Refused | SafeFsError>;
+  /** Looks once more, under the locks, whether it may be. */
+  readonly admissible: Effect.Effect<void, Refused | SafeFsError, R>;
+}
+
+/**
+ * The caller holds the lock on the session, and does what a crash would leave undone: `settle`. What is
+ * refused stays as it was before. Under the store's lock nobody sees a pack without its record.
+ */
+export const commit = Effect.fnUntraced(function* <R>(
+  store: WritableStore,
+  upload: Upload,
+  { admissible, format, place, record: makeRecord, runs }: Commit<R>,
+): Effect.fn.Return<Settled, Failure, R | Locks> {
+  const { digests, incoming, packs, recipes, records, tables } = store;
+  const { session } = upload;
+  const names = filesOf(session);
+  if (!upload.atMemberEnd()) {
+    return yield* refuse("incomplete", "the upload ends inside a member");
+  }
+  yield* upload.seal;
+  const record = yield* makeRecord(yield* composed(store, session, runs, format));
+  yield* allThere(store, session, runs);
+  yield* write(incoming, names.recipe, 0o600, pieces(runs));
+  yield* write(incoming, names.record, 0o440, [recordText(record)]);
   yield* Effect.scoped(
     Effect.gen(function* () {
-      const file = yield* incoming.create(recordOf(session), 0o440);
-      yield* file.write(new TextEncoder().encode(JSON.stringify(record)), 0);
+      yield* hold(store, "store");
+      yield* hold(store, `name:${place.name}`);
+      yield* admissible;
+      yield* nameIsFree(place);
+      yield* publish(store, session, packs, session);
+      yield* publish(store, names.digests, digests, session);
+      yield* publish(store, names.table, tables, session);
+      yield* publish(store, names.recipe, recipes, session);
+      yield* publish(store, names.record, records, recordName(session));
+      for (const directory of [incoming, packs, digests, tables, recipes, records]) {
+        yield* directory.sync;
+      }
+      yield* incoming.link(names.record, place.directory, place.record).pipe(
+        Effect.catchIf(
+          ({ reason }) => reason === "exists",
+          () => exists,
+        ),
+      );
+      // From here on it is an archive, unless the disk says that it is not.
+      yield* place.directory.sync.pipe(
+        Effect.tapError(() => Effect.ignore(clear(place.directory, place.record))),
+      );
+    }),
+  ).pipe(Effect.tapError(() => Effect.ignore(withdraw(store, session))));
+  return {
+    session,
+    place,
+    record: isSigned(record) ? record : undefined,
+    plain: format === "qvm-backup",
+  };
+});
+
+/** A new file of this text, durable but for its name. */
+const write = Effect.fnUntraced(function* (
+  directory: Directory,
+  name: string,
+  mode: number,
+  text: Iterable<string>,
+): Effect.fn.Return<void, SafeFsError> {
+  yield* clear(directory, name);
+  yield* Effect.scoped(
+    Effect.gen(function* () {
+      const file = yield* directory.create(name, 0o600);
+      let at = 0;
+      for (const piece of text) {
+        const bytes = Buffer.from(piece);
+        yield* file.write(bytes, at);
+        at += bytes.length;
+      }
+      yield* file.protect(mode);
       yield* file.syncAll;
     }),
   );
-
-  yield* Effect.scoped(
-    Effect.gen(function* () {
-      yield* hold(store, `name:${place.name}`);
-      if ((yield* find(directory, base)) !== undefined) return yield* exists;
-      yield* clear(directory, recordName);
-      yield* incoming.link(recordOf(session), directory, recordName);
-      yield* Effect.gen(function* () {
-        yield* directory.sync;
-        yield* incoming.link(session, directory, base).pipe(
-          Effect.catchIf(
-            (error) => error.reason === "exists",
-            () => exists,
-          ),
-        );
-        // From here on it is an archive, unless the disk says that it is not.
-        yield* directory.sync.pipe(Effect.tapError(() => Effect.ignore(clear(directory, base))));
-      }).pipe(Effect.tapError(() => Effect.ignore(clear(directory, recordName))));
-    }),
-  );
-  yield* Effect.ignore(discard(store, session));
 });
+
+/** Lines that are written at once. */
+const batch = 4096;
+
+/** The lines of a stored recipe, many at a time. */
+const pieces = function* (runs: ReadonlyArray<Run>): Generator<string> {
+  const joined = recipe();
+  for (const run of runs) joined.push(run);
+  for (let at = 0; at < joined.runs().length; at += batch) {
+    yield joined
+      .runs()
+      .slice(at, at + batch)
+      .map(runLine)
+      .join("");
+  }
+};

@@ -2,13 +2,23 @@
 import { Data, Effect, Predicate } from "effect";
 import type { SafeFsError } from "#services/SafeFs";
 import { exitCode } from "#src/say/exit";
-import type { Code } from "#src/wire/reply";
+import type { Code, Failed } from "#src/wire/reply";
 
 /** The server will not do it. `message` is a sentence of ours, with nothing of the client's in it. */
 export class Refused extends Data.TaggedError("Refused")<{
   readonly code: Code;
   readonly message: string;
+  /** What the reply says besides. */
+  readonly more?: Pick<Failed, "ticket" | "signature" | "since" | "why">;
 }> {}
+
+/** What a client is told. */
+export const failed = ({ code, message, more }: Refused): Failed => ({
+  type: "error",
+  code,
+  message,
+  ...more,
+});
 
 /** Nobody is there any more to answer to. `stepDown`: another connection took the upload over. */
 export class LinkLost extends Data.TaggedError("LinkLost")<{
@@ -18,8 +28,18 @@ export class LinkLost extends Data.TaggedError("LinkLost")<{
 
 export type Failure = Refused | LinkLost | SafeFsError;
 
-export const refuse = (code: Code, message: string): Effect.Effect<never, Refused> =>
-  Effect.fail(new Refused({ code, message }));
+export const refuse = (
+  code: Code,
+  message: string,
+  more?: Refused["more"],
+): Effect.Effect<never, Refused> =>
+  Effect.fail(new Refused({ code, message, ...(more === undefined ? {} : { more }) }));
+
+/** Which limit leaves no room. */
+export const noRoom = (short: "quota" | "no-space"): Effect.Effect<never, Refused> =>
+  short === "quota"
+    ? refuse("quota", "the store has no room left for this account")
+    : refuse("no-space", "the server's disk is nearly full");
 
 /** What the system calls it, as `: EIO`: for its owner, who can look it up. */
 const errno = (cause: unknown): string => {
@@ -85,6 +105,7 @@ export const exitOf = (code: Code): number => {
     case "bad-name":
       return exitCode("usage");
     case "incomplete":
+    case "damaged":
     case "digest-mismatch":
     case "signature":
       return exitCode("integrity");

@@ -1,35 +1,53 @@
 /**
  * What lies where. Archives and their records lie where a person expects them; `.qbackup/` is the
- * server's own: `incoming/` has the uploads (SESSION its bytes, SESSION.digests the SHA-256 of each
- * block), `digests/` those digests for as long as the archive is kept, `identity` the private key.
+ * server's own:
+ *
+ * - `incoming/`: uploads. SESSION its bytes, SESSION.digests the SHA-256 of each block, SESSION.table
+ *   its members, SESSION.ticket what opened it last;
+ * - `packs/`, `digests/`, `tables/`: what uploads brought, by session, once they are committed;
+ * - `recipes/`, `records/`: of the archive that was committed with that session, its recipe, and its
+ *   record under a second name, by which it is found by its session;
+ * - `held/`: the archive that an upload builds on; `gone/`: since when and why an upload is no more;
+ * - `runs/`: the highest ticket of each series; `signers`, `identity`, `owner`.
  */
-import { Effect, Result, type Scope } from "effect";
+import { DateTime, Effect, Result, type Scope } from "effect";
 import { type Directory, type Entry, type File, SafeFs, type SafeFsError } from "#services/SafeFs";
 import { Invocation } from "#services/Invocation";
-import { trailerLimit } from "#src/wire/frames";
+import { Locks } from "#services/Locks";
 import { lockKey, privateKeyPem, readPrivateKey, type SigningKey } from "#src/proof/keys";
-import { parseRecord, type Record } from "#src/proof/manifest";
 import { manifestSuffix, type Name } from "#src/wire/names";
 import { type Refused, refuse } from "./failure.ts";
 
 /** A store as it is found: before the first upload it has no directories and no key of its own. */
 export interface Store {
   readonly root: Directory;
+  readonly own: Directory | undefined;
   readonly key: SigningKey | undefined;
+  /** The key of a lock of this store; undefined where the identity cannot be read. */
+  readonly lockKey: ((what: string) => string) | undefined;
   /** There is an identity, and it cannot be read: nothing can be signed, but all of it can be read. */
   readonly sealed: boolean;
 }
-export interface WritableStore extends Store {
+
+const directories = [
+  "incoming",
+  "packs",
+  "digests",
+  "tables",
+  "recipes",
+  "records",
+  "held",
+  "runs",
+  "gone",
+] as const;
+export interface WritableStore
+  extends Store, Readonly<{ [D in (typeof directories)[number]]: Directory }> {
   readonly own: Directory;
-  readonly incoming: Directory;
-  readonly digests: Directory;
   readonly key: SigningKey;
   readonly lockKey: (what: string) => string;
 }
 
 const identity = "identity";
-/** A record holds its manifest as a JSON string inside JSON, so it may be longer than a trailer. */
-const recordLimit = 3 * trailerLimit;
 
 /** Undefined where there is nothing of that name. */
 export const whereFound = <A, R>(
@@ -57,6 +75,28 @@ export const readText = Effect.fnUntraced(function* (file: File, limit: number) 
   const bytes = new Uint8Array(size);
   const n = yield* file.read(bytes, 0);
   return new TextDecoder().decode(bytes.subarray(0, n));
+});
+
+/** Writes a small file as a whole, over what bore the name before; durable when it returns. */
+export const writeText = Effect.fnUntraced(function* (
+  directory: Directory,
+  name: string,
+  text: string,
+): Effect.fn.Return<void, SafeFsError> {
+  const temporary = `${name}.new`;
+  yield* clear(directory, temporary);
+  yield* Effect.scoped(
+    Effect.gen(function* () {
+      const file = yield* directory.create(temporary, 0o600);
+      yield* file.write(new TextEncoder().encode(text), 0);
+      yield* file.syncAll;
+    }),
+  ).pipe(
+    Effect.andThen(directory.replace(temporary, name)),
+    // On a full disk nobody may ever come back for it.
+    Effect.tapError(() => Effect.ignore(clear(directory, temporary))),
+  );
+  yield* directory.sync;
 });
 
 const readKey = Effect.fnUntraced(function* (
@@ -120,15 +160,21 @@ export const openForReading = Effect.fnUntraced(function* ({
   root: path,
 }: Opening): Effect.fn.Return<Store, Refused | SafeFsError, SafeFs | Scope.Scope> {
   const root = yield* (yield* SafeFs).root(path);
-  const own = yield* Effect.result(whereFound(root.directory(".qbackup")));
-  if (Result.isFailure(own)) return { root, key: undefined, sealed: true };
-  if (own.success === undefined) {
-    return noInit ? yield* empty : { root, key: undefined, sealed: false };
-  }
-  const key = yield* Effect.result(readKey(own.success));
-  return Result.isFailure(key)
-    ? { root, key: undefined, sealed: true }
-    : { root, key: key.success?.key, sealed: false };
+  const found = yield* Effect.result(whereFound(root.directory(".qbackup")));
+  const closed = { root, own: undefined, key: undefined, lockKey: undefined };
+  if (Result.isFailure(found)) return { ...closed, sealed: true };
+  const own = found.success;
+  if (own === undefined) return noInit ? yield* empty : { ...closed, sealed: false };
+  const read = yield* Effect.result(readKey(own));
+  if (Result.isFailure(read)) return { ...closed, own, sealed: true };
+  const { key, pem } = read.success ?? {};
+  return {
+    root,
+    own,
+    key,
+    lockKey: pem === undefined ? undefined : (what) => lockKey(pem, what),
+    sealed: false,
+  };
 });
 
 /** The identity as it is, or undefined: made by nobody here. */
@@ -144,7 +190,7 @@ export const openForWriting = Effect.fnUntraced(function* ({
 }: Opening): Effect.fn.Return<
   WritableStore,
   Refused | SafeFsError,
-  SafeFs | Invocation | Scope.Scope
+  SafeFs | Invocation | Locks | Scope.Scope
 > {
   const root = yield* (yield* SafeFs).root(path);
   if (noInit) {
@@ -154,25 +200,74 @@ export const openForWriting = Effect.fnUntraced(function* ({
     if ((yield* find(there, identity)) === undefined) return yield* gone;
   }
   const own = yield* root.ensure(".qbackup", 0o700);
-  const incoming = yield* own.ensure("incoming", 0o700);
-  const digests = yield* own.ensure("digests", 0o700);
+  yield* looksPrivate(own);
+  yield* claim(own);
+  const made = {} as { [D in (typeof directories)[number]]: Directory };
+  for (const name of directories) made[name] = yield* own.ensure(name, 0o700);
   let found = yield* readKey(own);
   if (found === undefined) {
     if (noInit) return yield* gone;
-    yield* makeKey(own, incoming);
+    yield* makeKey(own, made.incoming);
     found = yield* readKey(own);
   }
   if (found === undefined) return yield* noKey;
   const { key, pem } = found;
-  return {
-    root,
-    own,
-    incoming,
-    digests,
-    key,
-    sealed: false,
-    lockKey: (what) => lockKey(pem, what),
-  };
+  return { ...made, root, own, key, sealed: false, lockKey: (what) => lockKey(pem, what) };
+});
+
+/** What others may look into, or put something into, is no safe place for keys and backups. */
+const looksPrivate = Effect.fnUntraced(function* (own: Directory) {
+  const { mode, owner } = yield* own.self;
+  const { uid = owner } = yield* Invocation;
+  if (owner !== uid) {
+    return yield* refuse("internal", "the store's .qbackup belongs to another account");
+  }
+  if ((mode & 0o077) !== 0) {
+    return yield* refuse(
+      "internal",
+      "the store's .qbackup is open to other accounts: chmod -R go= .qbackup",
+    );
+  }
+});
+
+const ownerFile = "owner";
+/** How long a store belongs to whoever used it last. In milliseconds. */
+const ownedFor = 10 * 60 * 1000;
+
+/**
+ * Says that this store is used from here. Locks do not reach beyond a network namespace, so two of one
+ * machine must not serve the same store: refused where another one has used it within ten minutes.
+ */
+export const claim = Effect.fnUntraced(function* (
+  own: Directory,
+): Effect.fn.Return<void, Refused | SafeFsError, Locks> {
+  const reach = yield* (yield* Locks).reach;
+  if (reach === undefined) return;
+  const now = yield* DateTime.now;
+  yield* Effect.scoped(
+    Effect.gen(function* () {
+      const file =
+        (yield* whereFound(own.open(ownerFile, "write"))) ??
+        (yield* Effect.catchIf(
+          own.create(ownerFile, 0o600),
+          ({ reason }) => reason === "exists",
+          () => own.open(ownerFile, "write"),
+        ));
+      const [boot, namespace, used = ""] = ((yield* readText(file, 512)) ?? "").split(" ");
+      const age = now.epochMilliseconds - Date.parse(used);
+      if (boot === reach.boot && namespace !== reach.namespace && Math.abs(age) < ownedFor) {
+        return yield* refuse(
+          "busy",
+          "another network namespace of the server has used this store within ten minutes",
+        );
+      }
+      const line = new TextEncoder().encode(
+        `${reach.boot} ${reach.namespace} ${DateTime.formatIso(now)} \n`,
+      );
+      yield* file.write(line, 0);
+      yield* file.truncate(line.length);
+    }),
+  );
 });
 
 /** Where an archive lies, or will: its directory, held open, and the two names in it. */
@@ -199,23 +294,4 @@ export const locate = Effect.fnUntraced(function* (
     );
   }
   return { name, directory, base, record: `${base}${manifestSuffix}` };
-});
-
-/** The record beside an archive; undefined where there is none that can be read. */
-export const readRecord = Effect.fnUntraced(function* (
-  directory: Directory,
-  base: string,
-): Effect.fn.Return<Record | undefined, SafeFsError> {
-  const text = yield* Effect.scoped(
-    Effect.flatMap(directory.open(`${base}${manifestSuffix}`, "read"), (file) =>
-      readText(file, recordLimit),
-    ),
-  ).pipe(
-    Effect.catchIf(
-      ({ reason }) =>
-        reason === "not-found" || reason === "not-plain" || reason === "not-permitted",
-      () => Effect.undefined,
-    ),
-  );
-  return text === undefined ? undefined : parseRecord(text);
 });

@@ -1,204 +1,336 @@
 /**
- * An archive on its way in: its bytes, the digest of each block, the tree hash and the structure walk
- * so far, and how much of it a power loss would leave.
- *
- * The order is everything: blocks are synced before their digests are appended, and the digests before
- * anybody is told. So a digest on disk means that its block is there, and an upload can go on from
- * its digests without reading what it has.
+ * An upload: the pack that comes, the digests of its blocks and the table of its members. What it says
+ * is durable, a power loss leaves; what is there behind that, it cuts off when it goes on.
  */
-import { Effect, Latch, type Scope, Semaphore } from "effect";
+import { Clock, Effect, Latch, Option, Schema, type Scope, Semaphore } from "effect";
 import type { File, SafeFsError } from "#services/SafeFs";
 import { FullChunk } from "#src/archive/parameters";
-import { digestSize, leafOf, treeHasher } from "#src/proof/treehash";
-import { Walk } from "#src/archive/walk";
-import { blockSize } from "#src/wire/frames";
-import type { Session } from "#src/wire/names";
-import { Refused, refuse } from "./failure.ts";
-import type { Room } from "./usage.ts";
-import { clear, find, whereFound, type WritableStore } from "./store.ts";
+import { type Begun, type Format, ListWalk, MemberWalk } from "#src/archive/walk";
+import { packHasher } from "#src/proof/pack";
+import { lineOf } from "#src/proof/table";
+import { digestSize, leafOf } from "#src/proof/treehash";
+import { ackAfter, blockSize } from "#src/wire/limits";
+import { Instant, instantOf, type Session } from "#src/wire/names";
+import { LinkLost, noRoom, type Refused, refuse } from "./failure.ts";
+import { filesOf, letGo, recordName, settledOf } from "./settled.ts";
+import { clear, find, readText, whereFound, type WritableStore, writeText } from "./store.ts";
 
-/** Bytes after which a sync begins, and at which the client has to wait for it. */
-const syncAfter = 8 * blockSize;
+/** Bytes at which the client has to wait for a sync. */
 const unsyncedLimit = 64 * blockSize;
-/** A sync begins this long after something unsynced came, too. In milliseconds. */
-const syncWithin = 2000;
 /** Blocks at the end of an upload that are read again before it goes on; more than were ever unsynced. */
 const doubted = 72;
 
-export interface Upload {
-  readonly session: Session;
-  readonly data: File;
-  readonly walk: Walk;
-  /** Bytes taken so far. */
-  readonly size: () => number;
-  /** Bytes that a power loss would leave, a multiple of 1 MiB. */
-  readonly durable: () => number;
-  /** Hex; undefined while there is nothing. */
-  readonly treehash: () => string | undefined;
-  /** Takes a block (1 MiB, the last one may be shorter); waits while too much is unsynced. */
-  readonly add: (block: Uint8Array) => Effect.Effect<void, Refused | SafeFsError>;
-  /** Returns when what was taken before is durable. */
-  readonly flush: Effect.Effect<void, SafeFsError>;
-  /** Fails where a flush has failed: any error of a flush ends an upload for good. */
-  readonly sound: Effect.Effect<void, SafeFsError>;
-  /** Flushes again and again, and runs `synced` after each; ends only by failing. */
-  readonly flushing: <E>(synced: Effect.Effect<void, E>) => Effect.Effect<never, E | SafeFsError>;
+/** So much is on disk together with its digests. */
+export interface Durable {
+  /** Bytes; the end of a block. */
+  readonly offset: number;
+  /** The running hash over them. */
+  readonly running: string;
 }
 
-export const digestsOf = (session: string): string => `${session}.digests`;
-export const recordOf = (session: string): string => `${session}.record`;
-export const probeOf = (session: string): string => `${session}.probe`;
+export interface Upload {
+  readonly session: Session;
+  /** Undefined until the first tar header came. */
+  readonly format: () => Format | undefined;
+  /** Bytes taken so far. */
+  readonly size: () => number;
+  /** Members that are whole. */
+  readonly members: () => number;
+  /** Nothing is there of a member that is not whole. */
+  readonly atMemberEnd: () => boolean;
+  readonly durable: () => Durable;
+  /** Takes a block of one member (1 MiB, a member's last one may be shorter); waits while too much is unsynced. */
+  readonly add: (block: Uint8Array) => Effect.Effect<void, Refused | SafeFsError>;
+  /** Returns when what was taken before is durable. */
+  readonly flush: Effect.Effect<void, LinkLost | SafeFsError>;
+  /** Fails where a flush has failed: any error of a flush ends an upload for good. */
+  readonly sound: Effect.Effect<void, LinkLost | SafeFsError>;
+  /** Flushes again and again, and runs `synced` after each; ends only by failing. */
+  readonly flushing: <E, R>(
+    synced: Effect.Effect<void, E, R>,
+  ) => Effect.Effect<never, E | LinkLost | SafeFsError, R>;
+  /** As `flush`, and the table too. */
+  readonly seal: Effect.Effect<void, LinkLost | SafeFsError>;
+  /** From now on so many bytes more may come; fewer than none ends it. */
+  readonly allow: (more: number) => Effect.Effect<void, Refused>;
+}
 
-/** Forgets an upload; of a committed one only the names that it came in under. */
-export const discard = Effect.fnUntraced(function* (
-  { digests, incoming }: WritableStore,
+/** What is kept of an upload that was removed. */
+const Gone = Schema.Struct({ since: Instant, why: Schema.String.check(Schema.isMaxLength(200)) });
+type Gone = typeof Gone.Type;
+const decodeGone = Schema.decodeUnknownOption(Schema.fromJsonString(Gone));
+const goneLimit = 1024;
+
+/** Since when and why an upload is no more; undefined where nothing is known of it. */
+export const goneOf = Effect.fnUntraced(function* (
+  { gone }: WritableStore,
+  session: Session,
+): Effect.fn.Return<Gone | undefined, SafeFsError> {
+  const text = yield* Effect.scoped(
+    whereFound(Effect.flatMap(gone.open(session, "read"), (file) => readText(file, goneLimit))),
+  );
+  return Option.getOrUndefined(decodeGone(text));
+});
+
+/**
+ * Takes away, durably, what a commit that did not come to its end has put under the names of packs: a
+ * pack whose upload is gone would pass for one that is committed. Where this program may not (a profile
+ * of AppArmor lets it remove no packs), it stays and is in nobody's way.
+ */
+export const withdraw = Effect.fnUntraced(function* (
+  { digests, packs, recipes, records, tables }: WritableStore,
   session: string,
 ): Effect.fn.Return<void, SafeFsError> {
-  const data = yield* find(incoming, session);
-  const rest = Effect.forEach(
-    [recordOf, probeOf, digestsOf],
-    (of) => clear(incoming, of(session)),
-    {
-      discard: true,
-    },
-  );
-  if (data?.links === 1) {
-    // Its bytes go last: while they are there, it can be seen that they are nobody's archive.
-    yield* clear(digests, session);
-    yield* rest;
-    yield* clear(incoming, session);
-  } else {
-    yield* clear(incoming, session);
-    yield* rest;
-  }
-});
-
-const create = Effect.fnUntraced(function* (store: WritableStore, session: Session) {
-  const { incoming } = store;
-  yield* discard(store, session);
-  return yield* Effect.gen(function* () {
-    const data = yield* incoming.create(session, 0o600);
-    const digests = yield* incoming.create(digestsOf(session), 0o600);
-    return { data, digests, blocks: 0 };
-  }).pipe(Effect.tapError(() => Effect.ignore(discard(store, session))));
-});
-
-/** Opens what is there, and cuts it back to the blocks that are proven to be there. */
-const reopen = Effect.fnUntraced(function* (store: WritableStore, session: Session) {
-  const { incoming, own, root } = store;
-  // An upload that was cut off while it was being committed may be read-only already.
-  yield* Effect.scoped(
-    Effect.flatMap(incoming.open(session, "read"), (file) => file.protect(0o600)),
-  );
-  const data = yield* incoming.open(session, "write");
-  const digests =
-    (yield* whereFound(incoming.open(digestsOf(session), "write"))) ??
-    (yield* incoming.create(digestsOf(session), 0o600));
-  const sizes = {
-    data: (yield* data.stat).size,
-    digests: (yield* digests.stat).size,
-  };
-  let blocks = Math.min(Math.floor(sizes.data / blockSize), Math.floor(sizes.digests / digestSize));
-  const block = new Uint8Array(blocks === 0 ? 0 : blockSize);
-  const digest = new Uint8Array(digestSize);
-  for (let i = Math.max(0, blocks - doubted); i < blocks; i++) {
-    yield* data.read(block, i * blockSize);
-    yield* digests.read(digest, i * digestSize);
-    if (!leafOf(block).equals(digest)) blocks = i;
-  }
-  if (sizes.data !== blocks * blockSize) yield* data.truncate(blocks * blockSize);
-  if (sizes.digests !== blocks * digestSize) yield* digests.truncate(blocks * digestSize);
-  yield* data.sync;
-  yield* digests.sync;
-  yield* Effect.forEach([incoming, own, root], (directory) => directory.sync, { discard: true });
-  return { data, digests, blocks };
-});
-
-/** The walk over bytes that are on disk already: only what it looks at is read. */
-const rewalk = Effect.fnUntraced(function* (walk: Walk, data: File, size: number) {
-  const buffer = new Uint8Array(size === 0 ? 0 : 32_768);
-  while (walk.offset < size) {
-    const skip = Math.min(walk.skippable, size - walk.offset);
-    if (skip > 0) {
-      walk.skip(skip);
-      continue;
-    }
-    const n = yield* data.read(
-      buffer.subarray(0, Math.min(buffer.length, size - walk.offset)),
-      walk.offset,
+  const published = [
+    [packs, session],
+    [digests, session],
+    [tables, session],
+    [recipes, session],
+    [records, recordName(session)],
+  ] as const;
+  for (const [directory, name] of published) {
+    if ((yield* find(directory, name)) === undefined) continue;
+    yield* Effect.catchIf(
+      clear(directory, name),
+      ({ reason }) => reason === "not-permitted",
+      () => Effect.void,
     );
-    const fault = n === 0 ? undefined : walk.push(buffer.subarray(0, n));
-    if (n === 0 || fault !== undefined) {
-      return yield* refuse("incomplete", fault?.message ?? "the upload is shorter than it was");
-    }
+    yield* directory.sync;
   }
 });
 
-/** The caller holds the lock on the session, and holds it for as long as the scope is open. */
+/**
+ * Forgets an upload, and says why to whoever asks; of one that became an archive, only the names that it
+ * came in under. The caller holds the lock on the session.
+ */
+export const discard = Effect.fnUntraced(function* (
+  store: WritableStore,
+  session: Session,
+  why?: string,
+): Effect.fn.Return<void, SafeFsError> {
+  const archived = (yield* Effect.scoped(settledOf(store, session))) !== undefined;
+  const note = Effect.gen(function* () {
+    if (archived || why === undefined) return;
+    const said: Gone = { since: instantOf(yield* Clock.currentTimeMillis), why };
+    yield* writeText(store.gone, session, JSON.stringify(said));
+  });
+  const noted = yield* Effect.isSuccess(note);
+  if (!archived) yield* withdraw(store, session);
+  yield* letGo(store, session);
+  // A full disk has had no room for it before.
+  if (!noted) yield* Effect.ignore(note);
+});
+
+/** A walk over a pack, and the member that it is in. */
+const packWalk = (full: number) => {
+  const list = new ListWalk({ format: "pack", fullChunk: full });
+  let begun: Begun | undefined;
+  const walk = new MemberWalk({
+    format: "pack",
+    fullChunk: full,
+    begin: (member) => {
+      begun = member;
+      return list.next(member);
+    },
+  });
+  return { walk, begun: () => begun! };
+};
+
+/** Bytes that are read at once where the walk wants to see them. */
+const glance = 32_768;
+
+/**
+ * Walks the blocks of a pack on disk that are whole, at most so many, and gives each to `see`. Only what
+ * the walk looks at is read; it ends before the first block that is not there, or is none.
+ */
+const traverse = Effect.fnUntraced(function* <E>(
+  walk: MemberWalk,
+  data: File,
+  limits: { readonly bytes: number; readonly blocks: number },
+  see: (start: number, length: number) => Effect.Effect<void, E>,
+) {
+  const buffer = new Uint8Array(Math.min(glance, limits.bytes));
+  /** Walks on to this offset; false where that is not possible. */
+  const walkTo = Effect.fnUntraced(function* (end: number) {
+    while (walk.offset < end && end <= limits.bytes) {
+      const skip = Math.min(walk.skippable, end - walk.offset);
+      if (skip > 0) {
+        walk.skip(skip);
+        continue;
+      }
+      const most = Math.min(buffer.length, end - walk.offset);
+      const n = yield* data.read(buffer.subarray(0, most), walk.offset);
+      if (n === 0) return false;
+      walk.take(buffer.subarray(0, n));
+      if (walk.fault !== undefined) return false;
+    }
+    return walk.offset === end;
+  });
+  for (let i = 0; i < limits.blocks; i++) {
+    const start = walk.offset;
+    while (walk.end === undefined) if (!(yield* walkTo(walk.offset + tarBlock))) return;
+    const end = Math.min(start + blockSize, walk.end);
+    if (!(yield* walkTo(end))) return;
+    yield* see(start, end - start);
+  }
+});
+const tarBlock = 512;
+
+/** An offset between two blocks, and how many there are before it. */
+interface Mark {
+  readonly bytes: number;
+  readonly blocks: number;
+}
+
+/**
+ * How much of an upload is proven to be there: its blocks have digests, and the last of them, which a
+ * power loss may have torn, fit these. Also where the last member before that ends.
+ */
+const proven = Effect.fnUntraced(function* (data: File, digests: File, full: number) {
+  const { walk } = packWalk(full);
+  const limits = {
+    bytes: (yield* data.stat).size,
+    blocks: Math.floor((yield* digests.stat).size / digestSize),
+  };
+  let end: Mark = { bytes: 0, blocks: 0 };
+  let whole = end;
+  let last: Array<{ readonly at: Mark; readonly length: number; readonly whole: Mark }> = [];
+  yield* traverse(walk, data, limits, (bytes, length) =>
+    Effect.sync(() => {
+      last.push({ at: end, length, whole });
+      if (last.length > 2 * doubted) last = last.slice(-doubted);
+      end = { bytes: bytes + length, blocks: end.blocks + 1 };
+      if (walk.atMemberEnd) whole = end;
+    }),
+  );
+  const block = new Uint8Array(Math.max(0, ...last.map(({ length }) => length)));
+  const digest = new Uint8Array(digestSize);
+  for (const { at, length, whole: before } of last.slice(-doubted)) {
+    const bytes = block.subarray(0, length);
+    yield* data.read(bytes, at.bytes);
+    yield* digests.read(digest, at.blocks * digestSize);
+    if (!leafOf(bytes).equals(digest)) return { end: at, whole: before };
+  }
+  return { end, whole };
+});
+
+/** Digests, or lines of a table, that are read or written at once. */
+const batch = 8192;
+
+export interface Opening {
+  /** Bytes that the upload may have at most. */
+  readonly bytes: number;
+  /** Counts how many bytes more the store has room for. */
+  readonly more: Effect.Effect<number, Refused | SafeFsError>;
+  /** It goes on under another ticket: only whole members are of use there. */
+  readonly continued: boolean;
+}
+
+/**
+ * Opens an upload that is there, or begins one. The caller holds the lock on the session for as long
+ * as the scope is open.
+ */
 export const openUpload = Effect.fnUntraced(function* (
   store: WritableStore,
   session: Session,
-  room: Room,
+  { bytes: most, continued, more }: Opening,
 ): Effect.fn.Return<Upload, Refused | SafeFsError, Scope.Scope> {
-  const { incoming, own, root } = store;
-  const found = yield* find(incoming, session);
-  if (found?.links !== 1 && (found !== undefined || (yield* find(store.digests, session)))) {
-    return yield* refuse("bad-request", "that session has its archive already");
-  }
-  const opened = yield* found === undefined
-    ? create(store, session)
-    : // A flush that fails here is a failed flush, too.
-      Effect.tapError(reopen(store, session), () => Effect.ignore(discard(store, session)));
-  const { data, digests } = opened;
-
-  const tree = treeHasher();
-  const leaves = new Uint8Array(Math.min(opened.blocks, 32_768) * digestSize);
-  while (tree.leaves() < opened.blocks) {
-    const n = yield* digests.read(
-      leaves.subarray(0, (opened.blocks - tree.leaves()) * digestSize),
-      tree.leaves() * digestSize,
+  const { held, incoming, own, root } = store;
+  const full = yield* FullChunk;
+  const names = filesOf(session);
+  const found = (yield* find(incoming, session)) !== undefined;
+  const ensure = Effect.fnUntraced(function* (name: string) {
+    return (
+      (yield* whereFound(incoming.open(name, "write"))) ?? (yield* incoming.create(name, 0o600))
     );
-    for (let at = 0; at < n; at += digestSize) tree.push(leaves.subarray(at, at + digestSize));
-  }
-  const walk = new Walk({ fullChunk: yield* FullChunk });
-  yield* rewalk(walk, data, opened.blocks * blockSize).pipe(
-    Effect.tapError(() => Effect.ignore(discard(store, session))),
-  );
+  });
+  if (!found) for (const name of [names.digests, names.table]) yield* clear(incoming, name);
+  const data = yield* ensure(session);
+  const digests = yield* ensure(names.digests);
+  const table = yield* ensure(names.table);
+  const { inode } = yield* data.stat;
 
-  let limit = room.bytes;
-  let taken = opened.blocks * blockSize;
-  let synced = taken;
+  const { begun, walk } = packWalk(full);
+  const hasher = packHasher();
+  /** Lines of members that are whole, and not in the table yet. */
+  let lines: Array<string> = [];
+  let tableSize = 0;
+  const endMember = () => {
+    const digest = Buffer.from(hasher.endMember()).toString("hex");
+    lines.push(lineOf({ ...begun(), digest }));
+  };
+  const writeTable = Effect.fnUntraced(function* () {
+    if (lines.length === 0) return;
+    const text = Buffer.from(lines.join(""), "latin1");
+    lines = [];
+    yield* table.write(text, tableSize);
+    tableSize += text.length;
+  });
+
+  yield* table.truncate(0);
+  let start: Mark = { bytes: 0, blocks: 0 };
+  if (found) {
+    const there = yield* proven(data, digests, full);
+    start = continued ? there.whole : there.end;
+    yield* data.truncate(start.bytes);
+    yield* digests.truncate(start.blocks * digestSize);
+    const leaves = new Uint8Array(Math.min(batch, start.blocks) * digestSize);
+    let blocks = 0;
+    yield* traverse(walk, data, start, () =>
+      Effect.gen(function* () {
+        const at = (blocks % batch) * digestSize;
+        if (at === 0) yield* digests.read(leaves, blocks * digestSize);
+        hasher.block(leaves.subarray(at, at + digestSize));
+        blocks += 1;
+        if (walk.atMemberEnd) endMember();
+        if (lines.length >= batch) yield* writeTable();
+      }),
+    );
+    if (blocks < start.blocks)
+      return yield* refuse("internal", "the upload changes while it is read");
+    yield* data.sync;
+    yield* digests.sync;
+    for (const directory of [incoming, held, own, root]) yield* directory.sync;
+  }
+
+  let limit = most;
+  let taken = start.bytes;
+  let durable: Durable = { offset: taken, running: hasher.running() };
   /** Blocks whose digests are on disk, and the digests of those after them. */
-  let proven = opened.blocks;
+  let written = start.blocks;
   let fresh: Array<Uint8Array> = [];
   /** The directory entries of a new upload are not on disk before the first flush. */
-  let rooted = opened.blocks > 0;
+  let rooted = found;
   const some = Latch.makeUnsafe(false);
   const many = Latch.makeUnsafe(false);
   const roomy = Latch.makeUnsafe(true);
   const turn = Semaphore.makeUnsafe(1);
   /** What a flush failed with. A later one may succeed, and what the first lost is lost all the same. */
-  let failed: SafeFsError | undefined;
+  let failed: LinkLost | SafeFsError | undefined;
 
   const flush = turn.withPermits(1)(
     Effect.uninterruptible(
       Effect.gen(function* () {
         if (failed !== undefined) return yield* failed;
-        if (synced === taken && rooted) return;
-        const upTo = taken;
-        const batch = fresh;
+        if (durable.offset === taken && rooted) return;
+        const upTo: Durable = { offset: taken, running: hasher.running() };
+        const leaves = fresh;
         fresh = [];
         yield* data.sync;
-        yield* digests.write(Buffer.concat(batch), proven * digestSize);
+        yield* digests.write(Buffer.concat(leaves), written * digestSize);
         yield* digests.sync;
+        yield* writeTable();
         if (!rooted) {
-          for (const directory of [incoming, own, root]) yield* directory.sync;
+          for (const directory of [incoming, held, own, root]) yield* directory.sync;
           rooted = true;
         }
-        proven += batch.length;
-        synced = upTo;
-        if (taken - synced < syncAfter) many.closeUnsafe();
-        if (taken === synced) some.closeUnsafe();
+        if ((yield* find(incoming, session))?.inode !== inode) {
+          return yield* new LinkLost({ why: "the upload is not in the store any more" });
+        }
+        written += leaves.length;
+        durable = upTo;
+        if (taken - durable.offset < ackAfter.bytes) many.closeUnsafe();
+        if (taken === durable.offset) some.closeUnsafe();
         roomy.openUnsafe();
       }).pipe(
         // Kept, because whoever ran this flush may have been interrupted while it went on.
@@ -213,42 +345,59 @@ export const openUpload = Effect.fnUntraced(function* (
 
   return {
     session,
-    data,
-    walk,
+    format: () => walk.format,
     size: () => taken,
-    durable: () => Math.floor(synced / blockSize) * blockSize,
-    treehash: tree.root,
+    members: () => hasher.whole(),
+    atMemberEnd: () => walk.offset === 0 || walk.atMemberEnd,
+    durable: () => durable,
     add: Effect.fnUntraced(function* (block: Uint8Array) {
-      if (taken + block.length > limit) limit = yield* room.more;
-      if (taken + block.length > limit) {
-        return yield* refuse("quota", "the store has no room left for this account");
+      if (taken + block.length > most) {
+        return yield* refuse("bad-request", "more bytes than the ticket says");
       }
-      while (taken - synced >= unsyncedLimit) {
+      if (taken + block.length > limit) limit = Math.min(most, taken + (yield* more));
+      if (taken + block.length > limit) return yield* noRoom("quota");
+      while (taken - durable.offset >= unsyncedLimit) {
         roomy.closeUnsafe();
         yield* roomy.await;
       }
-      const fault = walk.push(block);
+      const n = walk.take(block);
+      const { atMemberEnd, fault } = walk;
       if (fault !== undefined) return yield* refuse("incomplete", fault.message);
+      if (n < block.length)
+        return yield* refuse("bad-request", "a frame with more than one member");
+      if (!atMemberEnd && n < blockSize) {
+        return yield* refuse("bad-request", "a frame with less than a block of its member");
+      }
       // On its way to the disk while it is hashed: that takes another thread, and no longer.
       const [, leaf] = yield* Effect.all(
         [data.write(block, taken), Effect.sync(() => leafOf(block))],
         { concurrency: 2 },
       );
-      tree.push(leaf);
+      hasher.block(leaf);
       fresh.push(leaf);
+      if (atMemberEnd) endMember();
       taken += block.length;
       some.openUnsafe();
-      if (taken - synced >= syncAfter) many.openUnsafe();
+      if (taken - durable.offset >= ackAfter.bytes) many.openUnsafe();
     }),
     flush,
-    sound: Effect.suspend(() => (failed === undefined ? Effect.void : failed)),
+    sound: Effect.suspend(() => (failed === undefined ? Effect.void : Effect.fail(failed))),
     flushing: Effect.fnUntraced(function* (after) {
       for (;;) {
         yield* some.await;
-        yield* Effect.timeoutOption(many.await, syncWithin);
+        yield* Effect.timeoutOption(many.await, ackAfter.seconds * 1000);
         yield* flush;
         yield* after;
       }
     }),
+    seal: Effect.gen(function* () {
+      yield* flush;
+      yield* writeTable();
+      for (const file of [data, digests, table]) yield* file.syncAll;
+    }),
+    allow: (left) => {
+      limit = Math.min(most, taken + left);
+      return left < 0 ? noRoom("quota") : Effect.void;
+    },
   };
 });

@@ -1,85 +1,162 @@
-/** How much of the disk a store takes. */
+/** How much of the disk a store takes, and how much an upload may have. */
 import { Effect } from "effect";
 import { Locks } from "#services/Locks";
-import type { Directory, SafeFsError } from "#services/SafeFs";
-import { isPrefix } from "#src/wire/names";
-import { clean, inTheWayAfter } from "./clean.ts";
-import { type Refused, refuse } from "./failure.ts";
-import { find, type WritableStore } from "./store.ts";
+import type { Directory, Entry, SafeFsError } from "#services/SafeFs";
+import { isSession } from "#src/wire/names";
+import { recordName } from "./settled.ts";
+import { find, type Store, whereFound } from "./store.ts";
+import { ticketOf } from "./tickets.ts";
 
-/** Names have at most so many components. */
-export const deepest = 8;
+/** Bytes of the disk that stay free; more than a client may send before the first sync would tell. */
+const leastFree = 67_108_864;
 
-/** Uploads that are committed lie under two names, and count once. */
-const sizeOf = Effect.fnUntraced(function* (directory: Directory, except?: string) {
-  let size = 0;
-  for (const name of yield* directory.names) {
-    const entry = name === except ? undefined : yield* find(directory, name);
-    if (entry?.kind === "file" && entry.links === 1) size += entry.size;
+/** Bytes of the files among them. */
+const bytesOf = (entries: ReadonlyMap<string, Entry>): number => {
+  let bytes = 0;
+  for (const { kind, size } of entries.values()) bytes += kind === "file" ? size : 0;
+  return bytes;
+};
+
+/** Bytes of all that is committed, and of the books: everything but the uploads. */
+const settled = Effect.fnUntraced(function* (own: Directory) {
+  const entries = yield* own.entries;
+  let size = bytesOf(entries);
+  for (const [name, { kind }] of entries) {
+    if (kind !== "directory" || name === "incoming") continue;
+    const directory = yield* whereFound(own.directory(name));
+    if (directory !== undefined) size += bytesOf(yield* directory.entries);
   }
   return size;
-});
+}, Effect.scoped);
 
-const visibleSize = (directory: Directory, path: string): Effect.Effect<number, SafeFsError> =>
-  Effect.gen(function* () {
-    let size = 0;
-    for (const name of yield* directory.names) {
-      const inside = `${path}${name}/`;
-      if (!isPrefix(inside)) continue;
-      const entry = yield* find(directory, name);
-      if (entry?.kind === "file") size += entry.size;
-      if (entry?.kind !== "directory" || inside.split("/").length > deepest) continue;
-      size += yield* Effect.scoped(
-        Effect.flatMap(directory.directory(name), (next) => visibleSize(next, inside)),
-      ).pipe(Effect.orElseSucceed(() => 0));
-    }
-    return size;
-  });
-
-const counted = Effect.fnUntraced(function* (
-  store: WritableStore,
-  quota: number | undefined,
-  session: string,
-) {
-  if ((yield* store.incoming.free) < leastFree) {
-    return yield* refuse("no-space", "the server's disk is nearly full");
-  }
-  if (quota === undefined) return Number.MAX_SAFE_INTEGER;
-  const used =
-    (yield* visibleSize(store.root, "")) +
-    (yield* sizeOf(store.incoming, session)) +
-    (yield* sizeOf(store.digests));
-  return used < quota
-    ? quota - used
-    : yield* refuse("quota", "the store has no room left for this account");
-});
-/** What an upload may take. */
-export interface Room {
-  /** Bytes that it may have in all, as counted before it began. */
+/** What of an upload is counted, in bytes. */
+interface Part {
+  /** All that lies in `incoming/`. */
   readonly bytes: number;
-  /** Counts again, after uploads that stand in its way are gone; they are left in peace before. */
-  readonly more: Effect.Effect<number, Refused | SafeFsError>;
+  /** What of that lies in `packs/`, too, as from the middle of a commit on. */
+  readonly linked: number;
 }
 
-/**
- * The room for the upload `session`; refused when there is none to speak of. What nobody came back for
- * must not take it: it would stay for ever, as only an upload that begins removes it.
- */
-export const roomFor = Effect.fnUntraced(function* (
-  store: WritableStore,
-  quota: number | undefined,
+/** The uploads, by session. */
+const uploads = Effect.fnUntraced(function* (own: Directory) {
+  const found = new Map<string, Part>();
+  const incoming = yield* whereFound(own.directory("incoming"));
+  if (incoming === undefined) return found;
+  const packs = yield* whereFound(own.directory("packs"));
+  for (const [name, { kind, size }] of yield* incoming.entries) {
+    if (kind !== "file") continue;
+    const session = name.slice(0, 32);
+    const linked =
+      name === session && packs !== undefined && (yield* find(packs, session)) !== undefined;
+    const before = found.get(session) ?? { bytes: 0, linked: 0 };
+    found.set(session, {
+      bytes: before.bytes + size,
+      linked: before.linked + (linked ? size : 0),
+    });
+  }
+  return found;
+}, Effect.scoped);
+
+/** What a commit that has not come to its end has put under the names of packs, in bytes. */
+const published = Effect.fnUntraced(function* (own: Directory, session: string) {
+  let size = 0;
+  for (const name of ["packs", "digests", "tables", "recipes", "records"]) {
+    const directory = yield* whereFound(own.directory(name));
+    const file = name === "records" ? recordName(session) : session;
+    const entry = directory === undefined ? undefined : yield* find(directory, file);
+    size += entry?.size ?? 0;
+  }
+  return size;
+}, Effect.scoped);
+
+/** Bytes that an upload is going to have: a live one what its ticket says, another what it has. */
+const reserved = Effect.fnUntraced(function* (
+  { lockKey, own }: Store,
   session: string,
-): Effect.fn.Return<Room, Refused | SafeFsError, Locks> {
+  size: number,
+): Effect.fn.Return<number, SafeFsError, Locks> {
+  if (own === undefined || lockKey === undefined || !isSession(session)) return size;
   const locks = yield* Locks;
-  const more = Effect.ignore(clean(store, session, inTheWayAfter)).pipe(
-    Effect.andThen(counted(store, quota, session)),
-    Effect.provideService(Locks, locks),
+  const live = yield* Effect.scoped(locks.hold(lockKey(`session:${session}`))).pipe(
+    Effect.as(false),
+    Effect.orElseSucceed(() => true),
   );
-  // Against a quota the room is counted before the upload begins, so what goes later would not count.
-  if (quota !== undefined) yield* Effect.ignore(clean(store, session));
-  const bytes = yield* Effect.catchTag(counted(store, quota, session), "Refused", () => more);
-  return { bytes, more };
+  if (!live) return size;
+  const ticket = yield* Effect.scoped(
+    Effect.flatMap(own.directory("incoming"), (incoming) => ticketOf(incoming, session)),
+  );
+  return Math.max(size, ticket?.ticket.bytes ?? 0);
 });
 
-/** Bytes; less than a client may send before the first sync would tell. */
-const leastFree = 67_108_864;
+/** What there is for one upload more. */
+export interface Room {
+  /** In bytes. */
+  readonly bytes: number;
+  /** Which limit it is that leaves no more. */
+  readonly short: "quota" | "no-space";
+}
+
+/** How full a store is. `quota` is in bytes. */
+export interface Gauge {
+  /**
+   * What an upload may have that begins now; `session` is that upload, whose own bytes count for
+   * nothing. All uploads that are under way have what their tickets ask for.
+   */
+  readonly room: (session?: string) => Effect.Effect<Room, SafeFsError, Locks>;
+  /**
+   * How many bytes more the store may have as it is on disk; too many are a negative number. What is
+   * committed is counted anew only where the number of packs has changed, or `all` is true.
+   */
+  readonly left: (all?: boolean) => Effect.Effect<number, SafeFsError>;
+}
+
+export const gauge = (store: Store, quota: number | undefined): Gauge => {
+  const { own, root } = store;
+  let counted: { readonly packs: number; readonly bytes: number } | undefined;
+  const committed = Effect.fnUntraced(function* (directory: Directory, all: boolean) {
+    const packs = yield* whereFound(directory.directory("packs"));
+    const length = packs === undefined ? 0 : (yield* packs.names).length;
+    if (all || counted?.packs !== length) {
+      counted = { packs: length, bytes: yield* settled(directory) };
+    }
+    return counted.bytes;
+  }, Effect.scoped);
+  return {
+    room: Effect.fnUntraced(function* (session) {
+      const free = yield* (own ?? root).free;
+      let used = own === undefined || quota === undefined ? 0 : yield* committed(own, false);
+      let coming = 0;
+      let mine = 0;
+      for (const [of, { bytes, linked }] of own === undefined ? [] : yield* uploads(own)) {
+        if (of === session) {
+          mine = bytes;
+          if (linked > 0 && quota !== undefined) used -= yield* published(own!, of);
+          continue;
+        }
+        // What lies in `packs/` too is counted there.
+        const all = yield* reserved(store, of, bytes);
+        used += all - linked;
+        coming += all - bytes;
+      }
+      const onDisk = free + mine - leastFree - coming;
+      const allowed = (quota ?? Number.MAX_SAFE_INTEGER) - used;
+      return {
+        bytes: Math.max(0, Math.min(onDisk, allowed)),
+        short: allowed <= onDisk ? "quota" : "no-space",
+      };
+    }),
+    left: Effect.fnUntraced(function* (all = false) {
+      if (own === undefined || quota === undefined) return Number.MAX_SAFE_INTEGER;
+      let size = yield* committed(own, all);
+      for (const { bytes, linked } of (yield* uploads(own)).values()) size += bytes - linked;
+      return quota - size;
+    }),
+  };
+};
+
+/** Bytes that an upload may have that begins now. */
+export const roomNow = (
+  store: Store,
+  quota: number | undefined,
+): Effect.Effect<number, SafeFsError, Locks> =>
+  Effect.map(gauge(store, quota).room(), ({ bytes }) => bytes);

@@ -1,8 +1,7 @@
 /** Lines from an untrusted peer: bounded, and read ahead of nobody. */
 import { Effect, Schema } from "effect";
 import type { BytesError, Source } from "#services/Bytes";
-import { parseReply, type Reply } from "./reply.ts";
-import { lineLimit } from "./request.ts";
+import { lineLimit, preambleLimit } from "./limits.ts";
 import { type Line, printable } from "#src/say/shown";
 
 /** The peer wrote something that is not of the wire: `reason` is ours, and nothing of theirs. */
@@ -46,15 +45,16 @@ export const readExactLine = Effect.fnUntraced(function* (
   return yield* new WireError({ reason: `the line is longer than ${limit} bytes` });
 });
 
-/** What shells printed before the first reply; shown to a person once, it explains much. */
-export const preambleLimit = { lines: 64, bytes: 16_384 } as const;
-
 /**
- * Reads replies. Up to 64 lines and 16 KiB before the first one are skipped and handed to
+ * Reads replies, which are what `parse` makes of a line. Up to 64 lines and 16 KiB before the first one are skipped and handed to
  * `skipped`, printable; after it every line must be a reply. Fails at the end of the bytes with
  * `ended`, which is for the caller to judge.
  */
-export const replies = (source: Source, skipped: (line: Line) => Effect.Effect<void>) => {
+export const replies = <Reply>(
+  source: Source,
+  parse: (line: string) => Reply | undefined,
+  skipped: (line: Line) => Effect.Effect<void>,
+) => {
   const buffer = new Uint8Array(preambleLimit.bytes + lineLimit);
   let start = 0;
   let end = 0;
@@ -96,7 +96,7 @@ export const replies = (source: Source, skipped: (line: Line) => Effect.Effect<v
       const line = yield* nextLine(room + lineLimit);
       if (line === undefined) return undefined;
       const text = decode(line);
-      const reply = line.length < lineLimit && text !== undefined ? parseReply(text) : undefined;
+      const reply = line.length < lineLimit && text !== undefined ? parse(text) : undefined;
       if (reply !== undefined) {
         begun = true;
         return reply;

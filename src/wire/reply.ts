@@ -1,108 +1,74 @@
-/** The replies: JSON, one object a line, each at most 4 KiB. Fields a reader does not know are ignored. */
+/** What replies have in common: JSON, one object a line, at most 4 KiB. docs/protocol.md, Replies. */
 import { Effect, Option, Schema } from "effect";
 import type { BytesError, Sink } from "#services/Bytes";
-import { Count, Instant, Name, PublicKey, Sha256, Signature } from "./names.ts";
-import { lineLimit } from "./request.ts";
+import { lineLimit } from "./limits.ts";
+import { Instant, Signature } from "./names.ts";
 
 export const codes = [
   "bad-request",
   "bad-name",
   "exists",
   "not-found",
+  "gone",
   "no-directory",
   "no-space",
   "quota",
   "incomplete",
   "digest-mismatch",
   "signature",
+  "stale",
   "not-permitted",
   "busy",
   "unsupported",
+  "damaged",
+  "pruned",
   "internal",
 ] as const;
 export type Code = (typeof codes)[number];
 
-/** `put` may begin or go on: `offset` bytes are durable, a multiple of 1 MiB; `server` its key. */
-export const Ready = Schema.Struct({
-  type: Schema.Literal("ready"),
-  offset: Count,
-  server: PublicKey,
-});
-/** `manifest`: a frame of `size` bytes follows, a record as JSON. */
-export const ManifestReady = Schema.Struct({ type: Schema.Literal("ready"), size: Count });
-/** `read`: frames of blocks with their proofs follow. */
-export const ReadReady = Schema.Struct({
-  type: Schema.Literal("ready"),
-  size: Count,
-  treehash: Sha256,
-});
-/** `offset` bytes are on disk together with their digests. */
-export const Ack = Schema.Struct({ type: Schema.Literal("ack"), offset: Count });
 export const Alive = Schema.Struct({ type: Schema.Literal("alive") });
-/** The archive is committed: the text of the receipt and the server's signature over it. */
-export const Stored = Schema.Struct({
-  type: Schema.Literal("stored"),
-  receipt: Schema.String,
-  signature: Signature,
-});
-/** A line of `list`. `treehash` is null where an archive came without one (not by qbackup). */
-export const Archive = Schema.Struct({
-  type: Schema.Literal("archive"),
-  name: Name,
-  size: Count,
-  treehash: Schema.NullOr(Sha256),
-  stored: Instant,
-  verified: Schema.Boolean,
-});
-export const End = Schema.Struct({ type: Schema.Literal("end"), count: Schema.optionalKey(Count) });
-/** `check`: the server read, hashed and walked it again, and this is what it found. */
-export const Checked = Schema.Struct({
-  type: Schema.Literal("checked"),
-  size: Count,
-  treehash: Sha256,
-  members: Count,
-});
-/** `from: "carrier"` marks what the carrier says on its own account. */
+/** Text of tables and recipes, and the conversation of `read`, come behind it. */
+export const Ready = Schema.Struct({ type: Schema.Literal("ready") });
+/** All of it was said. */
+export const End = Schema.Struct({ type: Schema.Literal("end") });
+
 export const Failed = Schema.Struct({
   type: Schema.Literal("error"),
   code: Schema.Literals(codes),
   message: Schema.String,
+  /** `carrier` marks what the carrier says on its own account. */
   from: Schema.optionalKey(Schema.String),
+  /** With `stale`: the highest ticket of that signer and series, its text and its signature. */
+  ticket: Schema.optionalKey(Schema.String.check(Schema.isMaxLength(2048))),
+  signature: Schema.optionalKey(Signature),
+  /** With `gone`: when that upload was removed, and why. */
+  since: Schema.optionalKey(Instant),
+  why: Schema.optionalKey(Schema.String.check(Schema.isMaxLength(200))),
 });
+export type Failed = typeof Failed.Type;
 
-export const Reply = Schema.Union([
-  Ready,
-  ReadReady,
-  ManifestReady,
-  Ack,
-  Alive,
-  Stored,
-  Archive,
-  Checked,
-  End,
-  Failed,
-]);
-export type Reply = typeof Reply.Type;
-
-const decode = Schema.decodeUnknownOption(Schema.fromJsonString(Reply));
-
-/** Reads a line; undefined when it is no reply. */
-export const parseReply = (line: string): Reply | undefined => Option.getOrUndefined(decode(line));
+/** A reader of the replies of one verb, and of no other. */
+export const replyReader = <A>(schema: Schema.Codec<A, unknown>) => {
+  const decode = Schema.decodeUnknownOption(Schema.fromJsonString(schema));
+  return (line: string): A | undefined => Option.getOrUndefined(decode(line));
+};
 
 const text = new TextEncoder();
 
 /**
- * Writes replies. The first one starts with a newline, because a login shell may have printed an
- * unfinished line before it.
+ * Writes replies, several at once where there are several. The first one starts with a newline, because
+ * a login shell may have printed an unfinished line before it.
  */
 export const replier = (sink: Sink) => {
   let first = true;
-  return (reply: Reply): Effect.Effect<void, BytesError> =>
+  return (...replies: ReadonlyArray<{ readonly type: string }>): Effect.Effect<void, BytesError> =>
     Effect.suspend(() => {
-      const line = `${first ? "\n" : ""}${JSON.stringify(reply)}\n`;
+      const lines = replies.map((reply) => text.encode(`${JSON.stringify(reply)}\n`));
+      if (lines.some((line) => line.length > lineLimit)) {
+        return Effect.die(new Error("a reply of more than 4 KiB"));
+      }
+      const start = text.encode(first ? "\n" : "");
       first = false;
-      return line.length > lineLimit
-        ? Effect.die(new Error("a reply of more than 4 KiB"))
-        : sink.write(text.encode(line));
+      return sink.write(Buffer.concat([start, ...lines]));
     });
 };

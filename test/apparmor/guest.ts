@@ -9,11 +9,23 @@ import * as fs from "node:fs";
 import * as net from "node:net";
 import * as os from "node:os";
 import { isDeepStrictEqual } from "node:util";
-import { Walk } from "#src/archive/walk";
 import { archiveOf } from "#test/support/archive";
+import {
+  commandOf,
+  framed,
+  giveUp,
+  linesOf,
+  mebi,
+  membersOf,
+  pairOf,
+  rootOf,
+  tableOf,
+  textOf,
+  type Ticket,
+  ticketText,
+} from "#test/support/reference";
 
 const shell = "/usr/bin/qbackup-shell";
-const mib = 1_048_576;
 /** No single step takes longer, in milliseconds. */
 const limit = 200_000;
 
@@ -148,63 +160,88 @@ class Session {
   }
 }
 
-const prefix = (n: number) => {
-  const bytes = Buffer.alloc(4);
-  bytes.writeUInt32BE(n);
-  return bytes;
-};
-const frames = (archive: Buffer, from: number, to = archive.length) => {
-  const parts: Array<Buffer> = [];
-  for (let at = from; at < to; at += mib) {
-    const block = archive.subarray(at, Math.min(at + mib, to));
-    parts.push(prefix(block.length), block);
-  }
-  return Buffer.concat(parts);
-};
+/** The blocks of a pack, each of one member. */
+const blocksOf = (pack: Buffer): ReadonlyArray<Buffer> =>
+  membersOf(pack).flatMap(({ bytes }) =>
+    Array.from({ length: Math.ceil(bytes.length / mebi) }, (_, i) =>
+      bytes.subarray(i * mebi, (i + 1) * mebi),
+    ),
+  );
+/** The frames of these blocks of a pack. */
+const frames = (pack: Buffer, from = 0, to?: number) =>
+  Buffer.concat(
+    blocksOf(pack)
+      .slice(from, to)
+      .map((block) => framed(block)),
+  );
+/** Bytes of the first blocks. */
+const offsetOf = (pack: Buffer, blocks: number) =>
+  blocksOf(pack)
+    .slice(0, blocks)
+    .reduce((sum, { length }) => sum + length, 0);
 
-const treeHash = (archive: Buffer): string => {
-  const sha = (bytes: Buffer) => crypto.createHash("sha256").update(bytes).digest();
-  let level: Array<Buffer> = [];
-  for (let at = 0; at < archive.length; at += mib) level.push(sha(archive.subarray(at, at + mib)));
-  while (level.length > 1) {
-    const pairs = Array.from({ length: Math.ceil(level.length / 2) }, (_, i) =>
-      level.slice(2 * i, 2 * i + 2),
-    );
-    level = pairs.map(([a, b]) => (b === undefined ? a! : sha(Buffer.concat([a!, b]))));
-  }
-  return level[0]!.toString("hex");
+const dom0 = pairOf(crypto.randomBytes(32));
+let runs = 0;
+/** The key of an account's server. */
+const serverOf = async (account: string): Promise<string> => {
+  const call = new Session(account, "qbackup/1 about");
+  const { server } = await call.expect("about");
+  await call.finish();
+  return String(server);
 };
+const newSession = () => crypto.randomBytes(16).toString("hex");
+const ticketFor = (name: string, pack: Buffer): Ticket => ({
+  name,
+  session: newSession(),
+  base: "-",
+  series: "0123456789abcdef",
+  run: ++runs,
+  bytes: pack.length,
+  time: `${new Date().toISOString().slice(0, 19)}Z`,
+  signer: dom0.publicKey,
+});
+const putOf = (ticket: Ticket, server: string): string =>
+  commandOf({
+    verb: "put",
+    parameters: { ...ticket, signature: dom0.sign("ticket", ticketText(ticket, server)) },
+  });
 
-const ending = (archive: Buffer, name: string, session: string, server: unknown) => {
-  const walk = new Walk();
-  walk.push(archive);
-  const manifest = JSON.stringify({
-    version: 1,
+/** The end of the members, and the trailer. */
+const ending = (pack: Buffer, ticket: Ticket, server: string) => {
+  const lines = linesOf(tableOf(pack));
+  const { name, run, series, session, signer } = ticket;
+  const manifest = textOf("manifest", {
     name,
     session,
     server,
-    size: archive.length,
-    treehash: treeHash(archive),
-    created: "2026-01-31T04:00:00Z",
-    members: walk.finish(),
+    signer,
+    series,
+    run,
+    created: ticket.time,
+    size: pack.length,
+    members: lines.length,
+    root: rootOf(lines),
+    format: "qvm-backup",
+    next: null,
   });
-  const trailer = Buffer.from(JSON.stringify({ manifest, signature: null }));
-  return Buffer.concat([prefix(0), prefix(trailer.length), trailer]);
+  const signature = Buffer.from(dom0.sign("manifest", manifest), "base64url");
+  const recipe = `new 0 ${lines.length}\n`;
+  const texts = [Buffer.from(manifest), signature, Buffer.from(recipe)];
+  return Buffer.concat([framed(), ...texts.map((text) => framed(text)), framed()]);
 };
 
 const sample = (seed: number, size: number) =>
   archiveOf({ seed, files: [{ path: "vm7/private.img", size }] });
-const newSession = () => crypto.randomBytes(16).toString("hex");
 
-const upload = async (account: string, name: string, archive: Buffer, session = newSession()) => {
-  const call = new Session(account, `qbackup/1 put ${name} ${session}`);
-  const { offset, server } = await call.expect("ready");
-  call.send(frames(archive, Number(offset)));
-  call.send(ending(archive, name, session, server));
+const upload = async (account: string, name: string, archive: Buffer) => {
+  const server = await serverOf(account);
+  const ticket = ticketFor(name, archive);
+  const call = new Session(account, putOf(ticket, server));
+  await call.expect("ready");
+  call.send(Buffer.concat([frames(archive), ending(archive, ticket, server)]));
   await call.expect("stored");
   must((await call.finish()) === 0, `exit ${await call.ended}: ${call.stderr}`);
   must(fs.readFileSync(`/home/${account}/${name}`).equals(archive), "other bytes were stored");
-  return session;
 };
 
 const listed = async (account: string) => {
@@ -217,10 +254,12 @@ const listed = async (account: string) => {
   must(found.at(-1)?.type === "end", `no end in ${call.stdout}`);
   return found;
 };
-/** The archives, and whether they are verified. */
+/** The archives, and whether they are signed. */
 const isListed = async (account: string, wanted: Readonly<Record<string, boolean>>) => {
   const found = (await listed(account)).filter(({ type }) => type === "archive");
-  const said = Object.fromEntries(found.map((reply) => [reply["name"], reply["verified"]]));
+  const said = Object.fromEntries(
+    found.map((reply) => [reply["name"], reply["signer"] === dom0.publicKey]),
+  );
   must(isDeepStrictEqual(said, wanted), `listed: ${JSON.stringify(said)}`);
 };
 const bare = async (account: string) => {
@@ -262,9 +301,8 @@ const labels = () =>
 
 const wellBehavedAlice = async () => {
   // Small, because an emulated processor hashes it four times over.
-  const archive = sample(1, 3.5 * mib);
-  const session = newSession();
-  const put = `qbackup/1 put a.backup ${session}`;
+  const archive = sample(1, 3.5 * mebi);
+  const ticket = ticketFor("a.backup", archive);
   connect("alice");
 
   for (const [account, uid] of [
@@ -275,16 +313,25 @@ const wellBehavedAlice = async () => {
       const home = `/home/${account}`;
       const options = { uid, gid: uid, env: { HOME: home }, timeout: limit };
       const made = execFileSync(shell, ["init", "--root", home], options).toString();
-      must(made.startsWith("fingerprint qbackup:"), made);
+      must(/^fingerprint [0-9a-f]{64}\n/.test(made), made);
       const shown = execFileSync(shell, ["identity", "--root", home], options).toString();
       must(shown === made, shown);
     });
   }
+  await step("alice: a bare path", () => bare("alice"));
+  const server = await serverOf("alice");
+  const put = putOf(ticket, server);
+  await step("alice: about, which says the profile", async () => {
+    const call = new Session("alice", `qbackup/1 about ${dom0.publicKey} ${ticket.series}`);
+    const { confined } = await call.expect("about");
+    must((await call.finish()) === 0, call.stderr);
+    must(confined === "qbackup-shell (enforce)", `confined: ${String(confined)}`);
+  });
   await step("alice: two connections for one upload, the first steps down", async () => {
     const first = new Session("alice", put, true);
     must((await first.expect("ready"))["offset"] === 0, "something was there already");
-    first.send(frames(archive, 0, mib));
-    await first.acknowledged(mib);
+    first.send(frames(archive, 0, 4));
+    await first.acknowledged(offsetOf(archive, 4));
     const running = labels();
     must(
       running.length > 0 && running.every((text) => text === "qbackup-shell (enforce)"),
@@ -292,62 +339,84 @@ const wellBehavedAlice = async () => {
     );
     const second = new Session("alice", put, true);
     const { offset } = await second.expect("ready");
-    must(offset === mib, `the second begins at ${String(offset)}`);
+    must(offset === offsetOf(archive, 4), `the second begins at ${String(offset)}`);
     must((await first.ended) !== 0, "the first ended with 0");
     must(first.stderr.includes("took over"), first.stderr);
-    second.send(frames(archive, mib, 2 * mib));
-    await second.acknowledged(2 * mib);
+    second.send(frames(archive, 4, 5));
+    await second.acknowledged(offsetOf(archive, 5));
     second.child.kill("SIGKILL");
     await second.ended;
   });
   await step("alice: put, resumed after a cut", async () => {
     const third = new Session("alice", put);
-    const { offset, server } = await third.expect("ready");
-    must(offset === 2 * mib, `resumed at ${String(offset)}`);
-    third.send(frames(archive, 2 * mib));
-    third.send(ending(archive, "a.backup", session, server));
+    const { offset } = await third.expect("ready");
+    must(offset === offsetOf(archive, 5), `resumed at ${String(offset)}`);
+    third.send(Buffer.concat([frames(archive, 5), ending(archive, ticket, server)]));
     await third.expect("stored");
     must((await third.finish()) === 0, third.stderr);
     must(fs.readFileSync("/home/alice/a.backup").equals(archive), "other bytes were stored");
     must(fs.readdirSync("/home/alice/.qbackup/incoming").length === 0, "the upload is left");
+    const owner = fs.readFileSync("/home/alice/.qbackup/owner", "utf8");
+    must(/^[0-9a-f-]{36} net:\[[0-9]+\] /.test(owner), `the store is claimed by "${owner}"`);
   });
   await step("alice: put again, by the same session and by another", async () => {
     const again = new Session("alice", put);
     await again.expect("stored");
     must((await again.finish()) === 0, again.stderr);
-    await refused("alice", `qbackup/1 put a.backup ${newSession()}`, "exists");
+    await refused("alice", putOf(ticketFor("a.backup", archive), server), "exists");
   });
-  await step("alice: put below, over a lone manifest; an abandoned upload goes", async () => {
+  await step("alice: put below; an abandoned upload goes", async () => {
     fs.mkdirSync("/home/alice/laptop");
     fs.chownSync("/home/alice/laptop", 1001, 1001);
-    const lone = "/home/alice/laptop/b.backup.manifest.json";
     const old = `/home/alice/.qbackup/incoming/${newSession()}`;
-    for (const file of [lone, old]) {
-      fs.writeFileSync(file, "{}");
-      fs.chownSync(file, 1001, 1001);
-    }
+    fs.writeFileSync(old, "{}");
+    fs.chownSync(old, 1001, 1001);
     fs.utimesSync(old, 1e9, 1e9);
     await upload("alice", "laptop/b.backup", sample(2, 100_000));
     must(!fs.existsSync(old), "the abandoned upload is left");
   });
   await step("alice: put, given up", async () => {
-    const call = new Session("alice", `qbackup/1 put c.backup ${newSession()}`);
+    const call = new Session("alice", putOf(ticketFor("c.backup", archive), server));
     await call.expect("ready");
-    call.send(Buffer.concat([frames(archive, 0, mib), prefix(0xffff_ffff)]));
+    call.send(Buffer.concat([frames(archive, 0, 4), giveUp]));
     must((await call.finish()) === 0, call.stderr);
     must(fs.readdirSync("/home/alice/.qbackup/incoming").length === 0, "the upload is left");
   });
-  await step("alice: a bare path", () => bare("alice"));
+  await step("alice: put, refused by its trailer, and stored by the next run", async () => {
+    const small = sample(5, 1000);
+    const first = ticketFor("d.backup", small);
+    const call = new Session("alice", putOf(first, server));
+    await call.expect("ready");
+    call.send(Buffer.concat([frames(small), ending(small, { ...first, name: "x" }, server)]));
+    await call.expect("error");
+    await call.finish();
+    const next = { ...ticketFor("d.backup", small), session: first.session };
+    const again = new Session("alice", putOf(next, server));
+    must((await again.expect("ready"))["offset"] === small.length, "it was not kept");
+    again.send(ending(small, next, server));
+    await again.expect("stored");
+    must((await again.finish()) === 0, again.stderr);
+  });
   await step("alice: list", () =>
-    isListed("alice", { "a.backup": true, "laptop/b.backup": true, "bare.backup": false }),
+    isListed("alice", {
+      "a.backup": true,
+      "bare.backup": false,
+      "d.backup": true,
+      "laptop/b.backup": true,
+    }),
   );
-  for (const request of ["manifest a.backup", "read a.backup 0 1", "check a.backup"]) {
-    await step(`alice: ${request}`, async () => {
+  for (const [request, input] of [
+    ["manifest a.backup", ""],
+    ["recipe a.backup", ""],
+    [`table ${ticket.session}`, ""],
+    ["read", `${ticket.session} 0 0 1\n\n`],
+    ["check a.backup", ""],
+  ] as const) {
+    await step(`alice: ${request.replace(ticket.session, "SESSION")}`, async () => {
       const call = new Session("alice", `qbackup/1 ${request}`);
+      call.send(Buffer.from(input));
       const code = await call.finish();
-      if (call.stdout.includes('"unsupported"')) return "not in this version";
       must(code === 0 && !call.stdout.includes('"type":"error"'), `exit ${code}: ${call.stderr}`);
-      return undefined;
     });
   }
 };
@@ -358,10 +427,8 @@ const wellBehavedOthers = async () => {
     ["carol", 'login shell, "make server"'],
   ] as const) {
     connect(account);
-    await step(`${account} (${how}): put`, async () => {
-      await upload(account, "a.backup", sample(3, 100_000));
-    });
     await step(`${account}: a bare path`, () => bare(account));
+    await step(`${account} (${how}): put`, () => upload(account, "a.backup", sample(3, 100_000)));
     await step(`${account}: list`, () =>
       isListed(account, { "a.backup": true, "bare.backup": false }),
     );
@@ -422,7 +489,8 @@ const scene = (uid: number) => {
     fs.chownSync(path, owner, owner);
     fs.chmodSync(path, from === undefined ? 0o666 : 0o777);
   };
-  for (const path of ["", "/.ssh", "/.qbackup", "/.Private", "/sub", "/sub/.ssh"])
+  const books = ["packs", "records", "tombstones"].map((name) => `/.qbackup/${name}`);
+  for (const path of ["", "/.ssh", "/.qbackup", ...books, "/.Private", "/sub", "/sub/.ssh"])
     directory(own + path, uid);
   for (const name of [
     "old.backup",
@@ -431,6 +499,9 @@ const scene = (uid: number) => {
     ".hidden",
     ".ssh/authorized_keys",
     ".qbackup/moved",
+    ".qbackup/packs/old",
+    ".qbackup/tombstones/old",
+    "old.backup.manifest.json",
   ]) {
     file(`${own}/${name}`, uid);
   }

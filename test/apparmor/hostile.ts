@@ -71,7 +71,10 @@ const datagram = (type: "udp4" | "udp6") => async () => {
 const cases: ReadonlyArray<readonly [string, Should, () => unknown]> = [
   ["write into its own books", "granted", create(`${books}/probe`)],
   ["add an archive by a link", "granted", () => fs.linkSync(`${books}/probe`, `${own}/new.backup`)],
+  ["add a pack by a link", "granted", () => fs.linkSync(`${books}/probe`, `${books}/packs/new`)],
   ["read an archive of its own", "granted", read(archive)],
+  ["read a pack", "granted", read(`${books}/packs/old`)],
+  ["read a tombstone", "granted", read(`${books}/tombstones/old`)],
   ["list its store", "granted", () => fs.readdirSync(own)],
   ["listen under a lock's name", "granted", listen({ path: "\0qbackup/probe" })],
 
@@ -83,6 +86,12 @@ const cases: ReadonlyArray<readonly [string, Should, () => unknown]> = [
   ["rename an archive", "refused", () => fs.renameSync(archive, `${books}/taken`)],
   ["rename onto an archive", "refused", () => fs.renameSync(`${books}/moved`, `${own}/b.backup`)],
   ["remove an archive", "refused", () => fs.unlinkSync(`${own}/c.backup`)],
+  ["overwrite a record", "refused", openForWriting(`${archive}.manifest.json`)],
+  ["remove a record", "refused", () => fs.unlinkSync(`${archive}.manifest.json`)],
+  ["overwrite a pack", "refused", openForWriting(`${books}/packs/old`)],
+  ["remove a pack", "refused", () => fs.unlinkSync(`${books}/packs/old`)],
+  ["write a file of its own among the packs", "refused", create(`${books}/packs/file`)],
+  ["write a tombstone", "refused", create(`${books}/tombstones/file`)],
   ["write a file of its own into the store", "refused", create(`${own}/file`)],
   ["make a directory in the store", "refused", () => fs.mkdirSync(`${own}/directory`)],
   ["make a symbolic link in the store", "refused", () => fs.symlinkSync("/etc", `${own}/link`)],

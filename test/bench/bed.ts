@@ -184,7 +184,20 @@ exec env -i HOME=${at("home")} PATH="$PATH" QREXEC_REMOTE_DOMAIN=dom0 ${program(
     };
     let runs = 0;
 
-    const forget = (name: string) => fs.rmSync(path.join(server.store, name), { force: true });
+    /** All that the store has of an archive. */
+    const forget = (name: string) => {
+      const own = path.join(server.store, ".qbackup");
+      const record = path.join(server.store, `${name}.manifest.json`);
+      const { manifest } = JSON.parse(fs.readFileSync(record, "utf8")) as { manifest: string };
+      const { session } = JSON.parse(manifest) as { session: string };
+      for (const file of [
+        record,
+        path.join(server.store, name),
+        path.join(own, "records", `${session}.manifest.json`),
+        ...["packs", "digests", "tables", "recipes"].map((of) => path.join(own, of, session)),
+      ])
+        fs.rmSync(file);
+    };
     const bed: Bed = {
       dir,
       server,
@@ -193,10 +206,7 @@ exec env -i HOME=${at("home")} PATH="$PATH" QREXEC_REMOTE_DOMAIN=dom0 ${program(
       use,
       program,
       plainDirectory: at("plain"),
-      forget: (name) => {
-        forget(name);
-        forget(`${name}.manifest.json`);
-      },
+      forget,
       backUp: async (from = `exec cat ${source}`, options = {}) => {
         for (const role of ["carrier", "server"]) fs.rmSync(at(`pids/${role}`), { force: true });
         fs.writeFileSync(at("source.sh"), `${from}\n`);

@@ -177,20 +177,19 @@ const serverAlone = async (b: Bed) => {
     return;
   }
   const store = path.join(dir, "alone");
-  fs.mkdirSync(store, { mode: 0o700 });
   const shell = b.program("qbackup-shell");
-  const key = serverKey(shell, store);
   const framed = frameFile(b.source, path.join(dir, "frames"));
-  let n = 0;
   const times = await interleave(rounds, {
     shell: async () => {
-      const [name, session] = [`alone${n++}`, crypto.randomBytes(16).toString("hex")];
-      const trailer = path.join(dir, "trailer");
-      fs.writeFileSync(trailer, framed.trailer(name, session, key));
+      fs.mkdirSync(store, { mode: 0o700 });
+      const session = crypto.randomBytes(16).toString("hex");
+      const { command, trailer } = framed.upload("alone", session, serverKey(shell, store));
+      const end = path.join(dir, "trailer");
+      fs.writeFileSync(end, trailer);
       const took = await b.shell(
-        `cat ${framed.file} ${trailer} | SSH_ORIGINAL_COMMAND='qbackup/1 put ${name} ${session}' ${shell} --root ${store}`,
+        `cat ${framed.file} ${end} | SSH_ORIGINAL_COMMAND='${command}' ${shell} --root ${store}`,
       );
-      for (const file of [name, `${name}.manifest.json`]) fs.rmSync(path.join(store, file));
+      fs.rmSync(store, { recursive: true });
       return took;
     },
     python: async () => (await byPython(b, copying)).took,

@@ -1,103 +1,108 @@
-/** What every Ledger layer does. Each test gets a layer over a place of its own. */
+/** What every layer of dom0's books does. Each test gets layers over a place of its own. */
 import { assert, it } from "@effect/vitest";
 import { Effect, type Layer, Schema } from "effect";
-import { type Entry, Ledger, type Submission, Unfinished } from "#services/Ledger";
-import type { Name, Session } from "#src/wire/names";
+import { KnownServers } from "#services/KnownServers";
+import { type Entry, Ledger, type Submission } from "#services/Ledger";
+import { ReadBacks } from "#services/ReadBacks";
+import { RunMark, Unfinished } from "#services/RunMark";
+import { Signer } from "#services/Signer";
+import { seriesOf } from "#src/proof/series";
+import { signatureHolds } from "#src/proof/keys";
+import { Name, PublicKey, Series, Session, Signature } from "#src/wire/names";
 
-export const key = (letter: string): string => `${letter.repeat(43)}=`;
+export type Books = Ledger | KnownServers | ReadBacks | RunMark | Signer;
+
+export const key = (letter: string): PublicKey => PublicKey.make(`${letter.repeat(42)}A`);
+const signature = Signature.make(`${"B".repeat(85)}A`);
 
 export const submission = (name: string, letter = "A"): Submission => ({
-  name: name as Name,
-  session: "0123456789abcdef0123456789abcdef" as Session,
+  name: Name.make(name),
+  session: Session.make("0123456789abcdef0123456789abcdef"),
   destination: "sys-backup",
   server: key(letter),
   asked: { qubes: ["work"], includeDom0: false, prefix: "" },
   qubes: [{ name: "work", qid: 2 }],
   manifest: `{"version":1,"name":"${name}","odd":"\\u2028 é \\n"}`,
+  signature,
 });
 
 export const entry = (name: string): Omit<Entry, "version" | "previous"> => ({
   ...submission(name),
   finished: "2026-01-02T03:04:05Z",
   receipt: '{"version":1}',
-  signature: `${"B".repeat(86)}==`,
+  receiptSignature: signature,
 });
 
+export const unfinished: Unfinished = {
+  session: submission("a").session,
+  destination: "sys-backup",
+  started: true,
+};
+
 const same = Schema.toEquivalence(Unfinished);
+const vault = { prefix: "", qubes: ["vault"], includeDom0: false };
+const [one, two] = [Series.make("0123456789abcdef"), Series.make("work-0123456789abcdef")];
 
-export const ledgerContract = (name: string, make: () => Layer.Layer<Ledger>) => {
-  const test = (title: string, what: (ledger: Ledger["Service"]) => Effect.Effect<void, unknown>) =>
-    it.live(`${name}: ${title}`, () =>
-      Effect.gen(function* () {
-        yield* what(yield* Ledger);
-      }).pipe(Effect.provide(make())),
-    );
+export const booksContract = (name: string, make: () => Layer.Layer<Books>) => {
+  const test = (title: string, what: Effect.Effect<void, unknown, Books>) =>
+    it.live(`${name}: ${title}`, () => Effect.provide(what, make()));
 
-  test("is empty at first", (ledger) =>
+  test(
+    "is empty at first",
     Effect.gen(function* () {
+      const ledger = yield* Ledger;
       assert.deepStrictEqual(yield* ledger.entries, { entries: [], damaged: [] });
-      assert.isUndefined(yield* ledger.unfinished);
-      assert.isUndefined(yield* ledger.pinned("sys-backup"));
-      yield* ledger.mark(undefined);
-    }));
-  test("keeps runs in order, each linked to the one before", (ledger) =>
+      const nothing = { lines: [], damaged: [], unlinked: [] };
+      assert.deepStrictEqual(yield* ledger.chain, nothing);
+      assert.isUndefined(yield* (yield* RunMark).read);
+      assert.isUndefined(yield* (yield* KnownServers).pinned("sys-backup"));
+      assert.strictEqual((yield* (yield* ReadBacks).all).size, 0);
+      assert.isUndefined(yield* (yield* Signer).existing);
+      assert.isUndefined(yield* (yield* Signer).secrets);
+      yield* (yield* RunMark).write(undefined);
+    }),
+  );
+  test(
+    "keeps runs in order, each linked to the one before",
     Effect.gen(function* () {
-      for (const name of ["a", "b", "c"]) yield* ledger.append(entry(name));
+      const ledger = yield* Ledger;
+      for (const each of ["a", "b", "c"]) yield* ledger.append(entry(each));
       const { damaged, entries } = yield* ledger.entries;
       assert.deepStrictEqual(damaged, []);
       assert.deepStrictEqual(
-        entries.map((one) => one.name as string),
+        entries.map((each) => each.name as string),
         ["a", "b", "c"],
       );
-      assert.isNull(entries[0]!.previous);
-      assert.match(entries[1]!.previous!, /^[0-9a-f]{64}$/);
-      assert.notStrictEqual(entries[1]!.previous, entries[2]!.previous);
-      const { manifest, receipt } = entries[2]!;
-      assert.deepStrictEqual([manifest, receipt], [entry("c").manifest, entry("c").receipt]);
-    }));
-  test("keeps every run that is added at the same time", (ledger) =>
-    Effect.gen(function* () {
-      const names = Array.from({ length: 8 }, (_, i) => `n${i}`);
-      yield* Effect.forEach(names, (one) => ledger.append(entry(one)), { concurrency: 8 });
-      const { entries } = yield* ledger.entries;
-      assert.deepStrictEqual(entries.map((one) => one.name as string).sort(), names);
-      assert.strictEqual(new Set(entries.map(({ previous }) => previous)).size, 8);
-    }));
-  test("remembers the run under way until it is told otherwise", (ledger) =>
-    Effect.gen(function* () {
-      const run: Unfinished = {
-        session: submission("a").session,
-        destination: "sys-backup",
-        started: true,
-      };
-      yield* ledger.mark(run);
-      assert.deepStrictEqual(yield* ledger.unfinished, run);
-      const more = { ...run, submission: submission("a") };
-      yield* ledger.mark(more);
-      assert.isTrue(same((yield* ledger.unfinished)!, more));
-      yield* ledger.mark(undefined);
-      assert.isUndefined(yield* ledger.unfinished);
-    }));
-  test("shows the lines as a chain", (ledger) =>
-    Effect.gen(function* () {
-      const nothing = { lines: [], damaged: [], unlinked: [] };
-      assert.deepStrictEqual(yield* ledger.chain, nothing);
-      for (const name of ["a", "b", "c"]) yield* ledger.append(entry(name));
-      const { damaged, lines, unlinked } = yield* ledger.chain;
-      assert.deepStrictEqual([damaged, unlinked], [[], []]);
+      const chain = yield* ledger.chain;
+      assert.deepStrictEqual([chain.damaged, chain.unlinked], [[], []]);
       assert.deepStrictEqual(
-        lines.map(({ entry: { name }, number }) => [number, name as string]),
-        [
-          [1, "a"],
-          [2, "b"],
-          [3, "c"],
-        ],
+        chain.lines.map(({ number }) => number),
+        [1, 2, 3],
       );
-      assert.strictEqual(lines[1]!.entry.previous, lines[0]!.hash);
-      assert.strictEqual(lines[2]!.entry.previous, lines[1]!.hash);
-    }));
-  test("keeps whether a line was rebuilt", (ledger) =>
+      const [first, second, third] = chain.lines;
+      assert.isNull(first!.entry.previous);
+      assert.match(first!.hash, /^[0-9a-f]{64}$/);
+      assert.strictEqual(second!.entry.previous, first!.hash);
+      assert.strictEqual(third!.entry.previous, second!.hash);
+      const { previous: _p, version: _v, ...rest } = entries[2]!;
+      assert.deepStrictEqual(rest, entry("c"));
+    }),
+  );
+  test(
+    "keeps every run that is added at the same time",
     Effect.gen(function* () {
+      const ledger = yield* Ledger;
+      const names = Array.from({ length: 8 }, (_, i) => `n${i}`);
+      yield* Effect.forEach(names, (each) => ledger.append(entry(each)), { concurrency: 8 });
+      const { entries } = yield* ledger.entries;
+      assert.deepStrictEqual(entries.map((each) => each.name as string).sort(), names);
+      assert.strictEqual(new Set(entries.map(({ previous }) => previous)).size, 8);
+    }),
+  );
+  test(
+    "keeps whether a line was rebuilt",
+    Effect.gen(function* () {
+      const ledger = yield* Ledger;
       yield* ledger.append(entry("a"));
       yield* ledger.append({ ...entry("b"), rebuilt: true });
       const { entries } = yield* ledger.entries;
@@ -105,40 +110,148 @@ export const ledgerContract = (name: string, make: () => Layer.Layer<Ledger>) =>
         entries.map(({ rebuilt }) => rebuilt),
         [undefined, true],
       );
-    }));
-  test("remembers what was audited, each archive for itself", (ledger) =>
+    }),
+  );
+  test(
+    "remembers the run under way until it is told otherwise",
     Effect.gen(function* () {
-      const [one, two] = ["1".repeat(32), "2".repeat(32)] as [Session, Session];
-      assert.strictEqual((yield* ledger.audits).size, 0);
+      const mark = yield* RunMark;
+      yield* mark.write(unfinished);
+      assert.deepStrictEqual(yield* mark.read, unfinished);
+      const { manifest: _m, ...about } = submission("a");
+      const more: Unfinished = {
+        ...unfinished,
+        submission: submission("a"),
+        ticket: {
+          name: about.name,
+          session: about.session,
+          base: "-",
+          series: one,
+          run: 7,
+          bytes: 200_000,
+          time: "2026-01-02T03:04:05Z",
+          signer: about.server,
+          signature: about.signature,
+        },
+        backedUp: [{ name: "work", at: 1 }, { name: "new" }],
+      };
+      yield* mark.write(more);
+      assert.isTrue(same((yield* mark.read)!, more));
+      yield* mark.write(undefined);
+      assert.isUndefined(yield* mark.read);
+    }),
+  );
+  test(
+    "remembers what was audited, each archive for itself",
+    Effect.gen(function* () {
+      const books = yield* ReadBacks;
+      const [a, b] = ["1", "2"].map((digit) => Session.make(digit.repeat(32)));
       const sampled = { at: "2026-01-02T03:04:05Z", blocks: 7 };
-      yield* ledger.audited([one, two], (before) => ({ ...before, sampled }));
-      yield* ledger.audited([two], (before) => ({ ...before, failed: "2026-01-03T00:00:00Z" }));
-      yield* ledger.audited([], () => ({}));
+      yield* books.change([a!, b!], (before) => ({ ...before, sampled }));
+      yield* books.change([b!], (before) => ({ ...before, failed: "2026-01-03T00:00:00Z" }));
+      yield* books.change([], () => ({}));
       assert.deepStrictEqual(
-        yield* ledger.audits,
+        yield* books.all,
         new Map([
-          [one as string, { sampled }],
-          [two as string, { sampled, failed: "2026-01-03T00:00:00Z" }],
+          [a as string, { sampled }],
+          [b as string, { sampled, failed: "2026-01-03T00:00:00Z" }],
         ]),
       );
-    }));
-  test("keeps every audit that is noted at the same time", (ledger) =>
+    }),
+  );
+  test(
+    "keeps every audit that is noted at the same time",
     Effect.gen(function* () {
-      const sessions = Array.from({ length: 8 }, (_, i) => String(i).repeat(32) as Session);
+      const books = yield* ReadBacks;
+      const sessions = Array.from({ length: 8 }, (_, i) => Session.make(String(i).repeat(32)));
       const whole = "2026-01-02T03:04:05Z";
-      yield* Effect.forEach(sessions, (one) => ledger.audited([one], () => ({ whole })), {
+      yield* Effect.forEach(sessions, (each) => books.change([each], () => ({ whole })), {
         concurrency: 8,
       });
-      assert.strictEqual((yield* ledger.audits).size, 8);
-    }));
-  test("pins one key for each qube", (ledger) =>
+      assert.strictEqual((yield* books.all).size, 8);
+    }),
+  );
+  test(
+    "pins one key for each qube",
     Effect.gen(function* () {
-      yield* ledger.pin("sys-backup", key("A"));
-      yield* ledger.pin("other", key("B"));
-      assert.strictEqual(yield* ledger.pinned("sys-backup"), key("A"));
-      yield* ledger.pin("sys-backup", key("C"));
-      assert.strictEqual(yield* ledger.pinned("sys-backup"), key("C"));
-      assert.strictEqual(yield* ledger.pinned("other"), key("B"));
-      assert.isUndefined(yield* ledger.pinned("nobody"));
-    }));
+      const servers = yield* KnownServers;
+      yield* servers.pin("sys-backup", key("A"));
+      yield* servers.pin("other", key("B"));
+      assert.strictEqual(yield* servers.pinned("sys-backup"), key("A"));
+      yield* servers.pin("sys-backup", key("C"));
+      assert.strictEqual(yield* servers.pinned("sys-backup"), key("C"));
+      assert.strictEqual(yield* servers.pinned("other"), key("B"));
+      assert.isUndefined(yield* servers.pinned("nobody"));
+    }),
+  );
+  test(
+    "makes dom0's keys once, and signs with them",
+    Effect.gen(function* () {
+      const books = yield* Signer;
+      const first = yield* books.keys;
+      assert.isTrue(first.fresh);
+      const again = yield* books.keys;
+      assert.isFalse(again.fresh);
+      assert.strictEqual(again.signer, first.signer);
+      assert.strictEqual(yield* books.existing, first.signer);
+      assert.strictEqual(again.seriesOf(vault), first.seriesOf(vault));
+      const signed = again.sign("manifest", "text");
+      assert.isTrue(signatureHolds(first.signer, "manifest", "text", signed));
+      const { series, signing } = (yield* books.secrets)!;
+      assert.deepStrictEqual([signing.length, series.length], [32, 32]);
+      assert.notDeepEqual(signing, series);
+      assert.strictEqual(seriesOf(series, vault), first.seriesOf(vault));
+    }),
+  );
+  test(
+    "makes one key where two are asked for at once",
+    Effect.gen(function* () {
+      const { keys } = yield* Signer;
+      const made = yield* Effect.all([keys, keys, keys], { concurrency: 3 });
+      assert.strictEqual(new Set(made.map(({ signer }) => signer)).size, 1);
+      assert.strictEqual(made.filter(({ fresh }) => fresh).length, 1);
+    }),
+  );
+  test(
+    "numbers the runs of a series, above what anyone says",
+    Effect.gen(function* () {
+      const { nextRun } = yield* Signer;
+      assert.strictEqual(yield* nextRun(key("A"), one, 0), 1);
+      assert.strictEqual(yield* nextRun(key("A"), one, 0), 2);
+      assert.strictEqual(yield* nextRun(key("A"), two, 0), 1);
+      assert.strictEqual(yield* nextRun(key("B"), one, 0), 1);
+      assert.strictEqual(yield* nextRun(key("A"), one, 57), 58);
+      assert.strictEqual(yield* nextRun(key("A"), one, 3), 59);
+      const given = Effect.forEach([1, 2, 3, 4], () => nextRun(key("B"), two, 0), {
+        concurrency: 4,
+      });
+      assert.deepStrictEqual([...(yield* given)].sort(), [1, 2, 3, 4]);
+    }),
+  );
+  test(
+    "takes keys from paper",
+    Effect.gen(function* () {
+      const books = yield* Signer;
+      const before = yield* books.keys;
+      const secrets = { signing: new Uint8Array(32).fill(1), series: new Uint8Array(32).fill(2) };
+      yield* books.take(secrets);
+      const after = yield* books.keys;
+      assert.isFalse(after.fresh);
+      assert.notStrictEqual(after.signer, before.signer);
+      assert.strictEqual(after.seriesOf(vault), seriesOf(secrets.series, vault));
+      const kept = (yield* books.secrets)!;
+      assert.deepStrictEqual(
+        [kept.signing, kept.series].map((bytes) => [...bytes]),
+        [[...secrets.signing], [...secrets.series]],
+      );
+    }),
+  );
+  test(
+    "takes keys where there are none",
+    Effect.gen(function* () {
+      const books = yield* Signer;
+      yield* books.take({ signing: new Uint8Array(32), series: new Uint8Array(32) });
+      assert.isFalse((yield* books.keys).fresh);
+    }),
+  );
 };

@@ -74,6 +74,18 @@ export const locksContract = (name: string, make: () => Layer.Layer<Locks>): voi
     );
 
     test(
+      "a holder that does not let go is none of a stranger's",
+      Effect.gen(function* () {
+        const key = fresh();
+        yield* hold(key);
+        for (const wait of [undefined, 200]) {
+          const error = yield* Effect.flip(Effect.scoped(hold(key, wait)));
+          assert.deepInclude(error, { _tag: "LockBusy", stranger: false });
+        }
+      }),
+    );
+
+    test(
       "many who want it get it one after another",
       Effect.gen(function* () {
         const key = fresh();

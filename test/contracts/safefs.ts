@@ -56,7 +56,8 @@ export const safeFsContract = (name: string, ground: () => Ground): void => {
         yield* file.truncate(7);
         assert.strictEqual(yield* file.read(into, 0), 7);
         assert.strictEqual(Buffer.from(into.subarray(0, 7)).toString(), "hello\0\0");
-        assert.deepInclude(yield* root.stat("a"), { kind: "file", size: 7, links: 1 });
+        const { inode } = yield* file.stat;
+        assert.deepInclude(yield* root.stat("a"), { kind: "file", size: 7, inode, mode: 0o600 });
       }).pipe(Effect.scoped));
 
     test("creates only what is not there, whatever is", (root, { plant }) =>
@@ -110,25 +111,68 @@ export const safeFsContract = (name: string, ground: () => Ground): void => {
         assert.deepStrictEqual((yield* root.names).toSorted(), ["fifo", "link"]);
       }));
 
-    test("links never replace, and count", (root, { plant }) =>
+    test("links never replace, and name the same file", (root, { plant }) =>
       Effect.gen(function* () {
         plant("target", "link");
         const inner = yield* root.ensure("inner", 0o700);
         const file = yield* root.create("a", 0o600);
         yield* file.write(text("a"), 0);
         yield* root.link("a", inner, "b");
-        assert.strictEqual((yield* inner.stat("b")).links, 2);
-        assert.strictEqual((yield* file.stat).links, 2);
+        const { inode } = yield* file.stat;
+        assert.strictEqual((yield* inner.stat("b")).inode, inode);
         assert.strictEqual(yield* reason(root.link("a", inner, "b")), "exists");
         assert.strictEqual(yield* reason(root.link("a", root, "target")), "exists");
         assert.strictEqual(yield* reason(root.link("none", inner, "c")), "not-found");
         yield* root.remove("a");
         yield* inner.sync;
         yield* root.sync;
-        assert.strictEqual((yield* file.stat).links, 1);
         const again = yield* inner.open("b", "read");
         const into = new Uint8Array(4);
         assert.strictEqual(yield* again.read(into, 0), 1);
+      }).pipe(Effect.scoped));
+
+    test("replaces a file by another one, links too, and nothing else", (root, g) =>
+      Effect.gen(function* () {
+        g.plant("old", text("old"));
+        g.plant("link", "link");
+        g.plant("directory", "directory");
+        const read = (name: string) =>
+          Effect.scoped(
+            Effect.flatMap(root.open(name, "read"), (file) => {
+              const into = new Uint8Array(10);
+              return Effect.map(file.read(into, 0), (n) =>
+                Buffer.from(into.subarray(0, n)).toString(),
+              );
+            }),
+          );
+        for (const as of ["old", "link", "none"]) {
+          const file = yield* root.create("new", 0o600);
+          yield* file.write(text(`for ${as}`), 0);
+          yield* root.replace("new", as);
+          assert.strictEqual((yield* root.stat(as)).inode, (yield* file.stat).inode);
+          assert.strictEqual(yield* read(as), `for ${as}`);
+          assert.strictEqual(yield* reason(root.stat("new")), "not-found");
+        }
+        assert.strictEqual(yield* reason(root.replace("old", "directory")), "not-plain");
+        assert.strictEqual(yield* reason(root.replace("nothing", "old")), "not-found");
+        assert.strictEqual(yield* read("old"), "for old");
+      }).pipe(Effect.scoped));
+
+    test("a file under the name of one that is gone is another one", (root) =>
+      Effect.gen(function* () {
+        const first = yield* root.create("a", 0o600);
+        yield* root.remove("a");
+        const second = yield* root.create("a", 0o600);
+        assert.notStrictEqual((yield* first.stat).inode, (yield* second.stat).inode);
+      }).pipe(Effect.scoped));
+
+    test("knows what a file takes on the disk", (root) =>
+      Effect.gen(function* () {
+        const file = yield* root.create("a", 0o600);
+        yield* file.write(new Uint8Array(65_536).fill(1), 0);
+        yield* file.syncAll;
+        const { allocated, size } = yield* file.stat;
+        assert.isAtLeast(allocated, size);
       }).pipe(Effect.scoped));
 
     test("removes files, and links instead of what they lead to; no directories", (root, g) =>
@@ -139,6 +183,40 @@ export const safeFsContract = (name: string, ground: () => Ground): void => {
         assert.strictEqual(yield* reason(root.stat("link")), "not-found");
         assert.strictEqual(yield* reason(root.remove("link")), "not-found");
         assert.include(["not-plain", "not-permitted"], yield* reason(root.remove("directory")));
+      }));
+
+    test("reads a small file at once, and no link, no directory, nothing that is longer", (root, g) =>
+      Effect.gen(function* () {
+        g.plant("link", "link");
+        g.plant("directory", "directory");
+        for (const [name, written] of [
+          ["empty", ""],
+          ["small", "what is in it"],
+        ] as const) {
+          yield* Effect.scoped(
+            Effect.flatMap(root.create(name, 0o600), (file) => file.write(text(written), 0)),
+          );
+          const bytes = yield* root.bytes(name, written.length);
+          assert.strictEqual(Buffer.from(bytes!).toString(), written);
+        }
+        assert.isUndefined(yield* root.bytes("small", 12));
+        assert.strictEqual(yield* reason(root.bytes("link", 100)), "not-plain");
+        assert.strictEqual(yield* reason(root.bytes("directory", 100)), "not-plain");
+        assert.strictEqual(yield* reason(root.bytes("none", 100)), "not-found");
+      }));
+
+    test("tells all that lies in a directory, as each for itself", (root, g) =>
+      Effect.gen(function* () {
+        assert.strictEqual((yield* root.entries).size, 0);
+        g.plant("link", "link");
+        g.plant("directory", "directory");
+        g.plant("file", text("so many"));
+        const all = yield* root.entries;
+        assert.deepStrictEqual([...all.keys()].toSorted(), ["directory", "file", "link"]);
+        assert.strictEqual(all.get("file")!.size, 7);
+        for (const [name, entry] of all) {
+          assert.deepStrictEqual(entry, yield* root.stat(name));
+        }
       }));
 
     test("a mode holds for whoever opens it later", (root) =>
@@ -175,8 +253,12 @@ export const safeFsContract = (name: string, ground: () => Ground): void => {
             (root) => Effect.scoped(root.directory(bad)),
             (root) => Effect.scoped(root.ensure(bad, 0o700)),
             (root) => root.stat(bad),
+            (root) => root.bytes(bad, 1),
             (root) => root.remove(bad),
             (root) => root.link(bad, root, "x"),
+            (root) => root.replace(bad, "x"),
+            (root) =>
+              Effect.scoped(Effect.andThen(root.create("z", 0o600), root.replace("z", bad))),
             (root) =>
               Effect.scoped(Effect.andThen(root.create("y", 0o600), root.link("y", root, bad))),
           ];

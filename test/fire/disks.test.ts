@@ -6,20 +6,21 @@ import * as path from "node:path";
 import { noMount, unless } from "#test/support/unless";
 import { type Whole, whole, type WholeOptions } from "#test/support/whole";
 import { counting, noStrace, type Point, pointsOf, stopping } from "./strace.ts";
+import { listedHere, uploadHere } from "./here.ts";
 import {
   archive,
   below,
-  command,
+  contents,
   holdsOnly,
   inTurns,
   listed,
   type Parcel,
   pause,
-  put,
+  type Put,
   removeScratch,
   scratch,
-  serve,
   sessionOf,
+  upload,
 } from "./wire.ts";
 import { tally } from "#test/support/tally";
 import { until } from "#test/support/until";
@@ -60,52 +61,92 @@ const fillUp = (file: string): void => {
 const complaints = (stderr: string): ReadonlyArray<string> =>
   stderr.split("\n").filter((line) => line !== "");
 
-/** Refused as it should be, with nothing left of it; then, on a disk that works, it goes well. */
+/** What is there of an upload, beside what any store has; and of nothing else. */
+const leftOf = (store: string, { session }: Parcel): ReadonlyArray<string> => {
+  const left = contents(store);
+  const own = new RegExp(
+    `^\\.qbackup/incoming/${session}(\\.(digests|table|ticket|recipe|record))?$`,
+  );
+  assert.deepStrictEqual(
+    left.filter((name) => !own.test(name)),
+    [],
+    "left",
+  );
+  return left;
+};
+
+/**
+ * What a refusal leaves: nothing, and the session is gone if it was told that it may send; or the upload
+ * as it was, and the same session goes on with all that was acknowledged. Then another one comes.
+ */
+const takenUp = async (store: string, refused: Put, acked: number): Promise<Parcel> => {
+  assert.strictEqual(await listedHere(store), 0, "it is listed all the same");
+  const left = leftOf(store, parcel);
+  const same = await uploadHere(store, parcel);
+  if (same.error?.["code"] === "gone") {
+    assert.deepStrictEqual(left, [], "gone, and left");
+    const other = { ...parcel, session: sessionOf(2) };
+    assert.isDefined((await uploadHere(store, other)).stored);
+    return other;
+  }
+  assert.isDefined(same.stored, `the retry: ${JSON.stringify(same.error)}`);
+  const offset = Number(same.first!["offset"]);
+  if (left.length > 0) assert.isAtLeast(offset, Math.max(acked, refused.acked), "acknowledged");
+  else assert.notStrictEqual(refused.first?.type, "ready", "told to send, and forgotten");
+  return parcel;
+};
+
+/** Behind its record it is an archive, whether its own name and what tidies up succeed or not. */
+const namedLater = async (store: string, { ran, stored }: Put): Promise<string | undefined> => {
+  assert.strictEqual(ran.code, 0, ran.stderr);
+  assert.strictEqual(await listedHere(store), 1, "said to be stored, and not listed");
+  const after = holdsOnly(store, [parcel]);
+  if (after === undefined) return undefined;
+  // The session is still there, so that the next one who comes makes good what is missing.
+  assert.include(contents(store), `.qbackup/incoming/${parcel.session}`, after);
+  assert.strictEqual((await uploadHere(store, parcel)).stored?.["receipt"], stored?.["receipt"]);
+  return holdsOnly(store, [parcel]);
+};
+
+/** Refused as it should be; then, on a disk that works, it goes well. */
 const refusedAt = async (
   point: Point,
   error: "ENOSPC" | "EIO" | "EDQUOT",
-  before: (store: string) => Promise<unknown>,
-) => {
+  before: (store: string) => Promise<number>,
+): Promise<string | undefined> => {
   const store = scratch();
   try {
-    await before(store);
-    const tracer = stopping(point, `error=${error}`);
-    const said = await put(serve(store, command(parcel), tracer), parcel);
+    const acked = await before(store);
+    const said = await upload(store, parcel, {}, stopping(point, `error=${error}`));
+    if (said.stored !== undefined) return await namedLater(store, said);
     const wanted = error === "EIO" ? "internal" : "no-space";
-    if (said.error?.["code"] !== wanted) {
-      return `said ${JSON.stringify(said.error ?? said.stored)}, exit ${said.ran.code}`;
-    }
-    if (said.ran.code !== 5) return `exit ${said.ran.code}`;
+    assert.strictEqual(said.error?.["code"], wanted, JSON.stringify(said.error ?? said.stored));
+    assert.strictEqual(said.ran.code, 5);
     const lines = complaints(said.ran.stderr);
-    if (lines.length !== 1 || !lines[0]!.startsWith("qbackup-shell: error: the server's disk ")) {
-      return `stderr: ${said.ran.stderr}`;
-    }
-    if ((await listed(store)).length > 0) return "it is listed all the same";
-    const left = below(store).filter(
-      (name) => !/^\.qbackup(\/(digests|incoming|identity))?$/.test(name),
-    );
-    if (left.some((name) => !name.endsWith(".identity"))) return `left: ${left.join(", ")}`;
-    const again = await put(serve(store, command(parcel)), parcel);
-    if (again.stored === undefined) return `the retry: ${JSON.stringify(again.error)}`;
-    return left.length > 0 ? undefined : holdsOnly(store, [parcel]);
+    assert.lengthOf(lines, 1, said.ran.stderr);
+    assert.match(lines[0]!, /^qbackup-shell: error: the server's disk /);
+    // What a flush could not bring to the disk is lost, whatever a later one says.
+    const flushed = /^f(data)?sync$/.test(point.syscall) && said.first?.type === "ready";
+    if (flushed) assert.deepStrictEqual(contents(store), []);
+    return holdsOnly(store, [await takenUp(store, said, acked)]);
   } finally {
     fs.rmSync(store, { recursive: true, force: true });
   }
 };
 
 describe("the server's disk", unless(noStrace), () => {
-  const situations: Record<string, (store: string) => Promise<unknown>> = {
-    "of a new upload": async () => {},
-    "of one that goes on": (store) =>
-      put(serve(store, command(parcel)), parcel, { cutAt: 8 * 1_048_576 + 500_000 }),
+  const situations: Record<string, (store: string) => Promise<number>> = {
+    "of a new upload": async () => 0,
+    "of one that goes on": async (store) =>
+      (await uploadHere(store, parcel, { cutAt: 8 * 1_048_576 + 500_000 })).acked,
   };
   it.each(Object.entries(situations))(
-    "fails or is full at a write, flush or link %s: exit 5, one line, nothing left",
+    "fails or is full at a write, flush or link %s: exit 5, one line, and nothing is left or lost",
     async (_, before) => {
       const store = scratch();
       await before(store);
       const log = path.join(scratch(), "log");
-      const counted = await put(serve(store, command(parcel), counting(log)), parcel);
+      const counted = await upload(store, parcel, {}, counting(log));
       assert.isDefined(counted.stored, counted.ran.stderr);
       const points = pointsOf(log).filter(({ needsDisk }) => needsDisk);
       assert.isAbove(points.length, 15);
@@ -131,68 +172,79 @@ describe("a small file system below the store", unless(noMount()), () => {
     ["the data, in its last block", pages(parcel.archive.length) - page],
     // The bytes just fit; the digests, which come at the first flush, do not.
     ["the digests", 8 * 1_048_576],
-    ["the record", pages(parcel.archive.length) + page],
   ];
+  const own = (n: number): Parcel => ({ ...parcel, name: `${n}.backup`, session: sessionOf(n) });
+  const refused = (said: Put, what: string) => {
+    assert.strictEqual(said.error?.["code"], "no-space", `${what}: ${JSON.stringify(said.stored)}`);
+    assert.strictEqual(said.ran.code, 5, what);
+    assert.deepStrictEqual(complaints(said.ran.stderr), [
+      "qbackup-shell: error: the server's disk is full",
+    ]);
+  };
   it("is full at each stage in turn: no-space, exit 5, and all of the space comes back", async () => {
     const store = scratch();
     mount(store, "size=100m");
-    // Makes what a store has of its own.
-    await put(serve(store, command(parcel)), parcel, { cutAt: 0 });
+    const filler = path.join(store, ".filler");
     const stats = () => fs.statfsSync(store);
+    const fillTo = (free: number) => {
+      const { bavail, bsize } = stats();
+      execFileSync("fallocate", ["-l", String(bavail * bsize - free), filler]);
+    };
+    // Makes what a store has of its own.
+    assert.isDefined((await upload(store, own(1))).stored);
     const before = stats();
-    for (const [stage, free] of levels) {
-      const filler = path.join(store, ".filler");
-      const said = await put(serve(store, command(parcel)), parcel, {
-        ready: () => {
-          const { bavail, bsize } = stats();
-          execFileSync("fallocate", ["-l", String(bavail * bsize - free), filler]);
-        },
-      });
-      assert.strictEqual(
-        said.error?.["code"],
-        "no-space",
-        `${stage}: ${JSON.stringify(said.stored)}`,
-      );
-      assert.strictEqual(said.ran.code, 5, stage);
-      assert.deepStrictEqual(complaints(said.ran.stderr), [
-        "qbackup-shell: error: the server's disk is full",
-      ]);
+    for (const [i, [stage, free]] of levels.entries()) {
+      const at = own(2 + i);
+      refused(await upload(store, at, { ready: () => fillTo(free) }), stage);
       fs.rmSync(filler);
-      assert.strictEqual(stats().bfree, before.bfree, `${stage}: space is lost`);
-      assert.strictEqual(stats().ffree, before.ffree, `${stage}: names are lost`);
-      assert.deepStrictEqual(await listed(store), []);
+      // All but the note that it is gone, and the highest ticket of its series.
+      const notes = 2 * (i + 1);
+      assert.strictEqual(stats().bfree, before.bfree - notes, `${stage}: space is lost`);
+      assert.strictEqual(stats().ffree, before.ffree - notes, `${stage}: names are lost`);
+      assert.isUndefined(holdsOnly(store, [own(1)]));
+      assert.strictEqual((await upload(store, at)).error?.["code"], "gone");
     }
     // Nearly full from the beginning: told before a byte is sent.
-    execFileSync("fallocate", ["-l", "50m", path.join(store, ".filler")]);
-    const early = await put(serve(store, command(parcel)), parcel);
-    assert.strictEqual(early.first?.["code"], "no-space");
-    fs.rmSync(path.join(store, ".filler"));
-    assert.isDefined((await put(serve(store, command(parcel)), parcel)).stored);
-    assert.isUndefined(holdsOnly(store, [parcel]));
+    execFileSync("fallocate", ["-l", "50m", filler]);
+    const last = own(20);
+    execFileSync("fallocate", ["-l", String(stats().bavail * page - 5_000_000), `${filler}2`]);
+    assert.strictEqual((await upload(store, last)).first?.["code"], "no-space");
+    for (const each of [filler, `${filler}2`]) fs.rmSync(each);
+    assert.isDefined((await upload(store, last)).stored);
+    assert.isUndefined(holdsOnly(store, [own(1), last]));
   });
 
-  it("has no names left for the links of the commit", async () => {
+  it("has no names left for the links of the commit: it goes on when there are some", async () => {
     const store = scratch();
-    mount(store, "size=100m,nr_inodes=64");
-    await put(serve(store, command(parcel)), parcel, { cutAt: 0 });
-    const before = fs.statfsSync(store).ffree;
+    mount(store, "size=400m,nr_inodes=160");
+    assert.isDefined((await upload(store, own(1))).stored);
+    const free = () => fs.statfsSync(store).ffree;
     for (const left of [0, 1, 2, 3]) {
+      const at = own(2 + left);
       const fillers: Array<string> = [];
-      const said = await put(serve(store, command(parcel)), parcel, {
+      const said = await upload(store, at, {
         ready: () => {
-          while (fs.statfsSync(store).ffree > left) {
+          while (free() > left) {
             fillers.push(path.join(store, `.filler${fillers.length}`));
             fs.writeFileSync(fillers.at(-1)!, "");
           }
         },
       });
-      assert.strictEqual(said.error?.["code"], "no-space", `${left} left`);
-      assert.strictEqual(said.ran.code, 5);
+      refused(said, `${left} left`);
       for (const each of fillers) fs.rmSync(each);
-      assert.strictEqual(fs.statfsSync(store).ffree, before, `${left} left: names are lost`);
-      assert.deepStrictEqual(await listed(store), []);
+      const [there, ...others] = await listed(store);
+      assert.deepStrictEqual([there?.name, others.length], ["1.backup", left]);
+      // All of it came, and its trailer may come again.
+      const again = await upload(store, at);
+      assert.strictEqual(again.first?.["offset"], parcel.archive.length);
+      assert.isDefined(again.stored);
+      assert.isUndefined(
+        holdsOnly(
+          store,
+          Array.from({ length: 2 + left }, (_, i) => own(1 + i)),
+        ),
+      );
     }
-    assert.isDefined((await put(serve(store, command(parcel)), parcel)).stored);
   });
 });
 
@@ -284,17 +336,13 @@ describe("dom0, from end to end", unless(noMount()), () => {
     // Full while data streams: the room for its end was kept, so it is stored and written down.
     w.world.faults({ tool: "qvm-backup", kind: "slow", bytesPerSecond: 40_000 });
     const { ended } = w.start("-t", "net", "-p", w.passphraseFile, "work");
-    const record = path.join(w.state, "run/qvm-backup.json");
-    await until("it is under way", () => fs.existsSync(record));
-    // Else its removal would make room.
-    fs.linkSync(record, path.join(w.state, "kept"));
+    await until("it is under way", () => w.world.calls("qvm-backup").length > 0);
     fillUp(filler);
     const late = await ended;
     assert.strictEqual(late.code, 0, late.stderr);
     assert.lengthOf(w.ledger(), 1);
     tidy(w);
     fs.rmSync(filler);
-    fs.rmSync(path.join(w.state, "kept"));
     w.world.faults();
 
     // Full behind the trailer's mark: stored, and maybe not written down. The next run makes it good.

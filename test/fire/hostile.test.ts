@@ -17,6 +17,8 @@ import {
   archive,
   command,
   inTurns,
+  keyIn,
+  keyOf,
   type Parcel,
   put,
   removeScratch,
@@ -278,16 +280,19 @@ const programs: ReadonlyArray<string> = [
   `qbackup/1 put a ${"g".repeat(32)}`,
   `qbackup/1 put a ${"/".repeat(32)}`,
   "qbackup/1 read old.backup",
-  "qbackup/1 read old.backup -1 1",
-  "qbackup/1 read old.backup 0 99999999999999999999",
-  "qbackup/1 read old.backup 1e3 1",
-  "qbackup/1 read old.backup 0x0 1",
-  "qbackup/1 read old.backup 00 1",
-  "qbackup/1 read old.backup 9 1",
+  "qbackup/1 about x",
+  "qbackup/1 about x y",
+  "qbackup/1 table",
+  "qbackup/1 table ../x",
+  `qbackup/1 table ../../${session}`,
+  `qbackup/1 table ${session}`,
+  "qbackup/1 recipe old.backup x",
+  "qbackup/1 manifest",
+  "qbackup/1 list - ../x",
+  "qbackup/1 list ../",
   "qbackup/1 delete old.backup",
   "qbackup/1 rm old.backup",
   "old.backup",
-  `qbackup/1 put old.backup ${session}`,
   "x".repeat(100_000),
 ];
 
@@ -296,22 +301,24 @@ interface Attempt {
   readonly command: string | Buffer;
   readonly input: "archive" | "junk";
 }
-const attempts = (canary: string): ReadonlyArray<Attempt> => {
+const attempts = (canary: string, key: string): ReadonlyArray<Attempt> => {
   const filled = (text: string) => text.replaceAll("CANARY", canary);
+  const signed = (name: string) => command({ ...good, name, session }, key);
   return [
+    { command: signed("old.backup"), input: "archive" as const },
     ...programs.map((text) => ({ command: filled(text), input: "junk" as const })),
     ...names.flatMap((name) => {
       const word = filled(name);
       return [
         { command: word, input: "archive" as const },
-        { command: `qbackup/1 put ${word} ${session}`, input: "archive" as const },
-        { command: `qbackup/1 read ${word} 0 1`, input: "junk" as const },
+        { command: signed(word), input: "archive" as const },
+        { command: `qbackup/1 manifest ${word}`, input: "junk" as const },
       ];
     }),
     ...bytes.flatMap((name) => [
       { command: Buffer.from(name, "latin1"), input: "archive" as const },
       {
-        command: Buffer.from(`qbackup/1 put ${name} ${session}`, "latin1"),
+        command: Buffer.from(signed(name), "latin1"),
         input: "archive" as const,
       },
     ]),
@@ -324,6 +331,8 @@ interface Stage {
   readonly dir: string;
   readonly server: Server;
   readonly canary: string;
+  /** The server's key. */
+  readonly key: string;
   /** ssh with these words behind the destination's options, one session on one connection. */
   readonly ssh: ReadonlyArray<string>;
   readonly snapshot: () => ReadonlyArray<string>;
@@ -394,10 +403,10 @@ const stage = async (as: ServerOptions["as"]): Promise<Stage> => {
   const init = [shell, "init", "--root", store];
   if (isRoot) execFileSync("runuser", ["-u", server.account, "--", ...init], { stdio: "pipe" });
   else execFileSync(shell, init.slice(1), { stdio: "pipe" });
-  const first = await put(
-    talk(["/usr/bin/ssh", ...server.ssh, "--", server.destination, command(good)]),
-    good,
-  );
+  const ask = (text: string) =>
+    talk(["/usr/bin/ssh", ...server.ssh, "--", server.destination, text]);
+  const key = await keyOf(ask);
+  const first = await put(ask(command(good, key)), good, key);
   assert.isDefined(first.stored, `${first.ran.stderr}${server.log()}`);
 
   // What would be hit: a home with its keys, and files that anybody may change.
@@ -431,8 +440,11 @@ const stage = async (as: ServerOptions["as"]): Promise<Stage> => {
     dir,
     server,
     canary,
+    key,
     ssh: ["/usr/bin/ssh", ...words, "-o", "ControlMaster=no"],
-    snapshot: () => tree(watched).filter((line) => !line.startsWith("sshd.log ")),
+    // Of whatever a session does, the log tells, and the file that says where the store is used from.
+    snapshot: () =>
+      tree(watched).filter((line) => !/^(?:sshd\.log|store\/\.qbackup\/(?:log|owner)) /.test(line)),
   };
 };
 
@@ -451,13 +463,13 @@ const planted = [
 
 const attacks = (as: "both" | "forced-command") => () => {
   it("hostile names and commands change nothing, run nothing, and are refused", async () => {
-    const { canary, server, snapshot, ssh } = await stage(as);
+    const { canary, key, server, snapshot, ssh } = await stage(as);
     const table: ReadonlyArray<Attempt> = [
-      ...attempts(canary),
+      ...attempts(canary, key),
       ...[...planted, ...(isRoot ? ["null"] : [])].flatMap((name) => [
         { command: name, input: "archive" as const },
-        { command: `qbackup/1 put ${name} ${session}`, input: "archive" as const },
-        { command: `qbackup/1 read ${name} 0 1`, input: "junk" as const },
+        { command: command({ ...good, name, session }, key), input: "archive" as const },
+        { command: `qbackup/1 recipe ${name}`, input: "junk" as const },
         { command: `qbackup/1 check ${name}`, input: "junk" as const },
         { command: `qbackup/1 manifest ${name}`, input: "junk" as const },
       ]),
@@ -598,7 +610,7 @@ const attacks = (as: "both" | "forced-command") => () => {
   });
 
   it("no variable, agent, display or terminal of the client's reaches the program", async () => {
-    const { canary, dir, server, snapshot } = await stage(as);
+    const { canary, dir, key, server, snapshot } = await stage(as);
     const before = snapshot();
     const hook = path.join(dir, "hook.cjs");
     fs.writeFileSync(hook, `require("fs").writeFileSync(${JSON.stringify(canary)}, "")\n`);
@@ -633,7 +645,7 @@ const attacks = (as: "both" | "forced-command") => () => {
         .join(" ")}`,
       "--",
       server.destination,
-      `qbackup/1 put env.backup ${session}`,
+      command({ ...good, name: "env.backup", session }, key),
     ]);
     const first = await call.next();
     if (first === undefined) assert.fail(`${JSON.stringify(await call.ended)}${server.log()}`);
@@ -655,7 +667,7 @@ const attacks = (as: "both" | "forced-command") => () => {
     await call.ended;
     assert.isFalse(fs.existsSync(canary));
     const outside = (lines: ReadonlyArray<string>) =>
-      lines.filter((line) => !line.includes("/.qbackup/incoming/"));
+      lines.filter((line) => !/\/\.qbackup\/(?:incoming|runs)\//.test(line));
     assert.deepStrictEqual(outside(snapshot()), outside(before));
   });
 };
@@ -663,39 +675,51 @@ describe("as both", unless(notRoot), attacks("both"));
 describe("as forced-command", attacks("forced-command"));
 
 describe("links in the place of the store's own directories and files", () => {
-  const plant: Record<string, (store: string, outside: string) => void> = {
-    ".qbackup": (store, outside) => fs.symlinkSync(outside, path.join(store, ".qbackup")),
-    "its incoming": (store, outside) => {
-      fs.mkdirSync(path.join(store, ".qbackup"));
-      fs.symlinkSync(outside, path.join(store, ".qbackup/incoming"));
-    },
-    "its digests": (store, outside) => {
-      fs.mkdirSync(path.join(store, ".qbackup"));
-      fs.symlinkSync(outside, path.join(store, ".qbackup/digests"));
+  type Plant = (store: string, outside: string) => void;
+  /** A link at a place that the store has, or will have, for its own; `behind` is outside. */
+  const link =
+    (at: string, behind: string): Plant =>
+    (store, outside) => {
+      const own = path.join(store, ".qbackup");
+      fs.mkdirSync(path.dirname(path.join(own, at)), { recursive: true });
+      fs.symlinkSync(path.join(outside, behind), path.join(own, at));
+    };
+  const directories = [
+    "incoming",
+    "packs",
+    "digests",
+    "tables",
+    "recipes",
+    "records",
+    "runs",
+    "gone",
+  ];
+  const plant: Record<string, Plant> = {
+    ".qbackup": (store, outside) => {
+      fs.rmSync(path.join(store, ".qbackup"), { recursive: true });
+      fs.symlinkSync(outside, path.join(store, ".qbackup"));
     },
     "its identity": (store, outside) => {
-      fs.mkdirSync(path.join(store, ".qbackup"));
-      fs.symlinkSync(path.join(outside, "new"), path.join(store, ".qbackup/identity"));
+      fs.rmSync(path.join(store, ".qbackup/identity"));
+      link("identity", "new")(store, outside);
     },
-    "the upload": (store, outside) => {
-      fs.mkdirSync(path.join(store, ".qbackup/incoming"), { recursive: true });
-      fs.symlinkSync(path.join(outside, "victim"), path.join(store, ".qbackup/incoming", session));
-    },
+    "its signers": link("signers", "victim"),
+    "its owner": link("owner", "victim"),
+    "its log": link("log", "victim"),
+    ...Object.fromEntries(directories.map((name) => [`its ${name}`, link(name, "")])),
+    "the upload": link(`incoming/${session}`, "victim"),
+    ...Object.fromEntries(
+      ["table", "recipe", "record", "ticket"].map((kind) => [
+        `its ${kind}`,
+        link(`incoming/${session}.${kind}`, "victim"),
+      ]),
+    ),
     "its digest list": (store, outside) => {
-      const incoming = path.join(store, ".qbackup/incoming");
-      fs.mkdirSync(incoming, { recursive: true });
-      fs.writeFileSync(path.join(incoming, session), Buffer.alloc(1_048_576));
-      fs.symlinkSync(path.join(outside, "victim"), path.join(incoming, `${session}.digests`));
+      link(`incoming/${session}.digests`, "victim")(store, outside);
+      fs.writeFileSync(path.join(store, ".qbackup/incoming", session), Buffer.alloc(1_048_576));
     },
-    "its record": (store, outside) => {
-      const incoming = path.join(store, ".qbackup/incoming");
-      fs.mkdirSync(incoming, { recursive: true });
-      fs.symlinkSync(path.join(outside, "victim"), path.join(incoming, `${session}.record`));
-    },
-    "the kept digests": (store, outside) => {
-      fs.mkdirSync(path.join(store, ".qbackup/digests"), { recursive: true });
-      fs.symlinkSync(path.join(outside, "victim"), path.join(store, ".qbackup/digests", session));
-    },
+    "the kept digests": link(`digests/${session}`, "victim"),
+    "the kept pack": link(`packs/${session}`, "victim"),
   };
   it.each(Object.entries(plant))("%s: nothing outside is touched", async (_, set) => {
     const dir = scratch();
@@ -704,10 +728,11 @@ describe("links in the place of the store's own directories and files", () => {
     fs.mkdirSync(outside);
     fs.mkdirSync(store);
     fs.writeFileSync(path.join(outside, "victim"), "victim\n");
+    const server = keyIn(store);
     set(store, outside);
     const before = tree(outside);
     const parcel = { ...good, session };
-    const { error, ran, stored } = await put(serve(store, command(parcel)), parcel);
+    const { error, ran, stored } = await put(serve(store, command(parcel, server)), parcel, server);
     assert.deepStrictEqual(tree(outside), before);
     // A link among its own uploads may be thrown away; one it has no business with is refused.
     if (stored === undefined) assert.notStrictEqual(ran.code, 0, JSON.stringify(error));

@@ -8,10 +8,17 @@ import { once } from "node:events";
 import * as fs from "node:fs";
 import * as os from "node:os";
 import * as path from "node:path";
-import { fullChunk } from "#src/archive/walk";
-import { manifestOf, stream, trailerOf } from "#test/support/shell";
+import * as crypto from "node:crypto";
 import { archiveOf } from "#test/support/archive";
-import { treeHash } from "#test/support/peer";
+import { linesOf, rootOf, tableOf } from "#test/support/reference";
+import {
+  commandFor,
+  framesOf,
+  manifestFor,
+  tableFor,
+  ticketFor,
+  trailerOf,
+} from "#test/support/shell";
 import { dist, type Ran } from "#test/support/whole";
 
 /** Of what happens at random; the same again with the same number. */
@@ -134,24 +141,69 @@ export interface Parcel {
   readonly name: string;
   readonly session: string;
   readonly archive: Buffer;
+  /** 1 if not given. Each session is of a series of its own. */
+  readonly run?: number;
 }
 
-/** One call of `put`, to its end. With `cutAt`, the link ends after so many bytes of the stream. */
+/** All tickets are of this moment: the same one may come again. */
+const time = Date.now();
+export const ticketOf = ({ archive, name, run = 1, session }: Parcel) => ({
+  name,
+  run,
+  session,
+  series: session.slice(16),
+  bytes: archive.length,
+  time,
+});
+export const command = (parcel: Parcel, server: string): string =>
+  commandFor(ticketOf(parcel), server, time);
+
+/** All that is sent behind `ready`, from `offset` on. */
+export const streamOf = (parcel: Parcel, server: string, offset = 0): Buffer => {
+  const { archive } = parcel;
+  const lines = tableFor(archive);
+  const manifest = manifestFor(ticketFor(ticketOf(parcel), time), server, lines);
+  const trailer = trailerOf(manifest, `new 0 ${lines.length}\n`);
+  return Buffer.concat([framesOf(archive, offset), trailer]);
+};
+
+/** The public key of a store; of a new one, made here: for what is about other things. */
+export const keyIn = (store: string): string => {
+  const file = path.join(store, ".qbackup/identity");
+  if (!fs.existsSync(file)) {
+    fs.mkdirSync(path.dirname(file), { recursive: true, mode: 0o700 });
+    const { privateKey } = crypto.generateKeyPairSync("ed25519");
+    fs.writeFileSync(file, privateKey.export({ format: "pem", type: "pkcs8" }), { mode: 0o600 });
+  }
+  return crypto.createPublicKey(fs.readFileSync(file)).export({ format: "jwk" }).x!;
+};
+/** The public key of what `ask` talks to. */
+export const keyOf = async (ask: (command: string) => Talk): Promise<string> => {
+  const call = ask("qbackup/1 about");
+  call.end();
+  const said = await call.next();
+  const { code, stderr } = await call.ended;
+  if (said?.type !== "about") throw new Error(`about: exit ${code}: ${stderr}`);
+  return String(said["server"]);
+};
+
+export interface PutOptions {
+  /** Bytes of the stream after which the link ends. */
+  readonly cutAt?: number;
+  readonly ready?: () => Promise<unknown> | void;
+}
+/** One call of `put`, to its end. */
 export const put = async (
   call: Talk,
-  { archive, name, session }: Parcel,
-  options: { readonly cutAt?: number; readonly ready?: () => Promise<unknown> | void } = {},
+  parcel: Parcel,
+  server: string,
+  options: PutOptions = {},
 ): Promise<Put> => {
   const first = await call.next();
   let last = first;
   if (first?.type === "ready") {
     await options.ready?.();
-    const manifest = manifestOf(
-      archive,
-      { name, session, server: String(first["server"]) },
-      fullChunk,
-    );
-    const bytes = stream(archive, Number(first["offset"]), trailerOf(manifest));
+    const bytes = streamOf(parcel, server, Number(first["offset"]));
     await call.send(options.cutAt === undefined ? bytes : bytes.subarray(0, options.cutAt));
     if (options.cutAt !== undefined) call.end();
     last = await call.next();
@@ -166,21 +218,41 @@ export const put = async (
     ran,
   };
 };
+/** The same, into a store. */
+export const upload = (
+  store: string,
+  parcel: Parcel,
+  options: PutOptions = {},
+  tracer: ReadonlyArray<string> = [],
+): Promise<Put> => {
+  const server = keyIn(store);
+  return put(serve(store, command(parcel, server), tracer), parcel, server, options);
+};
 
 /** About `size` bytes with the structure of a backup. */
 export const archive = (size: number, seed = 1): Buffer =>
   archiveOf({ seed, files: [{ path: "vm3/private.img", size }] });
 
 export const sessionOf = (n: number): string => n.toString(16).padStart(32, "0");
-export const command = ({ name, session }: Parcel): string => `qbackup/1 put ${name} ${session}`;
 
 export interface Listed {
   readonly name: string;
+  readonly session: string;
   readonly size: number;
-  readonly treehash: string | null;
-  readonly verified: boolean;
+  readonly root: string;
+  readonly damaged: boolean;
 }
-/** What the server lists; each that it vouches for is read and hashed, and must be what it says. */
+/** What is listed must be what its line says: it is read and hashed. */
+export const isWhole = (store: string, { damaged, name, root, session, size }: Listed): void => {
+  if (damaged) throw new Error(`${name} is listed as damaged`);
+  // Its own name comes behind the record, and is made again where a crash took it.
+  const [file, pack] = [name, `.qbackup/packs/${session}`].map((each) => path.join(store, each));
+  const bytes = fs.readFileSync(fs.existsSync(file!) ? file! : pack!);
+  if (bytes.length !== size || rootOf(linesOf(tableOf(bytes))) !== root) {
+    throw new Error(`${name} is listed, and is something else`);
+  }
+};
+/** What the server lists; each is read and hashed, and must be what it says. */
 export const listed = async (store: string): Promise<ReadonlyArray<Listed>> => {
   const call = serve(store, "qbackup/1 list");
   call.end();
@@ -190,13 +262,7 @@ export const listed = async (store: string): Promise<ReadonlyArray<Listed>> => {
   }
   const { code, stderr } = await call.ended;
   if (code !== 0) throw new Error(`list: exit ${code}: ${stderr}`);
-  for (const { name, size, treehash, verified } of found) {
-    if (!verified) continue;
-    const bytes = fs.readFileSync(path.join(store, name));
-    if (bytes.length !== size || treeHash(bytes) !== treehash) {
-      throw new Error(`${name} is listed as verified, and is something else`);
-    }
-  }
+  for (const each of found) isWhole(store, each);
   return found;
 };
 
@@ -204,20 +270,23 @@ export const listed = async (store: string): Promise<ReadonlyArray<Listed>> => {
 export const below = (dir: string): ReadonlyArray<string> =>
   fs.readdirSync(dir, { recursive: true, encoding: "utf8" }).sort();
 
+/** What every store has, whatever is in it: keys, directories, the log, and what is known of tickets. */
+const furniture = /^\.qbackup(?:\/(?:[a-z]+|log\.1|runs\/[0-9a-f]{64}|gone\/[0-9a-f]{32}))?$/;
+/** What is in a store besides. */
+export const contents = (store: string): ReadonlyArray<string> =>
+  below(store).filter((name) => !furniture.test(name));
+
 /** The store holds these archives with what belongs to them, and nothing else at all. */
 export const holdsOnly = (store: string, parcels: ReadonlyArray<Parcel>): string | undefined => {
-  const wanted = [
-    ".qbackup",
-    ".qbackup/digests",
-    ".qbackup/identity",
-    ".qbackup/incoming",
-    ...parcels.flatMap(({ name, session }) => [
-      `.qbackup/digests/${session}`,
+  const wanted = parcels
+    .flatMap(({ name, session }) => [
+      ...["digests", "packs", "recipes", "tables"].map((of) => `.qbackup/${of}/${session}`),
+      `.qbackup/records/${session}.manifest.json`,
       name,
       `${name}.manifest.json`,
-    ]),
-  ].sort();
-  const there = below(store);
+    ])
+    .sort();
+  const there = contents(store);
   return there.join("\n") === wanted.join("\n") ? undefined : `the store has ${there.join(", ")}`;
 };
 

@@ -7,29 +7,36 @@ import { Effect, Exit } from "effect";
 import * as assert from "node:assert/strict";
 import * as fs from "node:fs";
 import type { Source } from "#services/Bytes";
-import { ArchiveFault, Walk } from "#src/archive/walk";
-import { parseInvocation } from "#src/shell/invocation";
+import { ArchiveFault, archiveSize, ListWalk, Walk } from "#src/archive/walk";
+import { archiveMembers } from "#src/proof/members";
+import { parseWish, resolver, type Run, runLine } from "#src/proof/recipe";
+import { lineOf, tableLineLimit } from "#src/proof/table";
 import {
-  blockSize,
-  type Frame,
-  frames,
-  keepAliveFrame,
-  lengthPrefix,
-  giveUpFrame,
-} from "#src/wire/frames";
-import { preambleLimit, replies } from "#src/wire/lines";
-import {
-  manifestDiffers,
   parseManifest,
   parseReceipt,
-  parseTrailer,
+  parseTicket,
+  parseTombstone,
   receiptDiffers,
-} from "#src/proof/manifest";
-import type { Reply } from "#src/wire/reply";
-import { parseCommand, parseLine, type Request, toCommand, toLine } from "#src/wire/request";
+} from "#src/proof/texts";
+import { parseInvocation } from "#src/shell/invocation";
+import { parseRecord } from "#src/store/record";
+import { frames, giveUpFrame, keepAliveFrame, lengthPrefix } from "#src/wire/frames";
+import { blockSize, preambleLimit } from "#src/wire/limits";
+import { replies } from "#src/wire/lines";
+import {
+  parseCommand,
+  parseLine,
+  parseReply,
+  type Request,
+  toCommand,
+  type Verb,
+} from "#src/wire/request";
+import { askLine, parseAsk } from "#src/wire/verbs/read";
 import { pieces } from "#test/fuzz/mutate";
-import { archiveOf } from "#test/support/archive";
+import { archiveOf, scryptOf, slotOf } from "#test/support/archive";
 import { type Rng, rng } from "#test/support/random";
+import * as reference from "#test/support/reference";
+import { vectors } from "#test/support/vectors";
 
 export interface Target {
   readonly name: string;
@@ -67,15 +74,6 @@ const sourceOf = (parts: ReadonlyArray<Uint8Array>): Source => {
 };
 
 const session = "0123456789abcdef0123456789abcdef";
-const requests: ReadonlyArray<Request> = [
-  { verb: "put", name: "laptop-2026-11-23T0400.backup", session },
-  { verb: "put", name: "a/b/c/d.backup", session },
-  { verb: "list" },
-  { verb: "list", prefix: "appvms/" },
-  { verb: "manifest", name: "x+y_z.backup" },
-  { verb: "read", name: "x.backup", first: 0, count: 12 },
-  { verb: "check", name: "2026.backup" },
-] as unknown as ReadonlyArray<Request>;
 
 /** What nothing that a client names may be, in other words than the parser's. */
 const safeName = (name: string): void => {
@@ -94,13 +92,16 @@ const safeName = (name: string): void => {
 const safeRequest = (request: Request): void => {
   if ("name" in request) safeName(request.name);
   if ("prefix" in request && request.prefix !== undefined) safeName(request.prefix);
-  assert.match(toCommand(request), /^qbackup\/1 [a-z]+(?: [A-Za-z0-9._+/-]+)*$/);
+  if ("after" in request && request.after !== undefined) safeName(request.after);
+  assert.match(toCommand(request), /^qbackup\/1 [a-z]+(?: [A-Za-z0-9._+/:-]+)*$/);
+  const { verb, ...parameters } = request;
+  assert.equal(toCommand(request), reference.commandOf({ verb, parameters }));
 };
 
 const command: Target = {
   name: "command",
   corpus: [
-    ...requests.map(toCommand),
+    ...vectors.requests.map((vector) => vector.command),
     "laptop.backup",
     "dir/laptop.backup",
     "qbackup-shell --root /srv/backups --quota 500G",
@@ -113,8 +114,10 @@ const command: Target = {
     const parsed = parseCommand(text);
     if ("request" in parsed) {
       safeRequest(parsed.request);
-      assert.equal(toCommand(parsed.request), text);
+      // A dash alone is every archive, which is said without it.
+      assert.equal(toCommand(parsed.request), text.replace(/ list -$/, " list"));
     }
+    assert.equal("request" in parsed, reference.requestIn(text) !== undefined);
     const way = r.int(0, 4);
     const options = r.pick(command.corpus).toString();
     const call =
@@ -139,7 +142,7 @@ const command: Target = {
 
 const request: Target = {
   name: "request",
-  corpus: requests.map((one) => Buffer.from(`${one.verb}\n${toLine(one)}`)),
+  corpus: vectors.requests.map(({ line, verb }) => Buffer.from(`${verb}\n${line}`)),
   check: (input) => {
     const [verb = "", ...rest] = input.toString().split("\n");
     const parsed = parseLine(verb, rest.join("\n"));
@@ -150,152 +153,193 @@ const request: Target = {
   },
 };
 
-/** What the frames of `input` are, read the plain way: the whole of it is there. */
-const framesOf = (input: Buffer): ReadonlyArray<string> => {
-  const found: Array<string> = [];
-  let short = false;
-  for (let at = 0; ;) {
-    if (input.length - at < 4) return [...found, "cut"];
-    const length = input.readUInt32BE(at);
-    at += 4;
-    if (length === 0x80000000) found.push("keep-alive");
-    else if (length === 0xffffffff) return [...found, "give-up"];
-    else if (length === 0) {
-      if (input.length - at < 4) return [...found, "cut"];
-      const size = input.readUInt32BE(at);
-      at += 4;
-      if (size === 0 || size > 16 * blockSize) return [...found, "error"];
-      return [
-        ...found,
-        input.length - at < size ? "cut" : `end ${size} ${sum(input.subarray(at, at + size))}`,
-      ];
-    } else if (length > blockSize || short) return [...found, "error"];
-    else {
-      if (input.length - at < length) return [...found, "cut"];
-      short = length < blockSize;
-      found.push(`block ${length} ${sum(input.subarray(at, at + length))}`);
-      at += length;
-    }
-  }
-};
-const sum = (bytes: Uint8Array): number => {
-  let total = bytes.length;
-  for (let i = 0; i < bytes.length; i += 1 + (i >> 4)) total = (total * 31 + bytes[i]!) | 0;
-  return total;
-};
-const whole = Buffer.alloc(blockSize, "block");
 const small = (n: number) => Buffer.concat([lengthPrefix(n), Buffer.alloc(n, n)]);
-const trailing = (text: string) =>
-  Buffer.concat([lengthPrefix(0), lengthPrefix(text.length), Buffer.from(text)]);
-const upload: Target = {
+/** Bytes of the longest frame here. */
+const longest = 9000;
+const bulk: Target = {
   name: "frames",
   corpus: [
-    Buffer.concat([small(5), trailing("{}")]),
-    Buffer.concat([keepAliveFrame, small(700), trailing("{".repeat(70_000))]),
+    Buffer.concat([small(5), lengthPrefix(0), small(2), small(64), lengthPrefix(0)]),
+    Buffer.concat([keepAliveFrame, small(700), small(longest)]),
     Buffer.concat([keepAliveFrame, giveUpFrame]),
-    trailing("x"),
-    // Rare, because it is large: one in many inputs has whole blocks.
     Buffer.concat([small(1), small(2)]),
-    Buffer.concat([keepAliveFrame, keepAliveFrame, small(9000)]),
+    Buffer.concat([keepAliveFrame, keepAliveFrame, small(longest)]),
     Buffer.concat([lengthPrefix(blockSize), Buffer.from("cut")]),
   ],
-  check: (given, r) => {
-    const input = r.next() < 0.002 ? Buffer.concat([lengthPrefix(blockSize), whole, given]) : given;
-    const expected = framesOf(input);
-    const { next } = frames(sourceOf(pieces(input, r)));
-    const found: Array<string> = [];
-    for (let turns = 0; ; turns++) {
-      assert.ok(turns <= input.length / 4 + 1, "more frames than there can be");
+  check: (input, r) => {
+    const { next } = frames(sourceOf(pieces(input, r)), longest);
+    for (const expected of reference.framesIn(input, longest)) {
       const exit = Effect.runSyncExit(next);
       if (Exit.isFailure(exit)) {
         assert.ok(
           exit.cause.reasons.every((reason) => reason._tag === "Fail"),
           String(exit.cause),
         );
-        found.push("error");
-        break;
-      }
-      const frame: Frame = exit.value;
-      found.push(
-        frame.kind === "block"
-          ? `block ${frame.bytes.length} ${sum(frame.bytes)}`
-          : frame.kind === "end"
-            ? `end ${frame.trailer.length} ${sum(frame.trailer)}`
-            : frame.kind,
-      );
-      if (frame.kind !== "block" && frame.kind !== "keep-alive") break;
+        assert.equal(expected, "long");
+      } else if (exit.value.kind === "bytes") {
+        assert.ok(typeof expected !== "string" && expected.equals(exit.value.bytes));
+      } else assert.equal(exit.value.kind, expected);
     }
-    assert.deepEqual(found, expected);
   },
 };
 
-const key = "MCowBQYDK2VwAyEAGb9ECWmEzf6FQbrBZ9w7lshQhqo=".slice(0, 43).padEnd(43, "A") + "=";
-const manifest = {
-  version: 1,
-  name: "laptop.backup",
-  session,
-  server: key,
-  size: 40_960,
-  treehash: "ab".repeat(32),
-  created: "2026-11-23T04:00:00Z",
-  members: [
-    { path: "backup-header", start: 0, length: 10_240, size: 120 },
-    { path: "vm2/private.img.000.enc", start: 10_240, length: 30_720, size: 20_000 },
-  ],
-};
-const signature = `${"A".repeat(86)}==`;
-const receipt = {
-  version: 1,
-  name: manifest.name,
-  session,
-  size: manifest.size,
-  treehash: manifest.treehash,
-  manifest: "cd".repeat(32),
-  stored: "2026-11-23T04:00:01.5Z",
-};
-const valid = parseManifest(JSON.stringify(manifest))!;
-const trailer: Target = {
-  name: "trailer",
+const textOf = (what: string) => vectors.texts.find((one) => one.what === what)!;
+const [manifest, receipt, tombstone, ticket] = ["manifest", "receipt", "tombstone", "ticket"].map(
+  (what) => textOf(what).text,
+) as [string, string, string, string];
+const { signature } = textOf("receipt");
+const plain = (found: object | undefined) => (found === undefined ? undefined : { ...found });
+const texts: Target = {
+  name: "texts",
   corpus: [
-    JSON.stringify({ manifest: JSON.stringify(manifest), signature: null }),
-    JSON.stringify({ manifest: JSON.stringify({ ...manifest, members: [] }), signature }),
-    JSON.stringify(manifest),
-    JSON.stringify(receipt),
+    manifest,
+    manifest.replace(":null", ':"2026-12-01T00:00:00Z"'),
+    receipt,
+    tombstone,
+    ticket,
+    JSON.stringify({ manifest, signature, receipt, receiptSignature: signature }),
+    JSON.stringify({
+      session,
+      size: 5,
+      members: 4,
+      root: "ab".repeat(32),
+      stored: "2026-11-23T04:00:00Z",
+    }),
   ].map((text) => Buffer.from(text)),
   check: (input) => {
     const text = input.toString();
-    const outer = parseTrailer(text);
-    for (const inner of new Set([outer?.manifest ?? text, text])) {
-      const found = parseManifest(inner);
-      if (found !== undefined) {
-        safeName(found.name);
-        assert.ok(
-          Number.isSafeInteger(found.size) && found.size >= 0 && found.members.length <= 65_536,
-        );
-        assert.equal(manifestDiffers(found, found), undefined);
-        const differs = manifestDiffers(found, valid);
-        // It must not find two different texts the same, but for what is not compared.
-        if (differs === undefined) {
-          assert.deepEqual({ ...found, created: "" }, { ...valid, created: "" });
-        }
+    const found = parseManifest(text);
+    assert.deepEqual(plain(found), reference.textIn("manifest", text));
+    if (found !== undefined) safeName(found.name);
+    const said = parseReceipt(text);
+    assert.deepEqual(plain(said), reference.textIn("receipt", text));
+    if (said !== undefined)
+      assert.ok(
+        text === receipt ||
+          receiptDiffers(said, manifest) !== undefined ||
+          said.stored !== "2026-11-28T03:00:09Z",
+      );
+    assert.deepEqual(plain(parseTombstone(text)), reference.textIn("tombstone", text));
+    const opened = parseTicket(text);
+    assert.deepEqual(plain(opened), reference.ticketIn(text));
+    if (opened !== undefined) safeName(opened.ticket.name);
+    parseRecord(text);
+  },
+};
+
+const tableText = vectors.archives[1]!.table;
+const own = "9".repeat(32) as Run["session"];
+/** A table, read as far as it is wanted, and a recipe over it. */
+const tables: Target = {
+  name: "tables",
+  corpus: [
+    `${session} 0 8\n\n${tableText}`,
+    `${session} 4 4\n${session} 0 1\n\n${tableText}`,
+    `${session} 2 1\n\n${tableText}${vectors.archives[0]!.table}`,
+    `${session} 0 1\n${own} 0 3\n${session} 7 1\n\n${tableText}`,
+  ].map((text) => Buffer.from(text)),
+  check: (input, r) => {
+    const text = input.toString("latin1");
+    const middle = text.indexOf("\n\n");
+    const recipe = middle < 0 ? text : text.slice(0, middle + 1);
+    const table = middle < 0 ? "" : text.slice(middle + 2);
+    const runs = reference.linesOf(recipe);
+    const sound =
+      runs.join("") === recipe &&
+      runs.every((line) => /^[0-9a-f]{32} (0|[1-9]\d{0,6}) [1-9]\d{0,6}\n$/.test(line)) &&
+      runs.reduce((sum, line) => sum + Number(line.split(" ")[2]), 0) < 1000;
+    const wanted = sound ? reference.spread(recipe) : [];
+    const members = archiveMembers(sound ? wanted.length : r.int(0, 20));
+    const push = (reader: ReturnType<typeof members.recipe>, what: string) => {
+      for (const piece of pieces(Buffer.from(what, "latin1"), r)) {
+        if (!reader.push(piece)) break;
       }
-      const said = parseReceipt(inner);
-      if (said !== undefined) receiptDiffers(said, text);
+      return reader.finish();
+    };
+    const taken = push(members.recipe(), recipe);
+    if (taken) assert.ok(members.count < 1000 && runs.join("") === recipe);
+    if (sound)
+      assert.equal(
+        taken,
+        new Set(wanted.map(String)).size === wanted.length &&
+          wanted.every(([, index]) => index < 1_048_576),
+      );
+    if (!taken || !sound) return;
+    const [first] = members.sessions();
+    if (first === undefined) return;
+    const lines = reference.linesOf(table);
+    const whole = push(members.table(first), table);
+    const mine = wanted.flatMap(([of, index], at) => (of === first ? [[index, at] as const] : []));
+    if (!whole) {
+      assert.ok(
+        lines.join("") !== table ||
+          lines.some((line) => line.length > tableLineLimit || !/^[ -~]+\n$/.test(line)) ||
+          mine.some(([index]) => reference.memberIn(lines[index]?.trimEnd() ?? "") === undefined),
+      );
+      return;
+    }
+    for (const [index, at] of mine) assert.equal(lineOf(members.at(at)), lines[index]);
+  },
+};
+
+const wishes: Target = {
+  name: "wishes",
+  corpus: ["new 0 6\n", "base 0 3\nnew 2 1\nbase 3 4\n", "new 5 1\nbase 6 1\nnew 0 5\n"].map(
+    (text) => Buffer.from(text),
+  ),
+  check: (input) => {
+    const text = input.toString("latin1");
+    const base = [
+      { session, first: 3, count: 4 },
+      { session: own, first: 0, count: 3 },
+    ] as ReadonlyArray<object> as ReadonlyArray<Run>;
+    const { made, push } = resolver(own, 6, base);
+    const lines = reference.linesOf(text);
+    const sound =
+      lines.length > 0 &&
+      lines.every((line) => {
+        const wish = parseWish(line.slice(0, -1));
+        return wish !== undefined && push(wish) === true;
+      });
+    const ours = sound ? made.runs().map(runLine).join("") : undefined;
+    assert.equal(ours, reference.resolved(lines.join(""), own, 6, base.map(runLine).join("")));
+  },
+};
+
+const asks: Target = {
+  name: "asks",
+  corpus: [`${session} 0 0 1`, `${session} 12 3 45`, ".", ""].map((text) => Buffer.from(text)),
+  check: (input) => {
+    const text = input.toString("latin1");
+    const ask = parseAsk(text);
+    if (ask === "end") assert.equal(text, "");
+    else if (ask === "alive") assert.equal(text, ".");
+    else if (ask === undefined) assert.doesNotMatch(text, /^[0-9a-f]{32} 0 0 1$/);
+    else {
+      assert.equal(askLine(ask), `${text}\n`);
+      assert.ok(ask.count > 0 && reference.words.session(ask.session));
     }
   },
 };
 
 const lines = (...all: ReadonlyArray<unknown>) =>
   Buffer.from(all.map((one) => (typeof one === "string" ? one : JSON.stringify(one))).join("\n"));
+const running = "ab".repeat(32);
+const [key] = vectors.keys.map((one) => one.public) as [string];
 const answers: Target = {
   name: "replies",
   corpus: [
-    lines("", { type: "ready", offset: 0, server: key }, { type: "ack", offset: blockSize }, ""),
     lines(
       "",
-      { type: "ready", offset: blockSize, server: key },
+      { type: "ready", offset: 0, running },
+      { type: "ack", offset: blockSize, running },
+      "",
+    ),
+    lines(
+      "",
+      { type: "ready", offset: blockSize, running },
       { type: "alive" },
-      { type: "stored", receipt: JSON.stringify(receipt), signature },
+      { type: "stored", receipt, signature },
       "",
     ),
     lines("motd", "", "\x1b[2Jhello", "", { type: "error", code: "busy", message: "no" }, ""),
@@ -304,24 +348,60 @@ const answers: Target = {
       {
         type: "archive",
         name: "a.backup",
+        session,
+        signer: key,
+        series: "a-0123456789abcdef",
+        run: 5,
         size: 5,
-        treehash: null,
+        members: 4,
+        root: running,
         stored: "2026-11-23T04:00:00Z",
-        verified: false,
+        damaged: false,
       },
-      { type: "end", count: 1 },
+      { type: "pruned", name: "b.backup", tombstone, signature },
+      { type: "end", more: true },
       "",
     ),
-    lines("", { type: "ready", size: 5, treehash: "ab".repeat(32) }, { type: "end" }, ""),
+    lines("", { type: "manifest", manifest, signature, receipt, receiptSignature: signature }, ""),
+    lines("", { type: "ready" }, { type: "end" }, ""),
+    lines("", { type: "checked", size: 5, members: 4, root: running }, ""),
+    lines(
+      "",
+      {
+        type: "about",
+        version: "1",
+        server: key,
+        signers: [running],
+        quota: null,
+        room: 5,
+        clock: "2026-11-23T04:00:00Z",
+        confined: null,
+        ticket: { text: ticket, signature },
+      },
+      "",
+    ),
     lines("x".repeat(5000), ""),
   ],
   check: (input, r) => {
+    const verbs: ReadonlyArray<Verb> = [
+      "put",
+      "put",
+      "list",
+      "list",
+      "about",
+      "manifest",
+      "table",
+      "check",
+      "read",
+    ];
+    const verb = r.pick(verbs);
+    const parse = (line: string) => parseReply(verb, line);
     const read = (parts: ReadonlyArray<Uint8Array>) => {
       const skipped: Array<string> = [];
-      const { next } = replies(sourceOf(parts), (line) =>
+      const { next } = replies(sourceOf(parts), parse, (line) =>
         Effect.sync(() => void skipped.push(line)),
       );
-      const found: Array<Reply | string> = [];
+      const found: Array<object | string> = [];
       for (let turns = 0; ; turns++) {
         assert.ok(turns <= input.length + 1, "more replies than there can be");
         const exit = Effect.runSyncExit(next);
@@ -346,6 +426,21 @@ const answers: Target = {
 const sample = (name: string) => fs.readFileSync(new URL(`../fixtures/${name}`, import.meta.url));
 /** Plain bytes of a chunk in the generated archives. */
 const chunk = 4096;
+/** As a slots pack has it: heads last, each member once. */
+const slots = (() => {
+  const salt = Buffer.alloc(32, 7);
+  const sealed = (bytes: number) => scryptOf(Buffer.alloc(bytes, 3), salt);
+  const header = `version=4\nencrypted=True\ncompressed=True\nhmac-algorithm=scrypt\nbackup-id=20261123T030424-1\nqbackup-seal=${running}\nqbackup-run=5\n`;
+  const heads = [
+    slotOf("backup-header", Buffer.from(header)),
+    slotOf("backup-header.hmac", sealed(0)),
+    slotOf("qubes.xml.000.enc", sealed(900)),
+  ];
+  const cells = [0, 1, 2].map((n) => slotOf(`vm2/private.img.00${n}.enc`, sealed(n * 512)));
+  const archive = Buffer.concat([...heads, ...cells]);
+  const end = Buffer.alloc(archiveSize("slots", archive.length) - archive.length);
+  return { pack: Buffer.concat([...cells, ...heads]), plain: Buffer.concat([archive, end]) };
+})();
 const tar: Target = {
   name: "tar",
   corpus: [
@@ -362,50 +457,65 @@ const tar: Target = {
         ].slice(0, seed),
       }),
     ),
+    ...Array.from({ length: 6 }, () => [slots.pack, slots.plain]).flat(),
   ],
   check: (input, r) => {
     const fullChunk = r.next() < 0.8 ? chunk + 128 : 104_857_728;
-    const options =
-      r.next() < 0.5 ? { fullChunk } : { fullChunk, expected: new Set(["vm2", "vm12"]) };
+    const format = r.pick(["qvm-backup", "qvm-backup", "slots", "pack"] as const);
+    const expected = r.next() < 0.5 ? {} : { expected: new Set(["vm2", "vm12"]) };
+    const options = { fullChunk, format, ...expected };
     const ended = (walk: Walk) => {
       const end = walk.finish();
       return end instanceof ArchiveFault ? `${end.message}` : end;
     };
     const one = new Walk(options);
     one.push(input);
-    const plain = ended(one);
+    const whole = ended(one);
     const two = new Walk(options);
     for (const piece of pieces(input, r)) if (two.push(piece) !== undefined) break;
-    assert.deepEqual(ended(two), plain);
-    // As the server walks what it has on disk: what is not looked at is not read.
+    assert.deepEqual(ended(two), whole);
+    // As the server walks what it has on disk: what is not looked at is not read, member by member.
     const three = new Walk(options);
-    for (let at = 0; at < input.length;) {
+    const ends: Array<number> = [];
+    for (let at = 0; at < input.length && three.fault === undefined;) {
       const skip = Math.min(three.skippable, input.length - at);
-      if (skip > 0) {
-        three.skip(skip);
-        at += skip;
-        continue;
-      }
-      const piece = input.subarray(at, at + r.pick([512, 10_240, 32_768]));
-      at += piece.length;
-      if (three.push(piece) !== undefined) break;
+      const { end } = three;
+      if (skip > 0) three.skip(skip);
+      at += skip > 0 ? skip : three.take(input.subarray(at, at + r.pick([512, 10_240, 32_768])));
+      assert.ok(three.fault !== undefined || three.offset === at);
+      if (end !== undefined) assert.ok(at <= end);
+      if (three.atMemberEnd) ends.push(at);
     }
-    assert.deepEqual(ended(three), plain);
-    if (typeof plain === "string") return;
+    assert.deepEqual(ended(three), whole);
+    if (typeof whole === "string") return;
     // Members cover the archive, one behind the other.
     let at = 0;
-    for (const member of plain) {
-      assert.equal(member.start, at);
-      assert.equal(member.length % 10_240, 0);
+    for (const [i, member] of whole.entries()) {
+      const step = one.format === "slots" ? 512 : 10_240;
+      assert.equal(member.length % step, 0);
       assert.ok(member.size < member.length);
       at += member.length;
+      assert.equal(ends[i], at);
     }
-    assert.equal(at, input.length);
+    assert.equal(format === "slots" ? archiveSize("slots", at) : at, input.length);
     assert.equal(one.offset, input.length);
+    const list = new ListWalk(options);
+    for (const member of whole) assert.equal(list.next(member), undefined);
+    assert.equal(list.finish(), undefined);
   },
 };
 
-export const targets: ReadonlyArray<Target> = [command, request, upload, trailer, answers, tar];
+export const targets: ReadonlyArray<Target> = [
+  command,
+  request,
+  bulk,
+  texts,
+  tables,
+  wishes,
+  asks,
+  answers,
+  tar,
+];
 
 /** Runs input number `n` of a target, or the given bytes. */
 export const strike = (

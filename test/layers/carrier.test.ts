@@ -8,10 +8,20 @@ import { bundle, script, type Sshd, start, startSshd, temporary } from "#test/su
 import { noSshd, unless } from "#test/support/unless";
 import { until } from "#test/support/until";
 
-const session = "0123456789abcdef0123456789abcdef";
-const put = { name: "appvms/a-2026.backup", session };
+const key = "A".repeat(43);
+const put = {
+  name: "appvms/a-2026.backup",
+  session: "0123456789abcdef0123456789abcdef",
+  base: "-",
+  series: "appvms-0123456789abcdef",
+  run: 7,
+  bytes: 1_000_000,
+  time: "2026-01-31T04:00:00Z",
+  signer: key,
+  signature: "A".repeat(86),
+};
 const putLine = JSON.stringify(put);
-const putCommand = `qbackup/1 put ${put.name} ${session}`;
+const putCommand = `qbackup/1 put ${Object.values(put).join(" ")}`;
 
 describe("with a real ssh", unless(noSshd), () => {
   const directory = temporary();
@@ -27,6 +37,7 @@ describe("with a real ssh", unless(noSshd), () => {
       case $SSH_ORIGINAL_COMMAND in
         *check*) echo $PPID; exec cat > ${received} ;;
         *list*) echo $PPID; exec cat /dev/zero ;;
+        *read*) echo $PPID; exec sh -c 'read line; [ "$line" = zeros ] && exec cat /dev/zero; echo "asked: $line"; exec cat' ;;
         *) cat > ${received}; echo stored; echo "from the server" >&2; exit 5 ;;
       esac`,
     );
@@ -169,9 +180,9 @@ describe("with a real ssh", unless(noSshd), () => {
   });
 
   /** A call whose session is under way, with the process ids of ssh and of the session's sshd. */
-  const underWay = async (verb: "check" | "list" = "check") => {
+  const underWay = async (verb: "check" | "list" | "read" = "check") => {
     const running = call([verb]);
-    running.child.stdin!.write(verb === "list" ? "{}\n" : '{"name":"a"}\n');
+    running.child.stdin!.write(verb === "check" ? '{"name":"a"}\n' : "{}\n");
     const [line] = (await once(running.child.stdout!, "data")) as [Buffer];
     const children = fs.readFileSync(
       `/proc/${running.child.pid}/task/${running.child.pid}/children`,
@@ -222,18 +233,34 @@ describe("with a real ssh", unless(noSshd), () => {
     assert.strictEqual(fs.readFileSync(received, "utf8"), "");
   });
 
-  it("a caller that is gone, of whom nobody tells: ssh is ended, though its stdout stays open", async () => {
-    // As qrexec's agent does it: stdin ends, and stdout stays open, full and unread.
-    const { child, ended, session, ssh } = await underWay("list");
-    child.stdout!.pause();
+  it("read is a conversation: each word arrives as it is said, and is answered", async () => {
+    const { child, ended } = await underWay("read");
+    let said = "";
+    child.stdout!.on("data", (some: Buffer) => (said += some.toString()));
+    child.stdin!.write("one\n");
+    await until("it is answered", () => said === "asked: one\n");
+    child.stdin!.write("two\n");
+    await until("the next is, too", () => said === "asked: one\ntwo\n");
     child.stdin!.end();
-    if (child.exitCode === null) await once(child, "exit");
-    assert.isTrue(await gone(ssh));
-    assert.isTrue(await gone(session));
-    child.stdout!.resume();
-    const { code, stderr } = await ended;
-    assert.strictEqual(code, 4, stderr);
+    assert.strictEqual((await ended).code, 0);
   });
+
+  it.each(["list", "read"] as const)(
+    "a caller of %s that is gone, of whom nobody tells: ssh is ended, though its stdout stays open",
+    async (verb) => {
+      // As qrexec's agent does it: stdin ends, and stdout stays open, full and unread.
+      const { child, ended, session, ssh } = await underWay(verb);
+      if (verb === "read") child.stdin!.write("zeros\n");
+      child.stdout!.pause();
+      child.stdin!.end();
+      if (child.exitCode === null) await once(child, "exit");
+      assert.isTrue(await gone(ssh));
+      assert.isTrue(await gone(session));
+      child.stdout!.resume();
+      const { code, stderr } = await ended;
+      assert.strictEqual(code, 4, stderr);
+    },
+  );
   it("a caller that will only listen is told all", async () => {
     const { child, ended } = call(["manifest"]);
     child.stdin!.end('{"name":"a"}\n');
@@ -253,7 +280,7 @@ describe("with a real ssh", unless(noSshd), () => {
       const all = fs.readFileSync(words(name), "utf8").split("\n");
       return all.slice(0, all.indexOf("--"));
     };
-    const fetching = ["fetch", "a.backup", "5", "0".repeat(64)];
+    const fetching = ["fetch", "a.backup", "qvm-backup", "5", "1", "0".repeat(64)];
     const upload = await asked("put", ["put"], `${putLine}\n`);
     assert.isAbove(upload.length, 20);
     assert.deepStrictEqual(await asked("fetch", fetching, ""), upload);

@@ -499,7 +499,6 @@ describe("FifoQvmBackup.recover", () => {
           );
         const recover = () =>
           Effect.runPromise(use({ runDirectory, env: it.env, profiles }, (qvm) => qvm.recover));
-        // No record of it: its run was killed before it could write one.
         write(dead.pid!, fifo);
         // The number is a living process's that has nothing to do with it.
         write(process.pid, fifo);
@@ -553,12 +552,29 @@ exec "$DIR/qvm-backup.real" "$@"`,
     }),
   );
 
+  it.live("a qvm-backup that died before it had written its profile leaves no empty one", () =>
+    Effect.promise(async () => {
+      const { it, runDirectory } = await qubes();
+      const profiles = path.join(it.dir, "profiles");
+      fs.mkdirSync(profiles);
+      fs.writeFileSync(path.join(profiles, "backup-run-7.conf"), "");
+      it.add("qvm-backup", `: > "$DIR/profiles/backup-run-$$.conf"; kill -INT $$`);
+      await Effect.runPromise(
+        use({ runDirectory, env: it.env, profiles }, ({ start }) =>
+          Effect.scoped(Effect.flatMap(start(plan), ({ ended }) => ended)),
+        ),
+      );
+      // Another's, which may just be beginning.
+      assert.deepStrictEqual(fs.readdirSync(profiles), ["backup-run-7.conf"]);
+    }),
+  );
+
   const profile = `echo "destination_path: $fifo" > "$DIR/profiles/backup-run-$$.conf"`;
   it.live.each([
     ["is deaf", `trap "" INT; ${profile}`],
     // It must be waited for: else it writes what nobody will remove.
     ["has written no profile yet", `trap '${profile}; exit 130' INT`],
-  ])("one without a record, that %s, leaves none either", ([, does]) =>
+  ])("one whose run was killed, and that %s, leaves none either", ([, does]) =>
     Effect.promise(async () => {
       const world = await qubes();
       const { it, runDirectory } = world;
@@ -577,7 +593,6 @@ while :; do sleep 0.05; done`,
       await until("it starts", () => fs.existsSync(path.join(it.dir, "started")));
       child.kill("SIGKILL");
       await gone(child);
-      fs.rmSync(path.join(runDirectory, "qvm-backup.json"), { force: true });
       const limits = { again: 100, recover: 300 };
       const did = await Effect.runPromise(
         use({ runDirectory, env: it.env, profiles, limits }, (qvm) => qvm.recover),
@@ -597,29 +612,10 @@ while :; do sleep 0.05; done`,
       const recover = use({ runDirectory, env }, (it) => it.recover);
       const garbage: ReadonlyArray<() => void> = [
         () => fs.symlinkSync(precious, path.join(runDirectory, "archive")),
-        () =>
-          fs.symlinkSync(path.join(precious, "file"), path.join(runDirectory, "qvm-backup.json")),
+        () => fs.symlinkSync(path.join(precious, "file"), path.join(runDirectory, "archive")),
         () => fs.mkdirSync(path.join(runDirectory, "archive/deep"), { recursive: true }),
-        () => fs.writeFileSync(path.join(runDirectory, "qvm-backup.json"), "{"),
-        () => execFileSync("mkfifo", [path.join(runDirectory, "qvm-backup.json")]),
-        // Some process, but not the one that was meant: the start time differs, or the path.
-        () =>
-          fs.writeFileSync(
-            path.join(runDirectory, "qvm-backup.json"),
-            JSON.stringify({
-              pid: process.pid,
-              started: "1",
-              fifo: path.join(runDirectory, "archive"),
-            }),
-          ),
-        () => {
-          const stat = fs.readFileSync("/proc/self/stat", "latin1");
-          const started = stat.slice(stat.lastIndexOf(")") + 2).split(" ")[19];
-          fs.writeFileSync(
-            path.join(runDirectory, "qvm-backup.json"),
-            JSON.stringify({ pid: process.pid, started, fifo: path.join(runDirectory, "archive") }),
-          );
-        },
+        () => fs.writeFileSync(path.join(runDirectory, "archive"), "no FIFO"),
+        () => execFileSync("mkfifo", [path.join(runDirectory, "another")]),
       ];
       for (const make of garbage) {
         fs.mkdirSync(runDirectory, { recursive: true });

@@ -130,7 +130,7 @@ describe("staged", () => {
     );
     for (const file of files(stage)) {
       const text = read(file.slice(4));
-      assert.notMatch(text, /@(PREFIX|USER|STORES?|QUOTA)@/, file);
+      assert.notMatch(text, /@(PREFIX|USER|STORES?|OPTIONS)@/, file);
     }
   });
 
@@ -160,7 +160,15 @@ describe("staged", () => {
     must("server", `DESTDIR=${stage}`, "user=b");
     assert.strictEqual(forced(), first);
     must("server", `DESTDIR=${stage}`, "user=b", "quota=1T", "store=/srv/c");
-    assert.strictEqual(forced(), first.replace("500G", "1T").replace("/srv/b", "/srv/c"));
+    const moved = first.replace("500G", "1T").replace("/srv/b", "/srv/c");
+    assert.strictEqual(forced(), moved);
+    const options = "--allow put,list,read --floor 2K --allow-unsigned";
+    must("server", `DESTDIR=${stage}`, "user=b", `options=${options}`);
+    assert.strictEqual(forced(), `${moved} ${options}`);
+    must("server", `DESTDIR=${stage}`, "user=b");
+    assert.strictEqual(forced(), `${moved} ${options}`);
+    must("server", `DESTDIR=${stage}`, "user=b", "options=none");
+    assert.strictEqual(forced(), moved);
   });
 
   const long = "a".repeat(33);
@@ -189,6 +197,15 @@ describe("staged", () => {
     ["server", "user=b", "store=/srv/a'b"],
     ["server", "user=b", "quota=lots"],
     ["server", "user=b", "quota=5M --root /"],
+    ["server", "user=b", "options=--root /"],
+    ["server", "user=b", "options=--allow"],
+    ["server", "user=b", "options=--allow list;id"],
+    ["server", "user=b", "options=--allow  list"],
+    ["server", "user=b", "options=--allow list\nMatch all"],
+    ["server", "user=b", "options=none --floor 2K"],
+    ["server", "user=b", "signer=x"],
+    ["server", "user=b", `signer=${"a".repeat(44)}`],
+    ["server", "user=b", `signer=${"a".repeat(42)} `],
     ["server", "user=b", "key=ssh-ed25519"],
     ["server", "user=b", "key=restrict ssh-ed25519 AAAAC3Nz"],
     ["server", "user=b", "key=ssh-ed25519 AAAAC3Nz a\nssh-ed25519 AAAAC3Nz b"],
@@ -589,8 +606,12 @@ describe("sshd", unless(noSshd), () => {
       assert.match(entry(), new RegExp(`:/home/${user}:${shell}\n$`));
       assert.strictEqual(fs.statSync(`/home/${user}`).mode & 0o777, 0o700);
 
-      const again = install();
+      const signer = "A".repeat(43);
+      const again = install(`signer=${signer}`);
       assert.strictEqual(again.status, 0, again.text);
+      // As the account: what root writes into its store, it could not use.
+      assert.include(again.text, `signers add ${signer} --root /home/${user}\n`);
+      assert.include(again.text, `NODE_OPTIONS=unset\n${user}\n`);
       assert.notInclude(again.text, "made the account");
       const before = entry();
       const elsewhere = install(`PREFIX=${prefix}2`);

@@ -160,6 +160,26 @@ case $2 in work:private|sys:root) echo -1;; none:*) exit 1;; *) echo 2;; esac`,
       assert.include((yield* Effect.flip(of("none", "AppVM"))).message, "volumes of none");
     }),
   );
+  it.live("asks how much the volumes of a qube can hold, those that are saved", () =>
+    Effect.gen(function* () {
+      const it = tools();
+      it.add(
+        "qvm-volume",
+        `[ "$1 $3" = "info size" ] || exit 2
+case $2 in *:private) echo 2147483648;; odd:root) echo much;; *:root) echo 10737418240;; *) exit 1;; esac`,
+      );
+      const of = (name: string, kind: string) =>
+        use(it, (qubes) =>
+          qubes.capacity({ name, qid: 2, state: "Halted", class: kind, included: true }),
+        );
+      assert.strictEqual(yield* of("work", "AppVM"), 2 ** 31);
+      assert.strictEqual(yield* of("sys", "StandaloneVM"), 2 ** 31 + 10 * 2 ** 30);
+      assert.match(
+        (yield* Effect.flip(of("odd", "TemplateVM"))).message,
+        /how large odd is: .*number/,
+      );
+    }),
+  );
   it.live("sets the last backup of a qube, or takes it away", () =>
     Effect.gen(function* () {
       const it = tools();

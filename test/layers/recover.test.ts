@@ -2,19 +2,18 @@
 // @effect-diagnostics processEnv:off -- the script is run as a person would run it.
 import { execFileSync, spawnSync } from "node:child_process";
 import { afterAll, assert, beforeAll, describe, it } from "vitest";
-import { createHash } from "node:crypto";
 import * as fs from "node:fs";
 import * as os from "node:os";
 import * as path from "node:path";
 import * as zlib from "node:zlib";
-import { Walk } from "#src/archive/walk";
-import { treeHash } from "#test/support/peer";
+import { archiveOf, slotOf } from "#test/support/archive";
+import { linesOf, membersOf, rootOf, tableOf } from "#test/support/reference";
+import { ontoFolder, storeMaker } from "#test/support/stores";
 import { decrypted, unpacked } from "#test/standin/restore";
 import { noScrypt, unless, without } from "#test/support/unless";
 
 const script = path.resolve("install/qbackup-recover");
 const passphrase = "correct horse battery staple";
-const sha256 = (bytes: Uint8Array) => createHash("sha256").update(bytes).digest();
 const all = [["dash"], ["busybox", "sh"], ["bash", "--posix"]];
 const shells = all.filter(([shell]) => without(shell!) === undefined);
 const named = shells.map((shell) => [shell.join(" "), shell] as const);
@@ -47,22 +46,12 @@ const recover = (
 const sampleFile = (name: string) =>
   path.resolve(`test/fixtures/sample-${name}-lowcost.qubes-backup`);
 /** The images of a sample, decrypted by node's own crypto. */
-const imagesOf = (name: string, fullChunk?: number): Map<string, Buffer> => {
-  const bytes = fs.readFileSync(sampleFile(name));
-  const walk = new Walk(fullChunk === undefined ? {} : { fullChunk });
-  walk.push(bytes);
-  const members = walk.finish() as ReadonlyArray<{
-    path: string;
-    start: number;
-    length: number;
-    size: number;
-  }>;
-  assert.isArray(members);
-  const dataOf = (member: (typeof members)[number]) => {
-    // The header of the data is the last ustar header before it; a pax header may stand in front.
-    const tar = bytes.subarray(member.start, member.start + member.length);
-    const at = tar.toString("latin1", 156, 157) === "x" ? 1536 : 512;
-    return tar.subarray(at, at + member.size);
+const imagesOf = (name: string): Map<string, Buffer> => {
+  const members = membersOf(fs.readFileSync(sampleFile(name)));
+  const dataOf = ({ bytes, size }: (typeof members)[number]) => {
+    // A pax header may stand in front of the one of the data.
+    const at = bytes.toString("latin1", 156, 157) === "x" ? 1536 : 512;
+    return bytes.subarray(at, at + size);
   };
   const id = /^backup-id=(.*)$/m.exec(dataOf(members[0]!).toString())![1]!;
   const files = new Map<string, Array<Buffer>>();
@@ -83,14 +72,14 @@ const imagesOf = (name: string, fullChunk?: number): Map<string, Buffer> => {
 
 describe.each(named)("%s", unless(noScrypt), (_, shell) => {
   it.each([
-    ["tiny", undefined, ["vm2", "vm3", "vm4"]],
-    ["multichunk", 65_664, ["vm2", "vm3"]],
-  ] as const)("brings back the images of the genuine sample %s", (name, fullChunk, qubes) => {
+    ["tiny", ["vm2", "vm3", "vm4"]],
+    ["multichunk", ["vm2", "vm3"]],
+  ] as const)("brings back the images of the genuine sample %s", (name, qubes) => {
     const file = sampleFile(name);
     const out = path.join(dir, `${shell[0]}-${name}`);
     const ran = recover(shell, ["extract", file, "all", out]);
     assert.strictEqual(ran.code, 0, ran.stderr);
-    const images = imagesOf(name, fullChunk);
+    const images = imagesOf(name);
     assert.deepStrictEqual(
       [...images.keys()].sort(),
       qubes.map((qube) => `${qube}/private.img`),
@@ -118,7 +107,7 @@ describe.each(named)("%s", unless(noScrypt), (_, shell) => {
     for (const shell of shells) {
       const { code, stderr, stdout } = recover(shell, [flag]);
       assert.deepStrictEqual([code, stderr], [0, ""]);
-      for (const word of ["fetch ACCOUNT@HOST NAME FILE", "check FILE", "PASSPHRASE_FILE"])
+      for (const word of ["fetch ACCOUNT@HOST NAME FILE", "fetch STORE NAME", "PASSPHRASE_FILE"])
         assert.include(stdout, word);
       assert.notMatch(stdout, /^#/m);
       // The rest of the file is no text for people.
@@ -151,16 +140,13 @@ describe.each(named)("%s", unless(noScrypt), (_, shell) => {
 
   it("refuses what is not whole, not there, or not decrypted", () => {
     const bytes = fs.readFileSync(sampleFile("multichunk"));
-    const walk = new Walk({ fullChunk: 65_664 });
-    walk.push(bytes);
-    const members = walk.finish() as ReadonlyArray<{ path: string; start: number; length: number }>;
+    const members = membersOf(bytes);
     const withoutMember = (index: number) =>
-      Buffer.concat([
-        bytes.subarray(0, members[index]!.start),
-        bytes.subarray(members[index]!.start + members[index]!.length),
-      ]);
+      Buffer.concat(members.filter((_member, i) => i !== index).map((member) => member.bytes));
+    /** All heads. */
+    const start = 30_720;
     const flipped = Buffer.from(bytes);
-    flipped[members[3]!.start + 3000]! ^= 1;
+    flipped[start + 3000]! ^= 1;
     const wrong = path.join(dir, "wrong");
     fs.writeFileSync(wrong, "another\n");
     const file = path.join(dir, "damaged");
@@ -169,8 +155,8 @@ describe.each(named)("%s", unless(noScrypt), (_, shell) => {
       [withoutMember(0), /no Qubes backup/],
       [withoutMember(3), /chunk 0 is missing/],
       [withoutMember(6), /chunk 1 is missing/],
-      [Buffer.concat([bytes, bytes.subarray(members[3]!.start)]), /comes twice|missing/],
-      [bytes.subarray(0, members[3]!.start), /no qube in it/],
+      [Buffer.concat([bytes, bytes.subarray(start)]), /comes twice|missing/],
+      [bytes.subarray(0, start), /no qube in it/],
       [Buffer.from("no archive".repeat(1024)), /cannot be read/],
     ] as const) {
       fs.writeFileSync(file, damaged);
@@ -200,133 +186,372 @@ describe.each(named)("%s", unless(noScrypt), (_, shell) => {
   });
 });
 
+/**
+ * An `ssh` that answers from a store on disk, without a line of the server's code. LIE changes what it
+ * says; it notes its process in `pids`.
+ */
+const fakeSsh = (store: string) => String.raw`#!${process.execPath}
+const fs = require("fs");
+const [wire, verb, word] = process.argv.at(-1).split(" ");
+const lie = process.env.LIE || "";
+const file = (name) => fs.readFileSync(${JSON.stringify(store)} + "/" + name);
+fs.appendFileSync(${JSON.stringify(store)} + "/pids", verb + " " + process.pid + "\n");
+const say = (text) => fs.writeSync(1, text);
+const put = (bytes) => {
+  const head = Buffer.alloc(4);
+  head.writeUInt32BE(bytes.length);
+  for (let all = Buffer.concat([head, bytes]), at = 0; at < all.length; ) at += fs.writeSync(1, all, at);
+};
+const wait = () => setInterval(() => {}, 1000);
+const text = (bytes) => {
+  say('{"type":"ready"}\n');
+  for (let at = 0; at < bytes.length; at += 100) {
+    if (lie === "cut-text" && at === 100) process.exit(4);
+    put(bytes.subarray(at, at + 100));
+  }
+  say("\0\0\0\0");
+  say('{"type":"end"}\n');
+};
+say('welcome\n\n{"type":"alive"}\n');
+if (lie === "silent-" + verb) wait();
+else if (lie === "endless-" + verb) for (;;) say("x".repeat(65536));
+else if (lie === "lines-" + verb) for (;;) say("y\n".repeat(10000));
+else if (lie === "refuse-" + verb) say('{"type":"error","code":"internal","message":"no \\u001b[2J"}\n');
+else if (verb === "manifest") say(JSON.stringify({ type: "manifest", ...JSON.parse(file(word + ".manifest.json")) }) + "\n");
+else if (verb === "recipe") text(file(".qbackup/recipes/" + JSON.parse(JSON.parse(file(word + ".manifest.json")).manifest).session));
+else if (verb === "table") text(file(".qbackup/tables/" + word));
+else {
+  say('{"type":"ready"}\n');
+  let seen = 0;
+  require("readline").createInterface({ input: process.stdin }).on("line", (line) => {
+    const [session, member, first, count] = line.split(" ");
+    if (count === undefined) return;
+    const lengths = file(".qbackup/tables/" + session).toString().trim().split("\n").map((l) => +l.split(" ")[2]);
+    const start = lengths.slice(0, +member).reduce((a, b) => a + b, 0);
+    const bytes = file(".qbackup/packs/" + session).subarray(start, start + lengths[+member]);
+    for (let block = +first; block < +first + +count; block++) {
+      seen += 1;
+      if (lie === "cut-" + seen) process.exit(4);
+      if (lie === "mute-read") return wait();
+      if (lie === "damaged" && seen === 4) fs.writeSync(1, Buffer.alloc(4, 255)), say('{"type":"error","code":"damaged","message":"not what it was"}\n');
+      let proofs = 0;
+      for (let at = block, width = Math.ceil(bytes.length / 1048576); width > 1; at >>= 1, width = (width + 1) >> 1)
+        if ((at ^ 1) < width) proofs += 1;
+      if (seen === 3) fs.writeSync(1, Buffer.from([128, 0, 0, 0]));
+      put(Buffer.concat([bytes.subarray(block * 1048576, (block + 1) * 1048576), Buffer.alloc(32 * proofs)]));
+    }
+  }).on("close", () => process.exit(0));
+}
+`;
+
 describe.each(shells.map((shell) => [shell.join(" "), shell] as const))(
   "fetch, with %s",
   (_, shell) => {
-    const block = 1_048_576;
-    const archive = Buffer.concat(
-      // Three blocks and a bit: an odd one on two levels of the tree, and bytes of every value in it.
-      Array.from({ length: 3 * 32_768 + 5 }, (_unused, i) => sha256(Buffer.from(`${i}`))),
-    ).subarray(0, 3 * block + 77);
-    const tree = treeHash(archive);
+    const [a, b, c] = ["a", "b", "c"].map((digit) => digit.repeat(32)) as [string, string, string];
+    const one = archiveOf({
+      seed: 1,
+      files: [
+        { path: "vm2/private.img", size: 3_300_000 },
+        { path: "vm3/private.img", size: 900_000 },
+      ],
+    });
+    const two = archiveOf({
+      seed: 2,
+      files: [
+        { path: "vm2/private.img", size: 3_300_000 },
+        { path: "vm3/private.img", size: 300_000 },
+      ],
+    });
+    const partsOf = (bytes: Buffer) => membersOf(bytes).map((member) => member.bytes);
+    /** One night's heads and small qube, with the large one of the night before. */
+    const mixed = Buffer.concat([
+      ...partsOf(two).slice(0, 3),
+      ...partsOf(one).slice(3, 4),
+      ...partsOf(two).slice(4),
+    ]);
+    const mixedRoot = rootOf(linesOf(tableOf(mixed)));
+    const header = "version=4\nencrypted=True\nqbackup-seal=0\n";
+    const slots = Buffer.concat([
+      slotOf("backup-header", Buffer.from(header)),
+      ...["backup-header.hmac", "qubes.xml.000.enc", "vm2/private.img.000.enc"].map((path, i) =>
+        slotOf(path, Buffer.alloc(1_200_000 * i + 700, i)),
+      ),
+    ]);
     let count = 0;
-    /** A folder with an `ssh` that answers `read NAME FIRST COUNT` with this text of sh. */
-    const server = (text: string) => {
-      const bin = path.join(dir, `${shell[0]}-ssh-${count++}`);
-      fs.mkdirSync(bin);
-      fs.writeFileSync(
-        path.join(bin, "ssh"),
-        `#!/bin/sh\nfor last; do :; done\nset -- $last\nfirst=$4 count=$5\n${text}\n`,
-        { mode: 0o755 },
-      );
-      return bin;
+    const aStore = () => {
+      const store = path.join(dir, `${shell[0]}-store-${count++}`);
+      const make = storeMaker(ontoFolder(store));
+      make.pack(a, one);
+      make.pack(b, two);
+      make.pack(c, slots);
+      make.archive({ name: "one.backup", session: a });
+      make.archive({
+        name: "dir/mixed.backup",
+        session: b,
+        run: 2,
+        recipe: `${b} 0 3\n${a} 3 1\n${b} 4 1\n`,
+      });
+      make.archive({ name: "slots.backup", session: c, run: 3, format: "slots" });
+      fs.mkdirSync(path.join(store, "bin"));
+      fs.writeFileSync(path.join(store, "bin/ssh"), fakeSsh(store), { mode: 0o755 });
+      return store;
     };
-    /** The answer of a good server, with `bytes` and the tree hash that it claims. */
-    const good = (bytes: Buffer, claimed = treeHash(bytes)) => {
-      const blocks = Math.ceil(bytes.length / block);
-      const folder = path.join(dir, `${shell[0]}-blocks-${count++}`);
-      fs.mkdirSync(folder);
-      for (let i = 0; i < blocks; i++) {
-        const data = bytes.subarray(i * block, (i + 1) * block);
-        let proofs = 0;
-        for (let at = i, width = blocks; width > 1; at >>= 1, width = (width + 1) >> 1) {
-          if ((at ^ 1) < width) proofs += 1;
-        }
-        const length = Buffer.alloc(4);
-        length.writeUInt32BE(data.length + 32 * proofs);
-        fs.writeFileSync(
-          path.join(folder, String(i)),
-          Buffer.concat([length, data, Buffer.alloc(32 * proofs)]),
-        );
-      }
-      return `printf 'welcome\n\n{"type":"ready","size":${bytes.length},"treehash":"${claimed}"}\n'
-i=$first; while [ $i -lt $((first + count)) ]; do cat ${folder}/$i; i=$((i + 1)); done
-printf '\0\0\0\0{"type":"end"}\n'`;
-    };
-    const fetch = (ssh: string, more: ReadonlyArray<string> = [], patience = "60") => {
-      const file = path.join(dir, `${shell[0]}-fetched-${count++}`);
+    const fetch = (
+      store: string,
+      name: string,
+      options: {
+        readonly from?: string;
+        readonly root?: string;
+        readonly file?: string;
+        readonly lie?: string;
+        readonly patience?: string;
+        readonly bin?: string;
+      } = {},
+    ) => {
+      const { file = path.join(dir, `${shell[0]}-fetched-${count++}`), from = store } = options;
       const [program, ...rest] = shell;
-      const args = [...rest, script, "fetch", "a@b", "x.backup", file, ...more];
-      const ran = spawnSync(program!, args, {
+      const more = options.root === undefined ? [] : [options.root];
+      const ran = spawnSync(program!, [...rest, script, "fetch", from, name, file, ...more], {
         encoding: "utf8",
         timeout: 120_000,
-        env: { PATH: `${ssh}:${process.env["PATH"]}`, TMPDIR: dir, PATIENCE: patience },
+        env: {
+          PATH: `${options.bin ?? path.join(store, "bin")}:${process.env["PATH"]}`,
+          TMPDIR: dir,
+          PATIENCE: options.patience ?? "60",
+          LIE: options.lie ?? "",
+        },
       });
-      return { code: ran.status, stderr: ran.stderr, file };
+      const bytes = fs.existsSync(file) ? fs.readFileSync(file) : undefined;
+      return { code: ran.status, stderr: ran.stderr, file, bytes };
     };
+    const servers = [
+      ["the store's disk", undefined],
+      ["its server", "me@server"],
+    ] as const;
 
-    it("hashes what came, as the hash verb does", () => {
-      const { code, file, stderr } = fetch(server(good(archive)));
-      assert.strictEqual(code, 0, stderr);
-      assert.isTrue(fs.readFileSync(file).equals(archive));
-      assert.include(stderr, `tree hash ${tree}, computed here`);
-      assert.include(stderr, "compare it with the recovery sheet");
-      const again = recover(shell, ["hash", file]);
-      assert.deepStrictEqual([again.code, again.stdout], [0, `${tree}\n`]);
+    it.each(servers)("from %s: one file, and each member of it as it must be", (_what, from) => {
+      const store = aStore();
+      const far = from === undefined ? {} : { from };
+      const plain = fetch(store, "one.backup", far);
+      assert.strictEqual(plain.code, 0, plain.stderr);
+      assert.isTrue(plain.bytes!.equals(one));
+      const shared = fetch(store, "dir/mixed.backup", far);
+      assert.strictEqual(shared.code, 0, shared.stderr);
+      assert.isTrue(shared.bytes!.equals(mixed));
+      assert.include(shared.stderr, `root ${mixedRoot}, computed here`);
+      assert.include(shared.stderr, "compare the root with the recovery sheet");
+      assert.match(shared.stderr, /^signed by dom0's key [0-9a-f]{64}$/m);
+      assert.match(shared.stderr, /^received by the server's key [0-9a-f]{64}; compare both/m);
+      const of = fetch(store, "slots.backup", far);
+      assert.strictEqual(of.code, 0, of.stderr);
+      assert.strictEqual(of.bytes!.length % 10_240, 0);
+      assert.isTrue(of.bytes!.subarray(0, slots.length).equals(slots));
+      for (const { bytes, file } of [plain, shared]) {
+        const again = recover(shell, ["root", file]);
+        assert.strictEqual(again.stdout, `${rootOf(linesOf(tableOf(bytes!)))}\n`, again.stderr);
+      }
+      const sealed = recover(shell, ["root", of.file]);
+      assert.strictEqual(sealed.stdout, `${rootOf(linesOf(tableOf(slots)))}\n`, sealed.stderr);
     });
 
-    it("takes the tree hash of the recovery sheet, however it is written", () => {
-      const ssh = server(good(archive));
-      const grouped = tree.toUpperCase().replace(/.{8}/g, "$& ").trim();
-      const { code, stderr } = fetch(ssh, [grouped]);
+    it("takes the root of the recovery sheet, however it is written, and no other archive", () => {
+      const store = aStore();
+      const root = mixedRoot.toUpperCase().replace(/.{8}/g, "$& ").trim();
+      const { code, stderr } = fetch(store, "dir/mixed.backup", { root });
       assert.strictEqual(code, 0, stderr);
-      assert.notInclude(stderr, "compare");
-      const other = fetch(ssh, ["0".repeat(64)]);
+      assert.notInclude(stderr, "compare the root");
+      const other = fetch(store, "one.backup", { root });
       assert.strictEqual(other.code, 1);
-      assert.match(other.stderr, /the server has another archive of that name/);
-      assert.isFalse(fs.existsSync(other.file));
+      assert.match(other.stderr, /there is another archive of that name: its root is /);
+      assert.isUndefined(other.bytes);
       for (const wrong of ["x".repeat(64), "0".repeat(63)]) {
-        assert.match(fetch(ssh, [wrong]).stderr, /that is no tree hash/);
+        assert.match(fetch(store, "one.backup", { root: wrong }).stderr, /that is no root/);
+      }
+      for (const name of ["../x", "-x", "x y", "/x", "a/.b"]) {
+        assert.match(fetch(store, name).stderr, /that is no name of an archive/);
       }
     });
 
-    it("does not believe the server: other bytes than it says are found", () => {
-      const changed = Buffer.from(archive);
-      changed[2 * block + 5]! ^= 1;
-      for (const more of [[], [tree]]) {
-        const { code, stderr } = fetch(server(good(changed, tree)), more);
-        assert.strictEqual(code, 1);
-        assert.include(stderr, `has the tree hash ${treeHash(changed)}; the server said ${tree}`);
+    it.each(servers)("from %s: finds what was changed", (_what, from) => {
+      const changes: ReadonlyArray<readonly [string, RegExp, (text: Buffer) => Buffer]> = [
+        [
+          `.qbackup/packs/${a}`,
+          /vm2\/private.img.000.enc is not what was backed up/,
+          (bytes) => bent(bytes, 2_000_000),
+        ],
+        [
+          `.qbackup/packs/${b}`,
+          /backup-header.hmac is not what was backed up/,
+          (bytes) => bent(bytes, 11_000),
+        ],
+        [
+          `.qbackup/tables/${a}`,
+          /not those of the manifest/,
+          (text) => edited(text, /\d(?=\n[^\n]*\n$)/, "z"),
+        ],
+        [
+          `.qbackup/tables/${a}`,
+          /not those of the manifest/,
+          (text) => edited(text, /[0-9a-f]{64}\n(?=[^\n]*\n$)/, `${"0".repeat(64)}\n`),
+        ],
+        [
+          `.qbackup/tables/${b}`,
+          /names members that are not there/,
+          (text) => edited(text, /[^\n]*\n$/, ""),
+        ],
+        [
+          `.qbackup/recipes/${b}`,
+          /not those of the manifest/,
+          (text) => edited(text, /3 1/, "4 1"),
+        ],
+        [
+          `.qbackup/recipes/${b}`,
+          /not those of the manifest/,
+          (text) => edited(text, /[^\n]*\n$/, ""),
+        ],
+        [
+          `.qbackup/recipes/${b}`,
+          /recipe of dir\/mixed.backup is malformed/,
+          (text) => edited(text, /^./, "../"),
+        ],
+        [
+          "dir/mixed.backup.manifest.json",
+          /manifest of .* is not signed/,
+          (text) => edited(text, /qvm-backup/, "slots"),
+        ],
+        [
+          "dir/mixed.backup.manifest.json",
+          /receipt of .* is not signed/,
+          (text) => edited(text, /05:10:00/, "05:11:00"),
+        ],
+      ];
+      for (const [file, said, change] of changes) {
+        const store = aStore();
+        const place = path.join(store, file);
+        fs.writeFileSync(place, change(fs.readFileSync(place)));
+        const ran = fetch(store, "dir/mixed.backup", from === undefined ? {} : { from });
+        assert.strictEqual(ran.code, 1, `${file} ${said}`);
+        if (String(said).includes("not those") && /malformed/.test(ran.stderr)) continue;
+        assert.match(ran.stderr, said);
+        // What is there of it is proven.
+        const got = ran.bytes ?? Buffer.alloc(0);
+        assert.isTrue(got.equals(mixed.subarray(0, got.length)));
       }
+    });
+
+    it("says plainly where nobody looked at signatures, or there are none", () => {
+      const store = aStore();
+      const bin = path.join(store, "old");
+      fs.mkdirSync(bin);
+      fs.writeFileSync(path.join(bin, "openssl"), "#!/bin/sh\nexit 1\n", { mode: 0o755 });
+      const old = fetch(store, "one.backup", { bin });
+      assert.strictEqual(old.code, 0, old.stderr);
+      assert.match(old.stderr, /^NOT looked at: the signatures, for which openssl 3 is needed$/m);
+      assert.notMatch(old.stderr, /signed by/);
+      const make = storeMaker(ontoFolder(store));
+      make.pack(a, one);
+      make.archive({ name: "bare.backup", session: a, bare: true });
+      const bare = fetch(store, "bare.backup");
+      assert.strictEqual(bare.code, 0, bare.stderr);
+      assert.match(bare.stderr, /^nothing was signed for bare.backup: only its own root/m);
+      assert.isTrue(bare.bytes!.equals(one));
+    });
+
+    it("goes on where a file ends, and looks at what is in it", () => {
+      const store = aStore();
+      const file = path.join(dir, `${shell[0]}-part-${count++}`);
+      for (const from of [store, "me@server"]) {
+        fs.writeFileSync(file, one.subarray(0, 2_000_000));
+        const ran = fetch(store, "one.backup", { from, file });
+        assert.strictEqual(ran.code, 0, ran.stderr);
+        assert.isTrue(ran.bytes!.equals(one));
+      }
+      fs.writeFileSync(file, bent(one, 500).subarray(0, 2_000_000));
+      const wrong = fetch(store, "one.backup", { file });
+      assert.strictEqual(wrong.code, 1);
+      assert.match(wrong.stderr, /backup-header is not what was backed up/);
+    });
+
+    it("goes on where a link broke", () => {
+      const store = aStore();
+      const ran = fetch(store, "one.backup", { from: "me@server", lie: "cut-5" });
+      assert.strictEqual(ran.code, 0, ran.stderr);
+      assert.isTrue(ran.bytes!.equals(one));
+      // Heads and a block; the large member; the last one.
+      assert.lengthOf(fs.readFileSync(path.join(store, "pids"), "utf8").match(/^read /gm)!, 3);
+    });
+
+    it("a server that cannot give a block says which", () => {
+      const { bytes, code, stderr } = fetch(aStore(), "one.backup", {
+        from: "me@server",
+        lie: "damaged",
+      });
+      assert.strictEqual(code, 1);
+      assert.match(stderr, /vm2\/private.img.000.enc: the server says: .*"code":"damaged"/);
+      assert.isTrue(bytes!.equals(one.subarray(0, bytes!.length)));
     });
 
     it.each([
-      ["a first line without an end", "tr '\\0' x < /dev/zero", "60"],
-      ["lines without an end", "yes", "60"],
-      ["silence", 'echo $$ >> "$TMPDIR/silent"; exec sleep 1000', "1"],
-      [
-        "a size beyond all numbers",
-        `echo '{"type":"ready","size":99999999999999999999,"treehash":"00"}'`,
-        "60",
-      ],
-    ])("%s: told, and over soon", (_what, text, patience) => {
-      const { code, file, stderr } = fetch(server(text), [], patience);
+      ["a first line without an end", "endless-manifest", /the server does not give it: /],
+      ["lines without an end", "lines-manifest", /the server does not give it: /],
+      ["an error", "refuse-manifest", /the server does not give it: .*"message":"no /],
+      ["an error in place of a table", "refuse-table", /does not give the table of one.backup: /],
+      ["silence", "silent-manifest", /the server does not give it: it does not answer/],
+    ])("%s: told, and over soon", (_what, lie, said) => {
+      const patience = lie.startsWith("silent") ? "1" : "60";
+      const { bytes, code, stderr } = fetch(aStore(), "one.backup", {
+        from: "me@server",
+        lie,
+        patience,
+      });
       assert.strictEqual(code, 1);
-      assert.match(stderr, /the server does not give it: /);
-      assert.isFalse(fs.existsSync(file));
+      assert.match(stderr, said);
+      assert.match(stderr, /^[\x20-\x7e\n]*$/);
+      assert.isUndefined(bytes);
     });
 
-    // Half a minute of waiting, which is the same in every shell.
+    // Some waiting, which is the same in every shell.
     if (shell === shells[0]) {
-      it("a server that falls silent in the middle: given up after some tries, and its ssh is gone", () => {
-        const bytes = archive.subarray(0, block + 9);
-        const pids = path.join(dir, `${shell[0]}-pids`);
-        const ready = `printf '\n{"type":"ready","size":${bytes.length},"treehash":"${treeHash(bytes)}"}\n'`;
-        const silent = `echo $$ >> ${pids}\n${ready}\n[ $count -eq 0 ] || exec sleep 1000`;
-        const { code, stderr } = fetch(server(silent), [], "1");
-        assert.strictEqual(code, 1);
-        assert.match(stderr, /the link broke again and again: the same command goes on/);
-        const started = fs.readFileSync(pids, "utf8").trim().split("\n");
-        assert.isAbove(started.length, 2);
-        for (const pid of started) assert.isFalse(fs.existsSync(`/proc/${pid}`), pid);
-      });
+      it.each([
+        [
+          "the text of a table",
+          "cut-text",
+          /does not give the recipe of one.backup|does not give the table/,
+        ],
+        ["the blocks", "cut-3", /the link broke again and again: the same command goes on/],
+        ["all of a sudden, without a word", "mute-read", /the link broke again and again/],
+      ])(
+        "a link that breaks in %s, each time: given up, and its ssh is gone",
+        (_what, lie, said) => {
+          const store = aStore();
+          const { code, stderr } = fetch(store, "one.backup", {
+            from: "me@server",
+            lie,
+            patience: "1",
+          });
+          assert.strictEqual(code, 1, stderr);
+          assert.match(stderr, said);
+          const calls = fs.readFileSync(path.join(store, "pids"), "utf8").trim().split("\n");
+          assert.isAbove(calls.length, 4);
+          for (const call of calls) {
+            assert.isFalse(fs.existsSync(`/proc/${call.split(" ")[1]}`), call);
+          }
+        },
+      );
     }
   },
 );
+const bent = (bytes: Buffer, at: number): Buffer => {
+  const copy = Buffer.from(bytes);
+  copy[at]! ^= 1;
+  return copy;
+};
+const edited = (text: Buffer, from: RegExp, to: string): Buffer =>
+  Buffer.from(text.toString("latin1").replace(from, to), "latin1");
 
 it("is clean for shellcheck", unless(without("shellcheck")), () => {
   execFileSync("shellcheck", ["-s", "sh", script], { stdio: "pipe" });
 });
 it("is short enough to be copied", () => {
-  assert.isBelow(fs.readFileSync(script, "utf8").split("\n").length, 261);
+  assert.isBelow(fs.readFileSync(script, "utf8").split("\n").length, 430);
 });

@@ -14,7 +14,6 @@ import { qvmRunQrexec } from "#layers/qubes/QvmRunQrexec";
 import { QvmBackup } from "#services/QvmBackup";
 import { Reporter } from "#services/Reporter";
 import { Walk } from "#src/archive/walk";
-import type { Member } from "#src/proof/manifest";
 import { notifierContract } from "#test/contracts/notifier";
 import { qrexecContract } from "#test/contracts/qrexec";
 import { qubesContract, world as qubes } from "#test/contracts/qubes";
@@ -149,7 +148,7 @@ describe("FifoQvmBackup over the stand-in", () => {
           }
           const walk = new Walk();
           assert.isUndefined(walk.push(bytes));
-          assert.lengthOf(walk.finish() as ReadonlyArray<Member>, 5);
+          assert.lengthOf(walk.finish() as ReadonlyArray<unknown>, 5);
           return yield* running.ended;
         }).pipe(Effect.scoped),
       );

@@ -1,5 +1,5 @@
 /**
- * Plants one-line faults in the pure modules, one at a time, and tells which of them the module's own
+ * Plants one-line faults in modules, one at a time, and tells which of them the module's own
  * suites do not notice. `npm run mutation` plants them all; `FILE=src/wire` those of files whose path
  * begins so; `COUNT=100` as many, drawn at random by `SEED`, which is printed. `LIST=1` only counts.
  */

@@ -1,10 +1,13 @@
 /** What goes wrong in a story, and when: decided from its seed before it begins. */
 import * as fs from "node:fs";
+import { nightsRoom } from "#test/sim/nights";
 import { archiveOf } from "#test/support/archive";
 import type { Suspension } from "#test/sim/universe";
 import { type Rng, rng } from "#test/support/random";
 
 const mebi = 1_048_576;
+/** Frames of an archive of so many bytes: its small members have one each. */
+export const frameCount = (size: number): number => 6 + Math.floor(size / mebi);
 /** What scrypt, tar and the three heads add to the only file of these archives, in bytes. */
 const padTo = (target: number): number => target - 3 * 10_240 - 5_120;
 
@@ -76,6 +79,22 @@ export interface Death {
   readonly away: number;
 }
 
+/** The ssh key is in other hands. */
+export interface Attack {
+  readonly seed: number;
+  /** The carrier sees what is sent just now, too; who has the key alone, what was sent before. */
+  readonly by: "key" | "carrier";
+  /** What of an upload the carrier lets not through. */
+  readonly holdsBack: "trailer" | "all" | undefined;
+  /** In bytes. */
+  readonly quota?: number;
+  /**
+   * Milliseconds after the server was ready for the upload, after which its owner takes dom0's key for
+   * no signer any more.
+   */
+  readonly revoked?: number;
+}
+
 export interface Plan {
   readonly seed: number;
   readonly disorder: number;
@@ -86,8 +105,10 @@ export interface Plan {
   /** The destination qube runs before the run. */
   readonly running: boolean;
   readonly keepRunning: boolean;
-  /** Of the calls in order; then all are sound. */
+  /** Of the uploads' calls in order; then all are sound. */
   readonly links: ReadonlyArray<LinkPlan>;
+  /** Of the calls before an upload. */
+  readonly early: ReadonlyArray<LinkPlan>;
   readonly sound: Omit<LinkPlan, "broken" | "corrupt">;
   readonly deaths: ReadonlyArray<Death>;
   /** dom0's n-th step. `torn`: a line of the ledger is half-written by it. */
@@ -104,7 +125,8 @@ export interface Plan {
     readonly count: number;
     readonly reason: "no-space" | "io";
   };
-  readonly ledger?: { readonly at: number; readonly count: number };
+  /** Calls on dom0's books from `at` on, `count` of them. */
+  readonly books?: { readonly at: number; readonly count: number };
   /** dom0's machine, with all that runs on it. The link should break silently at that moment, too. */
   readonly suspended?: Suspension;
   readonly clocks: ReadonlyArray<{
@@ -122,6 +144,9 @@ export interface Plan {
   readonly pauses: ReadonlyArray<{ readonly at: number; readonly millis: number }>;
   /** Another run: of the same dom0, or of another one that writes to the same server. */
   readonly second?: { readonly who: "same" | "other"; readonly after: number };
+  readonly attack?: Attack;
+  /** Another dom0, which keeps slots, uses the server from so many milliseconds on. */
+  readonly nights?: { readonly seed: number; readonly after: number };
   /** How the story ends: the power fails once more, and this much of the unsynced is left. */
   readonly last: "nothing" | "any";
   /** Milliseconds between the trouble and the run that has to succeed. */
@@ -136,7 +161,7 @@ const sound = (r: Rng): Plan["sound"] => ({
 });
 
 const aBreak = (r: Rng, size: number): Break => {
-  const end = size + 4 * Math.ceil(size / mebi);
+  const end = size + 4 * frameCount(size);
   const where = r.next();
   const when =
     where < 0.35
@@ -193,7 +218,7 @@ export const planOf = (seed: number): Plan => {
         ? r.int(0, 900)
         : likely(0.5)
           ? r.int(0, size)
-          : size + 4 * Math.ceil(size / mebi) + r.int(0, 1200);
+          : size + 4 * frameCount(size) + r.int(0, 1200);
     const link = links.pop() ?? sound(r);
     links.push({ ...link, corrupt: { direction, at } });
   }
@@ -229,6 +254,22 @@ export const planOf = (seed: number): Plan => {
       by: r.pick([-1, 1]) * r.pick([1000, 90_000, 3_700_000, 8_000_000, 40_000_000_000]),
     });
   }
+  const attack = likely(0.3)
+    ? {
+        seed: r.int(1, 2 ** 31),
+        by: r.pick(["key", "carrier", "carrier"] as const),
+        holdsBack: likely(0.3) ? r.pick(["trailer", "all"] as const) : undefined,
+        ...(likely(0.5) ? { quota: 2 * size + mebi + nightsRoom + r.pick([0, 6 * mebi]) } : {}),
+        ...(likely(0.35) ? { revoked: r.pick([0, 10, 1000, 5000, 20_000]) } : {}),
+      }
+    : undefined;
+  if (attack !== undefined && likely(0.4)) {
+    const by = r.pick([-1, 1]) * r.pick([3_700_000, 90_000_000, 40_000_000_000]);
+    clocks.push({ machine: "server", after: r.int(0, 60_000), by });
+  }
+  const nights = likely(0.25)
+    ? { seed: r.int(1, 2 ** 31), after: r.pick([0, 0, 2000, 30_000]) }
+    : undefined;
   const fault = r.next();
   const qvm: Plan["qvm"] =
     fault < 0.92
@@ -247,6 +288,9 @@ export const planOf = (seed: number): Plan => {
     running: likely(0.15),
     keepRunning: likely(0.1),
     links,
+    early: likely(0.1)
+      ? [{ ...sound(r), broken: { ...aBreak(r, size), when: { after: r.int(0, 30) } } }]
+      : [],
     sound: plain,
     deaths,
     ...(likely(0.15)
@@ -270,14 +314,19 @@ export const planOf = (seed: number): Plan => {
           },
         }
       : {}),
-    ...(likely(0.08) ? { ledger: { at: r.int(0, 14), count: r.pick([1, 2, 100]) } } : {}),
+    ...(likely(0.08) ? { books: { at: r.int(0, 14), count: r.pick([1, 2, 100]) } } : {}),
     clocks,
     qvm,
     pauses,
     ...(likely(0.08)
       ? { second: { who: r.pick(["same", "other"] as const), after: r.pick([0, 5, 1000, 20_000]) } }
       : {}),
+    ...(attack === undefined ? {} : { attack }),
+    ...(nights === undefined ? {} : { nights }),
     last: r.pick(["nothing", "any"] as const),
-    rest: r.pick([1000, 60_000, 90_000_000]),
+    // What the attacker has open keeps its room until the server notices that nobody is there.
+    rest: r.pick(
+      attack?.quota === undefined ? [1000, 60_000, 90_000_000] : [3_600_000, 90_000_000],
+    ),
   };
 };

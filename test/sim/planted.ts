@@ -17,6 +17,8 @@ export interface Planted {
   readonly changes: ReadonlyArray<Change>;
   /** Stories within which it is found. */
   readonly within: number;
+  /** Of these about liars alone: nothing else finds it, and they are short. */
+  readonly lies?: true;
 }
 
 const one = (name: string, within: number, file: string, from: string, to = ""): Planted => ({
@@ -24,6 +26,8 @@ const one = (name: string, within: number, file: string, from: string, to = ""):
   within,
   changes: [{ file, from, to }],
 });
+
+const lied = (...of: Parameters<typeof one>): Planted => ({ ...one(...of), lies: true });
 
 export const planted: ReadonlyArray<Planted> = [
   one(
@@ -37,68 +41,155 @@ export const planted: ReadonlyArray<Planted> = [
     "acknowledged before the digests are flushed",
     1200,
     "src/store/upload.ts",
-    "yield* digests.sync;\n        if (!rooted)",
-    "if (!rooted)",
+    "yield* digests.sync;\n        yield* writeTable();",
+    "yield* writeTable();",
   ),
   one(
     "acknowledged before the upload has a name on disk",
     400,
     "src/store/upload.ts",
-    "for (const directory of [incoming, own, root]) yield* directory.sync;\n          rooted",
+    "for (const directory of [incoming, held, own, root]) yield* directory.sync;\n          rooted",
     "rooted",
   ),
   {
     name: "linked before the data is flushed",
-    within: 50,
+    within: 100,
     changes: [
-      { file: "src/store/commit.ts", from: "yield* data.syncAll;", to: "" },
       {
-        file: "src/shell/verbs/put.ts",
-        from: "yield* upload.flush;\n  const said",
-        to: "const said",
+        file: "src/store/upload.ts",
+        from: "yield* flush;\n      yield* writeTable();\n      for (const file of [data, digests, table]) yield* file.syncAll;",
+        to: "yield* writeTable();",
       },
     ],
   },
   one(
-    "stored before the archive's name is on disk",
-    50,
+    "stored before the parts of the archive have names on disk",
+    100,
     "src/store/commit.ts",
-    "yield* directory.sync.pipe(Effect.tapError(() => Effect.ignore(clear(directory, base))));",
+    "for (const directory of [incoming, packs, digests, tables, recipes, records]) {\n        yield* directory.sync;\n      }",
   ),
-  one("stored before the record is on disk", 50, "src/store/commit.ts", "yield* file.syncAll;"),
+  {
+    name: "stored before the archive's name is on disk",
+    within: 100,
+    changes: [
+      {
+        file: "src/store/commit.ts",
+        from: "yield* place.directory.sync.pipe(\n        Effect.tapError(() => Effect.ignore(clear(place.directory, place.record))),\n      );",
+        to: "",
+      },
+      { file: "src/store/settled.ts", from: "yield* settled.place.directory.sync;\n", to: "" },
+    ],
+  },
   one(
-    "the server believes the manifest",
-    50,
+    "stored before the record is on disk",
+    100,
+    "src/store/commit.ts",
+    "yield* file.protect(mode);\n      yield* file.syncAll;",
+    "yield* file.protect(mode);",
+  ),
+  one(
+    "the server believes manifest and recipe",
+    200,
     "src/shell/verbs/put.ts",
-    "if (difference !== undefined) {",
-    'if (difference === "created") {',
+    'if (differing !== undefined) {\n      return yield* refuse("digest-mismatch"',
+    'if (differing === "size") {\n      return yield* refuse("digest-mismatch"',
+  ),
+  one(
+    "the base is not held against what it has",
+    400,
+    "src/proof/recipe.ts",
+    'if (first + count > (of === "new" ? members : baseMembers)) return undefined;',
+    'if (of === "new" && first + count > members) return undefined;',
+  ),
+  one(
+    "a member is counted twice",
+    50,
+    "src/store/upload.ts",
+    "lines.push(lineOf({ ...begun(), digest }));",
+    "lines.push(lineOf({ ...begun(), digest }), lineOf({ ...begun(), digest }));",
+  ),
+  one(
+    "the ticket's signature is not checked",
+    200,
+    "src/store/tickets.ts",
+    'if (!signatureHolds(ticket.signer, "ticket", text, signature)) {',
+    "if (signature.length === 0) {",
+  ),
+  one(
+    "a lower run is taken",
+    100,
+    "src/store/tickets.ts",
+    "if (highest === undefined || highest.ticket.run < ticket.run || highest.text === text) return;",
+    "if (highest === undefined || ticket.run >= 0) return;",
+  ),
+  one(
+    "a ticket is good for any server",
+    400,
+    "src/proof/texts.ts",
+    '["put", ...ticketWords(ticket), server].join(" ")',
+    '["put", ...ticketWords(ticket), "A".repeat(43 - 0 * server.length)].join(" ")',
+  ),
+  one(
+    "a ticket is good for any archive",
+    800,
+    "src/shell/verbs/put.ts",
+    "(field) => manifest[field] !== ticket[field],",
+    '(field) => field === "signer" && manifest[field] !== ticket[field],',
+  ),
+  one(
+    "a signature is good for any text",
+    200,
+    "src/proof/keys.ts",
+    "Buffer.from(`qbackup-${what}-1\\n${text}`)",
+    "Buffer.from(`qbackup-${what.slice(9)}-1\\n${text}`)",
+  ),
+  one(
+    "the signer is not looked at again at commit",
+    1200,
+    "src/store/tickets.ts",
+    "  yield* known(store, admitted.ticket.signer);\n  yield* fresh(store, admitted);\n});",
+    "  yield* fresh(store, admitted);\n});",
   ),
   one(
     "two writers for one session",
-    100,
+    400,
     "src/shell/verbs/put.ts",
     "const { asked } = yield* hold(store, `session:${session}`);",
     "const asked = Effect.never;",
   ),
-  one(
+  lied(
     "the receipt is not checked",
-    50,
+    150,
     "src/dom0/verbs/run.ts",
     "yield* checkReceipt(stored, server, manifest);",
   ),
-  one(
+  lied(
     "the server's offset is believed",
-    300,
+    150,
     "src/dom0/far/upload.ts",
-    "if (offset % blockSize !== 0 || offset < acked || offset > sent) {",
+    "if (offset !== acked && (at < 0 || offset > sent)) {",
     "if (offset < 0) {",
   ),
-  one(
-    "the server's key may change",
-    300,
+  lied(
+    "the running hash is not compared",
+    150,
     "src/dom0/far/upload.ts",
-    "else if (server !== first.server) {",
-    "else if (first.server === undefined) {",
+    "if (running !== here) {",
+    'if (running === "") {',
+  ),
+  lied(
+    "a ticket that the server shows is believed",
+    150,
+    "src/dom0/far/server.ts",
+    'signatureHolds(keys.signer, "ticket", text, signature) &&',
+    "signature.length > 0 &&",
+  ),
+  lied(
+    "the server's key may change",
+    150,
+    "src/dom0/far/server.ts",
+    "if (pinned === undefined || pinned === server) return pinned !== undefined;",
+    "if (pinned === undefined || server !== undefined) return pinned !== undefined;",
   ),
   one(
     "the exit code of qvm-backup is not looked at",
@@ -111,14 +202,14 @@ export const planted: ReadonlyArray<Planted> = [
     "a block leaves the window when it is sent",
     50,
     "src/dom0/far/upload.ts",
-    "cursor += block.size;",
-    "cursor += block.size;\n        blocks.shift();",
+    "number += 1;\n      } else if",
+    "number += 1;\n        blocks.shift();\n        gone += 1;\n      } else if",
   ),
   one(
     "nothing is noted before the trailer is sent",
     300,
     "src/dom0/verbs/run.ts",
-    "remark((mark) => ({ ...mark, submission, backedUp }))",
+    "remark((mark) => ({ ...mark, submission, ticket, backedUp }))",
     "remark((mark) => ({ ...mark, backedUp }))",
   ),
   one(
@@ -138,15 +229,15 @@ export const planted: ReadonlyArray<Planted> = [
     "the server may be silent for ever",
     600,
     "src/shell/voice.ts",
-    "} else if (now - since >= silenceLimit) {",
-    "} else if (now - since >= 1e15) {",
+    "} else if ((quiet += glance) >= silenceLimit * 1000) {",
+    "} else if ((quiet += glance) >= 1e15) {",
   ),
   one(
     "a server that is long about it is given up",
     300,
     "src/dom0/far/call.ts",
-    'reply?.type === "alive" }',
-    'reply?.type === "archive" }',
+    "if (reply === undefined || isAnswer(reply)) return reply;",
+    'if (reply === undefined || isAnswer(reply) || reply.type === "alive") return undefined;',
   ),
 ];
 
@@ -154,7 +245,7 @@ const root = path.resolve(import.meta.dirname, "../..");
 
 /** A seed whose story finds it, or undefined when none of the first `count` does. */
 export const find = async (
-  { changes, name }: Planted,
+  { changes, lies, name }: Planted,
   count: number,
 ): Promise<{ readonly seed: number; readonly violation: string } | undefined> => {
   const dir = fs.mkdtempSync(path.join(os.tmpdir(), "planted-"));
@@ -174,7 +265,8 @@ export const find = async (
         text.replace(from, () => to),
       );
     }
-    const env = { ...process.env, COUNT: `${count}`, ENOUGH: "1", WORKERS: "1", FROM: "1" };
+    const which = lies === true ? { FROM: "11", EVERY: "12" } : { FROM: "1", EVERY: "1" };
+    const env = { ...process.env, ...which, COUNT: `${count}`, ENOUGH: "1", WORKERS: "1" };
     delete (env as NodeJS.ProcessEnv)["SEED"];
     const said = await new Promise<string>((done) => {
       // It exits with 1 when it has found something.

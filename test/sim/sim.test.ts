@@ -23,14 +23,30 @@ it("a story in which nothing goes wrong ends well", () => {
     qvm: { kind: "sound" },
     archive: 3,
   } as const;
-  const { carrierDies: _1, disk: _2, dom0Dies: _3, ledger: _4, second: _5, ...calm } = plan;
+  const {
+    attack: _0,
+    carrierDies: _1,
+    disk: _2,
+    dom0Dies: _3,
+    books: _4,
+    second: _5,
+    ...calm
+  } = plan;
   const { codes, violations } = tell(1, calm);
   assert.deepStrictEqual([...violations], []);
   assert.deepStrictEqual([...codes], [0, 0]);
 });
 
 it("the key that dom0 has pinned is there for ever, whenever the server that made it died", () => {
-  const { carrierDies: _1, disk: _2, dom0Dies: _3, ledger: _4, second: _5, ...rest } = planOf(1);
+  const {
+    attack: _0,
+    carrierDies: _1,
+    disk: _2,
+    dom0Dies: _3,
+    books: _4,
+    second: _5,
+    ...rest
+  } = planOf(1);
   const pauses = [{ at: 100, millis: 20_000 }];
   const calm = { ...rest, links: [], clocks: [], archive: 2, rest: 1000, syncing: 1, pauses };
   const death = { moment: "after", told: true, away: 10 } as const;
@@ -47,7 +63,15 @@ it("the key that dom0 has pinned is there for ever, whenever the server that mad
 });
 
 it("dom0's machine is suspended for an hour, whenever: the run goes on where it was", () => {
-  const { carrierDies: _1, disk: _2, dom0Dies: _3, ledger: _4, second: _5, ...rest } = planOf(1);
+  const {
+    attack: _0,
+    carrierDies: _1,
+    disk: _2,
+    dom0Dies: _3,
+    books: _4,
+    second: _5,
+    ...rest
+  } = planOf(1);
   const pauses = [{ at: 1_500_000, millis: 40_000 }];
   const calm = { ...rest, deaths: [], clocks: [], archive: 3, syncing: 1, pauses, rest: 1000 };
   for (let after = 20; after < 60_000; after = Math.ceil(after * 1.35)) {

@@ -6,7 +6,9 @@
 import { NodeServices } from "@effect/platform-node";
 import { Clock, type Context, Deferred, Effect, Exit, Fiber, Layer, Random, Scope } from "effect";
 import * as crypto from "node:crypto";
-import { type LedgerDisk, ledgerDisk, memoryLedger } from "#layers/memory/MemoryLedger";
+import { keysOf } from "#layers/files/FileSigner";
+import { type BooksDisk, booksDisk, memoryBooks } from "#layers/memory/MemoryBooks";
+import { memoryJournal } from "#layers/memory/MemoryJournal";
 import { type LockTable, memoryLocks } from "#layers/memory/MemoryLocks";
 import { memoryNotifier, type Notification } from "#layers/memory/MemoryNotifier";
 import { memoryPipe, type Pipe } from "#layers/memory/MemoryPipe";
@@ -21,23 +23,31 @@ import { Disk, memorySafeFs, type Operation } from "#layers/memory/MemorySafeFs"
 import { memorySettings } from "#layers/memory/MemorySettings";
 import type { Sink, Source } from "#services/Bytes";
 import { Invocation } from "#services/Invocation";
+import { KnownServers } from "#services/KnownServers";
 import { Ledger } from "#services/Ledger";
 import { Notifier } from "#services/Notifier";
 import { Qrexec } from "#services/Qrexec";
 import { Qubes } from "#services/Qubes";
 import { QvmBackup } from "#services/QvmBackup";
 import { QvmRestore } from "#services/QvmRestore";
+import { ReadBacks } from "#services/ReadBacks";
 import { Reporter } from "#services/Reporter";
+import { RunMark } from "#services/RunMark";
 import { SafeFs } from "#services/SafeFs";
+import { Signer } from "#services/Signer";
 import { SshTransport } from "#services/SshTransport";
 import { carrier } from "#src/carrier/carrier";
 import { dom0 } from "#src/dom0/cli/main";
 import { shell } from "#src/shell/main";
-import { parseReply, type Reply } from "#src/wire/reply";
+import type { PublicKey } from "#src/wire/names";
+import { isVerb, parseReply, type Reply } from "#src/wire/request";
+import { type Capture, isTicket, type Trailer, trailerIn } from "#test/sim/attack";
 import { type Doom, gated, Life } from "#test/sim/life";
+import { type Nights, nightsKey } from "#test/sim/nights";
 import type { Death, LinkPlan, Plan } from "#test/sim/plan";
 import { Universe } from "#test/sim/universe";
 import { type Rng, rng } from "#test/support/random";
+import { holds, linesOf, rootOf, spread } from "#test/support/reference";
 
 /** What effect/cli wants to have; the programs touch none of it. */
 const cliNeeds: Context.Context<NodeServices.NodeServices> = await Effect.runPromise(
@@ -48,7 +58,7 @@ const cliNeeds: Context.Context<NodeServices.NodeServices> = await Effect.runPro
 const through = <I, S extends object>(
   life: Life,
   key: Context.Service<I, S>,
-  layer: Layer.Layer<I>,
+  layer: Layer.Layer<NoInfer<I>>,
   step?: (member: string) => string | undefined,
 ): Layer.Layer<I> =>
   Layer.effect(
@@ -80,13 +90,17 @@ export interface Run {
   code: number | undefined;
 }
 
-/** One dom0: a ledger and a table of qubes. */
+/** One dom0: its books and a table of qubes. */
 export interface Dom0 {
   readonly name: string;
-  readonly ledger: LedgerDisk;
+  /** The public key of what it signs. */
+  readonly key: PublicKey;
+  readonly books: BooksDisk;
   readonly table: QubesTable;
   readonly locks: LockTable;
   calls: number;
+  /** Of these, uploads. */
+  puts: number;
   wrong: number;
 }
 
@@ -97,6 +111,18 @@ interface Process {
   readonly hangUp: (told: boolean) => Effect.Effect<void>;
 }
 
+const verdicts = new Map<string, boolean>();
+/** As `holds`: the same records are looked at again and again. */
+const held = (...of: Parameters<typeof holds>): boolean => {
+  const question = of.join(" ");
+  const verdict = verdicts.get(question) ?? holds(...of);
+  if (verdicts.size > 1000) verdicts.clear();
+  verdicts.set(question, verdict);
+  return verdict;
+};
+
+const secret = (text: string) => crypto.createHash("sha256").update(text).digest();
+
 const failing = new Set<Operation["operation"]>([
   "make",
   "create",
@@ -105,10 +131,11 @@ const failing = new Set<Operation["operation"]>([
   "protect",
   "sync",
   "link",
+  "replace",
   "remove",
   "sync-directory",
 ]);
-const needsSpace = new Set<Operation["operation"]>(["make", "create", "write", "link"]);
+const needsSpace = new Set<Operation["operation"]>(["make", "create", "write", "link", "replace"]);
 
 export class World {
   readonly plan: Plan;
@@ -123,8 +150,18 @@ export class World {
   readonly stored = new Map<string, string>();
   /** A disk that once failed may have lost what it had said to have. */
   diskFailed = false;
-  ledgerFailed = false;
+  /** Options of the forced command. */
+  options: ReadonlyArray<string> = [];
+  booksFailed = false;
   clockStepped = false;
+  /** What passed through the carrier; kept where somebody is there to make use of it. */
+  readonly captures: Array<Capture> = [];
+  /** Another dom0 beside those of the runs, where the story has one. */
+  nights: Nights | undefined;
+  /** Done when the server was ready for an upload of the first run. */
+  readonly readied = Deferred.makeUnsafe<void>();
+  /** Public key of the server, once it was asked. */
+  serverKey = "";
   corrupted = false;
   powerFailed = 0;
   /** Faults are over: what happens now has to go well. */
@@ -132,6 +169,8 @@ export class World {
   /** Called when the power has just failed, before anything runs again. */
   afterPowerLoss: () => void = () => {};
   readonly #processes = new Set<Process>();
+  /** Of each signer and series the highest run; what was seen since a crash. */
+  readonly #highest = new Map<string, number>();
   #serverLocks: LockTable = new Map();
   #serverAway = false;
   #serverWrong = 0;
@@ -214,6 +253,8 @@ export class World {
       // At once: a sync that was under way has not happened.
       this.disk.crash(death.power === "any" ? () => this.random.next() : undefined);
       this.#serverLocks = new Map();
+      // What was seen of a run was perhaps on no disk yet.
+      this.#highest.clear();
       this.afterPowerLoss();
       return Effect.andThen(ending, Effect.sleep(death.away));
     }).pipe(
@@ -244,19 +285,29 @@ export class World {
     };
   }
 
-  /** qbackup-shell on the server, as sshd starts it. Its exit code, when it has one. */
-  serve(command: string, stdin: Source, stdout: Sink, hangUp: Process["hangUp"]) {
-    const name = `shell ${command.split(" ")[1]}`;
+  /**
+   * qbackup-shell on the server, as sshd starts it for a command, or its owner with other `args`. Its
+   * exit code, when it has one.
+   */
+  serve(
+    command: string | undefined,
+    stdin: Source,
+    stdout: Sink,
+    hangUp: Process["hangUp"] = () => Effect.void,
+    args: ReadonlyArray<string> = this.options,
+  ) {
+    const name = `shell ${(command ?? args.join(" ")).split(" ")[1]}`;
     const life = new Life(name, (mine, what) => this.#doom(mine, what));
     const disk = memorySafeFs(this.disk);
     const layer = Layer.mergeAll(
       through(life, SafeFs, disk, (member) => (readOnly.has(member) ? undefined : member)),
       memoryLocks(this.#serverLocks),
       through(life, Reporter, memoryReporter(this.serverSaid)),
+      memoryJournal(),
       Layer.succeed(
         Invocation,
         gated(life, {
-          args: [],
+          args,
           env: { SSH_ORIGINAL_COMMAND: command },
           stdin: gated(life, stdin),
           stdout: gated(life, stdout),
@@ -284,30 +335,145 @@ export class World {
     );
   }
 
+  /** Is the server's machine off? */
+  get away(): boolean {
+    return this.#serverAway;
+  }
   /** Processes of the server that have not ended. */
   get serving(): number {
     return this.#processes.size;
   }
 
-  /** What the server lists, asked on the server itself. */
-  list(): Effect.Effect<ReadonlyArray<Extract<Reply, { type: "archive" }>>> {
+  /** What the server says to a command without any input, or to its owner. */
+  ask(command: string | undefined, args = this.options): Effect.Effect<string> {
     return Effect.gen({ self: this }, function* () {
       const up = memoryPipe();
       const down = memoryPipe(Number.MAX_SAFE_INTEGER);
       yield* up.sink.end;
-      const exit = yield* this.serve("qbackup/1 list", up.source, down.sink, () => Effect.void);
-      if (!Exit.isSuccess(exit) || exit.value !== 0) throw new Error("the server does not list");
+      const exit = yield* this.serve(command, up.source, down.sink, undefined, args);
+      if (!Exit.isSuccess(exit) || exit.value !== 0) {
+        throw new Error(`the server does not answer ${command ?? args.join(" ")}`);
+      }
       yield* down.sink.end;
       const into = new Uint8Array(1 << 16);
       const n = yield* Effect.orDie(down.source.read(into, into.length));
-      return Buffer.from(into.subarray(0, n))
-        .toString()
-        .split("\n")
-        .flatMap((line) => {
-          const reply = parseReply(line);
-          return reply?.type === "archive" ? [reply] : [];
-        });
+      return Buffer.from(into.subarray(0, n)).toString();
     });
+  }
+
+  /** What the server lists, asked on the server itself. */
+  list(): Effect.Effect<ReadonlyArray<Extract<Reply<"list">, { type: "archive" }>>> {
+    return Effect.map(this.ask("qbackup/1 list"), (said) =>
+      said.split("\n").flatMap((line) => {
+        const reply = parseReply("list", line);
+        return reply?.type === "archive" ? [reply] : [];
+      }),
+    );
+  }
+
+  /** The server's owner makes the store, and says whose uploads it takes; nothing goes wrong in it. */
+  admit(dom0s: ReadonlyArray<Pick<Dom0, "key">>): Effect.Effect<void> {
+    return Effect.gen({ self: this }, function* () {
+      const { calm } = this;
+      this.calm = true;
+      // Where a commit takes long, it is told to come again.
+      const asked = (...args: ReadonlyArray<string>) =>
+        Effect.suspend(() => this.ask(undefined, args)).pipe(
+          Effect.catchDefect((busy) => Effect.delay(Effect.fail(busy), 10_000)),
+          Effect.retry({ times: 30 }),
+          Effect.orDie,
+        );
+      const said = yield* asked("init");
+      this.serverKey = /^key +(\S+)$/m.exec(said)![1]!;
+      for (const { key } of dom0s) yield* asked("signers", "add", key);
+      this.calm = calm;
+    });
+  }
+
+  /** The owner takes this key for no signer any more; false where that did not come to its end. */
+  revoke({ key }: Dom0): Effect.Effect<boolean> {
+    return Effect.exit(this.ask(undefined, ["signers", "remove", key])).pipe(
+      Effect.map(Exit.isSuccess),
+    );
+  }
+  /** Clocks are set right. */
+  setClocks(): void {
+    this.#serverWrong = 0;
+    for (const { dom0 } of this.runs) dom0.wrong = 0;
+  }
+
+  /** Trailers that dom0s have sent, by session. */
+  get trailers(): ReadonlyMap<string, Trailer> {
+    const found = new Map<string, Trailer>();
+    for (const capture of this.captures) {
+      const trailer = trailerIn(capture);
+      if (trailer !== undefined) found.set(JSON.parse(trailer.manifest).session as string, trailer);
+    }
+    return found;
+  }
+  /** The highest run that the server has admitted, by `SIGNER SERIES`. */
+  get highestRuns(): ReadonlyMap<string, number> {
+    const found = new Map<string, number>();
+    for (const file of this.disk.files().filter((one) => isRuns.test(one))) {
+      // put NAME SESSION BASE SERIES RUN BYTES TIME SIGNER SERVER
+      const [, , , , series, run, , , signer] = this.#text(file).split("\n")[0]!.split(" ");
+      found.set(`${signer} ${series}`, Number(run));
+    }
+    return found;
+  }
+  #text(path: string): string {
+    return this.disk.bytes(path)?.toString("latin1") ?? "";
+  }
+  /**
+   * What vouches for archives was signed for just these, by dom0 and by the server; gives their names,
+   * and who signed them.
+   */
+  checkRecords(when: string): ReadonlyMap<string, string> {
+    const names = new Map<string, string>();
+    const { nights } = this;
+    const keys = new Set<string>(this.runs.map(({ dom0 }) => dom0.key));
+    if (nights !== undefined) keys.add(nightsKey.publicKey);
+    const sent = this.plan.attack === undefined ? undefined : this.trailers;
+    for (const file of this.disk.files()) {
+      // One that begins with another character is what the commit is tried with.
+      const name = /^((?:.*\/)?[A-Za-z0-9][^/]*)\.manifest\.json$/.exec(file)?.[1];
+      if (file.startsWith(".qbackup/") || name === undefined) continue;
+      const wrong = (what: string) => this.broken(`P8 ${when}: ${name} ${what}`);
+      let record: Record<string, string>;
+      try {
+        record = JSON.parse(this.#text(file));
+      } catch {
+        wrong("has a torn record");
+        continue;
+      }
+      const { manifest = "{}", receipt = "{}", receiptSignature = "", signature = "" } = record;
+      const { members, name: said, root, session, signer } = JSON.parse(manifest);
+      names.set(name, signer);
+      const known = nights?.manifests.has(manifest) === true;
+      if (sent !== undefined && !known && sent.get(session)?.manifest !== manifest) {
+        wrong("is vouched for by what no dom0 has sent");
+      } else if (!keys.has(signer) || !held(signer, "manifest", manifest, signature)) {
+        wrong("is not signed by a dom0");
+      } else if (this.serverKey && !held(this.serverKey, "receipt", receipt, receiptSignature)) {
+        wrong("is not signed by the server");
+      } else if (said !== name) wrong(`is the archive ${said}`);
+      const lines = spread(this.#text(`.qbackup/recipes/${session}`)).map(
+        ([pack, index]) => linesOf(this.#text(`.qbackup/tables/${pack}`))[index] ?? "",
+      );
+      if (lines.length !== members || rootOf(lines) !== root) wrong("is not what was signed");
+    }
+    for (const [of, run] of this.highestRuns) {
+      const before = this.#highest.get(of) ?? 0;
+      if (run < before) this.broken(`P8 ${when}: the highest run went from ${before} to ${run}`);
+      this.#highest.set(of, run);
+    }
+    const bug = this.serverSaid.lines.find(({ text }) => text.startsWith("a bug"));
+    if (bug !== undefined) this.broken(`P3 ${when}: ${bug.text}`);
+    const { quota } = this.plan.attack ?? {};
+    if (quota !== undefined && this.disk.used > quota) {
+      this.broken(`P3 ${when}: ${this.disk.used} bytes, and the quota is ${quota}`);
+    }
+    return names;
   }
 
   // The link and the carrier.
@@ -362,7 +528,11 @@ export class World {
     return Effect.gen({ self: this }, function* () {
       const number = run.dom0.calls;
       run.dom0.calls += 1;
-      const plan: LinkPlan = (this.calm ? undefined : this.plan.links[number]) ?? this.plan.sound;
+      // What goes wrong with links is planned for uploads; before the first there is one call more.
+      const puts = service.endsWith("+put");
+      const planned = puts ? this.plan.links[run.dom0.puts] : this.plan.early[number];
+      if (puts) run.dom0.puts += 1;
+      const plan: LinkPlan = (this.calm ? undefined : planned) ?? this.plan.sound;
       const { broken } = plan;
       let lost = false;
       const gone = Deferred.makeUnsafe<void>();
@@ -398,8 +568,28 @@ export class World {
         this.go(Effect.delay(cut, broken.when.after));
       }
 
+      const { attack } = this.plan;
+      const capture: Capture = {
+        by: run,
+        archive: run.archive,
+        sign: (what, text) => keysOf(run.dom0.books.secrets!, false).sign(what, text),
+        command: undefined,
+        sent: [],
+      };
+      if (puts && attack !== undefined) this.captures.push(capture);
+      /** The carrier keeps for itself what dom0 sends now. */
+      const heldBack = () =>
+        puts &&
+        !this.calm &&
+        ((attack?.holdsBack === "all" && capture.command !== undefined) ||
+          (attack?.holdsBack === "trailer" &&
+            run.dom0.books.unfinished?.submission?.session === run.session));
       const program = (mine: Invocation["Service"], command: string) =>
         Effect.gen({ self: this }, function* () {
+          capture.command = command;
+          if (attack !== undefined && puts && !isTicket(command, this.serverKey)) {
+            this.broken(`${run.id}: no ticket: ${command}`);
+          }
           if (this.#serverAway) {
             yield* Effect.sleep(this.random.int(10, 5000));
             return { code: 255, reason: "unreachable" as const, said: ["no route"] };
@@ -491,8 +681,15 @@ export class World {
             }),
           ),
       };
+      const stdin: Sink = {
+        end: up.sink.end,
+        write: (bytes) => {
+          if (puts && attack !== undefined) capture.sent.push(Buffer.from(bytes));
+          return heldBack() ? Effect.void : up.sink.write(bytes);
+        },
+      };
       return {
-        stdin: up.sink,
+        stdin,
         stdout,
         ended: Fiber.await(fiber).pipe(
           Effect.map((exit) => ({
@@ -506,14 +703,16 @@ export class World {
 
   /** What a server process says, whether or not it arrives. */
   #heard(run: Run, command: string, bytes: Uint8Array): void {
+    const [, verb = "", name, session] = command.split(" ");
+    if (!isVerb(verb)) return;
     for (const line of Buffer.from(bytes).toString().split("\n")) {
-      const reply = parseReply(line);
+      const reply = parseReply(verb, line);
       if (reply === undefined) continue;
-      const [, verb, name, session] = command.split(" ");
       this.note(`${verb} says ${line.slice(0, 60)}`);
       if (reply.type === "stored") this.stored.set(name!, session!);
       if (reply.type === "error" && reply.code !== "busy") run.forsaken = true;
       if (reply.type === "ready" && "offset" in reply && session === run.session) {
+        if (run.id === "first") Deferred.doneUnsafe(this.readied, Effect.void);
         if (reply.offset < run.acked && this.mustKeep(run)) {
           this.broken(`${run.id}: ready ${reply.offset} after an acknowledgement of ${run.acked}`);
         }
@@ -541,7 +740,7 @@ export class World {
   }
   /** A line that dom0 reads. */
   #delivered(run: Run, line: string): void {
-    const reply = parseReply(line);
+    const reply = parseReply("put", line);
     if ((reply?.type === "ack" || reply?.type === "ready") && "offset" in reply) {
       run.acked = Math.max(run.acked, reply.offset);
     }
@@ -556,18 +755,20 @@ export class World {
       aQube("vault", 4),
       aQube("net", 9, { included: false, state: this.plan.running ? "Running" : "Halted" }),
     ]);
-    const ledger = ledgerDisk();
-    const { ledger: fault } = this.plan;
+    const books = booksDisk();
+    books.secrets = { signing: secret(`${name} signs`), series: secret(`${name} counts`) };
+    const { signer: key } = keysOf(books.secrets, false);
+    const { books: fault } = this.plan;
     let calls = 0;
-    ledger.fails = (call) => {
-      if (fault === undefined || this.calm || !/append|mark|pin /.test(call)) return undefined;
+    books.fails = (call) => {
+      if (fault === undefined || this.calm || !/append|mark|pin |run /.test(call)) return undefined;
       calls += 1;
       if (calls <= fault.at || calls > fault.at + fault.count) return undefined;
-      this.ledgerFailed = true;
-      this.note(`the ledger fails at ${call}`);
+      this.booksFailed = true;
+      this.note(`the books fail at ${call}`);
       return "no space left on the device";
     };
-    return { name, ledger, table, locks: new Map(), calls: 0, wrong: 0 };
+    return { name, key, books, table, locks: new Map(), calls: 0, puts: 0, wrong: 0 };
   }
 
   start(
@@ -606,11 +807,11 @@ export class World {
       return { moment: dom0Dies.moment, dies };
     });
     const dies = () => {
-      const { ledger } = where;
-      const last = ledger.text.trimEnd().lastIndexOf("\n") + 1;
+      const { books } = where;
+      const last = books.text.trimEnd().lastIndexOf("\n") + 1;
       // Only while the line is being written can it be torn.
-      if (dom0Dies?.torn === true && ledger.calls.at(-1)?.startsWith("append") === true) {
-        ledger.text = ledger.text.slice(0, last + Math.floor((ledger.text.length - last) / 2));
+      if (dom0Dies?.torn === true && books.calls.at(-1)?.startsWith("append") === true) {
+        books.text = books.text.slice(0, last + Math.floor((books.text.length - last) / 2));
         this.note("the last line of the ledger is torn");
       }
       this.go(Fiber.interrupt(run.fiber!));
@@ -637,6 +838,7 @@ export class World {
       const set = new Set(members);
       return (member: string) => (set.has(member) ? member : undefined);
     };
+    const books = memoryBooks(where.books);
     const layer = Layer.mergeAll(
       Layer.succeed(
         Invocation,
@@ -657,19 +859,18 @@ export class World {
           },
           entropy: (n) => {
             const bytes = this.entropy(n);
-            run.session ??= Buffer.from(bytes).toString("hex");
+            run.session = Buffer.from(bytes).toString("hex");
             return bytes;
           },
         }),
       ),
       through(life, Reporter, memoryReporter(run.said)),
       through(life, Notifier, memoryNotifier(run.notes)),
-      through(
-        life,
-        Ledger,
-        memoryLedger(where.ledger),
-        counted("append", "mark", "pin", "pinned", "unfinished"),
-      ),
+      through(life, Ledger, books, counted("append")),
+      through(life, RunMark, books, counted("read", "write")),
+      through(life, KnownServers, books, counted("pin", "pinned")),
+      through(life, ReadBacks, books),
+      through(life, Signer, books, counted("nextRun")),
       through(life, Qubes, memoryQubes(where.table), counted("list", "power", "start", "shutdown")),
       through(
         life,
@@ -750,6 +951,7 @@ export class World {
   }
 }
 
+const isRuns = /^\.qbackup\/runs\/[0-9a-f]{64}$/;
 const readOnly = new Set([
   "self",
   "stat",

@@ -3,7 +3,6 @@
  * What can go wrong in each is in test/e2e.
  */
 import { assert, describe, it } from "vitest";
-import * as crypto from "node:crypto";
 import * as fs from "node:fs";
 import * as path from "node:path";
 import {
@@ -26,39 +25,54 @@ import { noScrypt, noSshd, unless } from "#test/support/unless";
 import { execute, passphrase, type Whole } from "#test/support/whole";
 import { until } from "#test/support/until";
 
-/** A carrier that throws the data away and answers as a server would, with a key of its own. */
-const forge = (w: Whole) => {
-  // It throws the data away and answers as a server would, with a key of its own.
-  const { privateKey, publicKey } = crypto.generateKeyPairSync("ed25519");
-  const pem = privateKey.export({ format: "pem", type: "pkcs8" }) as string;
-  const key = publicKey.export({ format: "der", type: "spki" }).subarray(12).toString("base64");
+/**
+ * A carrier that throws the data away and answers as a server would: under a key of its own, or under
+ * the key that dom0 knows, for which it can sign nothing.
+ */
+const forge = (w: Whole, shown?: string) => {
+  const reference = path.resolve(import.meta.dirname, "../support/reference.ts");
   w.world.service("net", "qubes.BackupCarrier", {
     text: `#!${process.execPath}
-const crypto = require("node:crypto"), say = (o) => process.stdout.write(JSON.stringify(o) + "\\n");
-let seen = Buffer.alloc(0), offset = 0, request;
-process.stdin.on("data", (d) => {
-  seen = Buffer.concat([seen, d]);
+(async () => {
+const { leavesOf, mebi, memberAt, pairOf, running, sha256, textOf, topOf } = await import(${JSON.stringify(reference)});
+const own = pairOf(sha256("the carrier's")), say = (o) => process.stdout.write(JSON.stringify(o) + "\\n");
+let seen = Buffer.alloc(0), request, offset = 0, at = 0, parts = [], manifest;
+const whole = [], leaves = [];
+const block = (bytes) => {
+  if (parts.length === 0) at = memberAt(bytes).length;
+  parts.push(bytes); leaves.push(...leavesOf(bytes)); offset += bytes.length; at -= bytes.length;
+  if (at === 0) { whole.push(topOf(leavesOf(Buffer.concat(parts)))); parts = []; leaves.length = 0; }
+};
+let ended = false;
+for await (const some of process.stdin) {
+  seen = Buffer.concat([seen, some]);
   if (request === undefined) {
-    const at = seen.indexOf(10); if (at < 0) return;
-    request = JSON.parse(seen.subarray(0, at)); seen = seen.subarray(at + 1);
-    process.stdout.write("\\n"); say({ type: "ready", offset: 0, server: ${JSON.stringify(key)} });
-  }
-  for (;;) {
-    if (seen.length < 4) return;
-    const l = seen.readUInt32BE(0);
-    if (l === 0) {
-      if (seen.length < 8 || seen.length < 8 + seen.readUInt32BE(4)) return;
-      const { manifest } = JSON.parse(seen.subarray(8)), m = JSON.parse(manifest);
-      const receipt = JSON.stringify({ version: 1, name: m.name, session: m.session, size: m.size, treehash: m.treehash, manifest: crypto.createHash("sha256").update(manifest).digest("hex"), stored: m.created });
-      say({ type: "stored", receipt, signature: crypto.sign(null, Buffer.from(receipt), ${JSON.stringify(pem)}).toString("base64") });
+    const end = seen.indexOf(10); if (end < 0) continue;
+    request = JSON.parse(seen.subarray(0, end)); seen = seen.subarray(end + 1);
+    process.stdout.write("\\n");
+    if (process.argv[2] === "about") {
+      say({ type: "about", version: "1", server: ${JSON.stringify(shown)} ?? own.publicKey, signers: [], quota: null, room: 2 ** 40, clock: new Date().toISOString().slice(0, 19) + "Z", confined: null, ticket: null });
       return;
     }
-    if (l > 1048576) { say({ type: "alive" }); seen = seen.subarray(4); continue; }
-    if (seen.length < 4 + l) return;
-    offset += l; seen = seen.subarray(4 + l);
-    if (l === 1048576) say({ type: "ack", offset });
+    say({ type: "ready", offset: 0, running: running([]) });
   }
-});
+  while (seen.length >= 4) {
+    const length = seen.readUInt32BE(0);
+    if (length === 0 && !ended) { ended = true; seen = seen.subarray(4); continue; }
+    if (length > mebi) { say({ type: "alive" }); seen = seen.subarray(4); continue; }
+    if (seen.length < 4 + length) break;
+    const frame = seen.subarray(4, 4 + length);
+    seen = seen.subarray(4 + length);
+    if (!ended) { block(frame); say({ type: "ack", offset, running: running(whole, leaves) }); }
+    else if (length === 0) {
+      const m = JSON.parse(manifest);
+      const receipt = textOf("receipt", { ...m, type: "qbackup receipt", manifest: sha256(manifest).toString("hex"), stored: m.created });
+      say({ type: "stored", receipt, signature: own.sign("receipt", receipt) });
+      return;
+    } else manifest ??= frame.toString();
+  }
+}
+})();
 `,
   });
 };
@@ -68,13 +82,16 @@ describe("a backup", unless(noSshd), () => {
     unless(noScrypt),
     async () => {
       const w = await setUp();
-      const { bytes, manifest } = await stored(w, await w.run("-f", "laptop-", "work", "vault"));
+      const { bytes, manifest, members } = await stored(
+        w,
+        await w.run("-f", "laptop-", "work", "vault"),
+      );
       assert.match(manifest.name, /^laptop-\d{4}-\d\d-\d\dT\d{4}\.backup$/);
       assert.strictEqual(w.world.journal().filter((line) => line.includes("error")).length, 0);
       assert.match(w.world.journal().join("\n"), /^qbackup user\.info stored laptop-/m);
       // As a person without Qubes would: the header pair first, then a member by its place.
       const at = (name: string) => {
-        const member = manifest.members.find((m) => m.path === name)!;
+        const member = members.find((m) => m.path === name)!;
         const tar = path.join(w.dir, "member.tar");
         fs.writeFileSync(tar, bytes.subarray(member.start, member.start + member.length));
         return execute(["tar", "-xOf", tar, name]);
@@ -84,7 +101,7 @@ describe("a backup", unless(noSshd), () => {
       const qid = w.world.qube("work").qid;
       const name = `vm${qid}/private.img.000`;
       const tar = path.join(w.dir, "m.tar");
-      const member = manifest.members.find((m) => m.path === `${name}.enc`)!;
+      const member = members.find((m) => m.path === `${name}.enc`)!;
       fs.writeFileSync(tar, bytes.subarray(member.start, member.start + member.length));
       const plain = await execute([
         "sh",
@@ -127,11 +144,16 @@ describe("a backup", unless(noSshd), () => {
   it("forges every reply: exit 6, with what to do, and nothing in the ledger for it", async () => {
     const w = await setUp();
     await stored(w, await w.run("work"));
+    const { server } = JSON.parse(w.ledger()[0]!.manifest) as { readonly server: string };
     forge(w);
+    const other = await w.run("vault");
+    assert.strictEqual(other.code, 6, other.stderr);
+    assert.match(other.stderr, /error: the server's key changed/);
+    assert.match(other.stderr, /hint: .*qbackup-shell identity/);
+    forge(w, server);
     const ran = await w.run("vault");
     assert.strictEqual(ran.code, 6, ran.stderr);
-    assert.match(ran.stderr, /error: the server's key changed/);
-    assert.match(ran.stderr, /hint: .*qbackup-shell identity/);
+    assert.match(ran.stderr, /error: the receipt is not signed by the pinned server/);
     assert.lengthOf(w.ledger(), 1);
     await tidy(w);
   });
@@ -197,12 +219,12 @@ describe("the way back", unless(noSshd), () => {
     const w = await setUp(big(9_000_000, 3_000_000));
     const one = (await backup(w, "-f", "one-", "work", "vault")).name;
     await backup(w, "-f", "two-", "vault");
-    const sums = (await qbackup(w, "list", "--receipts", "--json")).stdout;
-    assert.deepStrictEqual([...proofs(sums).values()], ["proven", "proven"]);
+    const before = (await qbackup(w, "list", "--receipts", "--json")).stdout;
+    assert.deepStrictEqual([...proofs(before).values()], ["receipt", "receipt"]);
 
     const verify = await qbackup(w, "verify", one);
     assert.strictEqual(verify.code, 0, verify.stderr);
-    assert.match(verify.stdout, new RegExp(`^${one}: verified\n.* blocks, .* members, tree hash`));
+    assert.match(verify.stdout, new RegExp(`^${one}: verified\n.* members in .* blocks, root`));
     const word = await qbackup(w, "verify", "--on-server", one);
     assert.strictEqual(word.code, 0, word.stderr);
     assert.match(word.stdout, /the server says/);

@@ -26,6 +26,16 @@ export const memberOf = (path: string, data: Buffer): Buffer => {
   );
 };
 
+/** One member as slots have it: nothing in its header but path and size, no end blocks. */
+export const slotOf = (path: string, data: Buffer): Buffer =>
+  Buffer.concat([
+    header(path, "0", data.length, (h) => {
+      h.write("00000000000\0", 136, "latin1");
+      h.fill(0, 265, 345);
+    }),
+    padTo(data, 512),
+  ]);
+
 /** `plain` as scrypt would wrap it: 128 bytes more, with a true header checksum. */
 export const scryptOf = (plain: Buffer, salt: Buffer): Buffer => {
   const head = Buffer.alloc(64);
@@ -44,10 +54,17 @@ export interface ArchiveOptions {
   readonly files: ReadonlyArray<{ readonly path: string; readonly size: number }>;
   /** Plain bytes of a full chunk; Qubes has 100 MiB. */
   readonly chunk?: number;
+  /** The backup-id in its header. */
+  readonly id?: string;
 }
 
 /** An archive with the three heads and these files, the same for the same options. */
-export const archiveOf = ({ chunk = 104_857_600, files, seed }: ArchiveOptions): Buffer => {
+export const archiveOf = ({
+  chunk = 104_857_600,
+  files,
+  id = "20261123T030424-14807",
+  seed,
+}: ArchiveOptions): Buffer => {
   const random = rng(seed);
   const salt = () => crypto.createHash("sha256").update(String(random.next())).digest();
   // Cheap random bytes: a keystream, because the walk must not be able to compress or guess them.
@@ -55,7 +72,7 @@ export const archiveOf = ({ chunk = 104_857_600, files, seed }: ArchiveOptions):
     crypto
       .createCipheriv("aes-128-ctr", salt().subarray(0, 16), Buffer.alloc(16))
       .update(Buffer.alloc(size));
-  const text = `version=4\nencrypted=True\ncompressed=True\ncompression-filter=gzip\nhmac-algorithm=scrypt\nbackup-id=20261123T030424-14807\n`;
+  const text = `version=4\nencrypted=True\ncompressed=True\ncompression-filter=gzip\nhmac-algorithm=scrypt\nbackup-id=${id}\n`;
   const parts = [
     memberOf("backup-header", Buffer.from(text)),
     memberOf("backup-header.hmac", scryptOf(body(119), salt())),

@@ -4,7 +4,7 @@ import { assert } from "@effect/vitest";
 import { Duration, Effect, Fiber, Layer } from "effect";
 import { TestClock } from "effect/testing";
 import { ledgerLine, parseLedger } from "#layers/files/FileLedger";
-import { type LedgerDisk, ledgerDisk, memoryLedger } from "#layers/memory/MemoryLedger";
+import { type BooksDisk, booksDisk, memoryBooks } from "#layers/memory/MemoryBooks";
 import { memoryLocks } from "#layers/memory/MemoryLocks";
 import { memoryNotifier, type Notification } from "#layers/memory/MemoryNotifier";
 import { inProcessQrexec, memoryPipe } from "#layers/memory/MemoryPipe";
@@ -14,20 +14,22 @@ import { memorySettings } from "#layers/memory/MemorySettings";
 import { Invocation } from "#services/Invocation";
 import { QvmBackup } from "#services/QvmBackup";
 import { QvmRestore } from "#services/QvmRestore";
-import { Walk } from "#src/archive/walk";
 import { dom0 } from "#src/dom0/cli/main";
-import { sha256 } from "#src/proof/manifest";
-import type { Name, Session } from "#src/wire/names";
+import { sha256 } from "#src/proof/texts";
+import type { Name, Session, Signature } from "#src/wire/names";
 import { archiveOf } from "#test/support/archive";
-import { keyOf, type Lies, peer, type Shelf, shelf, treeHash } from "#test/support/peer";
+import { kept, keyOf, type Lies, peer, type Shelf, shelf } from "#test/support/peer";
+import { linesOf, rootOf, tableOf, textOf } from "#test/support/reference";
 import { rng } from "#test/support/random";
 
 export const server = keyOf("server");
 
+const seed = (text: string): Uint8Array => Buffer.from(sha256(text), "hex");
+
 export interface World {
   readonly said: Said;
   readonly notes: Array<Notification>;
-  readonly disk: LedgerDisk;
+  readonly disk: BooksDisk;
   readonly table: QubesTable;
   readonly shelf: Shelf;
   /** The lock on runs, as it is kept from call to call. */
@@ -35,8 +37,9 @@ export interface World {
 }
 
 export const world = (): World => {
-  const disk = ledgerDisk();
-  disk.pins.set("net", server.server);
+  const disk = booksDisk();
+  disk.pins.set("net", server.publicKey);
+  disk.secrets = { signing: seed("signing key of a test"), series: seed("series key of a test") };
   return {
     said: { lines: [], progress: [] },
     notes: [],
@@ -64,61 +67,87 @@ export const anArchive = (seed: number, size: number): Buffer =>
     ],
   });
 
-/** Puts an archive onto the shelf with manifest and receipt, and a line for it into the ledger. */
+/** dom0's own key, which is in its books. */
+export const dom0Key = keyOf("signing key of a test");
+
+/** What a plain archive or a pack of members is, by the second implementation. */
+export const manifestOf = (
+  name: string,
+  bytes: Buffer,
+  at: string,
+  more: { readonly [key: string]: unknown } = {},
+): string => {
+  const lines = linesOf(tableOf(bytes));
+  return textOf("manifest", {
+    name,
+    session: sessionOf(name, at),
+    server: server.publicKey,
+    signer: dom0Key.publicKey,
+    series: "0123456789abcdef",
+    run: Math.floor(Date.parse(at) / 1000),
+    created: at,
+    size: bytes.length,
+    members: lines.length,
+    root: rootOf(lines),
+    format: "qvm-backup",
+    next: null,
+    ...more,
+  });
+};
+
+const sessionOf = (name: string, at: string) => sha256(`${name} ${at}`).slice(0, 32) as Session;
+
+/**
+ * Puts an archive onto the shelf with manifest and receipt, and a line for it into the ledger. With
+ * `recipe`, `bytes` are what its own pack has, and `manifest` says what the whole is.
+ */
 export const keep = (
   w: World,
   name: string,
   bytes: Buffer,
   options: {
     readonly known?: boolean;
+    readonly rebuilt?: boolean;
     readonly at?: string;
     readonly key?: typeof server;
-    readonly members?: ReadonlyArray<object>;
+    readonly manifest?: { readonly [key: string]: unknown };
+    readonly recipe?: string;
     readonly qubes?: ReadonlyArray<{ readonly name: string; readonly qid: number }>;
   } = {},
 ): Stored => {
   const { at = "2026-01-31T04:00:00Z", key = server, known = true } = options;
-  const session = sha256(`${name} ${at}`).slice(0, 32) as Session;
-  const walk = new Walk();
-  walk.push(bytes);
-  const members = walk.finish();
-  const manifest = JSON.stringify({
-    version: 1,
-    name,
-    session,
-    server: key.server,
-    size: bytes.length,
-    treehash: treeHash(bytes),
-    created: at,
-    members: options.members ?? (Array.isArray(members) ? members : []),
+  const session = sessionOf(name, at);
+  const others = [...w.shelf.committed.keys()].filter((one) => one !== name);
+  const manifest = manifestOf(name, bytes, at, {
+    server: key.publicKey,
+    run: Math.floor(Date.parse(at) / 1000) + others.length,
+    ...options.manifest,
   });
-  const receipt = JSON.stringify({
-    version: 1,
-    name,
-    session,
-    size: bytes.length,
-    treehash: treeHash(bytes),
-    manifest: sha256(manifest),
-    stored: at,
+  const made = kept(bytes, manifest, {
+    at,
+    key,
+    signer: dom0Key,
+    ...(options.recipe === undefined ? {} : { recipe: options.recipe }),
   });
-  const reply = { type: "stored", receipt, signature: key.sign(receipt) };
-  w.shelf.committed.set(name, { session, bytes, reply, manifest, digestsOf: bytes });
+  w.shelf.committed.set(name, made);
   if (known) {
     const line = ledgerLine(
       {
         name: name as Name,
         session,
         destination: "net",
-        server: key.server,
+        server: key.publicKey,
         asked: { qubes: ["work", "mail"], includeDom0: false, prefix: name.replace(/\d.*/, "") },
         qubes: options.qubes ?? [
           { name: "work", qid: 2 },
           { name: "mail", qid: 3 },
         ],
         manifest,
+        signature: dom0Key.sign("manifest", manifest),
         finished: at,
-        receipt,
-        signature: reply.signature,
+        receipt: made.receipt,
+        receiptSignature: made.receiptSignature as Signature,
+        ...(options.rebuilt === true ? { rebuilt: true } : {}),
       },
       parseLedger(Buffer.from(w.disk.text)).last,
     );
@@ -126,6 +155,10 @@ export const keep = (
   }
   return { name, session, bytes, manifest };
 };
+
+/** What lies on the shelf under this name is now this; the server does not know. */
+export const replace = (w: World, name: string, bytes: Buffer): void =>
+  void w.shelf.committed.set(name, { ...w.shelf.committed.get(name)!, bytes });
 
 /** Runs `qbackup ARGS -t net`; the clock goes as fast as it can, until it ends. */
 export const qbackup = Effect.fnUntraced(function* (
@@ -161,7 +194,7 @@ export const qbackup = Effect.fnUntraced(function* (
         }),
         memoryReporter(w.said),
         memoryNotifier(w.notes),
-        memoryLedger(w.disk),
+        memoryBooks(w.disk),
         memoryQubes(w.table),
         options.tools ?? Layer.mergeAll(Layer.mock(QvmBackup, {}), Layer.mock(QvmRestore, {})),
         w.locks,

@@ -5,10 +5,10 @@
 import { afterEach, assert } from "vitest";
 import * as fs from "node:fs";
 import * as path from "node:path";
-import { parseManifest } from "#src/proof/manifest";
+import { parseManifest } from "#src/proof/texts";
 import { imageOf, writeImage } from "#test/standin/world";
-import { treeHash } from "#test/support/peer";
 import { processesWith } from "#test/support/programs";
+import { linesOf, membersOf, rootOf, tableOf } from "#test/support/reference";
 import { passphrase, type Ran, type Whole, whole, type WholeOptions } from "#test/support/whole";
 import { until } from "#test/support/until";
 
@@ -56,23 +56,33 @@ export const tidy = async (w: Whole) => {
   assert.strictEqual(w.world.qube("net").state, "Halted");
   assert.deepStrictEqual(w.world.profiles(), []);
 };
-export const verified = async (w: Whole) => {
+/** What the server lists. */
+export const listed = async (w: Whole) => {
   const { stdout } = await w.ssh("qbackup/1 list");
   return stdout
     .trim()
     .split("\n")
     .map((line) => JSON.parse(line))
-    .filter((reply) => reply.type === "archive" && reply.verified);
+    .filter((reply) => reply.type === "archive" && !reply.damaged);
 };
 /** What must be so after a run that failed. */
 export const failed = async (w: Whole, ran: Ran, code: number, text: RegExp) => {
   assert.strictEqual(ran.code, code, ran.stderr);
   assert.match(ran.stderr, text);
-  assert.deepStrictEqual(await verified(w), []);
+  assert.deepStrictEqual(await listed(w), []);
   assert.lengthOf(w.ledger(), 0);
   await tidy(w);
   assert.match(w.world.journal().join("\n"), /^qbackup user\.err error: /m);
   assert.isTrue(w.world.notifications().some(({ argv }) => argv.includes("--urgency=critical")));
+};
+/** An archive's members as they lie in its plain file. */
+export const membersIn = (bytes: Buffer) => {
+  let start = 0;
+  return membersOf(bytes).map(({ length, path, size }) => {
+    const member = { path, size, length, start };
+    start += length;
+    return member;
+  });
 };
 /** What must be so after a run that did its job. */
 export const stored = async (w: Whole, ran: Ran) => {
@@ -81,19 +91,22 @@ export const stored = async (w: Whole, ran: Ran) => {
   const manifest = parseManifest(entry.manifest)!;
   const bytes = fs.readFileSync(path.join(w.server.store, entry.name));
   assert.strictEqual(bytes.length, manifest.size);
-  assert.strictEqual(treeHash(bytes), manifest.treehash);
-  assert.containsSubset(await verified(w), [{ name: entry.name, treehash: manifest.treehash }]);
-  assert.strictEqual(fs.statSync(path.join(w.server.store, entry.name)).mode & 0o777, 0o440);
+  const lines = linesOf(tableOf(bytes));
+  assert.strictEqual(lines.length, manifest.members);
+  assert.strictEqual(rootOf(lines), manifest.root);
+  const { name, root, session, signer } = manifest;
+  assert.containsSubset(await listed(w), [{ name, root, session, signer }]);
+  assert.strictEqual(fs.statSync(path.join(w.server.store, name)).mode & 0o777, 0o600);
   await tidy(w);
-  return { bytes, manifest };
+  return { bytes, manifest, members: membersIn(bytes) };
 };
 // Restores
 
 export const backup = async (w: Whole, ...args: ReadonlyArray<string>) => {
   const ran = await w.run(...args);
   assert.strictEqual(ran.code, 0, ran.stderr);
-  const { name, manifest } = w.ledger().at(-1)!;
-  return { name, members: parseManifest(manifest)!.members };
+  const { name } = w.ledger().at(-1)!;
+  return { name, members: membersIn(fs.readFileSync(path.join(w.server.store, name))) };
 };
 export const restore = (w: Whole, ...args: ReadonlyArray<string>) =>
   w.start("restore", "-t", "net", "-p", w.passphraseFile, ...args).ended;
@@ -164,7 +177,6 @@ export const proofs = (json: string) =>
 export const change = (w: Whole, name: string, how: (bytes: Buffer) => Buffer) => {
   const file = path.join(w.server.store, name);
   const bytes = fs.readFileSync(file);
-  fs.chmodSync(file, 0o640);
   fs.writeFileSync(file, how(bytes));
   return () => fs.writeFileSync(file, bytes);
 };

@@ -4,40 +4,55 @@ import { Effect, Fiber, Layer } from "effect";
 import { TestClock } from "effect/testing";
 import { memoryReporter, type Said } from "#layers/memory/MemoryReporter";
 import { memorySettings } from "#layers/memory/MemorySettings";
-import { memorySsh, type SshAnswer } from "#layers/memory/MemorySsh";
-import { BytesError } from "#services/Bytes";
+import { type FarEnd, memorySsh } from "#layers/memory/MemorySsh";
+import { BytesError, type Source } from "#services/Bytes";
 import { Invocation } from "#services/Invocation";
-import { leafOf, proofOf, treeLevels } from "#src/proof/treehash";
+import { parseCommand, toLine } from "#src/wire/request";
 import { fetch } from "#src/carrier/fetch";
-import { framed, treeHash } from "#test/support/peer";
-import { rng } from "#test/support/random";
+import { slotOf } from "#test/support/archive";
+import { type Lies, peer } from "#test/support/peer";
+import { anArchive, keep, world } from "#test/support/readback";
 
 const mebibyte = 1_048_576;
-const archive = Buffer.from(rng(1).bytes(3 * mebibyte + 20_480));
-const treehash = treeHash(archive);
-const levels = treeLevels(
-  Buffer.concat(
-    [0, 1, 2, 3].map((i) => leafOf(archive.subarray(i * mebibyte, (i + 1) * mebibyte))),
-  ),
-);
-const line = (reply: object) => Buffer.from(`${JSON.stringify(reply)}\n`);
-const ready = Buffer.concat([
-  Buffer.from("welcome\n\n"),
-  line({ type: "ready", size: archive.length, treehash }),
-]);
-const frame = (index: number) =>
-  framed(archive.subarray(index * mebibyte, (index + 1) * mebibyte), proofOf(levels, index));
-const from = (first: number): Buffer =>
-  Buffer.concat([
-    ready,
-    ...[0, 1, 2, 3].slice(first).map(frame),
-    Buffer.alloc(4),
-    line({ type: "end" }),
-  ]);
+const archive = anArchive(1, 3.4 * mebibyte);
+/** The words that dom0 prints for an archive on the shelf. */
+const wordsFor = (manifest: string): ReadonlyArray<string> => {
+  const { format, members, name, root, size } = JSON.parse(manifest);
+  return ["fetch", name, format, `${size}`, `${members}`, root];
+};
+const kept = () => {
+  const w = world();
+  const { manifest } = keep(w, "a.backup", archive);
+  return { w, args: wordsFor(manifest) };
+};
+type World = ReturnType<typeof world>;
+
+/** The tests' peer at the far end of ssh, where the request is a command and not a line. */
+const server =
+  (w: World, lies: Lies = {}): FarEnd =>
+  (invocation, command) => {
+    const parsed = parseCommand(command);
+    if (!("request" in parsed)) return Effect.succeed(2);
+    const line = Buffer.from(`${toLine(parsed.request)}\n`);
+    let at = 0;
+    const stdin: Source = {
+      received: invocation.stdin.received,
+      read: (into, atLeast = 1) =>
+        Effect.suspend(() => {
+          const n = Math.min(into.length, line.length - at);
+          into.set(line.subarray(at, at + n));
+          at += n;
+          return n >= atLeast
+            ? Effect.succeed(n)
+            : Effect.map(invocation.stdin.read(into.subarray(n), atLeast - n), (m) => n + m);
+        }),
+    };
+    return peer(w.shelf, lies)({ ...invocation, stdin }, `+${parsed.request.verb}`);
+  };
 
 const run = Effect.fnUntraced(function* (
-  answers: ReadonlyArray<SshAnswer>,
-  options: { readonly args?: ReadonlyArray<string>; readonly stopsAfter?: number } = {},
+  far: FarEnd,
+  options: { readonly args: ReadonlyArray<string>; readonly stopsAfter?: number },
 ) {
   const said: Said = { lines: [], progress: [] };
   const commands: Array<string> = [];
@@ -47,7 +62,7 @@ const run = Effect.fnUntraced(function* (
     Effect.provide(
       Layer.mergeAll(
         Layer.succeed(Invocation, {
-          args: options.args ?? ["fetch", "a.backup", `${archive.length}`, treehash],
+          args: options.args,
           env: { QREXEC_REMOTE_DOMAIN: "disp1" },
           stdin: { read: () => Effect.die("stdin is read"), received: () => 0 },
           stdout: {
@@ -66,13 +81,14 @@ const run = Effect.fnUntraced(function* (
         }),
         memoryReporter(said),
         memorySettings({ SSH_CONN: "me@server" }),
-        memorySsh(answers, commands),
+        memorySsh(far, commands),
       ),
+      { local: true },
     ),
     Effect.forkChild,
   );
-  for (let i = 0; i < 60 && fiber.pollUnsafe() === undefined; i++)
-    yield* TestClock.adjust("5 seconds");
+  for (let i = 0; i < 2000 && fiber.pollUnsafe() === undefined; i++)
+    yield* TestClock.adjust("1 second");
   const code = yield* Fiber.join(fiber);
   const text = said.lines.map(({ level, text }) => `${level}: ${text}`).join("\n");
   return { code, commands, text, out: Buffer.concat(out) };
@@ -81,85 +97,139 @@ const run = Effect.fnUntraced(function* (
 describe("qubes.BackupCarrier fetch", () => {
   it.effect("prints the archive, and goes on where a link broke", () =>
     Effect.gen(function* () {
-      const one = yield* run([{ bytes: from(0) }]);
+      const { args, w } = kept();
+      const one = yield* run(server(w), { args });
       assert.strictEqual(one.code, 0, one.text);
       assert.isTrue(one.out.equals(archive));
-      const whole = from(0);
-      const two = yield* run([
-        { bytes: whole.subarray(0, 2_500_000), code: 255, reason: "lost" },
-        { bytes: new Uint8Array(0), code: 255, reason: "unreachable" },
-        { bytes: from(2) },
+      const [, session] = /table ([0-9a-f]{32})$/.exec(one.commands[1]!)!;
+      assert.deepStrictEqual(one.commands, [
+        "me@server qbackup/1 recipe a.backup",
+        `me@server qbackup/1 table ${session}`,
+        "me@server qbackup/1 read",
       ]);
+      const cut = new Set<number>();
+      const two = yield* run(
+        server(w, {
+          before: "welcome\n",
+          text: (frame, _, verb) => {
+            if (verb === "recipe" || cut.has(-1)) return frame;
+            cut.add(-1);
+            return "cut";
+          },
+          frame: (frame, { block, member }) => {
+            if (member !== 3 || cut.has(block)) return frame;
+            cut.add(block);
+            return "cut";
+          },
+        }),
+        { args },
+      );
       assert.strictEqual(two.code, 0, two.text);
       assert.isTrue(two.out.equals(archive));
-      assert.deepStrictEqual(two.commands, [
-        "me@server qbackup/1 read a.backup 0 4",
-        "me@server qbackup/1 read a.backup 2 2",
-        "me@server qbackup/1 read a.backup 2 2",
-      ]);
+      assert.lengthOf(two.commands, 3 + 1 + 3);
     }),
   );
-  it.effect("waits for a server that has to hash first, but not for ever", () =>
+  it.effect("prints slots with the zeros at their end, which belong to no member", () =>
     Effect.gen(function* () {
-      const alive = Buffer.concat([Buffer.from("\n"), line({ type: "alive" })]);
-      const one = yield* run([{ bytes: Buffer.concat([alive, line({ type: "alive" }), from(0)]) }]);
-      assert.strictEqual(one.code, 6, "text between replies");
-      const replies = from(0).subarray("welcome\n\n".length);
-      const two = yield* run([{ bytes: Buffer.concat([alive, line({ type: "alive" }), replies]) }]);
-      assert.strictEqual(two.code, 0, two.text);
-      assert.isTrue(two.out.equals(archive));
+      const w = world();
+      const members = ["backup-header", "backup-header.hmac", "qubes.xml.000.enc"].map((path, i) =>
+        slotOf(path, Buffer.alloc(700, i)),
+      );
+      const bytes = Buffer.concat([...members, slotOf("vm2/private.img.000.enc", archive)]);
+      const size = Math.ceil((bytes.length + 1024) / 10_240) * 10_240;
+      const { manifest } = keep(w, "s.backup", bytes, { manifest: { format: "slots", size } });
+      const { code, out, text } = yield* run(server(w), { args: wordsFor(manifest) });
+      assert.strictEqual(code, 0, text);
+      assert.isTrue(out.equals(Buffer.concat([bytes, Buffer.alloc(size - bytes.length)])));
+    }),
+  );
+  it.effect("waits for a server that takes its time, but not for ever", () =>
+    Effect.gen(function* () {
+      const { args, w } = kept();
+      const slow = yield* run(server(w, { opened: () => '{"type":"alive"}\n{"type":"ready"}\n' }), {
+        args,
+      });
+      assert.strictEqual(slow.code, 0, slow.text);
+      assert.isTrue(slow.out.equals(archive));
+      for (const lies of [
+        { mute: "at-once" },
+        { text: () => "mute" },
+        { frame: () => "mute" },
+      ] satisfies ReadonlyArray<Lies>) {
+        const { code, text } = yield* run(server(w, lies), { args });
+        assert.strictEqual(code, 4, text);
+        assert.match(text, /silence for \d+ s/);
+      }
     }),
   );
   it.effect("prints nothing that is not proven", () =>
     Effect.gen(function* () {
-      for (const at of [
-        ready.length + 100,
-        ready.length + mebibyte + 30,
-        ready.length + 2_500_000,
-      ]) {
-        const bytes = Buffer.from(from(0));
-        bytes[at]! ^= 1;
-        const { code, out, text } = yield* run([{ bytes }]);
+      const { args, w } = kept();
+      const bent = (frame: Buffer, at: number) => {
+        const copy = Buffer.from(frame);
+        copy[at < 0 ? copy.length + at : at]! ^= 1;
+        return copy;
+      };
+      for (const lies of [
+        { frame: (f, { index }) => (index === 4 ? bent(f, 100) : f) },
+        { frame: (f, { index }) => (index === 4 ? bent(f, -1) : f) },
+        { recipe: (text) => text.replace(" 5", " 4") },
+        { recipe: (text) => `${text}${text}` },
+        { table: (text) => text.replace(/[0-9a-f]{64}/, "0".repeat(64)) },
+        { table: (text) => text.slice(0, -1) },
+        { table: () => "x".repeat(1_000_000) },
+      ] satisfies ReadonlyArray<Lies>) {
+        const { code, out, text } = yield* run(server(w, lies), { args });
         assert.strictEqual(code, 6, text);
         assert.isTrue(out.equals(archive.subarray(0, out.length)));
-        assert.isBelow(out.length, at);
+        assert.isAtMost(out.length, 30_720 + mebibyte);
+        if (!("frame" in lies)) assert.lengthOf(out, 0);
       }
-      const end = yield* run([{ bytes: Buffer.concat([ready, frame(0), Buffer.alloc(4)]) }]);
-      assert.strictEqual(end.code, 4, end.text);
+      const other = yield* run(server(w), { args: [...args.slice(0, 5), "0".repeat(64)] });
+      assert.strictEqual(other.code, 6, other.text);
+      assert.match(other.text, /something else under the name a.backup/);
     }),
   );
   it.effect("says why it cannot", () =>
     Effect.gen(function* () {
-      const none = yield* run([]);
+      const { args, w } = kept();
+      const none = yield* run(() => Effect.succeed("unreachable" as const), { args });
       assert.strictEqual(none.code, 4);
       assert.lengthOf(none.commands, 5);
       assert.match(none.text, /could not connect to me@server/);
-      const refused = yield* run([
-        {
-          bytes: Buffer.concat([
-            Buffer.from("\n"),
-            line({ type: "error", code: "not-found", message: "no" }),
-          ]),
-        },
-      ]);
+      const refused = yield* run(server(world()), { args });
       assert.strictEqual(refused.code, 5, refused.text);
+      const bytes = Buffer.from(archive);
+      bytes[2 * mebibyte]! ^= 1;
+      w.shelf.committed.set("a.backup", { ...w.shelf.committed.get("a.backup")!, bytes });
+      const damaged = yield* run(server(w), { args });
+      assert.strictEqual(damaged.code, 5, damaged.text);
+      assert.match(damaged.text, /vm2\/private.img.000.enc: this block is not what it was/);
     }),
   );
   it.effect("ends well when its reader has seen enough", () =>
-    Effect.map(run([{ bytes: from(0) }], { stopsAfter: 1_500_000 }), ({ code, text }) =>
-      assert.strictEqual(code, 0, text),
-    ),
+    Effect.gen(function* () {
+      const { args, w } = kept();
+      const { code, text } = yield* run(server(w), { args, stopsAfter: 1_500_000 });
+      assert.strictEqual(code, 0, text);
+    }),
   );
+  const root = "0".repeat(64);
   it.effect.each([
     ["fetch", "a.backup"],
-    ["fetch", "../x", "10", treehash],
-    ["fetch", "-oProxyCommand=x", "10", treehash],
-    ["fetch", "a.backup", "0", treehash],
-    ["fetch", "a.backup", "10", "x"],
-    ["fetch", "a.backup", "10", treehash, "more"],
-  ])("refuses %j %j %j %j %j", (...args) =>
+    ["fetch", "../x", "qvm-backup", "10", "1", root],
+    ["fetch", "-oProxyCommand=x", "qvm-backup", "10", "1", root],
+    ["fetch", "a.backup", "tar", "10", "1", root],
+    ["fetch", "a.backup", "slots", "0", "1", root],
+    ["fetch", "a.backup", "slots", "10", "0", root],
+    ["fetch", "a.backup", "slots", "10", "1048577", root],
+    ["fetch", "a.backup", "slots", "10", "1", "x"],
+    ["fetch", "a.backup", "slots", "10", "1", root, "more"],
+  ])("refuses %j %j %j %j %j %j", (...args) =>
     Effect.map(
-      run([], { args: args.filter((word) => typeof word === "string") }),
+      run(() => Effect.die("it was called"), {
+        args: args.filter((word) => typeof word === "string"),
+      }),
       ({ code, commands }) => {
         assert.strictEqual(code, 2);
         assert.lengthOf(commands, 0);

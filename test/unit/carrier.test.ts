@@ -17,10 +17,20 @@ import { isDestination } from "#src/carrier/destination";
 import { version } from "#src/say/version";
 import { temporary } from "#test/support/carrier";
 
-const session = "0123456789abcdef0123456789abcdef";
-const put = { name: "appvms/a-2026.backup", session };
+const key = "A".repeat(43);
+const put = {
+  name: "appvms/a-2026.backup",
+  session: "0123456789abcdef0123456789abcdef",
+  base: "-",
+  series: "appvms-0123456789abcdef",
+  run: 7,
+  bytes: 1_000_000,
+  time: "2026-01-31T04:00:00Z",
+  signer: key,
+  signature: "A".repeat(86),
+};
 const putLine = JSON.stringify(put);
-const putCommand = `qbackup/1 put ${put.name} ${session}`;
+const putCommand = `qbackup/1 put ${Object.values(put).join(" ")}`;
 
 interface World {
   readonly args?: ReadonlyArray<string>;
@@ -82,10 +92,19 @@ const ask = (command: string, answer: ExpectedSsh["answer"] = done) => ({
 describe("requests", () => {
   const requests: ReadonlyArray<readonly [verb: string, line: string, command: string]> = [
     ["put", putLine, putCommand],
+    ["about", "{}", "qbackup/1 about"],
+    [
+      "about",
+      JSON.stringify({ of: { signer: put.signer, series: put.series } }),
+      `qbackup/1 about ${put.signer} ${put.series}`,
+    ],
     ["list", "{}", "qbackup/1 list"],
     ["list", '{"prefix":"appvms/"}', "qbackup/1 list appvms/"],
+    ["list", '{"after":"a"}', "qbackup/1 list - a"],
     ["manifest", '{"name":"a"}', "qbackup/1 manifest a"],
-    ["read", '{"name":"a","first":0,"count":12}', "qbackup/1 read a 0 12"],
+    ["recipe", '{"name":"a"}', "qbackup/1 recipe a"],
+    ["table", JSON.stringify({ session: put.session }), `qbackup/1 table ${put.session}`],
+    ["read", "{}", "qbackup/1 read"],
     ["check", '{"name":"a"}', "qbackup/1 check a"],
   ];
   it.effect.each(requests)("+%s %s becomes %s", ([verb, line, command]) =>
@@ -158,6 +177,19 @@ describe("refusals", () => {
       "bad-request",
       /not what list takes/,
     ],
+    [
+      "words of a ticket left out",
+      { args: ["put"], stdin: '{"name":"a"}\n' },
+      "bad-request",
+      /put/,
+    ],
+    [
+      "a ticket of other words",
+      { args: ["put"], stdin: `${JSON.stringify({ ...put, signer: `${key}=` })}\n` },
+      "bad-request",
+      /not what put takes/,
+    ],
+    ["words for read", { args: ["read"], stdin: '{"name":"a"}\n' }, "bad-request", /not what read/],
     ["a name upwards", { args: ["check"], stdin: '{"name":"../x"}\n' }, "bad-request", /not what/],
     ["a bare name upwards", { stdin: "../x\n" }, "bad-name", /not a name/],
     ["a bare name with words", { stdin: "a b\n" }, "bad-name", /not a name/],

@@ -1,7 +1,7 @@
 /** What is chosen at random for an audit. */
 import { assert, describe, it } from "vitest";
 import * as crypto from "node:crypto";
-import { below, certainty, choose, share, stretches } from "#src/dom0/far/sample";
+import { below, certainty, choose, drawing, stretches } from "#src/dom0/far/sample";
 import { rng } from "#test/support/random";
 
 describe("the choice", () => {
@@ -69,33 +69,43 @@ describe("the choice", () => {
     }
     assert.isAtLeast(found, 980);
   });
-  it("shares a budget so that a loss anywhere is found at least as surely as in one pool", () => {
+  it("of members that come by, before it is known how many: each set as likely as another", () => {
     const random = rng(8);
-    for (let round = 0; round < 300; round++) {
-      const sizes = Array.from({ length: random.int(1, 40) }, () => random.int(1, 5000));
-      const budget = random.int(sizes.length, 600);
-      const counts = share(sizes, budget);
-      const all = sizes.reduce((sum, size) => sum + size, 0);
-      assert.lengthOf(counts, sizes.length);
-      assert.isAtMost(
-        counts.reduce((sum, count) => sum + count, 0),
-        budget + sizes.length,
-      );
-      // The worst way to lose 1 % of all, tried at random: never less sure than the figure given.
-      let left = 0.01 * all;
-      let missed = 1;
-      for (const [i, size] of sizes.entries()) {
-        const lost = Math.min(size, i === sizes.length - 1 ? left : left * random.next());
-        left -= lost;
-        if (counts[i]! < size) missed *= (1 - lost / size) ** counts[i]!;
-        else if (lost >= 1) missed = 0;
-      }
-      if (left < 1e-9) assert.isAtLeast(1 - missed + 1e-9, certainty(budget, 0.01));
+    const sets = new Map<string, number>();
+    for (let i = 0; i < 12_000; i++) {
+      const { drawn, see } = drawing<string>(random.bytes, 2);
+      see(1, () => "a");
+      see(0, () => assert.fail("it has no block"));
+      see(3, () => "b");
+      const set = drawn()
+        .map(({ block, item }) => `${item}${block}`)
+        .sort()
+        .join();
+      sets.set(set, (sets.get(set) ?? 0) + 1);
     }
-    assert.deepStrictEqual(share([5, 500, 5], 2), [1, 2]);
-    assert.deepStrictEqual(share([3, 3], 100), [3, 3]);
-    // Two of three blocks are one and a third of the budget: rounded up.
-    assert.deepStrictEqual(share([2, 1], 2), [2, 1]);
+    assert.strictEqual(sets.size, 6);
+    for (const [set, n] of sets) assert.isBelow(Math.abs(n - 2000), 200, set);
+  });
+  it("of members that come by: no more than were asked for, and all where there are fewer", () => {
+    const random = rng(9);
+    for (const [count, blocks] of [
+      [0, 5],
+      [3, 0],
+      [5, 5],
+      [7, 5],
+      [50, 10_000],
+    ] as const) {
+      const { drawn, see } = drawing<number>(random.bytes, count);
+      for (let member = 0; member < 10; member++) {
+        see(
+          Math.floor((blocks * (member + 1)) / 10) - Math.floor((blocks * member) / 10),
+          () => member,
+        );
+      }
+      const some = drawn().map(({ block, item }) => `${item} ${block}`);
+      assert.lengthOf(new Set(some), Math.min(count, blocks));
+      assert.lengthOf(some, Math.min(count, blocks));
+    }
   });
   it("is read in stretches, and nothing else", () => {
     assert.deepStrictEqual(stretches([]), []);

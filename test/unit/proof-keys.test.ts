@@ -1,4 +1,4 @@
-/** The server's key: what it signs, how it is written and shown. */
+/** The keys: what they sign, how they are written and shown. */
 import { assert, describe, it } from "@effect/vitest";
 import * as crypto from "node:crypto";
 import {
@@ -6,42 +6,78 @@ import {
   lockKey,
   privateKeyPem,
   readPrivateKey,
+  type Signed,
+  seedOf,
   signatureHolds,
 } from "#src/proof/keys";
+import type { PublicKey } from "#src/wire/names";
+import { vectors } from "#test/support/vectors";
 
-describe("the server's key", () => {
+const kinds: ReadonlyArray<Signed> = ["manifest", "ticket", "receipt", "tombstone"];
+
+describe("a key", () => {
   const seed = crypto.createHash("sha256").update("seed").digest();
   const key = readPrivateKey(privateKeyPem(seed))!;
-  it("a signature holds for its text and key alone", () => {
-    // RFC 8032, section 7.1, test 1.
-    const rfc = readPrivateKey(
-      privateKeyPem(
-        Buffer.from("9d61b19deffd5a60ba844af492ec2cc44449c5697b326919703bac031cae7f60", "hex"),
-      ),
-    )!;
+  // RFC 8032, section 7.1, test 1.
+  const rfc = Buffer.from(
+    "9d61b19deffd5a60ba844af492ec2cc44449c5697b326919703bac031cae7f60",
+    "hex",
+  );
+  const other = readPrivateKey(privateKeyPem(rfc))!;
+  it("is the one of its 32 bytes", () =>
     assert.strictEqual(
-      Buffer.from(rfc.server, "base64").toString("hex"),
+      Buffer.from(other.publicKey, "base64url").toString("hex"),
       "d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a",
-    );
-    assert.isTrue(
-      rfc.sign("").length === 88 &&
-        Buffer.from(rfc.sign(""), "base64").toString("hex").startsWith("e5564300c360ac72"),
-    );
-    const signature = key.sign("text");
-    assert.isTrue(signatureHolds(key.server, "text", signature));
-    assert.isFalse(signatureHolds(key.server, "text ", signature));
-    assert.isFalse(signatureHolds(rfc.server, "text", signature));
-    for (const nonsense of ["", "x", signature.slice(4), "A".repeat(88)]) {
-      assert.isFalse(signatureHolds(key.server, "text", nonsense));
-      assert.isFalse(signatureHolds(nonsense, "text", signature));
+    ));
+  it.each(vectors.texts)(
+    "a signature over a $what is the published one",
+    ({ signature, signer, text, what }) => {
+      const { seed: secret } = vectors.keys.find((one) => one.public === signer)!;
+      const pair = readPrivateKey(privateKeyPem(Buffer.from(secret, "hex")))!;
+      assert.strictEqual(pair.publicKey, signer);
+      assert.strictEqual(pair.sign(what, text), signature);
+      assert.isTrue(signatureHolds(signer, what, text, signature));
+    },
+  );
+  it("a signature holds for its text, its kind and its key alone", () => {
+    for (const what of kinds) {
+      const signature = key.sign(what, "text");
+      assert.isTrue(signatureHolds(key.publicKey, what, "text", signature));
+      assert.isFalse(signatureHolds(key.publicKey, what, "text ", signature));
+      assert.isFalse(signatureHolds(other.publicKey, what, "text", signature));
+      for (const another of kinds.filter((one) => one !== what)) {
+        assert.isFalse(signatureHolds(key.publicKey, another, "text", signature));
+      }
+      for (const nonsense of [
+        "",
+        "x",
+        signature.slice(4),
+        `${signature}==`,
+        "A".repeat(86),
+        "_".repeat(86),
+      ]) {
+        assert.isFalse(signatureHolds(key.publicKey, what, "text", nonsense));
+        assert.isFalse(signatureHolds(nonsense, what, "text", signature));
+      }
+      // Canonical, or none: the same bytes in another spelling.
+      const last = signature.at(-1)!;
+      const bent = signature.slice(0, -1) + String.fromCharCode(last.charCodeAt(0) + 1);
+      assert.isTrue(Buffer.from(bent, "base64url").equals(Buffer.from(signature, "base64url")));
+      assert.isFalse(signatureHolds(key.publicKey, what, "text", bent));
+      const odd =
+        key.publicKey.slice(0, -1) + String.fromCharCode(key.publicKey.charCodeAt(42) + 1);
+      assert.isTrue(Buffer.from(odd, "base64url").equals(Buffer.from(key.publicKey, "base64url")));
+      assert.isFalse(signatureHolds(odd, what, "text", signature));
     }
-    // The same for all time, for it stands on paper; and nothing that ssh would show.
-    assert.strictEqual(
-      fingerprint("AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="),
-      "qbackup:630d-cd29-66c4-3366-9112-5448-bbb2-5b4f",
+    // 32 bytes that are no point of the curve.
+    assert.isFalse(
+      signatureHolds("_".repeat(42) + "8", "ticket", "text", key.sign("ticket", "text")),
     );
-    assert.match(fingerprint(key.server), /^qbackup:[0-9a-f]{4}(?:-[0-9a-f]{4}){7}$/);
-    assert.isUndefined(readPrivateKey("nonsense"));
+  });
+  it("is shown as the SHA-256 of its bytes", () => {
+    for (const { fingerprint: print, public: publicKey } of vectors.keys) {
+      assert.strictEqual(fingerprint(publicKey as PublicKey), print);
+    }
   });
   it("is an Ed25519 key in PKCS #8, read back as it was made, and no other kind", () => {
     const pem = privateKeyPem(seed);
@@ -50,18 +86,23 @@ describe("the server's key", () => {
       /^-----BEGIN PRIVATE KEY-----\n[A-Za-z0-9+/=\n]+-----END PRIVATE KEY-----\n$/,
     );
     assert.strictEqual(crypto.createPrivateKey(pem).asymmetricKeyType, "ed25519");
-    assert.match(key.server, /^[A-Za-z0-9+/]{43}=$/);
-    assert.match(key.sign("text"), /^[A-Za-z0-9+/]{86}==$/);
+    assert.match(key.publicKey, /^[A-Za-z0-9_-]{43}$/);
+    assert.match(key.sign("ticket", "text"), /^[A-Za-z0-9_-]{86}$/);
+    assert.isTrue(seed.equals(seedOf(pem)!));
     for (const { privateKey } of [
       crypto.generateKeyPairSync("ed448"),
       crypto.generateKeyPairSync("x25519"),
       crypto.generateKeyPairSync("ec", { namedCurve: "P-256" }),
     ]) {
-      const other = privateKey.export({ format: "pem", type: "pkcs8" }).toString();
-      assert.isUndefined(readPrivateKey(other), String(privateKey.asymmetricKeyType));
+      const another = privateKey.export({ format: "pem", type: "pkcs8" }).toString();
+      assert.isUndefined(readPrivateKey(another), String(privateKey.asymmetricKeyType));
+      assert.isUndefined(seedOf(another));
     }
     const half = crypto.createPublicKey(pem).export({ format: "pem", type: "spki" }).toString();
-    assert.isUndefined(readPrivateKey(half));
+    for (const none of [half, "nonsense", ""]) {
+      assert.isUndefined(readPrivateKey(none));
+      assert.isUndefined(seedOf(none));
+    }
   });
   it("makes a name for each lock that nobody else can tell", () => {
     const expected = crypto.createHmac("sha256", "the key").update("what").digest("hex");

@@ -9,7 +9,8 @@ import {
   treeHasher,
   treeLevels,
 } from "#src/proof/treehash";
-import { blockSize } from "#src/wire/frames";
+import { blockSize } from "#src/wire/limits";
+import { bytesOf, vectors } from "#test/support/vectors";
 
 const leaf = (i: number) => crypto.createHash("sha256").update(String(i)).digest();
 
@@ -49,8 +50,28 @@ describe("tree hash", () => {
     }
   });
 
+  it.each(vectors.digests)("of $count bytes is the published one", ({ count, digest }) =>
+    assert.strictEqual(treeOf(bytesOf(count)), digest),
+  );
+
   it("has nothing to say of nothing", () => assert.isUndefined(treeHasher().root()));
 });
+
+it.each(vectors.proofs)(
+  "the proof of block $block of $count bytes is the published one",
+  (vector) => {
+    const { block, count, siblings } = vector;
+    const bytes = bytesOf(count);
+    const leaves: Array<Buffer> = [];
+    for (let at = 0; at < count; at += blockSize) {
+      leaves.push(leafOf(bytes.subarray(at, at + blockSize)));
+    }
+    const proof = proofOf(treeLevels(Buffer.concat(leaves)), block);
+    assert.strictEqual(Buffer.from(proof).toString("hex"), siblings.join(""));
+    const { digest } = vectors.digests.find((one) => one.count === count)!;
+    assert.strictEqual(rootFrom(leaves[block]!, block, leaves.length, proof), digest);
+  },
+);
 
 it("every leaf of every tree up to 70 leaves is proven by its proof, and by no other", () => {
   for (let n = 1; n <= 70; n++) {

@@ -80,6 +80,16 @@ it.each(pages)("every link of %s leads somewhere", (page) => {
   if (page === "README.md") assert.isAtLeast(links, 10);
 });
 
+it("every test that the threat model names is there", () => {
+  const text = fs.readFileSync("docs/threat-model.md", "utf8").replaceAll(/\s+/g, " ");
+  const named = [...text.matchAll(/`(test\/[^`]+)`: ("[^"]+"(?:; "[^"]+")*)/g)];
+  assert.isAtLeast(named.length, 40);
+  for (const [, file, titles] of named) {
+    const source = fs.readFileSync(file!, "utf8");
+    for (const [, title] of titles!.matchAll(/"([^"]+)"/g)) assert.include(source, title!, file);
+  }
+});
+
 it("every page in docs/ can be found from the README", () => {
   for (const page of pages.slice(1)) assert.include(readme, `](${page}`);
 });

@@ -1,7 +1,9 @@
 /** Lines from a peer that is not to be trusted: their limits, and what is left unread behind them. */
 import { assert, describe, it } from "@effect/vitest";
 import { Effect } from "effect";
-import { preambleLimit, readExactLine, replies } from "#src/wire/lines";
+import { preambleLimit } from "#src/wire/limits";
+import { readExactLine, replies } from "#src/wire/lines";
+import { parseReply } from "#src/wire/request";
 import { source } from "#test/support/source";
 
 const run = Effect.runSync;
@@ -42,12 +44,13 @@ describe("a request line", () => {
 });
 
 describe("lines of replies", () => {
+  const parse = (line: string) => parseReply("check", line);
   const alive = '{"type":"alive"}\n';
   /** What comes of the bytes: the kinds of the replies and the lines skipped, and how it ended. */
   const seen = (bytes: Buffer, step = 4096) => {
     const kinds: Array<string> = [];
     const noise: Array<string> = [];
-    const { next } = replies(source(bytes, step), (line) =>
+    const { next } = replies(source(bytes, step), parse, (line) =>
       Effect.sync(() => void noise.push(line)),
     );
     const go = Effect.gen(function* () {
@@ -143,7 +146,7 @@ describe("lines of replies", () => {
     const tail = Buffer.from(Array.from({ length: 200 }, (_, i) => i));
     for (const step of [1, 18, 20, 50, 1000]) {
       const from = source(Buffer.concat([Buffer.from(`hello\n${alive}`), tail]), step);
-      const { next, rest } = replies(from, () => Effect.void);
+      const { next, rest } = replies(from, parse, () => Effect.void);
       assert.strictEqual(run(next)?.type, "alive");
       assert.strictEqual(rest.received(), from.received());
       const got: Array<number> = [];
@@ -168,7 +171,7 @@ describe("lines of replies", () => {
     // No more is waited for than was asked for: three bytes are held, five are still wanted.
     const step = (alive.length + 3) / 2;
     const slow = source(Buffer.concat([Buffer.from(alive), tail]), step);
-    const behind = replies(slow, () => Effect.void);
+    const behind = replies(slow, parse, () => Effect.void);
     assert.strictEqual(run(behind.next)?.type, "alive");
     const left = slow.left();
     assert.strictEqual(run(behind.rest.read(new Uint8Array(100), 8)), 3 + step);
@@ -184,6 +187,7 @@ describe("lines of replies", () => {
           return link.read(into, atLeast);
         },
       },
+      parse,
       () => Effect.void,
     );
     assert.strictEqual(run(held.next)?.type, "alive");
@@ -191,7 +195,7 @@ describe("lines of replies", () => {
     assert.strictEqual(run(held.rest.read(new Uint8Array(9), 2)), 2);
     assert.strictEqual(reads, 1);
     const from = source(Buffer.concat([Buffer.from(alive), tail]));
-    const { next, rest } = replies(from, () => Effect.void);
+    const { next, rest } = replies(from, parse, () => Effect.void);
     assert.strictEqual(run(next)?.type, "alive");
     const into = new Uint8Array(150);
     assert.strictEqual(run(rest.read(into.subarray(0, 30), 10)), 30);

@@ -1,86 +1,66 @@
-/** The replies: each kind as it is written and read back, and what is none. */
+/** What replies have in common: how they are written, and what an error may say. */
 import { assert, describe, it } from "@effect/vitest";
 import { Effect, Schema } from "effect";
-import { blockSize } from "#src/wire/frames";
-import { privateKeyPem, readPrivateKey } from "#src/proof/keys";
-import { replies } from "#src/wire/lines";
-import { sha256 } from "#src/proof/manifest";
-import type { Name } from "#src/wire/names";
-import { codes, parseReply, replier, Reply } from "#src/wire/reply";
-import { source } from "#test/support/source";
+import type { Sink } from "#services/Bytes";
+import { Alive, codes, End, Failed, Ready, replier, replyReader } from "#src/wire/reply";
+import { vectors } from "#test/support/vectors";
 
-const name = "appvms/my-prefix-2026-01-31T0400.backup" as Name;
+const { signature, text } = vectors.texts[0]!;
+
+/** A sink, and what was written to it, one text a write. */
+const taken = () => {
+  const writes: Array<string> = [];
+  const sink: Sink = {
+    write: (bytes) => Effect.sync(() => void writes.push(Buffer.from(bytes).toString())),
+    end: Effect.void,
+  };
+  return { sink, writes };
+};
 
 describe("replies", () => {
-  const key = readPrivateKey(privateKeyPem(new Uint8Array(32)))!;
-  const all: ReadonlyArray<Reply> = [
-    { type: "ready", offset: 0, server: key.server },
-    { type: "ack", offset: blockSize },
-    { type: "alive" },
-    { type: "stored", receipt: "{}", signature: key.sign("{}") },
-    {
-      type: "archive",
-      name,
-      size: 1,
-      treehash: sha256("x"),
-      stored: "2026-01-31T04:00:00Z",
-      verified: true,
-    },
-    {
-      type: "archive",
-      name,
-      size: 1,
-      treehash: null,
-      stored: "2026-01-31T04:00:00.123Z",
-      verified: false,
-    },
-    { type: "ready", size: 5 },
-    { type: "ready", size: 5, treehash: sha256("x") },
-    { type: "checked", size: 5, treehash: sha256("x"), members: 3 },
-    { type: "end", count: 2 },
-    { type: "end" },
-    { type: "error", code: "exists", message: "taken" },
-    { type: "error", code: "internal", message: "", from: "carrier" },
-  ];
-  it.effect("are written one a line, the first behind a newline, and read back", () =>
-    Effect.gen(function* () {
-      const out: Array<Uint8Array> = [];
-      const say = replier({
-        write: (b) => Effect.sync(() => void out.push(Uint8Array.from(b))),
-        end: Effect.void,
-      });
-      for (const reply of all) yield* say(reply);
-      const bytes = Buffer.concat(out);
-      assert.strictEqual(bytes.toString(), `\n${all.map((r) => JSON.stringify(r)).join("\n")}\n`);
-      const noise: Array<string> = [];
-      const { next } = replies(
-        source(Buffer.concat([Buffer.from("Welcome\x1b[2J!\n\nno newline at the end"), bytes]), 5),
-        (line) => Effect.sync(() => void noise.push(line)),
-      );
-      for (const reply of all) assert.deepStrictEqual(yield* next, reply);
-      assert.isUndefined(yield* next);
-      assert.deepStrictEqual(noise, ["Welcome?[2J!", "no newline at the end"]);
-    }),
-  );
-  it("a field that is not known is ignored; a value that does not fit is not", () => {
-    assert.deepStrictEqual(parseReply('{"type":"ack","offset":1,"later":true}'), {
-      type: "ack",
-      offset: 1,
-    });
-    for (const line of [
-      '{"type":"ack"}',
-      '{"type":"ack","offset":-1}',
-      '{"type":"ack","offset":"1"}',
-      '{"type":"ack","offset":1e300}',
-      '{"type":"toString"}',
-      "null",
-      "[]",
-      "",
-    ]) {
-      assert.isUndefined(parseReply(line), line);
-    }
+  it("are written one a line, those of one call in one write, the first behind a newline", () => {
+    const { sink, writes } = taken();
+    const say = replier(sink);
+    Effect.runSync(say({ type: "ready" }));
+    Effect.runSync(say({ type: "alive" }, { type: "end" }));
+    Effect.runSync(say({ type: "end" }));
+    assert.deepStrictEqual(writes, [
+      '\n{"type":"ready"}\n',
+      '{"type":"alive"}\n{"type":"end"}\n',
+      '{"type":"end"}\n',
+    ]);
   });
-  it("the codes of an error are these, each is read, and no other", () => {
+  it("one that would be longer than 4 KiB is a bug, and not sent", () => {
+    const failed = (bytes: number, sign = "m") => {
+      const bare = '{"type":"error","code":"internal","message":""}\n'.length;
+      const message = sign.repeat((bytes - bare) / Buffer.byteLength(sign));
+      return { type: "error", code: "internal", message } as const;
+    };
+    const { sink, writes } = taken();
+    const say = replier(sink);
+    assert.throws(() => Effect.runSync(say(failed(4097))), "4 KiB");
+    assert.throws(() => Effect.runSync(say({ type: "alive" }, failed(4097))), "4 KiB");
+    assert.throws(() => Effect.runSync(say(failed(5048, "é"))), "4 KiB");
+    assert.deepStrictEqual(writes, []);
+    // What was not sent was not the first one.
+    Effect.runSync(say(failed(4096), failed(4096)));
+    assert.lengthOf(writes[0]!, 1 + 2 * 4096);
+  });
+  it("a field that is not known is ignored; a value that does not fit is not", () => {
+    const read = replyReader(Schema.Union([Ready, End, Alive, Failed]));
+    for (const type of ["ready", "end", "alive"] as const) {
+      assert.deepStrictEqual(read(JSON.stringify({ type, later: true })), { type });
+    }
+    for (const line of ['{"type":"ready"', "null", "[]", "", '{"type":"Ready"}', '"ready"'])
+      assert.isUndefined(read(line), line);
+  });
+});
+
+describe("an error", () => {
+  const read = replyReader(Failed);
+  const reply = { type: "error", code: "stale", message: "m" } as const;
+  const fits = (more: object) => read(JSON.stringify({ ...reply, ...more })) !== undefined;
+  it("has one of these codes", () => {
     assert.deepStrictEqual(
       [...codes],
       [
@@ -88,64 +68,54 @@ describe("replies", () => {
         "bad-name",
         "exists",
         "not-found",
+        "gone",
         "no-directory",
         "no-space",
         "quota",
         "incomplete",
         "digest-mismatch",
         "signature",
+        "stale",
         "not-permitted",
         "busy",
         "unsupported",
+        "damaged",
+        "pruned",
         "internal",
       ],
     );
     for (const code of codes) {
-      const reply = { type: "error", code, message: "m" } as const;
-      assert.deepStrictEqual(parseReply(JSON.stringify(reply)), reply);
-      assert.isUndefined(parseReply(JSON.stringify({ ...reply, code: `${code}x` })));
+      assert.isTrue(fits({ code }));
+      assert.isFalse(fits({ code: `${code}x` }));
     }
-    assert.isUndefined(parseReply('{"type":"error","code":"","message":"m"}'));
+    assert.isFalse(fits({ code: "" }));
+    assert.isFalse(fits({ code: undefined }));
   });
-  it("every field is needed and of its kind, in every reply", () => {
-    const optional = new Set(["count", "from"]);
-    for (const reply of all) {
-      // Three replies are called ready: with a field less it may be another one of them.
-      if (reply.type === "ready") continue;
-      for (const field of Object.keys(reply).filter((key) => key !== "type")) {
-        const broken = (value: unknown) => parseReply(JSON.stringify({ ...reply, [field]: value }));
-        if (!optional.has(field)) assert.isUndefined(broken(undefined), `${reply.type} ${field}`);
-        for (const value of [{}, [], -1, 0.5]) assert.isUndefined(broken(value), field);
-      }
-    }
-    const ready = { type: "ready", size: 5, treehash: sha256("x"), offset: 6, server: key.server };
-    const read = (less: object) => parseReply(JSON.stringify({ ...ready, ...less }));
-    assert.deepStrictEqual(read({}), { type: "ready", offset: 6, server: key.server });
-    assert.deepStrictEqual(read({ offset: -1 }), { type: "ready", size: 5, treehash: sha256("x") });
-    assert.deepStrictEqual(read({ server: 1 }), { type: "ready", size: 5, treehash: sha256("x") });
-    assert.deepStrictEqual(read({ server: 1, treehash: "x" }), { type: "ready", size: 5 });
-    assert.isUndefined(read({ server: 1, size: -1 }));
-    assert.isTrue(Schema.is(Reply)({ type: "alive" }));
-  });
-  it("one that would be longer than 4 KiB is a bug, and not sent", () => {
-    let written = 0;
-    const say = () =>
-      replier({
-        write: (bytes) => Effect.sync(() => void (written = bytes.length)),
-        end: Effect.void,
-      });
-    const long = (bytes: number): Reply => {
-      const bare = '\n{"type":"error","code":"internal","message":""}\n'.length;
-      return { type: "error", code: "internal", message: "m".repeat(bytes - bare) };
+  it("says why, and may say more", () => {
+    const whole = {
+      ...reply,
+      from: "carrier",
+      ticket: text,
+      signature,
+      since: "2026-11-28T03:00:00Z",
+      why: "no room",
     };
-    Effect.runSync(say()(long(4096)));
-    assert.strictEqual(written, 4096);
-    assert.throws(() => Effect.runSync(say()(long(4097))), "4 KiB");
-    assert.strictEqual(written, 4096);
-    const twice = say();
-    Effect.runSync(twice(long(100)));
-    assert.strictEqual(written, 100);
-    Effect.runSync(twice(long(100)));
-    assert.strictEqual(written, 99);
+    assert.deepStrictEqual<unknown>(read(JSON.stringify(whole)), whole);
+    for (const field of Object.keys(whole)) {
+      const free = !["type", "code", "message"].includes(field);
+      assert.strictEqual(fits({ ...whole, [field]: undefined }), free, field);
+      for (const value of [null, 5, {}, true]) assert.isFalse(fits({ [field]: value }), field);
+    }
+    assert.isFalse(fits({ signature: "x" }));
+    assert.isFalse(fits({ since: "yesterday" }));
+  });
+  it("no more of it than this", () => {
+    for (const [field, most] of [
+      ["ticket", 2048],
+      ["why", 200],
+    ] as const) {
+      assert.isTrue(fits({ [field]: "x".repeat(most) }));
+      assert.isFalse(fits({ [field]: "x".repeat(most + 1) }), field);
+    }
   });
 });

@@ -1,135 +1,89 @@
-/** The requests: how they are written, and that nothing else is read. */
+/** The requests: which verbs there are, and that nothing else is read. Each verb's own: wire-verbs-*. */
 import { assert, describe, it } from "@effect/vitest";
-import { Schema } from "effect";
-import { Name, Prefix, Session } from "#src/wire/names";
 import {
   isVerb,
   isWireCommand,
-  lineLimit,
   parseCommand,
   parseLine,
-  type Request,
+  parseReply,
   toCommand,
   toLine,
 } from "#src/wire/request";
+import { vectors } from "#test/support/vectors";
 
-const session = "0123456789abcdef0123456789abcdef" as Session;
-const name = "appvms/my-prefix-2026-01-31T0400.backup" as Name;
+const session = "0123456789abcdef0123456789abcdef";
+const name = "appvms/my-prefix-2026-01-31T0400.backup";
+const verbs = ["about", "put", "list", "manifest", "recipe", "table", "read", "check"] as const;
+
+const refusal = (parsed: ReturnType<typeof parseCommand>) =>
+  "refusal" in parsed ? parsed.refusal : { code: "accepted", message: "" };
 
 describe("requests", () => {
-  const requests: ReadonlyArray<Request> = [
-    { verb: "put", name, session },
-    { verb: "list" },
-    { verb: "list", prefix: "appvms/" as Prefix },
-    { verb: "manifest", name },
-    { verb: "read", name, first: 0, count: 459 },
-    { verb: "check", name },
-  ];
-  it.each(requests)("%j is read back from both forms", (request) => {
-    assert.deepStrictEqual(parseCommand(toCommand(request)), { request });
-    assert.deepStrictEqual(parseLine(request.verb, toLine(request)), { request });
+  it.each(vectors.requests)("$command is read from both forms, and written again", (vector) => {
+    const parsed = parseCommand(vector.command);
+    if (!("request" in parsed)) return assert.fail(parsed.refusal.message);
+    assert.strictEqual(parsed.request.verb, vector.verb);
+    assert.strictEqual(toCommand(parsed.request), vector.command);
+    assert.strictEqual(toLine(parsed.request), vector.line);
+    assert.deepStrictEqual(parseLine(vector.verb, vector.line), parsed);
   });
-  it("the forms are these, byte for byte", () => {
-    assert.strictEqual(toCommand(requests[0]!), `qbackup/1 put ${name} ${session}`);
-    assert.strictEqual(toLine(requests[0]!), `{"name":"${name}","session":"${session}"}`);
-    assert.strictEqual(toCommand(requests[1]!), "qbackup/1 list");
-    assert.strictEqual(toLine(requests[1]!), "{}");
-    assert.strictEqual(toCommand(requests[4]!), `qbackup/1 read ${name} 0 459`);
-  });
-  it.prop(
-    "any request is read back",
-    { name: Name, session: Session, first: Schema.Int, prefix: Prefix },
-    ({ first, name, prefix, session }) => {
-      const count = Math.abs(first);
-      for (const request of [
-        { verb: "put", name, session },
-        { verb: "list", prefix },
-        { verb: "read", name, first: count, count },
-        { verb: "check", name },
-      ] satisfies ReadonlyArray<Request>) {
-        assert.deepStrictEqual(parseCommand(toCommand(request)), { request });
-        assert.deepStrictEqual(parseLine(request.verb, toLine(request)), { request });
-      }
-    },
-  );
-  const code = (parsed: ReturnType<typeof parseCommand>) =>
-    "refusal" in parsed ? parsed.refusal.code : "accepted";
   it.each([
-    ["", "bad-request"],
-    ["qbackup/1", "bad-request"],
-    ["qbackup/1 ", "bad-request"],
-    ["qbackup/2 list", "unsupported"],
-    ["qbackup/10 list", "unsupported"],
-    ["qbackup/1  list", "bad-request"],
-    ["qbackup/1 list ", "bad-request"],
-    [" qbackup/1 list", "bad-request"],
-    ["qbackup/1 list\n", "bad-request"],
-    ["qbackup/1 list a b", "bad-request"],
-    ["qbackup/1 constructor", "bad-request"],
-    ["qbackup/1 __proto__", "bad-request"],
-    ["qbackup/1 toString a", "bad-request"],
-    ["qbackup/1 put", "bad-request"],
-    [`qbackup/1 put ${name}`, "bad-request"],
-    [`qbackup/1 put ${name} ${session} x`, "bad-request"],
-    [`qbackup/1 put ../x ${session}`, "bad-name"],
-    [`qbackup/1 put .ssh/authorized_keys ${session}`, "bad-name"],
-    [`qbackup/1 put "${name}" ${session}`, "bad-name"],
-    [`qbackup/1 put ${name} ${session}; ls`, "bad-request"],
-    [`qbackup/1 read ${name} 0 -1`, "bad-request"],
-    [`qbackup/1 read ${name} 00 1`, "bad-request"],
-    ["QBACKUP/1 list", "bad-request"],
-    ["ls", "bad-request"],
-  ])("the command %j is refused: %s", (command, expected) =>
-    assert.strictEqual(code(parseCommand(command)), expected),
+    ["", "bad-request", "not a request of qbackup"],
+    ["ls", "bad-request", "not a request of qbackup"],
+    ["QBACKUP/1 list", "bad-request", "not a request of qbackup"],
+    [" qbackup/1 list", "bad-request", "not a request of qbackup"],
+    ["qbackup list", "bad-request", "not a request of qbackup"],
+    ["qbackup/2 list", "unsupported", "this server speaks version 1 of the wire"],
+    ["qbackup/10 list", "unsupported", "this server speaks version 1 of the wire"],
+    ["qbackup/1", "bad-request", "no such verb"],
+    ["qbackup/1 ", "bad-request", "no such verb"],
+    ["qbackup/1  list", "bad-request", "no such verb"],
+    ["qbackup/1 list\n", "bad-request", "no such verb"],
+    ["qbackup/1 constructor", "bad-request", "no such verb"],
+    ["qbackup/1 __proto__", "bad-request", "no such verb"],
+    ["qbackup/1 toString a", "bad-request", "no such verb"],
+    ["qbackup/1 List", "bad-request", "no such verb"],
+    ["qbackup/1 list ", "bad-request", "the words after list are not what it takes"],
+    ["qbackup/1 put", "bad-request", "the words after put are not what it takes"],
+    [`qbackup/1 check ${name} x`, "bad-request", "the words after check are not what it takes"],
+    [`qbackup/1 read ${name}`, "bad-request", "the words after read are not what it takes"],
+    ["qbackup/1 list ../x", "bad-request", "the words after list are not what it takes"],
+    ["qbackup/1 table ../x", "bad-request", "the words after table are not what it takes"],
+    ["qbackup/1 about ../x", "bad-request", "the words after about are not what it takes"],
+    ["qbackup/1 put ../x", "bad-name", "the name is not one that an archive can have"],
+    ["qbackup/1 check ", "bad-name", "the name is not one that an archive can have"],
+  ] as const)("the command %j is refused: %s, %s", (command, code, message) =>
+    assert.deepStrictEqual<object>(refusal(parseCommand(command)), { code, message }),
   );
   it.each([
-    ["put", ""],
-    ["put", "null"],
-    ["put", "[]"],
-    ["put", "{}"],
-    ["put", `{"name":"${name}"}`],
-    ["put", `{"name":"../x","session":"${session}"}`],
-    ["put", `{"name":"${name}","session":"${session}","x":1}`],
-    ["put", `{"name":["${name}"],"session":"${session}"}`],
-    ["put", `{"name":"${name}","session":"${session}"`],
-    ["list", '{"prefix":null}'],
-    ["list", '{"prefix":"../"}'],
-    ["read", `{"name":"${name}","first":-1,"count":1}`],
-    ["read", `{"name":"${name}","first":1.5,"count":1}`],
-    ["read", `{"name":"${name}","first":"1","count":1}`],
-    ["constructor", "{}"],
-    ["", "{}"],
-    ["put ", "{}"],
-    ["put", `{"__proto__":{"name":"${name}","session":"${session}"}}`],
+    ["check", ""],
+    ["check", "null"],
+    ["check", `{"name":"../x"}`],
+    ["check", `{"name":"${name}","x":1}`],
+    ["check", `{"name":["${name}"]}`],
+    ["check", `{"name":"${name}"`],
+    ["check", `{"__proto__":{"name":"${name}"}}`],
+    ["table", `{"session":"${session}","verb":"check"}`],
   ])("the line +%s %j is refused", (verb, line) =>
-    assert.strictEqual(code(parseLine(verb, line)), "bad-request"),
+    assert.deepStrictEqual<object>(refusal(parseLine(verb, line)), {
+      code: "bad-request",
+      message: `the request line is not what ${verb} takes`,
+    }),
   );
-  it("a bad name is told from bad words, in the verbs that have one", () => {
-    for (const verb of ["put", "manifest", "read", "check"]) {
-      assert.strictEqual(code(parseCommand(`qbackup/1 ${verb} ../x`)), "bad-name", verb);
-      assert.strictEqual(code(parseCommand(`qbackup/1 ${verb} `)), "bad-name", verb);
-      assert.strictEqual(code(parseCommand(`qbackup/1 ${verb}`)), "bad-request", verb);
-    }
-    assert.strictEqual(code(parseCommand("qbackup/1 list ../x")), "bad-request");
-    for (const verb of ["manifest", "check"]) {
-      assert.strictEqual(code(parseCommand(`qbackup/1 ${verb} ${name} x`)), "bad-request", verb);
-    }
-    for (const words of ["", " 0", " 0 1 2", " x 1", " 1 x", "  1", " 1 "]) {
-      assert.strictEqual(
-        code(parseCommand(`qbackup/1 read ${name}${words}`)),
-        "bad-request",
-        words,
-      );
-    }
-    assert.strictEqual(
-      code(parseCommand(`qbackup/1 put ${name} ${session.slice(1)}`)),
-      "bad-request",
-    );
-    assert.strictEqual(code(parseCommand(`qbackup/1 read ../x 0 1`)), "bad-name");
+  it.each(["", "constructor", "put ", "__proto__", "get"])("there is no verb %j", (verb) => {
+    const none = { code: "bad-request", message: "no such verb" };
+    assert.deepStrictEqual<object>(refusal(parseLine(verb, "{}")), none);
+    assert.isFalse(isVerb(verb));
   });
-  it("the verbs are these, and no property that any object has", () => {
-    for (const verb of ["put", "list", "manifest", "read", "check"]) assert.isTrue(isVerb(verb));
-    for (const word of ["", "get", "toString", "__proto__", "Put"]) assert.isFalse(isVerb(word));
+  it("a bad name is told from bad words, in the verbs whose first word is one", () => {
+    for (const verb of verbs) {
+      const named = ["put", "manifest", "recipe", "check"].includes(verb);
+      const { code } = refusal(parseCommand(`qbackup/1 ${verb} ../x y`));
+      assert.strictEqual(code, named ? "bad-name" : "bad-request", verb);
+    }
+  });
+  it("the verbs are these", () => {
+    for (const verb of verbs) assert.isTrue(isVerb(verb), verb);
   });
   it("what claims to be of the wire", () => {
     for (const command of ["qbackup/1", "qbackup/9 x", "qbackup/10"])
@@ -137,23 +91,18 @@ describe("requests", () => {
     for (const command of ["", "qbackup", "qbackup/", "qbackup/x", "xqbackup/1", " qbackup/1"])
       assert.isFalse(isWireCommand(command), command);
   });
-  it("a line holds each field of its verb, and no other", () => {
-    const whole = {
-      put: { name, session },
-      manifest: { name },
-      read: { name, first: 3, count: 4 },
-      check: { name },
-    } as const;
-    for (const [verb, fields] of Object.entries(whole)) {
-      assert.strictEqual(code(parseLine(verb, JSON.stringify(fields))), "accepted");
-      assert.strictEqual(code(parseLine(verb, JSON.stringify({ ...fields, x: 1 }))), "bad-request");
-      for (const field of Object.keys(fields)) {
-        const less = { ...fields, [field]: undefined };
-        assert.strictEqual(code(parseLine(verb, JSON.stringify(less))), "bad-request", field);
+  it("a reply is read as one to its own verb", () => {
+    assert.deepStrictEqual<unknown>(parseReply("table", '{"type":"end"}'), { type: "end" });
+    assert.isUndefined(parseReply("list", '{"type":"end"}'));
+    assert.deepStrictEqual<unknown>(parseReply("list", '{"type":"end","more":true}'), {
+      type: "end",
+      more: true,
+    });
+    for (const verb of verbs) {
+      assert.deepStrictEqual<unknown>(parseReply(verb, '{"type":"alive"}'), { type: "alive" });
+      for (const line of ['{"type":"toString"}', "null", "[]", "", "{}", "5"]) {
+        assert.isUndefined(parseReply(verb, line), line);
       }
     }
-    assert.strictEqual(code(parseLine("list", '{"x":1}')), "bad-request");
-    assert.strictEqual(code(parseLine("get", "{}")), "bad-request");
   });
-  it("a line has 4 KiB, its newline included", () => assert.strictEqual(lineLimit, 4096));
 });

@@ -4,23 +4,12 @@
  *
  * 100 bits, because whoever wants another ledger to have the same head must find a second preimage.
  */
-import { sha256 } from "#src/proof/manifest";
+import { sha256 } from "#src/proof/texts";
+import { fromGroups, groups } from "./paper.ts";
 
-/** Crockford's: no I, L, O or U, which are read as 1, 1, 0 and V. */
-const alphabet = "0123456789ABCDEFGHJKMNPQRSTVWXYZ";
 /** Hex digits of the hash that it holds, and of the check. */
 const held = 25;
 const check = 5;
-
-/** Every 20 bits (5 hex digits) as a group of four letters. */
-const groups = (hex: string): string =>
-  hex
-    .match(/.{5}/g)!
-    .map((five) => {
-      const value = Number.parseInt(five, 16);
-      return [15, 10, 5, 0].map((shift) => alphabet[(value >>> shift) & 31]).join("");
-    })
-    .join("-");
 
 export interface Head {
   /** The number of the line, from 1. */
@@ -41,17 +30,7 @@ export const onPaper = (line: number, fullHash: string): string => {
 export const fromPaper = (text: string): Head | undefined => {
   const match = /^\s*([1-9][0-9]{0,8})[-\s]((?:[-\s]*[0-9A-Za-z]){24})[-\s]*$/.exec(text);
   if (match === null) return undefined;
-  const letters = match[2]!
-    .toUpperCase()
-    .replace(/[\s-]/g, "")
-    .replace(/[IL]/g, "1")
-    .replace(/O/g, "0")
-    .replace(/U/g, "V");
-  // Every letter is in the alphabet now.
-  const bits = [...letters].map((letter) => alphabet.indexOf(letter).toString(2).padStart(5, "0"));
-  const hex = BigInt(`0b${bits.join("")}`)
-    .toString(16)
-    .padStart(held + check, "0");
+  const hex = fromGroups(match[2]!, held + check)!;
   const head = { line: Number(match[1]), hash: hex.slice(0, held) };
   return checkOf(head) === hex.slice(held) ? head : undefined;
 };

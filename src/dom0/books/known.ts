@@ -1,8 +1,9 @@
 /** The archives that the ledger knows. */
 import { Effect } from "effect";
-import { type Audit, type Entry, Ledger } from "#services/Ledger";
+import { type Entry, Ledger } from "#services/Ledger";
+import { type Audit, ReadBacks } from "#services/ReadBacks";
 import { Reporter } from "#services/Reporter";
-import { type Manifest, parseManifest } from "#src/proof/manifest";
+import { type Manifest, parseManifest, parseReceipt } from "#src/proof/texts";
 import { line } from "#src/say/shown";
 import { failed } from "#src/dom0/failure";
 import { inLedger } from "./record.ts";
@@ -13,17 +14,27 @@ export interface Known {
   readonly audit: Audit;
 }
 
+/** When the server stored it, by its receipt; undefined where that is not readable. */
+export const storedOf = ({ entry }: Pick<Known, "entry">): string | undefined =>
+  parseReceipt(entry.receipt)?.stored;
+
+/** A ledger can be damaged in more places than a line holds. */
+export const some = (numbers: ReadonlyArray<number | string>): string =>
+  numbers.length > 20
+    ? `${numbers.slice(0, 20).join(", ")} and ${numbers.length - 20} more`
+    : numbers.join(", ");
+
 /** The ledger's lines, and whether they are all there and unchanged; says which are not. */
 export const looked = Effect.gen(function* () {
   const { damaged, lines, unlinked } = yield* inLedger((yield* Ledger).chain);
   const { say } = yield* Reporter;
   if (damaged.length > 0) {
-    yield* say("warning", line`the ledger's lines cannot all be read: ${damaged.join(", ")}`);
+    yield* say("warning", line`the ledger's lines cannot all be read: ${some(damaged)}`);
   }
   if (unlinked.length > 0) {
     yield* say(
       "warning",
-      line`the ledger was changed: lines that do not follow the one before: ${unlinked.join(", ")}`,
+      line`the ledger was changed: lines that do not follow the one before: ${some(unlinked)}`,
     );
   }
   return { lines, sound: damaged.length === 0 && unlinked.length === 0 };
@@ -34,9 +45,8 @@ export const looked = Effect.gen(function* () {
  * is false where lines are lost or were changed: what is known is then not all, or not certain.
  */
 export const knownArchives = Effect.fnUntraced(function* (destination: string) {
-  const ledger = yield* Ledger;
   const { lines, sound } = yield* looked;
-  const audits = yield* inLedger(ledger.audits);
+  const audits = yield* inLedger((yield* ReadBacks).all);
   const known = new Map<string, Known>();
   for (const { entry } of lines) {
     const manifest = parseManifest(entry.manifest);

@@ -1,10 +1,11 @@
 /** What a look at an archive gave, as it is written down: what came back, what did not, and since when. */
-import { DateTime, Effect, Exit } from "effect";
-import { type Audit, Ledger } from "#services/Ledger";
+import { Clock, Effect, Exit } from "effect";
+import { Ledger } from "#services/Ledger";
 import { Notifier } from "#services/Notifier";
+import { type Audit, ReadBacks } from "#services/ReadBacks";
 import { Reporter } from "#services/Reporter";
 import { line } from "#src/say/shown";
-import type { Session } from "#src/wire/names";
+import { instantOf, type Session } from "#src/wire/names";
 import type { RunFailed } from "#src/dom0/failure";
 import { inLedger } from "./record.ts";
 
@@ -14,11 +15,10 @@ export const note = Effect.fnUntraced(function* (
   change: (before: Audit, now: string, session: Session) => Audit,
 ) {
   if (sessions.length === 0) return;
-  const ledger = yield* Ledger;
   const { say } = yield* Reporter;
-  const now = DateTime.formatIso(yield* DateTime.now);
-  yield* ledger
-    .audited(sessions, (before, session) => change(before, now, session))
+  const now = instantOf(yield* Clock.currentTimeMillis);
+  yield* (yield* ReadBacks)
+    .change(sessions, (before, session) => change(before, now, session))
     .pipe(Effect.catch((error) => say("warning", line`${error.message}`)));
 });
 
@@ -46,9 +46,8 @@ export const cameBack = ({ unread: _read, ...before }: Audit, now: Partial<Audit
  * time since the first backup, where nothing ever was. Undefined where all is well.
  */
 const unreadFor = Effect.fnUntraced(function* (destination: string, limit: number) {
-  const ledger = yield* Ledger;
-  const { entries } = yield* inLedger(ledger.entries);
-  const audits = yield* inLedger(ledger.audits);
+  const { entries } = yield* inLedger((yield* Ledger).entries);
+  const audits = yield* inLedger((yield* ReadBacks).all);
   const here = entries.filter((entry) => entry.destination === destination);
   const [first] = here;
   if (first === undefined) return undefined;
@@ -57,7 +56,7 @@ const unreadFor = Effect.fnUntraced(function* (destination: string, limit: numbe
     return [sampled?.at ?? "", whole ?? ""];
   });
   const last = reads.sort().at(-1)! || first.finished;
-  const now = (yield* DateTime.now).epochMilliseconds;
+  const now = yield* Clock.currentTimeMillis;
   const days = Math.floor((now - Date.parse(last)) / 86_400_000);
   return days > limit ? days : undefined;
 });

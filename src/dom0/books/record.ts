@@ -1,12 +1,14 @@
 /** What dom0 writes down: the mark of a run under way, the receipt that it accepts, the ledger. */
-import { DateTime, Effect } from "effect";
-import { Ledger, type Submission, type Unfinished } from "#services/Ledger";
+import { Clock, Effect } from "effect";
+import { Ledger, type Submission } from "#services/Ledger";
 import { Reporter } from "#services/Reporter";
+import { RunMark, type Unfinished } from "#services/RunMark";
 import { signatureHolds } from "#src/proof/keys";
-import { parseReceipt, receiptDiffers } from "#src/proof/manifest";
+import { parseReceipt, receiptDiffers } from "#src/proof/texts";
+import { instantOf, type PublicKey } from "#src/wire/names";
 import { failed } from "#src/dom0/failure";
-import { onPaper } from "./head.ts";
-import { checkServer, type Stored } from "#src/dom0/far/upload";
+import { checkServer } from "#src/dom0/far/server";
+import type { Stored } from "#src/dom0/far/upload";
 
 /** What to do where dom0 itself lets nothing be read or written; the kernel's words tell which. */
 const causes: ReadonlyArray<readonly [said: RegExp, then: string]> = [
@@ -24,39 +26,33 @@ export const inLedger = <A, R>(effect: Effect.Effect<A, { readonly message: stri
     failed("usage", message, causes.find(([said]) => said.test(message))?.[1]),
   );
 
-/** The last line and its head; undefined while there is none. */
-export const currentHead = Effect.gen(function* () {
-  const { lines } = yield* inLedger((yield* Ledger).chain);
-  const last = lines.at(-1);
-  return last === undefined ? undefined : { last, head: onPaper(last.number, last.hash) };
-});
-
 /** Changes the mark of the run under way; nothing where there is none. */
 export const remark = Effect.fnUntraced(function* (
   change: (mark: Unfinished) => Unfinished | undefined,
 ) {
-  const ledger = yield* Ledger;
-  const mark = yield* inLedger(ledger.unfinished);
-  if (mark !== undefined) yield* inLedger(ledger.mark(change(mark)));
+  const { read, write } = yield* RunMark;
+  const mark = yield* inLedger(read);
+  if (mark !== undefined) yield* inLedger(write(change(mark)));
 });
 
 /** The server's part in it is over: there is no receipt left to be fetched. */
 export const withoutSubmission = ({
   backedUp: _known,
   submission: _settled,
+  ticket: _used,
   ...mark
 }: Unfinished): Unfinished => mark;
 
 /** Is this what that server signed, for exactly what was counted here? */
 export const checkReceipt = Effect.fnUntraced(function* (
-  { receipt: text, signature }: Stored,
-  server: string,
+  { receipt: text, signature }: Pick<Stored, "receipt" | "signature">,
+  server: PublicKey,
   manifestText: string,
 ) {
   const receipt = parseReceipt(text);
   if (receipt === undefined)
     return yield* failed("integrity", "the server's receipt is not readable");
-  if (!signatureHolds(server, text, signature)) {
+  if (!signatureHolds(server, "receipt", text, signature)) {
     return yield* failed("integrity", "the receipt is not signed by the pinned server");
   }
   const differs = receiptDiffers(receipt, manifestText);
@@ -71,13 +67,13 @@ export const checkReceipt = Effect.fnUntraced(function* (
  */
 export const complete = Effect.fnUntraced(function* (
   submission: Submission,
-  stored: Stored,
+  stored: Pick<Stored, "receipt" | "signature">,
   hint = "put that right and run again: the next run fetches the receipt anew",
 ) {
   const ledger = yield* Ledger;
   const unwritten = ({ message }: { readonly message: string }) =>
     failed("usage", `the archive ${submission.name} is stored, but ${message}`, hint);
-  const finished = DateTime.formatIso(yield* DateTime.now);
+  const finished = instantOf(yield* Clock.currentTimeMillis);
   yield* checkServer(submission.destination, submission.server).pipe(
     Effect.mapError((error) => (error.exit === "usage" ? unwritten(error) : error)),
   );
@@ -87,7 +83,12 @@ export const complete = Effect.fnUntraced(function* (
     return yield* remark(withoutSubmission);
   }
   yield* ledger
-    .append({ finished, ...submission, receipt: stored.receipt, signature: stored.signature })
+    .append({
+      finished,
+      ...submission,
+      receipt: stored.receipt,
+      receiptSignature: stored.signature,
+    })
     .pipe(Effect.mapError(unwritten));
   // The line is there: a mark that stays costs the next run a question, and no more.
   yield* remark(withoutSubmission).pipe(

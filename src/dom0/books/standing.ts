@@ -1,6 +1,7 @@
 /** What a run that ended badly means for the backups that exist: the question that a person has then. */
 import { Effect } from "effect";
-import { type Audit, type Entry, Ledger } from "#services/Ledger";
+import { type Entry, Ledger } from "#services/Ledger";
+import { type Audit, ReadBacks } from "#services/ReadBacks";
 import { line } from "#src/say/shown";
 
 const two = (n: number): string => String(n).padStart(2, "0");
@@ -48,8 +49,8 @@ export const lastBackups = (
  * be qubes count if the ledger has them; without any, it is about those of the last run.
  */
 export const standing = Effect.fnUntraced(function* (names: ReadonlyArray<string>, known: boolean) {
-  const ledger = yield* Ledger;
-  const read = yield* Effect.all([ledger.entries, ledger.audits]).pipe(Effect.option);
+  const books = [(yield* Ledger).entries, (yield* ReadBacks).all] as const;
+  const read = yield* Effect.all(books).pipe(Effect.option);
   if (read._tag === "None") return line``;
   const [{ entries }, audits] = read.value;
   const last = (entries.at(-1)?.qubes ?? []).map(({ name }) => name);

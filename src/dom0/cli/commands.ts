@@ -2,6 +2,7 @@
 import type { Effect } from "effect";
 import { auditCommand } from "#src/dom0/verbs/audit";
 import type { Command } from "./command.ts";
+import { keyCommand } from "#src/dom0/verbs/key";
 import { ledgerCommand } from "#src/dom0/verbs/ledger";
 import { listCommand } from "#src/dom0/verbs/list";
 import { restoreCommand } from "#src/dom0/verbs/restore";
@@ -16,6 +17,7 @@ const all = [
   auditCommand,
   restoreCommand,
   ledgerCommand,
+  keyCommand,
   sheetCommand,
 ] as const;
 

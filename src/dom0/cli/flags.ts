@@ -22,6 +22,12 @@ export const keepRunning = {
   help: "leave the destination qube running",
 } as const;
 
+export const expectServer = {
+  type: "text",
+  value: "HEX",
+  help: "take no server whose key has another fingerprint",
+} as const;
+
 export const json = { type: "switch", help: "for programs" } as const;
 
 /** Of an archive whose filter qvm-backup-restore does not know (docs/qubes.md, Restoring). */

@@ -2,21 +2,21 @@
  * A call to the carrier's service: its request, its first reply, and what its end means. What ends it
  * is either a link that may be made again, or a failure that no second try mends.
  */
-import { Clock, Context, Effect, Random, Schema } from "effect";
+import { Context, Effect, Schema } from "effect";
 import type { BytesError } from "#services/Bytes";
 import { type Call, Qrexec } from "#services/Qrexec";
 import { Reporter } from "#services/Reporter";
 import { exitCode } from "#src/say/exit";
+import { minutesOf } from "#src/say/format";
+import { aliveAfter } from "#src/wire/limits";
 import { replies, type WireError } from "#src/wire/lines";
-import type { Code, Reply } from "#src/wire/reply";
-import { type Request, toLine } from "#src/wire/request";
+import type { Code, Failed } from "#src/wire/reply";
+import { parseReply, type Reply, type Request, toLine } from "#src/wire/request";
 import { type Line, line, printable } from "#src/say/shown";
 import { failed, rejected, type RunFailed, unable } from "#src/dom0/failure";
 
 /** Seconds. The first reply waits for ssh to connect, and for an old writer to step down. */
 export const readyLimit = 90;
-/** Seconds for the request line; then between two signs of life that nobody asked for. */
-export const keepAliveAfter = 15;
 
 /** The link broke, or could not be made: it may go better the next time. */
 export class LinkBroken extends Schema.TaggedError<LinkBroken>()("LinkBroken", {
@@ -26,42 +26,25 @@ export class LinkBroken extends Schema.TaggedError<LinkBroken>()("LinkBroken", {
   network: Schema.optionalKey(Schema.Boolean),
 }) {}
 
-/** The link is given up: the carrier's cause speaks for itself, another needs to say where it belongs. */
-export const noLink = ({ hint, network, reason }: LinkBroken): RunFailed =>
-  failed("link", network === true ? reason : `no link to the server: ${reason}`, hint);
-
-/** Minutes in which a network is waited for that is not there yet, at boot or after a night's sleep. */
-export const startTimeout = 10;
-
-/**
- * Whether it is still to be waited for, from now on for so many minutes. Nothing has answered yet, so
- * only ssh's own word that it reached nobody counts: what is set up wrongly is not mended by waiting.
- * The clock is the monotonic one, which stands still while the machine sleeps.
- */
-export const patience = (minutes: number) =>
-  Effect.map(
-    Clock.monotonicTimeNanos,
-    (began) =>
-      ({ network }: LinkBroken) =>
-        Effect.map(
-          Clock.monotonicTimeNanos,
-          (now) => network === true && Number(now - began) < minutes * 60e9,
-        ),
-  );
-
-/** Seconds before try number `tries` + 1: half a second, doubled up to a minute, a random part more or less. */
-export const pauseAfter = (tries: number): Effect.Effect<number> =>
-  Effect.map(Random.next, (random) => Math.min(60, 0.5 * 2 ** (tries - 1)) * (0.75 + 0.5 * random));
-
 /** Server replies that say more about the bytes than about the server's wishes. */
-const integrityCodes: ReadonlySet<Code> = new Set(["incomplete", "digest-mismatch", "signature"]);
+const integrityCodes: ReadonlySet<Code> = new Set([
+  "incomplete",
+  "digest-mismatch",
+  "signature",
+  "damaged",
+]);
 
 const advice: { readonly [C in Code]?: string } = {
   "no-directory": "make the directory on the server first; qbackup makes none",
   exists: "wait a minute for another name, or choose one with -f",
   "no-space": "free space on the server",
   quota: "the server's owner has set a quota for this store",
-  "not-permitted": "the store's directories must be writable for its account",
+  signature:
+    "see whether the clock here is right, and whether the key was changed: qbackup key show",
+  "not-permitted":
+    "is the clock right on both sides? Else the server's owner decides what this key may do, and by `qbackup-shell signers` whose archives the store takes",
+  stale: "another dom0 may use the same key: run again",
+  pruned: "it was removed by the server's rules for old archives: qbackup list",
   unsupported:
     "where it does not know the request, it is older than this program: update the server, then the carrier",
   "bad-request":
@@ -70,14 +53,12 @@ const advice: { readonly [C in Code]?: string } = {
     "the name's parts may have letters, digits and . _ + - and begin with a letter or digit",
 };
 
-type ErrorReply = Extract<Reply, { type: "error" }>;
-
 /** Whether it leaves open what became of an upload: the carrier does not know, nor a server that failed. */
-export const undecided = ({ code, from }: ErrorReply): boolean =>
+export const undecided = ({ code, from }: Failed): boolean =>
   from === "carrier" || code === "internal";
 
 /** What an error reply of the server means for the run. */
-export const refusal = (reply: ErrorReply): RunFailed =>
+export const refusal = (reply: Failed): RunFailed =>
   (undecided(reply) ? failed : rejected)(
     integrityCodes.has(reply.code) ? "integrity" : "refused",
     `the server refused (${reply.code}): ${printable(reply.message)}`,
@@ -98,8 +79,14 @@ const told = Effect.fnUntraced(function* (printed: Line) {
   yield* (yield* Reporter).say("warning", line`a login shell on the way printed: ${printed}`);
 });
 
-/** Opens a call with its request line written, and the replies to it. */
-export const openCall = Effect.fnUntraced(function* (destination: string, request: Request) {
+/**
+ * Opens a call with its request line written. `next` gives what the server may say to this verb, and
+ * undefined at the end; `rest` are the bytes behind the last reply.
+ */
+const openCall = Effect.fnUntraced(function* <const R extends Request>(
+  destination: string,
+  request: R,
+) {
   const seen = yield* Preamble;
   const reporter = yield* Reporter;
   const call = yield* (yield* Qrexec)
@@ -112,22 +99,75 @@ export const openCall = Effect.fnUntraced(function* (destination: string, reques
   // How the call ended is told by what it said; one that takes not even a line says nothing.
   yield* call.stdin
     .write(new TextEncoder().encode(`${toLine(request)}\n`))
-    .pipe(Effect.timeout(`${keepAliveAfter} seconds`), Effect.ignore);
-  const { next, rest } = replies(call.stdout, (printed) =>
-    told(printed).pipe(
-      Effect.provideService(Preamble, seen),
-      Effect.provideService(Reporter, reporter),
-    ),
+    .pipe(Effect.timeout(`${aliveAfter} seconds`), Effect.ignore);
+  const { next, rest } = replies(
+    call.stdout,
+    (text) => parseReply<R["verb"]>(request.verb, text),
+    (printed) =>
+      told(printed).pipe(
+        Effect.provideService(Preamble, seen),
+        Effect.provideService(Reporter, reporter),
+      ),
   );
   return { call, next, rest };
 });
 
+/** What a first reply can be when the carrier is heard and the server is not busy. */
+type Answer<V extends Request["verb"]> = Exclude<Reply<V>, { readonly type: "alive" }>;
+
+const isAnswer = <R extends { readonly type: string }>(
+  reply: R,
+): reply is Exclude<R, { readonly type: "alive" }> => reply.type !== "alive";
+
 /** The first reply that says something; a server that is long about it says that it is alive. */
-export const answer = (next: Effect.Effect<Reply | undefined, BytesError | WireError>) =>
-  next.pipe(
-    Effect.timeout(`${readyLimit} seconds`),
-    Effect.repeat({ while: (reply) => reply?.type === "alive" }),
+const answer = <R extends { readonly type: string }>(
+  next: Effect.Effect<R | undefined, BytesError | WireError>,
+) =>
+  Effect.gen(function* () {
+    for (;;) {
+      const reply = yield* Effect.timeout(next, `${readyLimit} seconds`);
+      if (reply === undefined || isAnswer(reply)) return reply;
+    }
+  });
+
+/**
+ * Opens a call and waits for its first reply; of the server's errors all but `busy` are such a reply.
+ * `before`: something went through in this run already, so that what the carrier lacks may come back.
+ */
+export const reach = Effect.fnUntraced(function* <const R extends Request>(
+  destination: string,
+  request: R,
+  { before = false, minutes = 30 }: { readonly before?: boolean; readonly minutes?: number } = {},
+) {
+  const opened = yield* openCall(destination, request);
+  const { call, next } = opened;
+  const orPass = <A, E extends RunFailed | LinkBroken, S>(effect: Effect.Effect<A, E, S>) =>
+    Effect.mapError(effect, (failure) => (before ? mayPass(failure) : failure));
+  const first: Answer<R["verb"]> | undefined = yield* answer(next).pipe(
+    Effect.catchTag("TimeoutError", () => orPass(unanswered(call, destination))),
+    // Signs of life alone are no answer, however many there are.
+    Effect.timeoutOrElse({
+      duration: `${minutes} minutes`,
+      orElse: () =>
+        failed(
+          "link",
+          `for ${minutesOf(minutes)} the server only said that it is alive`,
+          "see what holds the server up; then run again",
+        ),
+    }),
   );
+  if (first === undefined) return yield* orPass(callEnded(call, destination));
+  if (isFailed(first)) {
+    if (first.code === "busy" && first.from !== "carrier") {
+      return yield* new LinkBroken({ reason: "the server is busy with an older connection" });
+    }
+    if (first.from === "carrier") return yield* orPass(refused(first, call, destination));
+  }
+  return { ...opened, first };
+});
+
+export const isFailed = (reply: { readonly type: string }): reply is Failed =>
+  reply.type === "error";
 
 /** How a call ended: its exit code, and its stderr, each line printable. */
 interface Ended {
@@ -297,7 +337,7 @@ export const callEnded = (
 
 /** Fails with what an error reply means; the carrier's own has its cause and hint on stderr. */
 export const refused = (
-  reply: ErrorReply,
+  reply: Failed,
   call: Call,
   destination: string,
 ): Effect.Effect<never, RunFailed | LinkBroken> =>

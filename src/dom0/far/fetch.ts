@@ -1,42 +1,48 @@
 /**
- * The one way back: blocks of an archive, each checked against the tree hash that dom0 trusts before
- * a byte of it is used. Verification, audit and restore are made of it.
+ * The one way back: the members of an archive, proven by the root that dom0 trusts, and their blocks,
+ * each proven by its member's digest before a byte of it is used. Verification, audit and restore are
+ * made of it.
  */
-import { Effect, identity } from "effect";
+import { Effect, Exit, Latch, Scope, Semaphore } from "effect";
 import { Ledger } from "#services/Ledger";
-import { Reporter } from "#services/Reporter";
-import { leafOf, proofLength, rootFrom } from "#src/proof/treehash";
-import { blockFrames, blockSize } from "#src/wire/frames";
+import type { Call } from "#services/Qrexec";
+import { archiveSize } from "#src/archive/walk";
+import {
+  archiveMembers,
+  blocksOf,
+  type Members,
+  type Placed,
+  provenBlock,
+  type TextReader,
+} from "#src/proof/members";
+import { type Manifest, parseManifest } from "#src/proof/texts";
+import { printable } from "#src/say/shown";
+import { asking, type Due } from "#src/wire/asking";
+import { frames } from "#src/wire/frames";
+import { aliveAfter, blockSize, proofLimit } from "#src/wire/limits";
 import { readExactLine } from "#src/wire/lines";
-import { parseManifest } from "#src/proof/manifest";
-import type { Name } from "#src/wire/names";
-import { parseReply } from "#src/wire/reply";
-import { line } from "#src/say/shown";
+import type { Name, Session } from "#src/wire/names";
+import type { Failed } from "#src/wire/reply";
+import { parseReply, type Request } from "#src/wire/request";
+import type { Ask } from "#src/wire/verbs/read";
 import { failed, type RunFailed } from "#src/dom0/failure";
 import { inLedger } from "#src/dom0/books/record";
-import { contentOf } from "./remote.ts";
-import {
-  answer,
-  callEnded,
-  LinkBroken,
-  mayPass,
-  noLink,
-  openCall,
-  pauseAfter,
-  refusal,
-  refused,
-  unanswered,
-} from "./call.ts";
+import { LinkBroken, reach, refusal } from "./call.ts";
+import { linkTimeout, persist, watchProgress, watchSilence } from "./retry.ts";
 
 /** What dom0 knows of an archive, and on whose word nothing depends but its own. */
-export interface Trusted {
-  readonly name: Name;
+export interface Trusted extends Pick<
+  Manifest,
+  "name" | "session" | "size" | "members" | "root" | "format"
+> {
   /** The qube that carries it. */
   readonly destination: string;
-  /** In bytes. */
-  readonly size: number;
-  readonly treehash: string;
 }
+
+export const trustedBy = (
+  { format, members, name, root, session, size }: Manifest,
+  destination: string,
+): Trusted => ({ name, session, size, members, root, format, destination });
 
 /** The archive of this name as the ledger has it: the latest line, with its manifest. */
 export const fromLedger = Effect.fnUntraced(function* (name: string, destination: string) {
@@ -44,169 +50,338 @@ export const fromLedger = Effect.fnUntraced(function* (name: string, destination
   const entry = entries.findLast((e) => e.name === name && e.destination === destination);
   const manifest = entry === undefined ? undefined : parseManifest(entry.manifest);
   if (entry === undefined || manifest === undefined) return undefined;
-  const { size, treehash } = manifest;
-  const trusted: Trusted = { name: entry.name, destination, size, treehash };
-  return { trusted, manifest, entry };
+  return { trusted: trustedBy(manifest, destination), manifest, entry };
 });
 
-export const blocksOf = (size: number): number => Math.ceil(size / blockSize);
+/** Blocks of a member that are to be read. */
+export interface Want extends Ask {
+  readonly of: Placed;
+}
+/** All blocks of a member, or `count` of them from `block` on. */
+export const wantOf = (of: Placed, block = 0, count = blocksOf(of.length) - block): Want => ({
+  session: of.session,
+  member: of.member,
+  block,
+  count,
+  of,
+});
 
-/** Seconds. */
-const silenceLimit = 60;
-/** Bytes that must come in that time: one byte a minute is silence too. */
-const least = 4096;
-/** Minutes without a block after which the link is given up. */
-const giveUpAfter = 30;
-const firstTries = 3;
+/** All blocks of all members, in their order. */
+export const allOf = function* (list: Members) {
+  for (let i = 0; i < list.count; i++) yield wantOf(list.at(i));
+};
 
-/**
- * Fails when too few bytes come for too long, while somebody waits for them; `awaited` is which block
- * that is, undefined while nobody does. Bytes that never make a block are no progress either.
- */
-const watch = (received: () => number, awaited: () => number | undefined) =>
-  Effect.gen(function* () {
-    let quiet = 0;
-    let mark = received();
-    let block = awaited();
-    let seconds = 0;
-    for (;;) {
-      yield* Effect.sleep("1 second");
-      const now = awaited();
-      const same = now !== undefined && now === block;
-      block = now;
-      seconds = same ? seconds + 1 : 0;
-      if (seconds >= giveUpAfter * 60) {
-        return yield* new LinkBroken({ reason: `no block within ${giveUpAfter} minutes` });
-      }
-      quiet = same && received() - mark < least ? quiet + 1 : 0;
-      if (quiet === 0) mark = received();
-      if (quiet >= silenceLimit) {
-        return yield* new LinkBroken({ reason: `silence for ${silenceLimit} s` });
-      }
+/** The server has not, or not any more, what was backed up. */
+export const somethingElse = (name: Name): RunFailed =>
+  failed("integrity", `the server has something else under the name ${name}`);
+
+/** What it means that the server does not give a block which the archive must have. */
+const notGiven = (reply: Failed, what: string): RunFailed =>
+  reply.code === "damaged" || reply.code === "pruned" || reply.code === "not-found"
+    ? failed("integrity", `${what} is lost: the server says ${reply.code}`)
+    : refusal(reply);
+
+/** Bytes of tables that are kept in case that another archive needs them. */
+const keptTables = 64 * blockSize;
+/** Calls for tables: each costs a connection, which is mostly waiting. */
+const callsAtOnce = 4;
+
+/** A conversation under way. */
+interface Link {
+  readonly scope: Scope.Closeable;
+  readonly call: Call;
+  readonly next: ReturnType<typeof frames>["next"];
+  readonly rest: Parameters<typeof frames>[0];
+}
+
+/** What is read from the server behind one qube, for as long as the scope lasts. */
+export const openFar = Effect.fnUntraced(function* (destination: string) {
+  let link: Link | undefined;
+  /** The server has answered once. */
+  let begun = false;
+  /** Bytes that came and were of use. */
+  let through = 0;
+  /** Texts that are waited for; a block that is. */
+  let texts = 0;
+  let waiting = false;
+  const writing = yield* Semaphore.make(1);
+
+  /** What can never be waited for too long, and in what time it is to get through. */
+  const guarded = <A, E, R>(effect: Effect.Effect<A, E, R>) =>
+    Effect.raceFirst(
+      effect,
+      watchProgress({
+        through: () => through,
+        awaited: () => waiting || texts > 0,
+        bytesAwaited: () => waiting || texts > 0,
+        up: () => link !== undefined || texts > 0,
+        linkTimeout,
+        soFar: () => "what was read by then is proven",
+      }),
+    );
+  const persistence = {
+    through: () => through,
+    begun: () => begun,
+    soFar: () => "the link broke",
+  };
+
+  /** A call whose first reply is `ready`; what an error means in its place. */
+  const opened = Effect.fnUntraced(function* (
+    request: Request<"read"> | Request<"recipe"> | Request<"table">,
+    means: (reply: Failed) => RunFailed,
+  ) {
+    const { call, first, rest } = yield* reach(destination, request, { before: begun });
+    if (first.type === "error") return yield* means(first);
+    if (first.type !== "ready") {
+      return yield* failed("integrity", `the server began with ${first.type}`);
+    }
+    begun = true;
+    return { call, rest };
+  });
+
+  /** Text in frames, into a reader that is made anew for each try. */
+  const text = Effect.fnUntraced(function* (
+    request: Request<"recipe"> | Request<"table">,
+    reader: () => TextReader,
+    name: Name,
+    see: (bytes: Uint8Array) => void = () => {},
+  ) {
+    const once = Effect.gen(function* () {
+      const into = reader();
+      const { rest } = yield* opened(request, (reply) =>
+        reply.code === "not-found"
+          ? failed("integrity", `${name} is not on the server any more`)
+          : reply.code === "damaged"
+            ? failed("integrity", `the server says that ${name} is damaged`)
+            : refusal(reply),
+      );
+      const { next } = frames(rest, blockSize);
+      const reading = Effect.gen(function* () {
+        for (;;) {
+          const frame = yield* next;
+          if (frame.kind === "keep-alive") continue;
+          if (frame.kind === "zero") {
+            return into.finish() ? undefined : yield* somethingElse(name);
+          }
+          if (frame.kind !== "bytes") return yield* new LinkBroken({ reason: "the link ended" });
+          through += frame.bytes.length;
+          if (!into.push(frame.bytes)) return yield* somethingElse(name);
+          see(frame.bytes);
+        }
+      });
+      yield* Effect.raceFirst(watchSilence(rest.received), reading);
+    });
+    texts += 1;
+    yield* guarded(persist(once, persistence)).pipe(
+      Effect.ensuring(Effect.sync(() => (texts -= 1))),
+    );
+  });
+
+  /** Tables as they came, the one that was not asked for the longest first. */
+  const tables = new Map<Session, ReadonlyArray<Uint8Array>>();
+  let kept = 0;
+  /** Of archives that are looked at side by side, one fetches a table for all. */
+  const fetching = new Map<Session, Semaphore.Semaphore>();
+  const tableOnce = (list: Members, session: Session, name: Name) => {
+    const turn = fetching.get(session) ?? Semaphore.makeUnsafe(1);
+    fetching.set(session, turn);
+    return turn.withPermits(1)(table(list, session, name));
+  };
+  const table = Effect.fnUntraced(function* (list: Members, session: Session, name: Name) {
+    const known = tables.get(session);
+    if (known !== undefined) {
+      tables.delete(session);
+      tables.set(session, known);
+      const reader = list.table(session);
+      const sound = known.every((bytes) => reader.push(bytes)) && reader.finish();
+      return sound ? undefined : yield* somethingElse(name);
+    }
+    let pieces: Array<Uint8Array> = [];
+    let bytes = 0;
+    const reader = () => {
+      pieces = [];
+      bytes = 0;
+      return list.table(session);
+    };
+    yield* text({ verb: "table", session }, reader, name, (piece) => {
+      bytes += piece.length;
+      if (bytes <= keptTables) pieces.push(Uint8Array.from(piece));
+      else pieces = [];
+    });
+    if (bytes > keptTables) return;
+    kept += bytes;
+    tables.set(session, pieces);
+    for (const [old, its] of tables) {
+      if (kept <= keptTables) break;
+      tables.delete(old);
+      kept -= its.reduce((sum, piece) => sum + piece.length, 0);
     }
   });
 
-/**
- * Reads the blocks `first` to `first + count - 1` in order and gives each to `use`, checked; the
- * bytes are valid until `use` returns. A link that breaks is made again from the next block. Fails
- * with `integrity` for anything that is not what was backed up, before `use` sees it.
- */
-export const fetchBlocks = Effect.fnUntraced(function* <R>(
-  trusted: Trusted,
-  first: number,
-  count: number,
-  use: (index: number, bytes: Uint8Array) => Effect.Effect<void, RunFailed, R>,
-) {
-  const { destination, name, size, treehash } = trusted;
-  const reporter = yield* Reporter;
-  const leaves = blocksOf(size);
-  let at = first;
-  /** Seconds since a block was through; counted, because a machine that sleeps does not wait. */
-  let waited = 0;
-  const counting = Effect.forever(
-    Effect.andThen(
-      Effect.sleep("1 second"),
-      Effect.sync(() => (waited += 1)),
-    ),
+  /** The members of an archive, in its order. Fails with `integrity` for any other than were backed up. */
+  const members = Effect.fnUntraced(function* (trusted: Trusted) {
+    const { name } = trusted;
+    const list = archiveMembers(trusted.members);
+    yield* text({ verb: "recipe", name }, list.recipe, name);
+    yield* Effect.forEach(list.sessions(), (session) => tableOnce(list, session, name), {
+      concurrency: callsAtOnce,
+      discard: true,
+    });
+    if (
+      list.root() !== trusted.root ||
+      archiveSize(trusted.format, list.bytes()) !== trusted.size
+    ) {
+      return yield* somethingElse(name);
+    }
+    return list;
+  });
+
+  const write = (call: Call, line: string) =>
+    writing.withPermits(1)(call.stdin.write(new TextEncoder().encode(line)));
+
+  const connect = Effect.gen(function* () {
+    const scope = yield* Scope.make();
+    return yield* Effect.gen(function* () {
+      const { call, rest } = yield* opened({ verb: "read" }, refusal);
+      // Between two passes of a restore nothing may be asked for, for long.
+      yield* Effect.sleep(`${aliveAfter} seconds`).pipe(
+        Effect.andThen(write(call, ".\n")),
+        Effect.forever,
+        Effect.ignore,
+        Effect.forkScoped,
+      );
+      const { next } = frames(rest, blockSize + proofLimit);
+      return { scope, call, next, rest } satisfies Link;
+    }).pipe(
+      Scope.provide(scope),
+      Effect.onExit((exit) => (Exit.isSuccess(exit) ? Effect.void : Scope.close(scope, exit))),
+    );
+  });
+  const hangUp = Effect.suspend(() => {
+    const old = link;
+    link = undefined;
+    return old === undefined ? Effect.void : Scope.close(old.scope, Exit.void);
+  });
+  // A server that is asked to end is through with it at once; one that is not there is not waited for.
+  yield* Effect.addFinalizer(() =>
+    Effect.suspend(() =>
+      link === undefined
+        ? Effect.void
+        : write(link.call, "\n").pipe(
+            Effect.andThen(link.call.stdin.end),
+            Effect.andThen(link.call.ended),
+            Effect.timeoutOption("3 seconds"),
+            Effect.ignore,
+          ),
+    ).pipe(Effect.andThen(hangUp)),
   );
 
-  const once = Effect.gen(function* () {
-    const request = { verb: "read", name, first: at, count: first + count - at } as const;
-    const { call, next, rest } = yield* openCall(destination, request);
-    const orPass = at > first ? Effect.mapError(mayPass) : identity;
-    const ready = yield* answer(next).pipe(
-      Effect.catchTag("TimeoutError", () => orPass(unanswered(call, destination))),
-      // Signs of life alone are no answer.
-      Effect.timeoutOrElse({
-        duration: "30 minutes",
-        orElse: () => new LinkBroken({ reason: "no answer came" }),
-      }),
-    );
-    if (ready === undefined) return yield* orPass(callEnded(call, destination));
-    if (ready.type === "error") {
-      if (ready.code === "busy") return yield* new LinkBroken({ reason: "the server is busy" });
-      if (ready.code === "not-found") {
-        return yield* failed("integrity", `${name} is not on the server any more`);
+  /**
+   * Reads blocks in order, some ahead, and gives each to `use`, proven. A link that breaks is made again
+   * from the next block. A block that is not what was backed up, or that
+   * the server does not give, is for `lost`, which by itself ends it.
+   */
+  const blocks = Effect.fnUntraced(function* <W extends Want, R>(
+    wants: Iterable<W>,
+    use: (want: W, block: number, bytes: Uint8Array) => Effect.Effect<void, RunFailed, R>,
+    lost: (want: W, block: number, failure: RunFailed) => Effect.Effect<void, RunFailed, R> = (
+      _want,
+      _block,
+      failure,
+    ) => failure,
+  ) {
+    const asked = asking(wants[Symbol.iterator]());
+    /** What came and waits to be used: a tool that pauses must not hold the server up. */
+    const came: Array<{ readonly due: Due<W>; readonly bytes: Uint8Array | RunFailed }> = [];
+    const there = Latch.makeUnsafe(false);
+    const room = Latch.makeUnsafe(false);
+    let over = false;
+    const arrived = (due: Due<W>, bytes: Uint8Array | RunFailed) => {
+      asked.answered(true);
+      came.push({ due, bytes });
+      waiting = false;
+      there.openUnsafe();
+    };
+    const once = Effect.gen(function* () {
+      waiting = true;
+      if (link === undefined) {
+        link = yield* connect;
+        asked.anew();
       }
-      if (ready.from === "carrier") return yield* orPass(refused(ready, call, destination));
-      // A shorter archive in its place does not have the block.
-      const there =
-        ready.code === "bad-request" ? yield* contentOf(destination, name) : { size, treehash };
-      return yield* there.size === size && there.treehash === treehash
-        ? refusal(ready)
-        : failed("integrity", `the server has something else under the name ${name}`);
-    }
-    if (ready.type !== "ready" || !("treehash" in ready)) {
-      return yield* failed("integrity", `the server began with ${ready.type}`);
-    }
-    if (ready.size !== size || ready.treehash !== treehash) {
-      return yield* failed("integrity", `the server has something else under the name ${name}`);
-    }
-    const frames = blockFrames(rest);
-    // `use` may take its time; only while a frame is awaited is silence a fault.
-    let waiting = false;
-    yield* Effect.raceFirst(
-      watch(rest.received, () => (waiting ? at : undefined)),
-      Effect.gen(function* () {
-        while (at < first + count) {
+      const { call, next, rest } = link;
+      const reading = Effect.gen(function* () {
+        for (;;) {
+          room.closeUnsafe();
+          const lines = asked.lines();
           waiting = true;
-          const frame = yield* frames.next;
-          waiting = frame.kind === "error"; // for its line
-          if (frame.kind === "cut") return yield* new LinkBroken({ reason: "the link ended" });
-          if (frame.kind === "error") {
-            const line = yield* readExactLine(rest);
-            const reply = line === undefined ? undefined : parseReply(line);
-            return yield* reply?.type === "error"
-              ? refusal(reply)
-              : new LinkBroken({ reason: "the server broke off" });
+          if (lines !== "") yield* write(call, lines);
+          const due = asked.due();
+          if (due === undefined) {
+            waiting = false;
+            if (asked.done()) return;
+            yield* room.await;
+            continue;
           }
-          if (frame.kind === "end") return yield* failed("integrity", "the server ended too early");
-          const expected = Math.min(blockSize, size - at * blockSize);
-          const bytes = frame.bytes.subarray(0, expected);
-          const proof = frame.bytes.subarray(expected);
-          if (
-            proof.length !== proofLength(at, leaves) * 32 ||
-            rootFrom(leafOf(bytes), at, leaves, proof) !== treehash
-          ) {
-            return yield* failed("integrity", `block ${at} of ${name} is not what was backed up`);
+          const { block, want } = due;
+          const what = `block ${block} of ${printable(want.of.path)}`;
+          const frame = yield* next;
+          if (frame.kind === "keep-alive") continue;
+          if (frame.kind === "bytes") {
+            const bytes = provenBlock(want.of, block, frame.bytes);
+            through += frame.bytes.length;
+            arrived(
+              due,
+              bytes?.slice() ?? failed("integrity", `${what} is not what was backed up`),
+            );
+            continue;
           }
-          yield* use(at, bytes);
-          at += 1;
-          waited = 0;
+          if (frame.kind !== "give-up") return yield* new LinkBroken({ reason: "the link ended" });
+          const line = yield* readExactLine(rest);
+          const reply = line === undefined ? undefined : parseReply("read", line);
+          if (reply?.type !== "error") {
+            return yield* new LinkBroken({ reason: "the server broke off" });
+          }
+          through += 1;
+          arrived(due, notGiven(reply, what));
         }
-      }),
+      });
+      yield* Effect.raceFirst(
+        watchSilence(rest.received, () => waiting),
+        reading,
+      );
+    }).pipe(
+      // What was asked for and is still on its way must not be taken for the answer to something else.
+      Effect.onExit((exit) => (Exit.isSuccess(exit) ? Effect.void : hangUp)),
     );
-    // The end line says nothing that the proofs have not said; it only lets the server finish.
+    const fetching = guarded(persist(once, persistence)).pipe(
+      Effect.ensuring(
+        Effect.sync(() => {
+          waiting = false;
+          over = true;
+          there.openUnsafe();
+        }),
+      ),
+    );
+    const using = Effect.gen(function* () {
+      for (;;) {
+        there.closeUnsafe();
+        const first = came.shift();
+        if (first === undefined) {
+          if (over) return;
+          yield* there.await;
+          continue;
+        }
+        const { bytes, due } = first;
+        yield* bytes instanceof Uint8Array
+          ? use(due.want, due.block, bytes)
+          : lost(due.want, due.block, bytes);
+        asked.used();
+        room.openUnsafe();
+      }
+    });
+    yield* Effect.all([fetching, using], { concurrency: 2, discard: true });
   });
 
-  const reading = Effect.gen(function* () {
-    let tries = 0;
-    for (;;) {
-      const before = at;
-      const outcome = yield* once.pipe(
-        Effect.scoped,
-        Effect.catchTags({
-          BytesError: () => new LinkBroken({ reason: "the link broke" }),
-          WireError: (error) =>
-            failed("integrity", `what came back is not of the wire: ${error.reason}`),
-        }),
-        Effect.as(undefined),
-        Effect.catchTag("LinkBroken", (broken) => Effect.succeed(broken)),
-      );
-      if (outcome === undefined) return;
-      tries = at > before ? 1 : tries + 1;
-      if ((at === first && tries >= firstTries) || waited >= giveUpAfter * 60) {
-        return yield* noLink(outcome);
-      }
-      const wait = yield* pauseAfter(tries);
-      yield* reporter.say(
-        "warning",
-        at > first
-          ? line`the link broke: ${outcome.reason}; again in ${wait.toFixed(1)} s`
-          : line`no link yet: ${outcome.reason}; again in ${wait.toFixed(1)} s`,
-      );
-      yield* Effect.sleep(`${Math.round(wait * 1000)} millis`);
-    }
-  });
-  yield* Effect.raceFirst(reading, counting);
+  return { members, blocks };
 });
+export type Far = Effect.Success<ReturnType<typeof openFar>>;

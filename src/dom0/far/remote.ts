@@ -1,68 +1,61 @@
 /**
- * What the server says about its archives: the list, and the record of one. It is bounded in size and
- * in time, and it is the server's word: what of it is believed is decided elsewhere.
+ * What the server says about its archives: the list, and what was signed for one. It is bounded in size
+ * and in time, and it is the server's word: what of it is believed is decided elsewhere.
  */
 import { Effect } from "effect";
-import type { BytesError, Source } from "#services/Bytes";
+import type { BytesError } from "#services/Bytes";
 import type { Entry } from "#services/Ledger";
 import type { Call } from "#services/Qrexec";
-import { blockSize, trailerLimit } from "#src/wire/frames";
-import { WireError } from "#src/wire/lines";
-import {
-  type Manifest,
-  parseManifest,
-  parseReceipt,
-  parseRecord,
-  type Receipt,
-} from "#src/proof/manifest";
-import type { Name, Prefix } from "#src/wire/names";
-import type { Reply } from "#src/wire/reply";
-import type { Request } from "#src/wire/request";
+import { signatureHolds } from "#src/proof/keys";
+import { type Manifest, parseManifest, parseReceipt, type Receipt } from "#src/proof/texts";
+import { listPage, silenceLimit } from "#src/wire/limits";
+import type { WireError } from "#src/wire/lines";
+import { type Name, Prefix, type Signature } from "#src/wire/names";
+import type { Failed } from "#src/wire/reply";
+import type { Reply, Request } from "#src/wire/request";
 import { failed, type RunFailed } from "#src/dom0/failure";
 import { checkReceipt } from "#src/dom0/books/record";
-import { callEnded, type LinkBroken, noLink, openCall, refused } from "./call.ts";
+import { callEnded, LinkBroken, reach, refused } from "./call.ts";
+import { persist } from "./retry.ts";
 
-export type Archive = Extract<Reply, { type: "archive" }>;
-type Next = Effect.Effect<Reply | undefined, BytesError | WireError>;
+/** An archive as the server lists it. */
+export type Archive = Extract<Reply<"list">, { type: "archive" }>;
+/** What it lists in place of one that it has removed. */
+export type Pruned = Extract<Reply<"list">, { type: "pruned" }>;
 
-/** More lines than any store has; a server that says more is not believed. */
-const archiveLimit = 100_000;
-/** The manifest in it may need an escape for many a character. */
-const recordLimit = 2 * trailerLimit + 65_536;
-/** Seconds without a reply. */
-const silenceLimit = 90;
-/** What may take long has a sign of life each few seconds; that alone must not keep us for ever. */
-const answerLimit = "30 minutes";
+type Next<R> = Effect.Effect<R | undefined, BytesError | WireError>;
+/** What a call can end with that may go better the next time, and what not. */
+type Ending = RunFailed | LinkBroken | BytesError | WireError;
+/** What a reply is when the server is neither long about it nor refuses. */
+type Said<R> = Exclude<R, { readonly type: "alive" } | Failed>;
 
-/** Where nothing is tried again, a link that broke is the end. */
-const forGood = (failure: RunFailed | LinkBroken): RunFailed =>
-  failure._tag === "RunFailed" ? failure : noLink(failure);
+const isSaid = <R extends { readonly type: string }>(reply: R): reply is Said<R> & R =>
+  reply.type !== "alive" && reply.type !== "error";
 
-/** The next reply that is no error; `missing` is what `not-found` means to the caller. */
-export const nextReply = (
-  next: Next,
+/** The next reply but for signs of life; `missing` is what `not-found` means to the caller. */
+export const nextReply = Effect.fnUntraced(function* <R extends { readonly type: string }>(
+  next: Next<R>,
   call: Call,
   destination: string,
   missing?: RunFailed,
-): Effect.Effect<Reply, RunFailed | BytesError | WireError> =>
-  next.pipe(
-    Effect.timeoutOrElse({
+): Effect.fn.Return<Said<R>, Ending> {
+  for (;;) {
+    const reply = yield* Effect.timeoutOrElse(next, {
       duration: `${silenceLimit} seconds`,
-      orElse: () => failed("link", `no answer from the server within ${silenceLimit} s`),
-    }),
-    Effect.flatMap((reply) => {
-      if (reply === undefined) {
-        return Effect.mapError(callEnded(call, destination), forGood);
-      }
-      if (reply.type !== "error") return Effect.succeed(reply);
-      return reply.code === "not-found" && missing !== undefined
-        ? missing
-        : Effect.mapError(refused(reply, call, destination), forGood);
-    }),
-  );
+      orElse: () => new LinkBroken({ reason: `no sign of the server for ${silenceLimit} s` }),
+    });
+    if (reply === undefined) return yield* callEnded(call, destination);
+    if (isSaid(reply)) return reply;
+    if (reply.type === "alive") continue;
+    const error = reply as R & Failed;
+    return yield* error.code === "not-found" && missing !== undefined
+      ? missing
+      : refused(error, call, destination);
+  }
+});
 
-export const misplaced = (reply: Reply): RunFailed =>
-  failed("integrity", `the server said ${reply.type} where that has no place`);
+export const misplaced = (reply: { readonly type: string }): RunFailed =>
+  failed("integrity", `unexpected reply from the server: ${reply.type}`);
 
 /** Many calls, each of which may last its time: a server must not keep us for all of them. */
 export const withinADay = <A, E, R>(
@@ -70,138 +63,191 @@ export const withinADay = <A, E, R>(
 ): Effect.Effect<A, E | RunFailed, R> =>
   Effect.timeoutOrElse(effect, {
     duration: "24 hours",
-    orElse: () => failed("link", "the server has not come to an end within a day"),
+    orElse: () => failed("link", "the server did not finish within a day"),
   });
 
-/** A call with one answer: what ends it, in time, has a name. */
-export const ask = <A, R>(
+/** A call with one answer, within so many minutes: what breaks off is asked for again. */
+export const ask = <const Q extends Request, A, R>(
   destination: string,
-  request: Request,
-  answer: (
-    next: Next,
-    call: Call,
-    rest: Source,
-  ) => Effect.Effect<A, RunFailed | BytesError | WireError, R>,
-  limit: `${number} minutes` = answerLimit,
+  request: Q,
+  answer: (next: Next<Reply<Q["verb"]>>, call: Call) => Effect.Effect<A, Ending, R>,
+  minutes = 30,
 ) =>
-  Effect.flatMap(openCall(destination, request), ({ call, next, rest }) =>
-    answer(next, call, rest),
-  ).pipe(
-    Effect.scoped,
-    Effect.timeoutOrElse({
-      duration: limit,
-      orElse: () => failed("link", `the server has not come to an end within ${limit}`),
+  persist(
+    Effect.gen(function* () {
+      const { call, first, next } = yield* reach(destination, request, { minutes });
+      let begun = false;
+      const all: Next<Reply<Q["verb"]>> = Effect.suspend(() => {
+        if (begun) return next;
+        begun = true;
+        return Effect.succeed(first);
+      });
+      return yield* answer(all, call);
     }),
-    Effect.catchTags({
-      BytesError: () => failed("link", "the link broke"),
-      WireError: (error) =>
-        failed("integrity", `what came back is not of the wire: ${error.reason}`),
+  ).pipe(
+    Effect.timeoutOrElse({
+      duration: `${minutes} minutes`,
+      orElse: () => failed("link", `the server did not finish within ${minutes} minutes`),
     }),
   );
 
-/** The archives whose names begin with `prefix`, as the server lists them. */
-export const listArchives = (destination: string, prefix: Prefix | undefined) =>
-  ask(destination, { verb: "list", ...(prefix === undefined ? {} : { prefix }) }, (next, call) =>
+/** What the server has under one name, and what it has removed that was called so. */
+export interface Listed {
+  readonly name: Name;
+  readonly archive: Archive | undefined;
+  readonly pruned: ReadonlyArray<Pruned>;
+}
+
+/** More archives than any store has: a server that says more is not believed. */
+const archiveLimit = 1_000_000;
+/** Tombstones of one name, which each had its minute. */
+const prunedLimit = 1000;
+
+/** One page behind `after`; there is `more` too where the call broke off. */
+const pageBehind = Effect.fnUntraced(function* (
+  destination: string,
+  prefix: Prefix | undefined,
+  after: Name | undefined,
+) {
+  const some: Array<Listed> = [];
+  const request = {
+    verb: "list",
+    ...(prefix === undefined ? {} : { prefix }),
+    ...(after === undefined ? {} : { after }),
+  } as const;
+  const more = yield* ask(destination, request, (next, call) =>
     Effect.gen(function* () {
-      const archives = new Map<string, Archive>();
+      let name: Name | undefined;
+      let archive: Archive | undefined;
+      let pruned: Array<Pruned> = [];
       for (;;) {
         const reply = yield* nextReply(next, call, destination);
-        if (reply.type === "alive") continue;
-        if (reply.type === "end" && (reply.count ?? archives.size) === archives.size) {
-          return [...archives.values()];
+        if (reply.type === "end" || reply.name !== name) {
+          if (name !== undefined) some.push({ name, archive, pruned });
+          if (reply.type === "end") return reply.more;
+          if (some.length > listPage) {
+            return yield* failed("integrity", "the server lists more than was asked for");
+          }
+          const before: string = name ?? after ?? "";
+          if (reply.name <= before || !reply.name.startsWith(prefix ?? "")) {
+            return yield* failed("integrity", `the server lists ${reply.name}, unasked`);
+          }
+          name = reply.name;
+          archive = undefined;
+          pruned = [];
         }
-        if (reply.type !== "archive" || archives.size >= archiveLimit)
-          return yield* misplaced(reply);
-        if (archives.has(reply.name)) {
+        if (reply.type === "archive" ? archive !== undefined : pruned.length >= prunedLimit) {
           return yield* failed("integrity", `the server lists ${reply.name} twice`);
         }
-        if (!reply.name.startsWith(prefix ?? "")) {
-          return yield* failed("integrity", `the server lists ${reply.name}, unasked`);
-        }
-        archives.set(reply.name, reply);
+        if (reply.type === "archive") archive = reply;
+        else pruned.push(reply);
       }
-    }),
+    }).pipe(
+      // What came whole is not asked for again.
+      Effect.catchIf(
+        ({ _tag }) => some.length > 0 && (_tag === "LinkBroken" || _tag === "BytesError"),
+        () => Effect.succeed(true),
+      ),
+    ),
   );
-
-/** What the server has under this name at present: size and tree hash. */
-export const contentOf = (destination: string, name: Name) =>
-  ask(destination, { verb: "read", name, first: 0, count: 0 }, (next, call) =>
-    Effect.gen(function* () {
-      let reply = yield* nextReply(next, call, destination);
-      while (reply.type === "alive") reply = yield* nextReply(next, call, destination);
-      return reply.type === "ready" && "treehash" in reply && reply.size > 0
-        ? reply
-        : yield* misplaced(reply);
-    }),
-  );
-
-/** Bytes that came in a frame of known size; grown as they come, so that a peer pays for the memory. */
-const frameOf = Effect.fnUntraced(function* (rest: Source, size: number) {
-  const prefix = new Uint8Array(4);
-  if ((yield* rest.read(prefix, 4)) < 4) return undefined;
-  if (new DataView(prefix.buffer).getUint32(0) !== size) {
-    return yield* new WireError({ reason: "a frame of another size than was said" });
-  }
-  let bytes = new Uint8Array(Math.min(size, blockSize));
-  for (let at = 0; ;) {
-    const n = yield* rest.read(bytes.subarray(at), Math.min(65_536, bytes.length - at)).pipe(
-      Effect.timeoutOrElse({
-        duration: `${silenceLimit} seconds`,
-        orElse: () => failed("link", `silence for ${silenceLimit} s`),
-      }),
-    );
-    if (n === 0) return undefined;
-    at += n;
-    if (at === size) return bytes;
-    if (at < bytes.length) continue;
-    const grown = new Uint8Array(Math.min(size, bytes.length * 4));
-    grown.set(bytes);
-    bytes = grown;
-  }
+  return { some, more };
 });
 
-/** What the server keeps beside an archive. */
+/**
+ * The archives whose names begin with `prefix`, in order of name, a page at a time: no more than that
+ * is in memory, and the call is over when `see` gets it.
+ */
+export const listArchives = Effect.fnUntraced(function* <R>(
+  destination: string,
+  prefix: Prefix | undefined,
+  see: (page: ReadonlyArray<Listed>) => Effect.Effect<void, RunFailed, R>,
+) {
+  let after: Name | undefined;
+  for (let count = 0; count < archiveLimit;) {
+    const { more, some } = yield* pageBehind(destination, prefix, after);
+    yield* see(some);
+    if (!more) return;
+    if (some.length === 0) {
+      return yield* failed("integrity", "the server says that there is more, and lists nothing");
+    }
+    count += some.length;
+    after = some.at(-1)!.name;
+  }
+  return yield* failed("integrity", "the server lists more archives than any store has");
+}, withinADay);
+
+/** What the server lists under this name at present. */
+export const contentOf = (destination: string, name: Name) =>
+  ask(destination, { verb: "list", prefix: Prefix.make(name) }, (next, call) =>
+    Effect.gen(function* () {
+      for (let lines = 0; lines <= prunedLimit; lines++) {
+        const reply = yield* nextReply(next, call, destination);
+        // In order of name, this one is the first.
+        if (reply.type === "end" || reply.name !== name) break;
+        if (reply.type === "archive") return reply;
+      }
+      return yield* failed(
+        "refused",
+        `the server has no archive ${name}`,
+        "qbackup list shows all",
+      );
+    }),
+  );
+
+/** What dom0 and the server signed for an archive. */
 export interface Vouched {
   readonly manifestText: string;
   readonly manifest: Manifest;
+  /** Of the key that the manifest names, over the manifest. */
+  readonly manifestSignature: Signature;
   readonly receiptText: string;
   readonly receipt: Receipt;
-  readonly signature: string;
+  /** The server's, over the receipt. */
+  readonly signature: Signature;
 }
 
 /**
- * The record of an archive, if its parts agree and its receipt is signed by the key that its manifest
- * names; whether that key is the right one, the caller must see. Undefined where there is no receipt.
+ * What was signed for an archive, if its parts agree and are signed by the keys that the manifest names;
+ * whether those are the right ones, the caller must see. Undefined where nothing was signed.
  */
 export const fetchRecord = Effect.fnUntraced(function* (destination: string, name: Name) {
-  const text = yield* ask(destination, { verb: "manifest", name }, (next, call, rest) =>
-    Effect.gen(function* () {
-      let reply = yield* nextReply(next, call, destination);
-      while (reply.type === "alive") reply = yield* nextReply(next, call, destination);
-      if (reply.type !== "ready" || !("size" in reply) || "treehash" in reply)
-        return yield* misplaced(reply);
-      if (reply.size === 0 || reply.size > recordLimit) {
-        return yield* failed("integrity", `the server has a record of ${reply.size} bytes`);
-      }
-      const bytes = yield* frameOf(rest, reply.size);
-      return bytes === undefined
-        ? yield* failed("link", "the link ended before the answer did")
-        : new TextDecoder().decode(bytes);
-    }),
+  const none = failed("refused", `nothing was signed for ${name}`);
+  const record = yield* ask(destination, { verb: "manifest", name }, (next, call) =>
+    nextReply(next, call, destination, none),
+  ).pipe(
+    Effect.catchIf(
+      (failure) => failure === none,
+      () => Effect.undefined,
+    ),
   );
-  const record = parseRecord(text);
-  if (record === undefined) {
-    return yield* failed("integrity", `the server's record of ${name} is not readable`);
+  if (record === undefined) return undefined;
+  const manifest = parseManifest(record.manifest);
+  const receipt = parseReceipt(record.receipt);
+  if (manifest === undefined || receipt === undefined) {
+    return yield* failed("integrity", `the server's record of ${name} is malformed`);
   }
-  const { manifest: manifestText, receipt: receiptText, receiptSignature: signature } = record;
-  if (manifestText === null || receiptText === null || signature === null) return undefined;
-  const manifest = parseManifest(manifestText);
-  const receipt = parseReceipt(receiptText);
-  if (manifest === undefined || receipt === undefined || manifest.name !== name) {
-    return yield* failed("integrity", `the server's record of ${name} is not for this archive`);
+  if (manifest.name !== name) {
+    return yield* failed(
+      "integrity",
+      `what the server has as ${name} was backed up as ${manifest.name}: it was renamed`,
+    );
   }
-  yield* checkReceipt({ receipt: receiptText, signature }, manifest.server, manifestText);
-  const vouched: Vouched = { manifestText, manifest, receiptText, receipt, signature };
+  if (!signatureHolds(manifest.signer, "manifest", record.manifest, record.signature)) {
+    return yield* failed("integrity", `the manifest of ${name} is not signed by the key it names`);
+  }
+  yield* checkReceipt(
+    { receipt: record.receipt, signature: record.receiptSignature },
+    manifest.server,
+    record.manifest,
+  );
+  const vouched: Vouched = {
+    manifestText: record.manifest,
+    manifest,
+    manifestSignature: record.signature,
+    receiptText: record.receipt,
+    receipt,
+    signature: record.receiptSignature,
+  };
   return vouched;
 });
 

@@ -25,14 +25,24 @@ export const choose = (entropy: Entropy, count: number, limit: number): Readonly
 };
 
 /**
- * How many blocks of each archive, where `sizes` are theirs in blocks and `budget` is for all: to each
- * its share, rounded up, so that a loss anywhere is found at least as surely as by `budget` blocks
- * drawn from all of them together. With more archives than budget the first of them get one each.
+ * `count` of all blocks that are shown to it, every such set as likely as the others, before it is
+ * known how many there will be: the n-th block takes the place of one of those that stay, any of them,
+ * in `count` of n cases (A. Waterman). Holds no more than `count` of them.
  */
-export const share = (sizes: ReadonlyArray<number>, budget: number): ReadonlyArray<number> => {
-  const taken = sizes.slice(0, budget);
-  const all = taken.reduce((sum, size) => sum + size, 0);
-  return taken.map((size) => Math.min(size, Math.ceil((budget * size) / all)));
+export const drawing = <T>(entropy: Entropy, count: number) => {
+  const drawn: Array<{ readonly item: T; readonly block: number }> = [];
+  let seen = 0;
+  return {
+    /** The blocks of one member; `item` is made for those alone that stay for now. */
+    see: (blocks: number, item: () => T): void => {
+      for (let block = 0; block < blocks; block++) {
+        const place = seen < count ? seen : below(entropy, seen + 1);
+        if (place < count) drawn[place] = { item: item(), block };
+        seen += 1;
+      }
+    },
+    drawn: (): ReadonlyArray<{ readonly item: T; readonly block: number }> => drawn,
+  };
 };
 
 /** How surely `count` random blocks show that this share of all blocks is lost: at least so much. */

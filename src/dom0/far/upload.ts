@@ -3,142 +3,139 @@
  * that is made again whenever it breaks.
  *
  * The blocks of the window are the only copy of what qvm-backup wrote, for its stream cannot be made
- * twice; so a block leaves the window only when the server says that it is on disk, and the server
- * is never believed about a byte that it was not sent. Waiting for room in the window is what
- * qvm-backup feels as back-pressure.
+ * twice; so a block leaves the window only when the server says that it is on disk, and says so of
+ * exactly these bytes: it is never believed about a byte that it was not sent. Waiting for room in the
+ * window is what qvm-backup feels as back-pressure.
  */
-import { Deferred, Effect, Fiber, identity, Latch } from "effect";
+import { Deferred, Effect, Fiber, Latch } from "effect";
 import type { BytesError } from "#services/Bytes";
-import { Ledger } from "#services/Ledger";
+import { Invocation } from "#services/Invocation";
 import type { Call } from "#services/Qrexec";
 import { Reporter } from "#services/Reporter";
-import { minutesOf } from "#src/say/format";
-import { blockSize, giveUpFrame, keepAliveFrame, lengthPrefix } from "#src/wire/frames";
-import { fingerprint } from "#src/proof/keys";
+import { packHasher } from "#src/proof/pack";
+import type { SignedTicket } from "#src/proof/texts";
+import { giveUpFrame, keepAliveFrame, lengthPrefix } from "#src/wire/frames";
+import { aliveAfter, blockSize } from "#src/wire/limits";
 import type { WireError } from "#src/wire/lines";
-import { isName, type Name, type Session } from "#src/wire/names";
-import type { Reply } from "#src/wire/reply";
-import { line } from "#src/say/shown";
-import {
-  answer,
-  callEnded,
-  keepAliveAfter,
-  LinkBroken,
-  mayPass,
-  noLink,
-  openCall,
-  patience,
-  pauseAfter,
-  refusal,
-  refused,
-  unanswered,
-} from "./call.ts";
-import { failed, type RunFailed } from "#src/dom0/failure";
+import { isName, type Name, type PublicKey, Session } from "#src/wire/names";
+import type { Failed } from "#src/wire/reply";
+import type { Reply } from "#src/wire/request";
+import { humanSize } from "#src/say/format";
+import { line, printable } from "#src/say/shown";
+import { callEnded, isFailed, LinkBroken, mayPass, reach, refusal } from "./call.ts";
+import { failed, rejected, type RunFailed, undecidedYet } from "#src/dom0/failure";
+import { persist, watchProgress, watchSilence } from "./retry.ts";
+import { meet, newTicket, roomNow, staleRun, type Wanted } from "./server.ts";
 
 /** The reply that ends an upload. */
-export interface Stored {
-  readonly receipt: string;
-  readonly signature: string;
+export type Stored = Extract<Reply<"put">, { readonly type: "stored" }>;
+
+/** What stands behind the members. */
+export interface Trailer {
+  readonly manifest: string;
+  /** Over the manifest: its 64 bytes. */
+  readonly signature: Uint8Array;
+  /** Lines of wishes. */
+  readonly recipe: string;
 }
 
 export interface Upload {
   /** As asked for, or with six digits of the session in it if that name was taken. */
-  readonly name: Name;
+  readonly name: () => Name;
+  /** The ticket as it stands, and from now on stays: the manifest is made by it. */
+  readonly settledTicket: () => SignedTicket;
   /** The server's public key: the pinned one, or the first. */
-  readonly server: string;
+  readonly server: PublicKey;
   /** A buffer for the next block, with room for its length in front; waits for room in the window. */
   readonly buffer: Effect.Effect<Uint8Array>;
-  /** Hands the buffer back with `size` bytes of a block in it (from byte 4 on). */
-  readonly push: (buffer: Uint8Array, size: number) => Effect.Effect<void>;
+  /** Hands it back with `size` bytes of a block in it (from byte 4 on), and the running hash behind them. */
+  readonly push: (buffer: Uint8Array, size: number, running: string) => Effect.Effect<void>;
   /** Says that the blocks are all, and returns when the server has stored them. */
-  readonly finish: (trailer: Uint8Array) => Effect.Effect<Stored, RunFailed>;
+  readonly finish: (trailer: Trailer) => Effect.Effect<Stored, RunFailed>;
   /** Never returns but with what ended the link for good; to be raced with whatever feeds it. */
   readonly broken: Effect.Effect<never, RunFailed>;
   /** In bytes; and whether there is a link at the moment. */
   readonly progress: () => { readonly sent: number; readonly acked: number; readonly up: boolean };
 }
 
-export interface UploadOptions {
-  readonly destination: string;
+export interface UploadOptions extends Wanted {
   readonly name: Name;
   readonly session: Session;
-  /** Blocks of 1 MiB that may wait for an acknowledgement. */
+  /** What the archive can have at most, in bytes; undefined where that is not known. */
+  readonly most: number | undefined;
+  /** The fingerprint that the server's key must have, in hex. */
+  readonly expectServer: string | undefined;
+  /** Blocks that may wait for an acknowledgement. */
   readonly window: number;
   /** Minutes in which the first link is waited for while the carrier's ssh reaches nobody. */
   readonly startTimeout: number;
   /** Minutes without progress, while bytes wait or the link is down, after which it gives up. */
   readonly linkTimeout: number;
+  /** KiB a second that must get through while bytes wait. */
+  readonly floor: number;
 }
 
-const firstTries = 3;
-/** Seconds. */
-const silenceLimit = 60;
-/** A link that broke is told by EPIPE at once; an error line may still be on its way. */
-const lastWords = 2;
+/** A link that broke is told by EPIPE at once; why it did may still be on its way. Seconds. */
+const lastWords = 4;
+/** Tickets that are tried in one run, each for a reason that the server gave. */
+const ticketTries = 4;
 
-const configuration = (error: { readonly message: string }) => failed("usage", error.message);
-
-/** The server behind `destination` is no other than the pinned one; gives whether one is pinned. */
-const compareServer = Effect.fnUntraced(function* (destination: string, server: string) {
-  const ledger = yield* Ledger;
-  const pinned = yield* ledger.pinned(destination).pipe(Effect.mapError(configuration));
-  if (pinned === undefined || pinned === server) return pinned !== undefined;
-  return yield* failed(
-    "integrity",
-    `the server's key changed: it was ${fingerprint(pinned)}, now it is ${fingerprint(server)}`,
-    `ask the server's owner what \`runuser -u ACCOUNT -- /usr/bin/qbackup-shell identity --root STORE\` prints there, as root; only if it is the new key, remove the line of ${destination} from ${ledger.place}/known_servers`,
-  );
-});
-
-/**
- * The server behind `destination` is the one that it was the first time; pinned then. The caller has
- * something that was signed with this key: one that was only shown may be what a forger or a bad link
- * made of the server's, and would lock the true server out.
- */
-export const checkServer = Effect.fnUntraced(function* (destination: string, server: string) {
-  if (yield* compareServer(destination, server)) return;
-  const ledger = yield* Ledger;
-  yield* ledger.pin(destination, server).pipe(Effect.mapError(configuration));
-  const reporter = yield* Reporter;
-  yield* reporter.say(
-    "info",
-    line`first contact: pinned the server behind ${destination}, ${fingerprint(server)}`,
-  );
-  yield* reporter.say(
-    "hint",
-    "compare it with what `make server` printed, or `runuser -u ACCOUNT -- /usr/bin/qbackup-shell identity --root STORE` prints there, as root",
-  );
-});
+export const newSession = Effect.map(Invocation, ({ entropy }) =>
+  Session.make(Buffer.from(entropy(16)).toString("hex")),
+);
 
 /** A name beside one that is taken: six digits of the session, before the `.backup` that it ends in. */
 const nextTo = (name: Name, session: Session): string =>
   `${name.replace(/\.backup$/, "")}-${session.slice(0, 6)}${name.endsWith(".backup") ? ".backup" : ""}`;
 
+/** All the room that there is, less what other things may take of it meanwhile. */
+const mostOf = (room: number): number => room - Math.ceil(room / 64);
+
 interface Block {
   readonly buffer: Uint8Array;
   readonly start: number;
-  readonly size: number;
+  /** Offset behind it. */
+  readonly end: number;
+  /** The running hash there. */
+  readonly running: string;
 }
+
+/** Of no bytes at all. */
+const runningOfNone = packHasher().running();
 
 /** Makes the link and keeps it; returns when the server is ready for the first byte. */
 export const openUpload = Effect.fnUntraced(function* (options: UploadOptions) {
-  const { destination, session } = options;
+  const { destination } = options;
   const reporter = yield* Reporter;
+  const { highest, room: roomThere, server } = yield* meet(options);
+  /**
+   * BYTES of the ticket: the server keeps so much free for the upload, and takes no more. What the
+   * archive can have at most is asked for first, for which the server removes what it may; if that is
+   * not enough, what there is.
+   */
+  let bytes = options.most ?? mostOf(roomThere);
+  const ticketFor = (least: number, name: Name, session: Session) =>
+    newTicket(options, server, least, { name, session, bytes });
+  let ticket = yield* ticketFor(highest, options.name, options.session);
+  let tickets = 1;
+  /** The manifest is made, or being made, by this ticket. */
+  let settled = false;
 
   const blocks: Array<Block> = [];
   const spare: Array<Uint8Array> = [];
   let lent = 0;
+  /** Blocks that have left the window. */
+  let gone = 0;
   /** Offsets: acknowledged, sent at least once, handed over by the producer. */
   let acked = 0;
+  let ackedRunning = runningOfNone;
   let sent = 0;
   let pushed = 0;
-  let trailer: Uint8Array | undefined;
+  let trailer: ReadonlyArray<Uint8Array> | undefined;
   let trailerSent = false;
-  let name = options.name;
-  let server: string | undefined;
+  /** The server was ready once. */
+  let begun = false;
   let up = false;
-  /** Seconds without progress although there was something to do. */
-  let stalled = 0;
   /** Says "not wanted any more" to the server over the present link. */
   let giveUp: Effect.Effect<void> = Effect.void;
 
@@ -148,44 +145,48 @@ export const openUpload = Effect.fnUntraced(function* (options: UploadOptions) {
   const stored = yield* Deferred.make<Stored>();
   const over = yield* Deferred.make<never, RunFailed>();
 
-  const acknowledge = Effect.fnUntraced(function* (offset: number) {
-    if (offset % blockSize !== 0 || offset < acked || offset > sent) {
+  const acknowledge = Effect.fnUntraced(function* (offset: number, running: string) {
+    const at = offset === acked ? -1 : blocks.findIndex(({ end }) => end === offset);
+    if (offset !== acked && (at < 0 || offset > sent)) {
       return yield* failed(
         "integrity",
         `the server speaks of ${offset} bytes, but ${acked} were acknowledged and ${sent} sent`,
       );
     }
-    if (offset === acked) return;
-    acked = offset;
-    stalled = 0;
-    for (let first = blocks[0]; first !== undefined; first = blocks[0]) {
-      if (first.start + first.size > acked) break;
-      spare.push(first.buffer);
-      blocks.shift();
+    const here = at < 0 ? ackedRunning : blocks[at]!.running;
+    if (running !== here) {
+      return yield* failed(
+        "integrity",
+        `the first ${offset} bytes are not on the server as they were sent: they were changed on the way`,
+        "the carrier qube or the link to the server changes bytes: look at them, and run again",
+      );
     }
+    if (at < 0) return;
+    acked = offset;
+    ackedRunning = here;
+    for (const { buffer } of blocks.splice(0, at + 1)) spare.push(buffer);
+    gone += at + 1;
     yield* room.open;
   });
 
-  /** Sends what is in the window from `from` on, then what is pushed, then the trailer. */
+  /** Sends what is in the window from number `from` on, then what is pushed, then the trailer. */
   const send = Effect.fnUntraced(function* (call: Call, from: number) {
-    let cursor = from;
+    let number = from;
     for (;;) {
-      // By offset, not by index: acknowledgements shift the window while this waits.
-      const block = blocks[Math.floor((cursor - (blocks[0]?.start ?? 0)) / blockSize)];
-      if (block !== undefined && cursor < pushed) {
-        sent = Math.max(sent, cursor + block.size);
-        yield* call.stdin.write(block.buffer.subarray(0, 4 + block.size));
-        cursor += block.size;
+      // Acknowledgements shift the window while this waits.
+      const block = blocks[number - gone];
+      if (block !== undefined) {
+        sent = Math.max(sent, block.end);
+        yield* call.stdin.write(block.buffer.subarray(0, 4 + block.end - block.start));
+        number += 1;
       } else if (trailer !== undefined) {
         trailerSent = true;
         giveUp = Effect.void;
-        yield* call.stdin.write(lengthPrefix(0));
-        yield* call.stdin.write(lengthPrefix(trailer.length));
-        yield* call.stdin.write(trailer);
+        for (const part of trailer) yield* call.stdin.write(part);
         return yield* Effect.never;
       } else {
         work.closeUnsafe();
-        const idle = yield* work.await.pipe(Effect.timeoutOption(`${keepAliveAfter} seconds`));
+        const idle = yield* work.await.pipe(Effect.timeoutOption(`${aliveAfter} seconds`));
         if (idle._tag === "None") yield* call.stdin.write(keepAliveFrame);
       }
     }
@@ -193,91 +194,95 @@ export const openUpload = Effect.fnUntraced(function* (options: UploadOptions) {
 
   /** Makes sense of every reply until one ends the upload. */
   const receive = Effect.fnUntraced(function* (
-    next: Effect.Effect<Reply | undefined, BytesError | WireError>,
+    call: Call,
+    next: Effect.Effect<Reply<"put"> | undefined, BytesError | WireError>,
   ) {
     for (;;) {
-      const reply = yield* next.pipe(
-        Effect.timeoutOrElse({
-          duration: `${silenceLimit} seconds`,
-          orElse: () => new LinkBroken({ reason: `no sign of the server for ${silenceLimit} s` }),
-        }),
-      );
-      if (reply === undefined) return yield* new LinkBroken({ reason: "the link ended" });
-      if (reply.type === "ack") yield* acknowledge(reply.offset);
+      const reply = yield* next;
+      if (reply === undefined) {
+        return yield* Effect.mapError(callEnded(call, destination), mayPass);
+      }
+      if (reply.type === "ack") yield* acknowledge(reply.offset, reply.running);
       else if (reply.type === "stored" && trailerSent) return reply;
-      else if (reply.type === "error" && reply.code === "busy") {
-        return yield* new LinkBroken({ reason: "the server is busy with an older connection" });
-      } else if (reply.type === "error") return yield* refusal(reply);
-      else if (reply.type !== "alive") {
-        return yield* failed("integrity", `the server said ${reply.type} where that has no place`);
+      else if (isFailed(reply)) {
+        return yield* reply.code === "busy"
+          ? new LinkBroken({ reason: "the server is busy with an older connection" })
+          : refusal(reply);
+      } else if (reply.type !== "alive") {
+        return yield* failed("integrity", `unexpected reply from the server: ${reply.type}`);
       }
     }
   });
 
-  /** One connection, from its first reply to its end. */
-  const once = Effect.gen(function* () {
-    const { call, next } = yield* openCall(destination, { verb: "put", name, session });
-    const orPass = server === undefined ? identity : Effect.mapError(mayPass);
-    const first = yield* answer(next).pipe(
-      Effect.catchTag("TimeoutError", () => orPass(unanswered(call, destination))),
-      // Signs of life alone are no answer, however many there are.
-      Effect.timeoutOrElse({
-        duration: `${options.linkTimeout} minutes`,
-        orElse: () =>
-          failed(
-            "link",
-            `for ${minutesOf(options.linkTimeout)} the server only said that it is alive`,
-            "see what holds the server up; then run again",
-          ),
-      }),
-    );
-    if (first === undefined) return yield* orPass(callEnded(call, destination));
-    if (first.type === "stored" && trailerSent) return first;
-    if (first.type === "error") {
-      if (first.code === "busy") {
-        return yield* new LinkBroken({ reason: "the server is busy with an older connection" });
-      }
+  /** Another ticket, for what the server refused of the last one; undefined where none helps. */
+  const otherTicket = Effect.fnUntraced(function* (refused: Failed) {
+    const { name, run, session } = ticket;
+    if (settled || tickets >= ticketTries) return undefined;
+    if (refused.code === "stale") {
+      const least = yield* staleRun(options, server, refused);
+      return yield* ticketFor(Math.max(least, run), name, session);
+    }
+    if (refused.code === "exists" && !begun && name === options.name) {
       const other = nextTo(name, session);
-      if (
-        first.code === "exists" &&
-        server === undefined &&
-        name === options.name &&
-        isName(other)
-      ) {
-        yield* reporter.say("info", line`the server has ${name} already; storing as ${other}`);
-        name = other;
-        return yield* new LinkBroken({ reason: "the name is taken" });
+      if (!isName(other)) return undefined;
+      yield* reporter.say("info", line`the server has ${name} already; storing as ${other}`);
+      return yield* ticketFor(run, other, session);
+    }
+    if ((refused.code === "quota" || refused.code === "no-space") && bytes === options.most) {
+      if (begun) return undefined;
+      bytes = Math.min(mostOf(yield* roomNow(options)), bytes);
+      return bytes > 0 ? yield* ticketFor(run, name, session) : undefined;
+    }
+    // Nothing of it has left the window, so another upload can take its place.
+    if (refused.code === "gone" && acked === 0) {
+      yield* reporter.say("warning", line`${removed(refused)}; it begins anew`);
+      return yield* ticketFor(run, name, yield* newSession);
+    }
+    return undefined;
+  });
+
+  /** One connection, from its first reply to its end; undefined where another ticket is to be tried. */
+  const once = Effect.gen(function* () {
+    const before = begun;
+    const { call, first, next } = yield* reach(
+      destination,
+      { verb: "put", ...ticket },
+      { before, minutes: options.linkTimeout },
+    );
+    if (first.type === "stored" && trailerSent) return first;
+    if (isFailed(first)) {
+      const other = yield* otherTicket(first);
+      // It may have been settled on the old one while the number of this one went to the disk.
+      if (other === undefined || settled) {
+        const why =
+          first.code === "gone"
+            ? rejected("refused", removed(first), "run again: the backup begins anew")
+            : refusal(first);
+        // An older connection, which has the trailer, may be at its commit while this one is refused.
+        return yield* trailerSent ? undecidedYet(why) : why;
       }
-      return yield* orPass(refused(first, call, destination));
+      ticket = other;
+      tickets += 1;
+      return undefined;
     }
-    if (first.type !== "ready" || !("offset" in first)) {
-      return yield* failed("integrity", `the server began with ${first.type}`);
+    if (first.type !== "ready") {
+      return yield* failed("integrity", `unexpected reply from the server: ${first.type}`);
     }
-    if (server === undefined) {
-      if (!(yield* compareServer(destination, first.server))) {
-        yield* reporter.say(
-          "info",
-          line`a server that is new here shows ${fingerprint(first.server)}; it is pinned with its first receipt`,
-        );
-      }
-    } else if (server !== first.server) {
-      return yield* failed("integrity", "the server's key changed in the middle of the upload");
-    }
-    server = first.server;
     if (first.offset < acked) {
       return yield* failed(
         "integrity",
         `the server has no more than ${first.offset} bytes of ${acked} that it said were safe`,
-        "it forgets an upload that rests for hours, as when this machine sleeps: run again. If it did not rest, ask its owner",
+        "ask its owner; then run again",
       );
     }
-    yield* acknowledge(first.offset);
+    if (!trailerSent) giveUp = Effect.ignore(call.stdin.write(giveUpFrame));
+    yield* acknowledge(first.offset, first.running);
     up = true;
-    giveUp = Effect.ignore(call.stdin.write(giveUpFrame));
+    begun = true;
     yield* Deferred.succeed(ready, undefined);
 
-    const receiver = yield* Effect.forkScoped(receive(next));
-    const sender = send(call, first.offset).pipe(
+    const receiver = yield* Effect.forkScoped(receive(call, next));
+    const sender = send(call, gone).pipe(
       // What the server said last explains a broken pipe better than the pipe does.
       Effect.catch((broken) =>
         Fiber.join(receiver).pipe(
@@ -286,23 +291,15 @@ export const openUpload = Effect.fnUntraced(function* (options: UploadOptions) {
       ),
     );
     return yield* Effect.raceFirst(Fiber.join(receiver), sender).pipe(
-      Effect.catchTag("LinkBroken", (broken) =>
-        broken.reason === "the link ended"
-          ? callEnded(call, destination).pipe(Effect.mapError(mayPass))
-          : Effect.fail(broken),
-      ),
+      Effect.raceFirst(watchSilence(call.stdout.received)),
     );
   }).pipe(
-    Effect.scoped,
-    Effect.catchTags({
-      BytesError: () => new LinkBroken({ reason: "the link broke" }),
-      // Before the server has shown its key it may be any program that talks.
-      WireError: (error) =>
-        failed(
-          server === undefined ? "link" : "integrity",
-          `what came back is not of the wire: ${error.reason}`,
-        ),
-    }),
+    // What is not as it was sent is of no use to anybody: the server is to forget it.
+    Effect.tapError((failure) =>
+      failure._tag === "RunFailed" && failure.exit === "integrity"
+        ? Effect.timeoutOption(giveUp, "5 seconds")
+        : Effect.void,
+    ),
     Effect.ensuring(
       Effect.sync(() => {
         up = false;
@@ -311,53 +308,38 @@ export const openUpload = Effect.fnUntraced(function* (options: UploadOptions) {
     ),
   );
 
+  /** The ticket is for what the server had room for, and the archive was not sure to fit. */
+  const tooLarge = () =>
+    rejected(
+      "refused",
+      `the server has no room for this archive: it is larger than ${humanSize(bytes)}`,
+      "free space on the server, or have its owner raise the quota",
+    );
+  const soFar = () => `${acked} bytes are safe on the server`;
   const keepLink = Effect.gen(function* () {
-    const patient = yield* patience(options.startTimeout);
-    let tries = 0;
     for (;;) {
-      const before = acked;
-      const asked = name;
-      const broken = yield* Effect.flip(
-        once.pipe(
-          Effect.flatMap((reply) => Deferred.succeed(stored, reply)),
-          Effect.andThen(Effect.never),
-        ),
-      );
-      if (broken._tag === "RunFailed") return yield* broken;
-      if (name !== asked) continue;
-      tries = acked > before ? 1 : tries + 1;
-      if (server === undefined && tries >= firstTries && !(yield* patient(broken))) {
-        return yield* noLink(broken);
-      }
-      const wait = yield* pauseAfter(tries);
-      yield* reporter.say(
-        "warning",
-        server === undefined
-          ? line`no link yet: ${broken.reason}; again in ${wait.toFixed(1)} s`
-          : line`the link broke after ${acked} bytes were safe: ${broken.reason}; again in ${wait.toFixed(1)} s`,
-      );
-      yield* Effect.sleep(`${Math.round(wait * 1000)} millis`);
+      const reply = yield* persist(once, {
+        through: () => acked,
+        begun: () => begun,
+        startTimeout: options.startTimeout,
+        soFar: () => `the link broke after ${acked} bytes were safe`,
+      });
+      if (reply !== undefined) return yield* Deferred.succeed(stored, reply);
     }
   });
 
-  /** Counts its own steps instead of reading a clock: a suspended machine has not been stalled. */
-  const watch = Effect.gen(function* () {
-    for (;;) {
-      yield* Effect.sleep("1 second");
-      // Before the server has answered for the first time, the tries have a limit of their own.
-      const idle = server === undefined || (up && acked === pushed && trailer === undefined);
-      stalled = idle ? 0 : stalled + 1;
-      if (stalled >= options.linkTimeout * 60) {
-        return yield* failed(
-          "link",
-          `no progress for ${minutesOf(options.linkTimeout)}: ${acked} bytes are safe on the server`,
-          "see whether the carrier has a network and the server answers; then run again",
-        );
-      }
-    }
+  const watch = watchProgress({
+    through: () => acked,
+    // Before the server was ready for the first time, the tries have a limit of their own.
+    awaited: () => begun && !(up && acked === pushed && trailer === undefined),
+    bytesAwaited: () => begun && acked < pushed,
+    up: () => up,
+    linkTimeout: options.linkTimeout,
+    floor: options.floor,
+    soFar,
   });
 
-  yield* Effect.raceFirst(keepLink, watch).pipe(
+  yield* Effect.raceFirst(keepLink.pipe(Effect.andThen(Effect.never)), watch).pipe(
     Effect.catch((failure) => Deferred.fail(over, failure)),
     Effect.forkScoped,
   );
@@ -367,10 +349,12 @@ export const openUpload = Effect.fnUntraced(function* (options: UploadOptions) {
   yield* Effect.raceFirst(Deferred.await(ready), broken);
 
   const upload: Upload = {
-    get name() {
-      return name;
+    name: () => ticket.name,
+    settledTicket: () => {
+      settled = true;
+      return ticket;
     },
-    server: server!,
+    server,
     buffer: Effect.gen(function* () {
       while (blocks.length + lent >= options.window) {
         room.closeUnsafe();
@@ -379,18 +363,24 @@ export const openUpload = Effect.fnUntraced(function* (options: UploadOptions) {
       lent += 1;
       return spare.pop() ?? new Uint8Array(4 + blockSize);
     }),
-    push: (buffer, size) =>
+    push: (buffer, size, running) =>
       Effect.suspend(() => {
         lent -= 1;
         buffer.set(lengthPrefix(size));
-        blocks.push({ buffer, start: pushed, size });
+        blocks.push({ buffer, start: pushed, end: pushed + size, running });
         pushed += size;
-        return work.open;
+        return pushed > bytes && bytes !== options.most
+          ? Deferred.fail(over, tooLarge())
+          : work.open;
       }),
-    finish: (bytes) =>
+    finish: ({ manifest, recipe, signature }) =>
       Effect.suspend(() => {
-        trailer = bytes;
-        stalled = 0;
+        const text = (bytes: Uint8Array) => [lengthPrefix(bytes.length), bytes];
+        trailer = [
+          lengthPrefix(0),
+          ...[Buffer.from(manifest), signature, Buffer.from(recipe)].flatMap(text),
+          lengthPrefix(0),
+        ];
         return Effect.andThen(work.open, Effect.raceFirst(Deferred.await(stored), broken));
       }),
     broken,
@@ -398,3 +388,6 @@ export const openUpload = Effect.fnUntraced(function* (options: UploadOptions) {
   };
   return upload;
 });
+
+const removed = ({ since, why }: Failed): string =>
+  `the server removed this upload${since === undefined ? "" : ` on ${since}`}${why === undefined ? "" : `: ${printable(why)}`}`;

@@ -5,6 +5,7 @@ import { Ledger } from "#services/Ledger";
 import { Locks } from "#services/Locks";
 import { type Power, Qubes, type QubesError } from "#services/Qubes";
 import { Reporter } from "#services/Reporter";
+import { RunMark } from "#services/RunMark";
 import { Settings } from "#services/Settings";
 import { parseNumber, type Session } from "#src/wire/names";
 import { line } from "#src/say/shown";
@@ -12,7 +13,9 @@ import { alarmAfter } from "#src/dom0/cli/flags";
 import { failed } from "#src/dom0/failure";
 import { inLedger, remark } from "#src/dom0/books/record";
 
-const inSettings = Effect.fnUntraced(function* (name: string) {
+/** What was given, or else what the setting says. */
+export const settingOr = Effect.fnUntraced(function* (given: string | undefined, name: string) {
+  if (given !== undefined && given !== "") return given;
   return yield* (yield* Settings)
     .get(name)
     .pipe(Effect.mapError((error) => failed("usage", error.message, "give it a literal value")));
@@ -24,9 +27,8 @@ const setting = Effect.fnUntraced(function* (
   flag: string,
   what: string,
 ) {
-  if (given !== undefined && given !== "") return given;
   return (
-    (yield* inSettings(name)) ??
+    (yield* settingOr(given, name)) ??
     (yield* failed("usage", `${what} is not set`, `give ${flag}, or set ${name} in ~/.bashrc`))
   );
 });
@@ -38,7 +40,7 @@ export const destinationFor = (to: string | undefined) =>
 export const alarmAfterFor = Effect.fnUntraced(function* (given: number | undefined) {
   if (given !== undefined) return given;
   const { least, most, setting, unit } = alarmAfter;
-  const found = yield* inSettings(setting);
+  const found = yield* settingOr(undefined, setting);
   if (found === undefined) return alarmAfter.default;
   const days = parseNumber(found);
   if (days !== undefined && days >= least && days <= most) return days;
@@ -123,12 +125,12 @@ export const startDestination = Effect.fnUntraced(function* (options: {
 }) {
   const { destination, session } = options;
   const qubes = yield* Qubes;
-  const ledger = yield* Ledger;
+  const mark = yield* RunMark;
   const reporter = yield* Reporter;
   const fromQubes = <A>(effect: Effect.Effect<A, { readonly message: string }>) =>
     Effect.mapError(effect, (error) => failed("qubes", error.message));
 
-  const left = yield* inLedger(ledger.unfinished);
+  const left = yield* inLedger(mark.read);
   const power = yield* fromQubes(options.power ?? qubes.power(destination));
   if (power === "paused") {
     // Whoever paused it had a reason, and qvm-run would unpause it without a word.
@@ -163,11 +165,12 @@ export const startDestination = Effect.fnUntraced(function* (options: {
   }
   const started = !running || adopted;
   yield* inLedger(
-    ledger.mark({
+    mark.write({
       session,
       destination,
       started,
       ...(left?.submission === undefined ? {} : { submission: left.submission }),
+      ...(left?.ticket === undefined ? {} : { ticket: left.ticket }),
       ...(left?.backedUp === undefined ? {} : { backedUp: left.backedUp }),
     }),
   );
@@ -176,8 +179,8 @@ export const startDestination = Effect.fnUntraced(function* (options: {
       if (options.takenOver?.() === true) return;
       if (started && !options.keepRunning) yield* fromQubes(qubes.shutdown(destination));
       // What the server may have committed stays noted until its receipt was fetched.
-      yield* remark((mark) =>
-        mark.submission === undefined ? undefined : { ...mark, started: false },
+      yield* remark((noted) =>
+        noted.submission === undefined ? undefined : { ...noted, started: false },
       );
     }).pipe(Effect.catch((failure) => reporter.say("warning", failure.message))),
   );

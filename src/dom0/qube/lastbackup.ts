@@ -4,9 +4,9 @@
  * so that nobody relies on a backup that there is not.
  */
 import { Effect } from "effect";
-import type { Unfinished } from "#services/Ledger";
 import { type Qube, Qubes } from "#services/Qubes";
 import { Reporter } from "#services/Reporter";
+import type { Unfinished } from "#services/RunMark";
 import { line } from "#src/say/shown";
 
 export type BackedUp = NonNullable<Unfinished["backedUp"]>;

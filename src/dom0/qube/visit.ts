@@ -5,7 +5,7 @@ import { Ledger } from "#services/Ledger";
 import { Locks } from "#services/Locks";
 import { Qubes } from "#services/Qubes";
 import { Reporter } from "#services/Reporter";
-import type { Session } from "#src/wire/names";
+import { newSession } from "#src/dom0/far/upload";
 import { lockOf, startDestination, takeLock } from "./destination.ts";
 
 /**
@@ -22,7 +22,7 @@ export const visit = Effect.fnUntraced(function* (options: {
   const { place } = yield* Ledger;
   const locks = yield* Locks;
   const qubes = yield* Qubes;
-  const session = Buffer.from((yield* Invocation).entropy(16)).toString("hex") as Session;
+  const session = yield* newSession;
   if (options.exclusive === true) {
     yield* takeLock;
     yield* startDestination({ destination, keepRunning, session });

@@ -2,13 +2,11 @@
 import { Effect } from "effect";
 import { QvmBackup } from "#services/QvmBackup";
 import { Reporter } from "#services/Reporter";
-import { FullChunk } from "#src/archive/parameters";
-import { ArchiveFault, Walk } from "#src/archive/walk";
-import type { Manifest } from "#src/proof/manifest";
 import { line } from "#src/say/shown";
-import { type Archive, directoryName, extract, type Job } from "./extract.ts";
+import { type Archive, extract, type Job, type Supply } from "./extract.ts";
 import { failed } from "#src/dom0/failure";
 import type { Trusted } from "#src/dom0/far/fetch";
+import { memberWalk } from "./structure.ts";
 
 export const passphraseAt = Effect.fnUntraced(function* (file: string) {
   const { path, warning } = yield* (yield* QvmBackup)
@@ -18,34 +16,10 @@ export const passphraseAt = Effect.fnUntraced(function* (file: string) {
   return path;
 });
 
-/** A walk over the blocks of an archive as they come, and what it says of them at the end. */
-export const walker = Effect.fnUntraced(function* (name: string, qubes?: Archive["qubes"]) {
-  const walk = new Walk({
-    fullChunk: yield* FullChunk,
-    ...(qubes === undefined
-      ? {}
-      : { expected: new Set(qubes.map(({ qid }) => directoryName(qid))) }),
-  });
-  const broken = ({ message }: ArchiveFault) =>
-    failed("integrity", `${name} is no whole archive: ${message}`);
-  return {
-    offset: () => walk.offset,
-    push: (bytes: Uint8Array) =>
-      Effect.suspend(() => {
-        const fault = walk.push(bytes);
-        return fault === undefined ? Effect.void : broken(fault);
-      }),
-    finish: Effect.suspend(() => {
-      const members = walk.finish();
-      return members instanceof ArchiveFault ? broken(members) : Effect.succeed(members);
-    }),
-  };
-});
-
 /** Extracts all of an archive, and walks it meanwhile: each block before a byte of it is used. */
-export const extractAll = Effect.fnUntraced(function* (job: Job, qubes?: Archive["qubes"]) {
-  const walk = yield* walker(job.archive.trusted.name, qubes);
-  const left = yield* extract({ ...job, onBlock: walk.push });
+export const extractAll = Effect.fnUntraced(function* (job: Job, { far, list }: Supply) {
+  const walk = yield* memberWalk(job.archive.trusted, list);
+  const left = yield* extract(job, { far, list, onBlock: walk.push });
   yield* walk.finish;
   return left;
 });
@@ -67,8 +41,8 @@ export const checkUnpacker = (program: string | undefined) =>
 
 export interface DecryptAll {
   readonly trusted: Trusted;
-  readonly manifest: Manifest;
-  /** Which qubes must be in it, where that is known. */
+  readonly supply: Supply;
+  /** Its qubes, where they are known. */
   readonly qubes?: Archive["qubes"] | undefined;
   readonly passphraseFile: string;
   /** The program that unpacks it, where the tool does not know the header's. */
@@ -79,10 +53,10 @@ export interface DecryptAll {
 
 /**
  * Feeds a whole archive to `qvm-backup-restore --verify-only`, each block read once, and adds what
- * that does not notice: that nothing is missing. The destination qube must run, and the lock be held.
+ * that does not notice: that nothing is missing. The lock must be held.
  */
 export const decryptAll = Effect.fnUntraced(function* (options: DecryptAll) {
-  const { manifest, qubes, trusted } = options;
+  const { qubes = [], supply, trusted } = options;
   const plan: Job["plan"] = {
     verifyOnly: true,
     qubes: [],
@@ -90,11 +64,11 @@ export const decryptAll = Effect.fnUntraced(function* (options: DecryptAll) {
     options: [...forVerifying, ...unpackedBy(options.compressionFilter)],
   };
   const job: Job = {
-    archive: { trusted, members: manifest.members, qubes: qubes ?? [] },
+    archive: { trusted, qubes, list: supply.list },
     plan,
-    names: (qubes ?? []).map(({ name }) => name),
+    names: qubes.map(({ name }) => name),
     maySkip: false,
     timeout: options.qubesTimeout,
   };
-  yield* extractAll(job, qubes);
+  yield* extractAll(job, supply);
 });

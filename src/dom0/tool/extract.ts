@@ -1,25 +1,27 @@
 /**
  * An archive, fed into qvm-backup-restore pass by pass, and judged by what that made of it. Each block
- * is checked before a byte of it is used; each pass gets only the members that it reads, because
+ * is proven before a byte of it is used; each pass gets only the members that it reads, because
  * qvm-backup-restore would read the whole archive for its first kilobytes.
  */
 import { Deferred, Effect } from "effect";
 import type { Sink } from "#services/Bytes";
+import type { Qrexec } from "#services/Qrexec";
 import { type Ended, QvmRestore, type RestorePlan } from "#services/QvmRestore";
 import { Reporter } from "#services/Reporter";
 import { minutesOf } from "#src/say/format";
-import { blockSize } from "#src/wire/frames";
-import type { Member } from "#src/proof/manifest";
+import type { Members } from "#src/proof/members";
 import { line, printable } from "#src/say/shown";
 import { failed, type RunFailed, undecryptable } from "#src/dom0/failure";
-import { fetchBlocks, type Trusted } from "#src/dom0/far/fetch";
+import { type Far, type Trusted, wantOf } from "#src/dom0/far/fetch";
 import { type RestoreLog, restoreLog } from "./restorelog.ts";
+import { directoryName } from "./structure.ts";
 
 export interface Archive {
   readonly trusted: Trusted;
-  readonly members: ReadonlyArray<Member>;
   /** The qubes behind the ids in the members' paths, as far as they are known. */
   readonly qubes: ReadonlyArray<{ readonly name: string; readonly qid: number }>;
+  /** Its members; nobody here knows them where another place reads it. */
+  readonly list?: Members;
 }
 
 export interface Job {
@@ -35,115 +37,67 @@ export interface Job {
   readonly proven?: boolean;
   /** Minutes in which the tool must take a byte or say something. */
   readonly timeout: number;
-  /** Sees each block once, in order, those between the members that are needed left out. */
+}
+
+/** Where the bytes come from. */
+export interface Supply {
+  readonly far: Far;
+  readonly list: Members;
+  /** Sees each block once, in order, those of members that are not needed left out. */
   readonly onBlock?: (bytes: Uint8Array) => Effect.Effect<void, RunFailed>;
 }
 
-/** What stands in front: the header pair, and qubes.xml. */
-const headPaths = ["backup-header", "backup-header.hmac", "qubes.xml.000.enc"] as const;
-const heads = headPaths.length;
-/** Blocks that are not needed, but cost less than another call. */
-const gap = 8;
+/** The header pair, and qubes.xml: what stands in front of the data. */
+const heads = 3;
 /** Seconds that the tool may need for each member after it has taken the last byte: scrypt is slow. */
 const perMember = 30;
 
-/** Bytes from `start` up to, but not including, `end`. */
-interface Range {
-  readonly start: number;
-  end: number;
-}
+export const directoryOf = ({ path }: { readonly path: string }): string =>
+  path.slice(0, Math.max(0, path.indexOf("/")));
 
-export const directoryOf = (member: Member): string =>
-  member.path.slice(0, Math.max(0, member.path.indexOf("/")));
-
-export const directoryName = (qid: number): string => (qid === 0 ? "dom0-home" : `vm${qid}`);
-
-/** One behind the other they are the whole archive, and begin as every archive does. */
-const covers = (members: ReadonlyArray<Member>, size: number): boolean => {
-  let at = 0;
-  for (const [i, { length, path, start }] of members.entries()) {
-    if (start !== at || length === 0) return false;
-    if (i < heads && path !== headPaths[i]) return false;
-    at += length;
+/** The members of these directories, by their places in the list. */
+const dataOf = (list: Members, directories: Job["directories"]): ReadonlyArray<number> => {
+  const found: Array<number> = [];
+  for (let i = heads; i < list.count; i++) {
+    if (directories?.has(directoryOf(list.at(i))) ?? true) found.push(i);
   }
-  return at === size && members.length > heads;
+  return found;
 };
 
-const rangesOf = (members: ReadonlyArray<Member>): ReadonlyArray<Range> => {
-  const ranges: Array<Range> = [];
-  for (const { start, length } of members) {
-    const last = ranges.at(-1);
-    if (last?.end === start) last.end = start + length;
-    else ranges.push({ start, end: start + length });
-  }
-  return ranges;
+const wantsOf = function* (list: Members, places: Iterable<number>) {
+  for (const place of places) yield { ...wantOf(list.at(place)), place };
 };
 
-/** The blocks that cover ranges, in as few calls as is worth while. */
-const runsOf = (ranges: ReadonlyArray<Range>, from: number) => {
-  const runs: Array<{ readonly first: number; last: number }> = [];
-  for (const { start, end } of ranges) {
-    const first = Math.max(from, Math.floor(start / blockSize));
-    const last = Math.floor((end - 1) / blockSize);
-    const before = runs.at(-1);
-    if (last < first) continue;
-    if (before !== undefined && first - before.last <= gap)
-      before.last = Math.max(before.last, last);
-    else runs.push({ first, last });
-  }
-  return runs;
-};
-
-/** The first blocks, which two passes read and the third may: fetched once, and kept. */
-const fetchHeads = Effect.fnUntraced(function* ({ archive, onBlock }: Job) {
-  const { members, trusted } = archive;
-  const last = members[heads - 1]!;
-  const blocks: Array<Uint8Array> = [];
-  yield* fetchBlocks(trusted, 0, Math.ceil((last.start + last.length) / blockSize), (_, bytes) =>
+/** The heads, which two passes read: fetched once, and kept. */
+const fetchHeads = Effect.fnUntraced(function* ({ far, list, onBlock }: Supply) {
+  const kept: Array<Array<Uint8Array>> = Array.from({ length: heads }, () => []);
+  yield* far.blocks(wantsOf(list, kept.keys()), ({ place }, _, bytes) =>
     Effect.suspend(() => {
-      blocks.push(Uint8Array.from(bytes));
+      kept[place]!.push(Uint8Array.from(bytes));
       return onBlock?.(bytes) ?? Effect.void;
     }),
   );
-  return blocks;
+  return kept;
 });
+
+/** Gives each block of a pass to `use`, with the place of its member; `last` where that ends with it. */
+type Blocks = (
+  use: (place: number, bytes: Uint8Array, last?: boolean) => Effect.Effect<void>,
+) => Effect.Effect<void, RunFailed, Qrexec | Reporter>;
 
 /** Returns when all was taken, or when the reader would take no more. */
 const feed = Effect.fnUntraced(function* (
-  job: Job,
-  kept: ReadonlyArray<Uint8Array>,
-  ranges: ReadonlyArray<Range>,
+  blocks: Blocks,
   sink: Sink,
-  moved: (bytes: number, upTo: number) => void,
+  moved: (bytes: number, whole: number | undefined) => void,
 ) {
   const stopped = Deferred.makeUnsafe<void>();
-  let at = 0;
-  const give = Effect.fnUntraced(function* (index: number, bytes: Uint8Array) {
-    const from = index * blockSize;
-    const to = from + bytes.length;
-    for (let range = ranges[at]; range !== undefined && range.start < to; range = ranges[at]) {
-      const start = Math.max(range.start, from);
-      const end = Math.min(range.end, to);
-      if (start < end) {
-        yield* sink
-          .write(bytes.subarray(start - from, end - from))
-          .pipe(
-            Effect.catch(() => Effect.andThen(Deferred.succeed(stopped, undefined), Effect.never)),
-          );
-        moved(end - start, end);
-      }
-      if (range.end > to) return;
-      at += 1;
-    }
-  });
-  const all = Effect.gen(function* () {
-    for (const [index, bytes] of kept.entries()) yield* give(index, bytes);
-    for (const { first, last } of runsOf(ranges, kept.length)) {
-      yield* fetchBlocks(job.archive.trusted, first, last - first + 1, (index, bytes) =>
-        Effect.andThen(job.onBlock?.(bytes) ?? Effect.void, give(index, bytes)),
-      );
-    }
-  });
+  const all = blocks((place, bytes, last) =>
+    sink.write(bytes).pipe(
+      Effect.catch(() => Effect.andThen(Deferred.succeed(stopped, undefined), Effect.never)),
+      Effect.andThen(Effect.sync(() => moved(bytes.length, last === true ? place : undefined))),
+    ),
+  );
   yield* Effect.raceFirst(all, Deferred.await(stopped));
 });
 
@@ -260,15 +214,18 @@ const brokenOffFrom = (
   { archive, directories, names }: Pick<Job, "archive" | "directories" | "names">,
   paths: ReadonlyArray<string>,
 ): ReadonlyArray<string> => {
-  const data = archive.members
-    .slice(heads)
-    .filter((member) => directories?.has(directoryOf(member)) ?? true);
-  const at = data.findIndex(
-    ({ path }) => paths.includes(path) || paths.includes(path.slice(0, -4)),
-  );
+  const { list } = archive;
+  if (list === undefined) return names;
+  const data = dataOf(list, directories);
+  const at = data.findIndex((place) => {
+    const { path } = list.at(place);
+    return paths.includes(path) || paths.includes(path.slice(0, -4));
+  });
   if (at < 0) return names;
   const name = nameOf(archive);
-  return data.slice(Math.max(0, at - 1)).map((member) => name(directoryOf(member)));
+  return [
+    ...new Set(data.slice(Math.max(0, at - 1)).map((place) => name(directoryOf(list.at(place))))),
+  ];
 };
 
 /** Names of qubes as the archive has them, and as they are called here. */
@@ -371,28 +328,26 @@ export const judge = Effect.fnUntraced(function* (
 
 /**
  * Runs qvm-backup-restore over the archive. Succeeds when all that was asked for came through, and
- * gives the qubes that were left out, where that was asked for.
+ * gives the qubes that were left out, where that was asked for. The list was looked at before.
  */
-export const extract = Effect.fnUntraced(function* (job: Job) {
+export const extract = Effect.fnUntraced(function* (job: Job, supply: Supply) {
   const { archive, directories, maySkip, plan, timeout } = job;
+  const { far, list, onBlock } = supply;
   const reporter = yield* Reporter;
-  const { members } = archive;
-  if (!covers(members, archive.trusted.size)) {
-    return yield* failed("integrity", `the manifest of ${archive.trusted.name} is not one`);
-  }
   // First of all: nothing is started for an archive that cannot be fetched.
-  const kept = yield* fetchHeads(job);
+  const kept = yield* fetchHeads(supply);
 
   const log = logFor(archive);
-  const data = members
-    .slice(heads)
-    .filter((member) => directories?.has(directoryOf(member)) ?? true);
-  const total = data.reduce((sum, { length }) => sum + length, 0);
+  const data = dataOf(list, directories);
+  const total = data.reduce((sum, place) => sum + list.lengthOf(place), 0);
   const restoring = yield* (yield* QvmRestore)
     .start({ ...plan, see: log.see })
     .pipe(Effect.mapError((error) => failed("qubes", error.message)));
   let fed = 0;
-  let upTo = 0;
+  /** Bytes that went into any pass: a sign of life. */
+  let given = 0;
+  /** The last member that was taken whole. */
+  let upTo = -1;
   let all = false;
   yield* Effect.gen(function* () {
     for (;;) {
@@ -412,14 +367,28 @@ export const extract = Effect.fnUntraced(function* (job: Job) {
     }
   }).pipe(Effect.forkScoped);
 
-  const passes = [members.slice(0, 2), members.slice(2, heads), data];
+  const fromKept =
+    (places: ReadonlyArray<number>): Blocks =>
+    (use) =>
+      Effect.forEach(
+        places.flatMap((place) => kept[place]!.map((bytes) => ({ place, bytes }))),
+        ({ bytes, place }) => use(place, bytes),
+        { discard: true },
+      );
+  const fromFar: Blocks = (use) =>
+    far.blocks(wantsOf(list, data), ({ count, place }, block, bytes) =>
+      Effect.andThen(onBlock?.(bytes) ?? Effect.void, use(place, bytes, block === count - 1)),
+    );
+  const passes = [fromKept([0, 1]), fromKept([2]), fromFar];
   const work = Effect.gen(function* () {
-    for (const [pass, wanted] of passes.entries()) {
+    for (const blocks of passes) {
       const sink = yield* restoring.opened;
       if (sink === undefined) break;
-      yield* feed(job, kept, rangesOf(wanted), sink, (bytes, end) => {
-        fed += pass === heads - 1 ? bytes : 0;
-        upTo = end;
+      yield* feed(blocks, sink, (bytes, whole) => {
+        given += bytes;
+        if (blocks !== fromFar) return;
+        fed += bytes;
+        upTo = whole ?? upTo;
       }).pipe(Effect.raceFirst(restoring.ended));
       // Only where the reading ended well: a source that broke off must not look like one that ends.
       yield* sink.end;
@@ -430,7 +399,7 @@ export const extract = Effect.fnUntraced(function* (job: Job) {
   const ended = yield* Effect.raceFirst(
     work,
     watch(
-      () => upTo + log.count(),
+      () => given + log.count(),
       () => timeout * 60 + (all ? data.length * perMember : 0),
     ),
   ).pipe(
@@ -450,18 +419,15 @@ export const extract = Effect.fnUntraced(function* (job: Job) {
   yield* tell(log);
   const left = yield* judge(job, ended, log);
   // Only members of qubes that it was told to leave out may not have been read.
-  const needed = data.filter(
-    (member) => !maySkip || [...log.begun].some((name) => ofQube(archive, member, name)),
+  const name = nameOf(archive);
+  const missed = data.find(
+    (place) => place > upTo && (!maySkip || log.begun.has(name(directoryOf(list.at(place))))),
   );
-  const end = needed.reduce((last, { length, start }) => Math.max(last, start + length), 0);
-  if (upTo < end) {
+  if (missed !== undefined) {
     return yield* failed(
       "qubes",
-      `qvm-backup-restore stopped reading at byte ${upTo} of ${end}, and exited 0`,
+      `qvm-backup-restore stopped reading before the end of ${list.at(missed).path}, and exited 0`,
     );
   }
   return left;
 }, Effect.scoped);
-
-const ofQube = ({ qubes }: Archive, member: Member, name: string): boolean =>
-  qubes.some((qube) => qube.name === name && directoryName(qube.qid) === directoryOf(member));

@@ -1,20 +1,22 @@
 /** Random blocks of the archives, fetched and proven: a small price for knowing that they are there. */
-import { Effect } from "effect";
-import type { Audit } from "#services/Ledger";
+import { Effect, Semaphore } from "effect";
+import type { Audit } from "#services/ReadBacks";
 import { Invocation } from "#services/Invocation";
 import { Reporter } from "#services/Reporter";
 import { humanSize } from "#src/say/format";
-import { blockSize } from "#src/wire/frames";
+import { blocksOf, type Members, type Placed } from "#src/proof/members";
+import { memberLimit } from "#src/proof/table";
+import { blockSize } from "#src/wire/limits";
 import { line } from "#src/say/shown";
 import { command } from "#src/dom0/cli/command";
 import { alarmAfterFor, destinationFor } from "#src/dom0/qube/destination";
 import { failed, type RunFailed } from "#src/dom0/failure";
-import { blocksOf, fetchBlocks } from "#src/dom0/far/fetch";
+import { openFar, trustedBy, type Want, wantOf } from "#src/dom0/far/fetch";
 import { alarmAfter, json, keepRunning, to } from "#src/dom0/cli/flags";
-import { knownArchives, unsound } from "#src/dom0/books/known";
+import { type Known, knownArchives, unsound } from "#src/dom0/books/known";
 import { alarmUnread, cameBack, note, noteFailure } from "#src/dom0/books/noted";
 import { withinADay } from "#src/dom0/far/remote";
-import { certainty, choose, share, stretches } from "#src/dom0/far/sample";
+import { certainty, choose, drawing, stretches } from "#src/dom0/far/sample";
 import { columns, print, visit } from "#src/dom0/qube/visit";
 
 export interface AuditOptions {
@@ -33,8 +35,10 @@ export interface AuditOptions {
 
 /** Finds a loss of 1 % with 99 % certainty. */
 export const usualBudget = 459;
-/** Each call costs an ssh connection, a quarter of a second or more, mostly waiting. */
+/** Recipes and tables cost an ssh connection each, a quarter of a second or more, mostly waiting. */
 const callsAtOnce = 4;
+/** The header pair and qubes.xml: without them nothing of an archive comes back. */
+const heads = 3;
 
 /** Archives that no link reached, one after another: then there is none, and the others are not tried. */
 const inVain = 3;
@@ -73,28 +77,105 @@ const select = Effect.fnUntraced(function* (options: AuditOptions, destination: 
     return yield* failed("usage", `the ledger has no archive that went through ${destination}`);
   }
   const ordered = wanted.sort((a, b) => (lastRead(a.audit) < lastRead(b.audit) ? -1 : 1));
-  const sizes = ordered.map(({ manifest }) => blocksOf(manifest.size));
-  const counts =
-    options.blocks === undefined
-      ? share(sizes, options.budget ?? usualBudget)
-      : sizes.map((size) => Math.min(size, options.blocks!));
-  if (counts.length < ordered.length) {
-    const { say } = yield* Reporter;
-    yield* say("info", line`${ordered.length - counts.length} archives are left for the next time`);
-  }
-  const targets = counts.map((count, i) => {
-    const { entry, manifest } = ordered[i]!;
-    const { session, size, treehash } = manifest;
-    return {
-      trusted: { name: entry.name, destination, size, treehash },
-      session,
-      rebuilt: entry.rebuilt === true,
-      of: sizes[i]!,
-      count,
-    };
-  });
-  return { targets, sound };
+  return { targets: ordered, sound };
 });
+
+/** Which are the newest of their series: of them more is read than chance asks for. */
+const newest = (known: ReadonlyArray<Known>): ReadonlySet<Known> => {
+  const found = new Map<string, Known>();
+  for (const one of known) {
+    const { run, series } = one.manifest;
+    const other = found.get(series);
+    if (other === undefined || other.manifest.run < run) found.set(series, one);
+  }
+  return new Set(found.values());
+};
+
+/** A block of a member. */
+interface Pick {
+  readonly item: Placed;
+  readonly block: number;
+}
+
+/** `count` blocks of all members of one archive. */
+const someOf = (
+  entropy: Parameters<typeof choose>[0],
+  list: Members,
+  count: number,
+): ReadonlyArray<Pick> => {
+  const wanted = choose(entropy, count, list.blocks());
+  const picks: Array<Pick> = [];
+  let before = 0;
+  for (let i = 0, at = 0; at < wanted.length; i++) {
+    const blocks = blocksOf(list.lengthOf(i));
+    for (; at < wanted.length && wanted[at]! < before + blocks; at++) {
+      picks.push({ item: list.at(i), block: wanted[at]! - before });
+    }
+    before += blocks;
+  }
+  return picks;
+};
+
+/** All heads, and the last block of all: what is lost first where a server loses one end of it. */
+const endsOf = (list: Members): ReadonlyArray<Pick> => {
+  const picks: Array<Pick> = [];
+  for (let i = 0; i < Math.min(heads, list.count); i++) {
+    const item = list.at(i);
+    for (let block = 0; block < blocksOf(item.length); block++) picks.push({ item, block });
+  }
+  const item = list.at(list.count - 1);
+  return [...picks, { item, block: blocksOf(item.length) - 1 }];
+};
+
+/** Members of which blocks were counted already, a bit each, by their packs. */
+const counted = () => {
+  const packs = new Map<string, Uint8Array>();
+  return (session: string, member: number): boolean => {
+    const bits = packs.get(session) ?? new Uint8Array(0);
+    const at = member >>> 3;
+    const bit = 1 << (member & 7);
+    if (((bits[at] ?? 0) & bit) !== 0) return true;
+    const room = at < bits.length ? bits : new Uint8Array(2 * at + 64);
+    if (room !== bits) room.set(bits);
+    room[at]! |= bit;
+    packs.set(session, room);
+    return false;
+  };
+};
+
+/** Each block once, in the order in which it lies on the server's disk. */
+const wantsFor = (picks: Iterable<Pick>): ReadonlyArray<Want> => {
+  const members = new Map<string, { readonly item: Placed; readonly blocks: Set<number> }>();
+  for (const { block, item } of picks) {
+    const key = `${item.session} ${item.member}`;
+    const found = members.get(key) ?? { item, blocks: new Set() };
+    found.blocks.add(block);
+    members.set(key, found);
+  }
+  return [...members.values()]
+    .sort((a, b) =>
+      a.item.session === b.item.session
+        ? a.item.member - b.item.member
+        : a.item.session < b.item.session
+          ? -1
+          : 1,
+    )
+    .flatMap(({ blocks, item }) =>
+      stretches([...blocks].sort((a, b) => a - b)).map(({ count, first }) =>
+        wantOf(item, first, count),
+      ),
+    );
+};
+
+/** An archive that is looked at, and what is known of it once its members are. */
+interface Looked {
+  readonly target: Known;
+  readonly holds: ReturnType<Members["holds"]>;
+  /** Blocks that it has. */
+  readonly of: number;
+  /** Read only if chance brings none of it. */
+  readonly spare: ReadonlyArray<Pick>;
+}
 
 export const audit = Effect.fnUntraced(function* (options: AuditOptions) {
   const destination = yield* destinationFor(options.to);
@@ -106,71 +187,135 @@ const theAudit = Effect.fnUntraced(function* (options: AuditOptions, destination
   const { entropy } = yield* Invocation;
   const { progress, say } = yield* Reporter;
   const { sound, targets } = yield* select(options, destination);
-  // All is chosen before the server is asked for anything.
-  const jobs = targets.flatMap((target) =>
-    stretches(choose(entropy, target.count, target.of)).map((stretch) => ({ target, stretch })),
-  );
-  const total = jobs.reduce((sum, { stretch }) => sum + stretch.count, 0) * blockSize;
+  const sessions = targets.map(({ entry }) => entry.session);
+  const noting = <A, R>(effect: Effect.Effect<A, RunFailed, R>) =>
+    Effect.tapError(effect, (failure) => noteFailure(sessions, failure));
 
-  yield* visit({ destination, keepRunning: options.keepRunning }).pipe(
-    Effect.tapError((failure) =>
-      noteFailure(
-        targets.map(({ session }) => session),
-        failure,
-      ),
-    ),
-  );
-  const bad = new Map<string, RunFailed>();
-  let bytes = 0;
-  /** Archives without a link since the last block that came; then what all the others get. */
+  yield* visit({ destination, keepRunning: options.keepRunning }).pipe(noting);
+  const far = yield* openFar(destination);
+  const bad = new Map<Known, RunFailed>();
+  /** Archives without a link since the last thing that came; then what all the others get. */
   let vain = 0;
   let gone: RunFailed | undefined;
-  yield* Effect.forEach(
-    jobs,
-    ({ stretch, target: { trusted } }) =>
-      bad.has(trusted.name)
-        ? Effect.void
-        : gone !== undefined
-          ? Effect.sync(() => void bad.set(trusted.name, gone!))
-          : fetchBlocks(trusted, stretch.first, stretch.count, (_, block) =>
-              Effect.suspend(() => {
-                bytes += block.length;
-                vain = 0;
-                return progress({ doing: line`auditing`, bytes, total });
-              }),
-            ).pipe(
-              // One archive that is damaged, kept back or out of reach does not hide the next one.
-              Effect.catch((failure) =>
-                Effect.sync(() => {
-                  if (failure.exit === "link" && !bad.has(trusted.name)) vain += 1;
-                  bad.set(trusted.name, failure);
-                  if (failure.about === "carrier" || vain >= inVain) gone = failure;
-                }),
-              ),
-            ),
-    { concurrency: callsAtOnce, discard: true },
-  ).pipe(withinADay);
+  const fails = (target: Known, failure: RunFailed) => {
+    if (failure.exit === "link" && !bad.has(target)) vain += 1;
+    bad.set(target, failure);
+    if (failure.about === "carrier" || vain >= inVain) gone = failure;
+  };
+
+  // All is chosen before the server is asked for a single block.
+  const budget = options.blocks === undefined ? (options.budget ?? usualBudget) : 0;
+  const pool = drawing<Placed>(entropy, budget);
+  const known = counted();
+  /** Blocks of all archives; those of a member that several have once. */
+  let all = 0;
+  const last = newest(targets);
+  const looked: Array<Looked> = [];
+  const fixed: Array<Pick> = [];
+  const room = yield* Semaphore.make(memberLimit);
+  const look = Effect.fnUntraced(function* (target: Known) {
+    const list = yield* far.members(trustedBy(target.manifest, destination));
+    vain = 0;
+    for (let i = 0; i < list.count; i++) {
+      if (known(list.sessionOf(i), list.memberOf(i))) continue;
+      const blocks = blocksOf(list.lengthOf(i));
+      all += blocks;
+      if (budget > 0) pool.see(blocks, () => list.at(i));
+    }
+    if (options.blocks !== undefined) fixed.push(...someOf(entropy, list, options.blocks));
+    if (last.has(target)) fixed.push(...endsOf(list));
+    looked.push({
+      target,
+      holds: list.holds(),
+      of: list.blocks(),
+      spare: someOf(entropy, list, 1),
+    });
+  });
+  const sampling = Effect.gen(function* () {
+    yield* Effect.forEach(
+      targets,
+      (target) =>
+        Effect.suspend(() => (gone === undefined ? look(target) : gone)).pipe(
+          // So many members at once, of however many archives.
+          room.withPermits(target.manifest.members),
+          // One archive that is damaged, kept back or out of reach does not hide the next one.
+          Effect.catch((failure) => Effect.sync(() => fails(target, failure))),
+        ),
+      { concurrency: callsAtOnce, discard: true },
+    );
+    const drawn = [...pool.drawn(), ...fixed];
+    const order = new Map(targets.map((target, i) => [target, i]));
+    looked.sort((a, b) => order.get(a.target)! - order.get(b.target)!);
+    for (const { holds, spare } of looked.slice(0, budget)) {
+      if (!drawn.some(({ item }) => holds(item.session, item.member))) drawn.push(...spare);
+    }
+    const wants = wantsFor(drawn);
+    const total = wants.reduce((sum, { count }) => sum + count, 0) * blockSize;
+    let bytes = 0;
+    const ofWant = ({ member, session }: Want) =>
+      looked.filter(({ holds }) => holds(session, member));
+    const counts = new Map<Known, number>();
+    for (const want of wants) {
+      for (const { target } of ofWant(want)) {
+        counts.set(target, (counts.get(target) ?? 0) + want.count);
+      }
+    }
+    const read = new Map<Known, number>();
+    yield* far
+      .blocks(
+        wants,
+        (want, _, block) =>
+          Effect.suspend(() => {
+            bytes += block.length;
+            for (const { target } of ofWant(want)) read.set(target, (read.get(target) ?? 0) + 1);
+            return progress({ doing: line`auditing`, bytes, total });
+          }),
+        (want, _, failure) =>
+          Effect.sync(() => {
+            for (const { target } of ofWant(want)) bad.set(target, failure);
+          }),
+      )
+      .pipe(
+        Effect.catch((failure) =>
+          Effect.sync(() => {
+            gone = failure;
+            for (const { target } of looked) {
+              const wanted = counts.get(target) ?? 0;
+              if ((read.get(target) ?? 0) < wanted && !bad.has(target)) bad.set(target, failure);
+            }
+          }),
+        ),
+      );
+    return { wants, counts };
+  });
+  const { counts, wants } = yield* sampling.pipe(withinADay, noting);
 
   const damaged = [...bad.values()].filter((failure) => resultOf(failure) === "damaged");
-  const good = targets.filter(({ trusted }) => !bad.has(trusted.name));
-  const counts = new Map(good.map(({ count, session }) => [session, count]));
-  yield* note([...counts.keys()], (before, at, session) =>
-    cameBack(before, { sampled: { at, blocks: counts.get(session) ?? 0 } }),
+  const good = targets.filter((target) => !bad.has(target) && counts.has(target));
+  const blocks = new Map(good.map((target) => [target.entry.session, counts.get(target)!]));
+  yield* note([...blocks.keys()], (before, at, session) =>
+    cameBack(before, { sampled: { at, blocks: blocks.get(session) ?? 0 } }),
   );
-  for (const { session, trusted } of targets) {
-    const failure = bad.get(trusted.name);
-    if (failure !== undefined) yield* noteFailure([session], failure);
-  }
-  const rows = targets.map(({ count, of, rebuilt, trusted: { name } }) => {
-    const failure = bad.get(name);
-    const result = failure === undefined ? "proven" : resultOf(failure);
-    return { name, blocks: count, of, result, rebuilt };
+  for (const [{ entry }, failure] of bad) yield* noteFailure([entry.session], failure);
+  const of = new Map(looked.map((one) => [one.target, one.of]));
+  const rows = targets.map((target) => {
+    const { entry, manifest } = target;
+    const failure = bad.get(target);
+    const count = counts.get(target) ?? 0;
+    return {
+      name: entry.name,
+      blocks: count,
+      of: of.get(target) ?? blocksOf(manifest.size),
+      result: failure !== undefined ? resultOf(failure) : count > 0 ? "proven" : "left out",
+      rebuilt: entry.rebuilt === true,
+    };
   });
-  const chosen = rows.reduce((sum, row) => sum + row.blocks, 0);
-  const all = rows.reduce((sum, row) => sum + row.of, 0);
+  const left = rows.filter(({ result }) => result === "left out").length;
+  if (left > 0) yield* say("info", line`${left} archives are left for the next time`);
+  const chosen = wants.reduce((sum, { count }) => sum + count, 0);
   // Of each archive apart, the least that is true of any; of all together, what the budget gives.
-  const drawn = options.blocks ?? options.budget ?? usualBudget;
-  const complete = rows.every((row) => row.blocks === row.of);
+  const drawn = options.blocks ?? budget;
+  const complete = chosen === all;
   const sure = (lost: number) => (complete ? 1 : certainty(drawn, lost));
   const summary = [
     `${chosen} of ${all} blocks (${humanSize(all * blockSize)}), chosen at random, ${bad.size === 0 ? "came back proven" : "were asked for"}`,
@@ -199,8 +344,8 @@ const theAudit = Effect.fnUntraced(function* (options: AuditOptions, destination
   const [only] = bad.values();
   // A cause that is the only one is told as the error itself.
   if (only !== undefined && rows.length === 1 && damaged.length === 0) return yield* only;
-  for (const [name, failure] of bad) {
-    if (failure !== gone) yield* say("warning", line`${name}: ${failure.message}`);
+  for (const [{ entry }, failure] of bad) {
+    if (failure !== gone) yield* say("warning", line`${entry.name}: ${failure.message}`);
   }
   if (damaged.length > 0) {
     return yield* failed(
@@ -228,8 +373,9 @@ export const auditCommand = command({
   summary: "prove a random sample of all archives: cheap, for every week",
   about: `Fetches blocks of 1 MiB, chosen at random here, and proves each against the
 ledger. 459 of them find a loss of 1 % with a certainty of 99 %, whatever the
-size. NAMEs are archives; without any, all of the ledger share the budget, those
-first that were not read for longest.`,
+size. What several archives share counts once. Of the newest archive of each
+series its heads and its end are read besides. NAMEs are archives; without any,
+all of the ledger.`,
   flags: {
     to,
     keepRunning,
@@ -241,7 +387,7 @@ first that were not read for longest.`,
       least: 1,
       most: many,
       unit: "MiB",
-      help: `blocks in all, spread by size, one at least of each archive; ${usualBudget} without --blocks`,
+      help: `blocks of all together, one at least of each archive; ${usualBudget} without --blocks`,
     },
     blocks: {
       type: "count",

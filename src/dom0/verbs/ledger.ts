@@ -1,32 +1,35 @@
 /** The ledger itself: its head for paper, the paper held against it, and how a lost one is rebuilt. */
 import { Effect } from "effect";
-import { Invocation } from "#services/Invocation";
+import { KnownServers } from "#services/KnownServers";
 import { type Entry, Ledger, type Line } from "#services/Ledger";
 import { Reporter } from "#services/Reporter";
-import { type Manifest, parseReceipt } from "#src/proof/manifest";
-import type { Session } from "#src/wire/names";
+import { Signer } from "#services/Signer";
+import { fingerprint } from "#src/proof/keys";
+import type { Members } from "#src/proof/members";
+import { type Manifest, parseManifest } from "#src/proof/texts";
+import type { PublicKey } from "#src/wire/names";
 import { line } from "#src/say/shown";
 import { command } from "#src/dom0/cli/command";
 import { destinationFor, startDestination, takeLock } from "#src/dom0/qube/destination";
-import { failed } from "#src/dom0/failure";
-import { keepRunning, to } from "#src/dom0/cli/flags";
-import { fromPaper } from "#src/dom0/books/head";
-import { looked, unsound } from "#src/dom0/books/known";
+import { failed, type RunFailed } from "#src/dom0/failure";
+import { expectServer, keepRunning, to } from "#src/dom0/cli/flags";
+import { fromPaper, onPaper } from "#src/dom0/books/head";
+import { looked, some, unsound } from "#src/dom0/books/known";
 import { note } from "#src/dom0/books/noted";
-import { checkReceipt, currentHead, inLedger } from "#src/dom0/books/record";
-import {
-  type Archive,
-  fetchRecord,
-  listArchives,
-  type Vouched,
-  withinADay,
-} from "#src/dom0/far/remote";
-import { checkServer } from "#src/dom0/far/upload";
+import { readPruned } from "#src/dom0/books/pruned";
+import { checkReceipt, inLedger } from "#src/dom0/books/record";
+import { openFar, trustedBy, wantOf } from "#src/dom0/far/fetch";
+import { type Archive, fetchRecord, listArchives, type Vouched } from "#src/dom0/far/remote";
+import { checkFingerprint, checkServer } from "#src/dom0/far/server";
+import { newSession } from "#src/dom0/far/upload";
 import { print } from "#src/dom0/qube/visit";
+import { checkList } from "#src/dom0/tool/structure";
 
 export interface LedgerOptions {
   readonly to: string | undefined;
   readonly keepRunning: boolean;
+  /** A fingerprint, in hex. */
+  readonly expectServer: string | undefined;
 }
 
 const minute = (instant: string): string => `${instant.slice(0, 16).replace("T", " ")} UTC`;
@@ -36,10 +39,11 @@ const describe = ({ entry, number }: Line): string =>
 
 const head = Effect.gen(function* () {
   // A head on paper would vouch for what was lost.
-  if (!(yield* looked).sound) return yield* unsound;
-  const current = yield* currentHead;
-  if (current === undefined) return yield* failed("usage", "the ledger is empty: it has no head");
-  yield* print(`${current.head}\n${describe(current.last)}\n`);
+  const { lines, sound } = yield* looked;
+  if (!sound) return yield* unsound;
+  const last = lines.at(-1);
+  if (last === undefined) return yield* failed("usage", "the ledger is empty: it has no head");
+  yield* print(`${onPaper(last.number, last.hash)}\n${describe(last)}\n`);
 });
 
 const check = Effect.fnUntraced(function* (text: string) {
@@ -75,7 +79,7 @@ const check = Effect.fnUntraced(function* (text: string) {
     return yield* unlike(`the paper's line is there, but line ${before}, before it, is not sound`);
   }
   if (broken.length > 0) {
-    yield* say("warning", line`not sound, since the paper was written: lines ${broken.join(", ")}`);
+    yield* say("warning", line`not sound, since the paper was written: lines ${some(broken)}`);
   }
   const since = lines.filter(({ number }) => number > paper.line).length;
   yield* print(`on paper: ${describe(there)}\nunchanged up to there; ${since} lines since\n`);
@@ -86,10 +90,15 @@ const check = Effect.fnUntraced(function* (text: string) {
 
 /** What was learnt from the server about an archive, as a line that says so. */
 const entryOf = (
-  { manifest, manifestText, receipt, receiptText, signature }: Vouched,
+  { manifest, manifestSignature, manifestText, receipt, receiptText, signature }: Vouched,
+  list: Members,
   destination: string,
 ): Omit<Entry, "version" | "previous"> => {
-  const ids = new Set(manifest.members.slice(3).map(({ path }) => path.split("/")[0]!));
+  const ids = new Set<string>();
+  for (let i = 0; i < list.count; i++) {
+    const [id, file] = list.at(i).path.split("/");
+    if (file !== undefined) ids.add(id!);
+  }
   const qubes = [...ids].flatMap((id) => {
     if (id === "dom0-home") return [{ name: "dom0", qid: 0 }];
     const qid = /^vm([1-9][0-9]{0,9})$/.exec(id)?.[1];
@@ -103,16 +112,17 @@ const entryOf = (
     asked: { qubes: [], includeDom0: ids.has("dom0-home"), prefix: prefixOf(manifest) },
     qubes,
     manifest: manifestText,
-    receipt: receiptText,
-    signature,
+    signature: manifestSignature,
     finished: receipt.stored,
+    receipt: receiptText,
+    receiptSignature: signature,
     rebuilt: true,
   };
 };
 
 /** What stands before the time in a name that qbackup made. */
 const prefixOf = ({ name }: Manifest): string =>
-  /^(.*)\d{4}-\d{2}-\d{2}T\d{4}\.backup(?:-[0-9a-f]{6})?$/.exec(name)?.[1] ?? name;
+  /^(.*)\d{4}-\d{2}-\d{2}T\d{4}(?:-[0-9a-f]{6})?\.backup$/.exec(name)?.[1] ?? name;
 
 /**
  * The archives that are in the ledger already: sessions, and the names that are theirs. A line whose
@@ -124,118 +134,257 @@ const inThere = Effect.fnUntraced(function* (destination: string) {
     const kept = yield* inLedger((yield* Ledger).mend);
     yield* (yield* Reporter).say(
       "warning",
-      line`the ledger was damaged or changed (lines ${[...new Set([...damaged, ...unlinked])].sort((a, b) => a - b).join(", ")}): what can be read of it is linked anew; as it was, it is kept in ${kept}`,
+      line`the ledger was damaged or changed (lines ${some([...new Set([...damaged, ...unlinked])].sort((a, b) => a - b))}): what can be read of it is linked anew; as it was, it is kept in ${kept}`,
     );
   }
   const { entries } = yield* inLedger((yield* Ledger).entries);
   const sessions = new Set<string>();
-  const names = new Map<string, Pick<Manifest, "size" | "treehash">>();
-  for (const {
-    destination: through,
-    manifest,
-    name,
-    receipt,
-    server,
-    session,
-    signature,
-  } of entries) {
-    const holds = yield* checkReceipt({ receipt, signature }, server, manifest).pipe(
-      Effect.as(parseReceipt(receipt)),
-      Effect.orElseSucceed(() => undefined),
+  const names = new Map<string, Manifest>();
+  for (const entry of entries) {
+    const { manifest: text, name, receipt, receiptSignature, server, session } = entry;
+    const manifest = parseManifest(text);
+    const holds = yield* checkReceipt({ receipt, signature: receiptSignature }, server, text).pipe(
+      Effect.as(true),
+      Effect.orElseSucceed(() => false),
     );
-    if (holds === undefined) continue;
+    if (manifest === undefined || !holds) continue;
     sessions.add(session);
-    if (through === destination) names.set(name, holds);
+    if (entry.destination === destination) names.set(name, manifest);
   }
   return { sessions, names };
 });
 
-/** Bytes of lines that one rebuilding adds at most: the ledger itself takes no more than 256 MiB. */
-const addedLimit = 134_217_728;
+/** Names that are told one by one; of more, how many. */
+const toldMost = 20;
+
+/** Says `NAME WHAT` for the first of them, and how many more there were. */
+const teller = (what: string) => {
+  let count = 0;
+  return {
+    see: Effect.fnUntraced(function* (name: string) {
+      count += 1;
+      if (count <= toldMost) yield* (yield* Reporter).say("warning", line`${name} ${what}`);
+    }),
+    finish: Effect.gen(function* () {
+      if (count <= toldMost) return;
+      yield* (yield* Reporter).say("warning", line`${count - toldMost} more ${what}`);
+    }),
+  };
+};
+
+/** Which runs of each series there is something of: what is between them failed, or was left out. */
+const seriesSeen = () => {
+  const runs = new Map<string, Set<number>>();
+  return {
+    see: ({ run, series }: Pick<Manifest, "run" | "series">): void => {
+      const seen = runs.get(series) ?? new Set();
+      runs.set(series, seen.add(run));
+    },
+    /** `3, 5-7`, by series. */
+    gaps: (): ReadonlyArray<readonly [series: string, gaps: string]> =>
+      [...runs].flatMap(([series, seen]) => {
+        const sorted = [...seen].sort((a, b) => a - b);
+        const gaps = sorted.flatMap((run, i) => {
+          const [from, to] = [(sorted[i - 1] ?? run - 1) + 1, run - 1];
+          return from > to ? [] : [from === to ? `${from}` : `${from}-${to}`];
+        });
+        return gaps.length === 0 ? [] : [[series, some(gaps)] as const];
+      }),
+  };
+};
+
+/**
+ * What the headers say of archives that dom0 signed: Qubes' own tool gives each its own backup-id, and a
+ * series of slots has one for as long as its chain. It tells what the archives cannot be told by.
+ */
+const backupIds = () => {
+  const plain = new Map<string, string>();
+  const chains = new Map<string, { readonly id: string; readonly name: string }>();
+  return ({ format, name, series }: Manifest, id: string): string | undefined => {
+    if (format === "slots") {
+      const before = chains.get(series);
+      chains.set(series, { id, name });
+      return before === undefined || before.id === id
+        ? undefined
+        : `has another backup-id than ${before.name}: a new chain began between them`;
+    }
+    const other = plain.get(id);
+    plain.set(id, name);
+    return other === undefined ? undefined : `has the backup-id of ${other}: one is a copy`;
+  };
+};
+
+/** The backup-id in an archive's first member, which has all of its header in its first block. */
+const backupIdIn = (block: Uint8Array): string | undefined =>
+  /^backup-id=([0-9]{8}T[0-9]{6}-[0-9]{1,10})$/m.exec(Buffer.from(block).toString("latin1"))?.[1];
+
 const callsAtOnce = 4;
 
+/** The key that was lost, without which nobody's archives can be told from this dom0's. */
+const ownKey = Effect.gen(function* () {
+  const own = yield* inLedger((yield* Signer).existing);
+  if (own !== undefined) return own;
+  return yield* failed(
+    "usage",
+    "the key that signs backups is not here, so no archive can be told to be of this dom0",
+    `bring it back from paper: qbackup key import; or from a copy of ${(yield* Ledger).place}, its signing_key and series_key`,
+  );
+});
+
+/** Whether a key is that of the server that is meant: the pinned one, or the one that is expected. */
+const serverOf = Effect.fnUntraced(function* (destination: string, given: string | undefined) {
+  yield* checkFingerprint(given);
+  const expected = given?.toLowerCase();
+  const pinned = yield* inLedger((yield* KnownServers).pinned(destination));
+  if (pinned === undefined && expected === undefined) {
+    return yield* failed(
+      "usage",
+      `no server is known behind ${destination}, and its word is all that there would be`,
+      "qbackup ledger rebuild --expect-server FINGERPRINT: the recovery sheet has it",
+    );
+  }
+  if (pinned !== undefined && expected !== undefined && fingerprint(pinned) !== expected) {
+    return yield* failed(
+      "integrity",
+      `the server behind ${destination} has the key fingerprint ${fingerprint(pinned)}, and ${expected} was expected`,
+    );
+  }
+  return (key: PublicKey) =>
+    pinned === undefined ? fingerprint(key) === expected : key === pinned;
+});
+
 const rebuild = Effect.fnUntraced(function* (options: LedgerOptions) {
-  const { say } = yield* Reporter;
+  const { progress, say } = yield* Reporter;
   const ledger = yield* Ledger;
   const destination = yield* destinationFor(options.to);
+  const own = yield* ownKey;
+  const isServer = yield* serverOf(destination, options.expectServer);
   yield* takeLock;
-  const session = Buffer.from((yield* Invocation).entropy(16)).toString("hex") as Session;
+  const session = yield* newSession;
   yield* startDestination({ destination, session, keepRunning: options.keepRunning });
 
-  const listed = yield* listArchives(destination, undefined);
-  const archives = listed.filter(({ verified }) => verified);
-  archives.sort((a, b) => (a.stored < b.stored ? -1 : 1));
   const { names, sessions: there } = yield* inThere(destination);
-  // The key that signed last is the server's present one, so that is the one to pin, if none is.
-  const newest = archives.at(-1);
-  if (newest !== undefined && (yield* inLedger(ledger.pinned(destination))) === undefined) {
-    const vouched = yield* fetchRecord(destination, newest.name);
-    if (vouched !== undefined) yield* checkServer(destination, vouched.manifest.server);
-  }
-  const pinned = yield* inLedger(ledger.pinned(destination));
-  let added = 0;
-  let bytes = 0;
-  let refused = 0;
-  /** What speaks against what the server says of one; undefined when it is in the ledger, now or before. */
-  const take = Effect.fnUntraced(function* ({ name, size, treehash }: Archive, vouched?: Vouched) {
-    if (vouched === undefined) return "it has no receipt";
-    const { manifest, manifestText } = vouched;
-    if (manifest.server !== pinned) return "another key signed it";
-    if (manifest.size !== size || manifest.treehash !== treehash) return "list and receipt differ";
-    if (there.has(manifest.session)) return undefined;
-    // Or a server could have its own archive take the place of one that is known.
-    if (names.has(name)) return "the ledger has another archive under that name";
-    bytes += manifestText.length;
-    if (bytes > addedLimit) {
-      return yield* failed("integrity", "the server has more manifests than a ledger can hold");
+  const far = yield* openFar(destination);
+  const runs = seriesSeen();
+  for (const manifest of names.values()) runs.see(manifest);
+  const idOf = backupIds();
+  const unsigned = teller("is not taken into the ledger: no dom0 has signed it");
+  const foreign = teller("is not taken into the ledger: another dom0 has signed it");
+  const count = { added: 0, known: 0, refused: 0 };
+
+  /** What speaks against what the server says of one; undefined when it is in the ledger now. */
+  const take = Effect.fnUntraced(function* (archive: Archive, vouched: Vouched | undefined) {
+    if (vouched === undefined) return "nothing was signed for it";
+    const { manifest } = vouched;
+    if (!isServer(manifest.server)) return "another server's key signed it";
+    if (manifest.signer !== own) return "another dom0 has signed it";
+    if (
+      (["session", "series", "run", "size", "members", "root"] as const).some(
+        (field) => archive[field] !== manifest[field],
+      )
+    ) {
+      return "list and manifest differ";
     }
+    if (there.has(manifest.session)) {
+      count.known += 1;
+      return undefined;
+    }
+    // Or a server could have its own archive take the place of one that is known.
+    if (names.has(archive.name)) return "the ledger has another archive under that name";
+    const trusted = trustedBy(manifest, destination);
+    const list = yield* far.members(trusted);
+    yield* checkList(trusted, list);
+    let id: string | undefined;
+    yield* far.blocks([wantOf(list.at(0), 0, 1)], (_want, _block, bytes) =>
+      Effect.sync(() => void (id = backupIdIn(bytes))),
+    );
+    if (id === undefined) return "its header has no backup-id";
+    const odd = idOf(manifest, id);
+    if (odd !== undefined) yield* say("warning", line`${archive.name} ${odd}`);
+    yield* checkServer(destination, manifest.server);
+    yield* inLedger(ledger.append(entryOf(vouched, list, destination)));
     there.add(manifest.session);
-    added += 1;
-    yield* inLedger(ledger.append(entryOf(vouched, destination)));
+    names.set(archive.name, manifest);
+    runs.see(manifest);
+    count.added += 1;
     return undefined;
   });
-  const fetched = (archive: Archive) =>
-    fetchRecord(destination, archive.name).pipe(
-      Effect.map((vouched) => ({ archive, vouched, reason: undefined })),
+  /** What only concerns this archive is no reason to leave out the others. */
+  const reasons = <A, R>(effect: Effect.Effect<A, RunFailed, R>) =>
+    effect.pipe(
+      Effect.map((value) => ({ value, reason: undefined })),
       Effect.catchIf(
-        ({ exit }) => exit === "integrity" || exit === "refused",
-        ({ message }) => Effect.succeed({ archive, vouched: undefined, reason: message }),
+        ({ about, exit }) => about !== "carrier" && (exit === "integrity" || exit === "refused"),
+        ({ message }) => Effect.succeed({ value: undefined, reason: message }),
       ),
     );
-  const unknown = archives.filter(({ name, size, treehash }) => {
-    const known = names.get(name);
-    return known === undefined || known.size !== size || known.treehash !== treehash;
+  const refuse = Effect.fnUntraced(function* (name: string, why: string) {
+    count.refused += 1;
+    yield* say("warning", line`${name} is not taken into the ledger: ${why}`);
   });
-  yield* withinADay(
-    Effect.gen(function* () {
-      // A few at a time: a call is mostly waiting. Added in their order.
-      for (let at = 0; at < unknown.length; at += callsAtOnce) {
-        const some = unknown.slice(at, at + callsAtOnce);
-        const records = yield* Effect.forEach(some, fetched, { concurrency: callsAtOnce });
-        for (const { archive, reason, vouched } of records) {
-          const why = reason ?? (yield* take(archive, vouched));
-          if (why === undefined) continue;
-          refused += 1;
-          yield* say("warning", line`${archive.name} is not taken into the ledger: ${why}`);
-        }
+  const takeAll = Effect.fnUntraced(function* (archives: ReadonlyArray<Archive>) {
+    // A few records at a time: a call is mostly waiting. Added in the order in which they were stored.
+    for (let at = 0; at < archives.length; at += callsAtOnce) {
+      const those = archives.slice(at, at + callsAtOnce);
+      const records = yield* Effect.forEach(
+        those,
+        ({ name }) => reasons(fetchRecord(destination, name)),
+        { concurrency: callsAtOnce },
+      );
+      for (const [i, { reason, value }] of records.entries()) {
+        const archive = those[i]!;
+        yield* progress({ doing: line`reading ${archive.name}`, bytes: 0 });
+        const taken = reason === undefined ? yield* reasons(take(archive, value)) : { reason };
+        const why = taken.reason ?? ("value" in taken ? taken.value : undefined);
+        if (why !== undefined) yield* refuse(archive.name, why);
+      }
+    }
+  });
+
+  yield* listArchives(
+    destination,
+    undefined,
+    Effect.fnUntraced(function* (page) {
+      const unknown: Array<Archive> = [];
+      for (const { archive } of page) {
+        if (archive === undefined) continue;
+        const { name, root, signer, size } = archive;
+        const mine = names.get(name);
+        if (signer === null) yield* unsigned.see(name);
+        else if (signer !== own) yield* foreign.see(name);
+        else if (mine?.size === size && mine.root === root) count.known += 1;
+        else unknown.push(archive);
+      }
+      unknown.sort((a, b) => Date.parse(a.stored) - Date.parse(b.stored));
+      yield* takeAll(unknown);
+      // Of the first page the server is known by now, if anything on it is this dom0's.
+      const server = yield* inLedger((yield* KnownServers).pinned(destination));
+      for (const said of page.flatMap(({ pruned }) => pruned)) {
+        const tombstone = server && readPruned(said, server);
+        if (tombstone?.signer === own) runs.see(tombstone);
       }
     }),
   );
-  const silent = listed.length - archives.length;
+  yield* unsigned.finish;
+  yield* foreign.finish;
   yield* print(
-    `${added} lines added, marked as rebuilt; ${archives.length - added - refused} archives were in the ledger already\n`,
+    `${count.added} lines added, marked as rebuilt; ${count.known} archives were in the ledger already\n`,
   );
-  if (silent > 0)
-    yield* say("warning", line`${silent} archives have no receipt: they are listed as unverified`);
-  if (added > 0) {
+  for (const [series, gaps] of runs.gaps()) {
     yield* say(
       "warning",
-      "what the new lines say is the server's word. No longer proven: that nothing was removed or put back before today, and that these archives are what dom0 sent",
+      line`of the series ${series} nothing is there of the runs ${gaps}: they failed, or were removed`,
+    );
+  }
+  if (count.added > 0) {
+    yield* say(
+      "warning",
+      "what the new lines say, dom0 has signed; that they are all, and the newest, is the server's word",
     );
     yield* say("hint", "now write the new head on paper: qbackup ledger head");
   }
-  if (refused > 0) {
-    return yield* failed("integrity", `${refused} archives are not taken into the ledger`);
+  if (count.refused > 0) {
+    return yield* failed("integrity", `${count.refused} archives are not taken into the ledger`);
   }
 }, Effect.scoped);
 
@@ -259,7 +408,7 @@ export const ledgerCommand = command({
   summary: "the record in dom0: its head for paper, and what mends it",
   about: `The ledger in dom0 has a line for each finished run, each linked to the one
 before. What "rebuild" adds is marked: it is the server's word.`,
-  flags: { to, keepRunning },
+  flags: { to, keepRunning, expectServer },
   args: { words: { label: "WORDS", least: 0, most: Infinity } },
   actions: {
     head: { words: "", help: "the ledger's last line in a few letters, to be written on paper" },
@@ -269,7 +418,7 @@ before. What "rebuild" adds is marked: it is the server's word.`,
     },
     rebuild: {
       words: "",
-      help: "add what the server has receipts for and the ledger does not: after a loss of the ledger. Of a damaged ledger it keeps what can be read",
+      help: "add what dom0 signed, the server has and the ledger does not: after a loss of the ledger. Of a damaged ledger it keeps what can be read",
     },
     forget: {
       words: "NAME...",
@@ -283,16 +432,17 @@ before. What "rebuild" adds is marked: it is the server's word.`,
     integrity: "the ledger is not what is on paper, or the server's records contradict it",
     locked: "another run is under way (rebuild)",
   },
-  run: ({ action, words, ...options }) => {
-    switch (action) {
-      case "head":
-        return head;
-      case "check":
-        return check(words.join(" "));
-      case "rebuild":
-        return rebuild(options);
-      case "forget":
-        return forget(options, words);
-    }
-  },
+  run: ({ action, words, ...options }) =>
+    Effect.gen(function* () {
+      switch (action) {
+        case "head":
+          return yield* head;
+        case "check":
+          return yield* check(words.join(" "));
+        case "rebuild":
+          return yield* rebuild(options);
+        case "forget":
+          return yield* forget(options, words);
+      }
+    }),
 });

@@ -1,26 +1,29 @@
 /** What lies on the server, held against dom0's own ledger. */
-import { Effect } from "effect";
+import { Clock, Effect } from "effect";
 import { Invocation } from "#services/Invocation";
-import { type Audit, Ledger } from "#services/Ledger";
+import { KnownServers } from "#services/KnownServers";
+import { Ledger } from "#services/Ledger";
+import type { Audit } from "#services/ReadBacks";
 import { Reporter } from "#services/Reporter";
+import { Signer } from "#services/Signer";
 import { humanSize, localMinute } from "#src/say/format";
-import { blockSize } from "#src/wire/frames";
-import { parseReceipt } from "#src/proof/manifest";
-import { isPrefix, type Prefix } from "#src/wire/names";
+import { isPrefix, type PublicKey, type Session } from "#src/wire/names";
+import { blockSize } from "#src/wire/limits";
 import { line, printable } from "#src/say/shown";
 import { command } from "#src/dom0/cli/command";
 import { alarmAfterFor, destinationFor } from "#src/dom0/qube/destination";
 import { failed } from "#src/dom0/failure";
 import { alarmAfter, json, keepRunning, to } from "#src/dom0/cli/flags";
-import { type Known, knownArchives, unsound } from "#src/dom0/books/known";
-import { alarmUnread } from "#src/dom0/books/noted";
+import { type Known, knownArchives, storedOf, unsound } from "#src/dom0/books/known";
+import { alarmUnread, note } from "#src/dom0/books/noted";
+import { newestOf, readPruned, tombstoneDiffers, tooYoung } from "#src/dom0/books/pruned";
 import { inLedger } from "#src/dom0/books/record";
 import {
   type Archive,
   fetchRecord,
   listArchives,
+  type Listed,
   recordDiffers,
-  withinADay,
 } from "#src/dom0/far/remote";
 import { columns, print, visit } from "#src/dom0/qube/visit";
 
@@ -35,23 +38,31 @@ export interface ListOptions {
   readonly prefix: string | undefined;
 }
 
-/**
- * proven: the ledger has the server's receipt for this content. rebuilt: it has, but took it from the
- * server after a loss. unknown: the server calls it verified, but this ledger has never heard of it.
- * unverified: nobody vouches for it. changed: the ledger has the name, with something else. damaged:
- * something else came back when it was last read. missing: the ledger has it, the server does not.
- */
-type Proof = "proven" | "rebuilt" | "unknown" | "unverified" | "changed" | "damaged" | "missing";
+/** What can be said of an archive; `listCommand` tells people what each means. */
+type Proof =
+  | "proven"
+  | "receipt"
+  | "rebuilt"
+  | "unknown"
+  | "foreign"
+  | "unsigned"
+  | "changed"
+  | "damaged"
+  | "missing"
+  | "pruned";
 const alarming: ReadonlySet<Proof> = new Set(["changed", "damaged", "missing"]);
 
 interface Row {
   readonly name: string;
   readonly stored: string;
   readonly size: number;
-  readonly treehash: string | null;
+  readonly members: number;
+  readonly root: string;
   readonly proof: Proof;
   /** Why it is not proven, where that can be said. */
   readonly note?: string;
+  /** What the note says is not to be passed over, whatever `proof` is. */
+  readonly alarm?: true;
   readonly qubes: ReadonlyArray<string>;
   /** When it was last read back from here: all of it, or so many blocks of it. */
   readonly verified?: string;
@@ -66,65 +77,126 @@ const readBack = ({ sampled, unread, whole }: Audit) => ({
   ...(sampled === undefined ? {} : { audited: sampled }),
 });
 
+/** The ledger's archives behind one qube, and what the look at the server needs to know of them. */
+interface Books {
+  readonly known: ReadonlyMap<string, Known>;
+  /** Names by root: what turns up under another one is called by its own. */
+  readonly byRoot: ReadonlyMap<string, string>;
+  readonly own: PublicKey | undefined;
+  readonly server: PublicKey | undefined;
+  readonly newest: ReturnType<typeof newestOf>;
+  /** Milliseconds since 1970. */
+  readonly now: number;
+}
+
 /** What the server's line says against an archive of the ledger; undefined when nothing. */
-const differs = (
-  archive: Archive,
-  { entry, manifest }: Known,
-  known: ReadonlyMap<string, Known>,
-): string | undefined => {
-  // It has not changed its mind about the content: it knows nothing of it.
-  if (archive.treehash === null && archive.size === manifest.size) {
-    return "the server has lost its record";
+const differs = (archive: Archive, mine: Known, { byRoot }: Books): string | undefined => {
+  const { manifest } = mine;
+  if (
+    archive.root !== manifest.root ||
+    archive.size !== manifest.size ||
+    archive.members !== manifest.members
+  ) {
+    const other = byRoot.get(archive.root);
+    return other === undefined ? "other content" : `the content of ${other}`;
   }
-  if (archive.treehash !== manifest.treehash || archive.size !== manifest.size) {
-    const other = [...known.values()].find(
-      (one) => one.manifest.treehash === archive.treehash && one.manifest.size === archive.size,
-    );
-    return other === undefined ? "other content" : `the content of ${other.entry.name}`;
+  // It has not changed its mind about the content: it has nothing that was signed for it.
+  if (archive.signer === null) return "the server has lost what was signed for it";
+  if (archive.signer !== manifest.signer) return "it is signed by another key";
+  if (archive.series !== manifest.series || archive.run !== manifest.run) {
+    return "another run, or another series";
   }
-  if (!archive.verified) return "the server has lost its receipt, or the key that signed it";
-  return parseReceipt(entry.receipt)?.stored === archive.stored
+  return archive.session === manifest.session && archive.stored === storedOf(mine)
     ? undefined
     : "another receipt: it was stored again";
 };
 
-const rowOf = (
-  archive: Archive,
-  mine: Known | undefined,
-  known: ReadonlyMap<string, Known>,
-): Row => {
-  const { name, size, stored, treehash } = archive;
-  const said = { name, stored, size, treehash };
+const saysDamaged = "the server found it damaged when it last checked";
+
+const rowOf = (archive: Archive, books: Books): Row => {
+  const { members, name, root, signer, size, stored } = archive;
+  const said = { name, stored, size, members, root };
+  const mine = books.known.get(name);
   if (mine === undefined) {
-    return { ...said, proof: archive.verified ? "unknown" : "unverified", qubes: [] };
+    const proof = signer === null ? "unsigned" : signer === books.own ? "unknown" : "foreign";
+    // What dom0 signs it signs with its name: only the server can have given it another.
+    const other = proof === "unknown" ? books.byRoot.get(root) : undefined;
+    const note =
+      other !== undefined
+        ? `it has the content of ${other}: renamed or copied`
+        : archive.damaged
+          ? saysDamaged
+          : undefined;
+    return { ...said, proof, qubes: [], ...(note === undefined ? {} : { note, alarm: true }) };
   }
   const both = { ...said, qubes: mine.entry.qubes.map((qube) => qube.name) };
-  const note = differs(archive, mine, known);
+  const note = differs(archive, mine, books);
   if (note !== undefined) return { ...both, proof: "changed", note };
   const checked = { ...both, ...readBack(mine.audit) };
-  const { failed: changed, undecryptable } = mine.audit;
+  const { failed: changed, sampled, undecryptable, whole } = mine.audit;
   if (changed !== undefined) {
     return { ...checked, proof: "damaged", note: `read back as something else on ${day(changed)}` };
   }
   if (undecryptable !== undefined) {
-    const note = `a member did not decrypt on ${day(undecryptable)}: back up again`;
-    return { ...checked, proof: "damaged", note };
+    const why = `a member did not decrypt on ${day(undecryptable)}: back up again`;
+    return { ...checked, proof: "damaged", note: why };
   }
-  return { ...checked, proof: mine.entry.rebuilt === true ? "rebuilt" : "proven" };
+  if (archive.damaged) return { ...checked, proof: "damaged", note: saysDamaged };
+  if (mine.entry.rebuilt === true) return { ...checked, proof: "rebuilt" };
+  return { ...checked, proof: sampled === undefined && whole === undefined ? "receipt" : "proven" };
+};
+
+/** An archive of the ledger that the server does not list; a sound tombstone says where it went. */
+const absentRow = (mine: Known, { pruned }: Pick<Listed, "pruned">, books: Books): Row => {
+  const { audit, entry, manifest } = mine;
+  const row = {
+    name: entry.name,
+    stored: storedOf(mine) ?? entry.finished,
+    size: manifest.size,
+    members: manifest.members,
+    root: manifest.root,
+    qubes: entry.qubes.map((qube) => qube.name),
+    ...readBack(audit),
+  };
+  if (pruned.length === 0) {
+    return { ...row, proof: "missing", note: "the server does not list it any more" };
+  }
+  const server = books.server ?? entry.server;
+  const tombstone = pruned
+    .map((one) => readPruned(one, server))
+    .find((one) => one?.session === manifest.session);
+  if (tombstone === undefined) {
+    const why = "the server says that it was pruned, but has not signed that";
+    return { ...row, proof: "missing", note: why };
+  }
+  const field = tombstoneDiffers(tombstone, mine);
+  if (field !== undefined) {
+    const why = `what the server signed as pruned is something else: its ${field} differs`;
+    return { ...row, proof: "missing", note: why };
+  }
+  const why = `pruned on ${day(tombstone.pruned)} by the rule: ${tombstone.rule}`;
+  const wrong = books.newest.isLast(tombstone)
+    ? "the newest of its series was removed"
+    : tooYoung(tombstone, books.now)
+      ? "it was removed before its time"
+      : undefined;
+  return wrong === undefined
+    ? { ...row, proof: "pruned", note: why }
+    : { ...row, proof: "pruned", note: `${wrong}: ${why}`, alarm: true };
 };
 
 /** What the server's receipt gives away; undefined when nothing. */
 const receiptOf = Effect.fnUntraced(function* (
   destination: string,
   { name }: Archive,
-  mine: Known | undefined,
+  { known, server }: Books,
 ) {
+  const mine = known.get(name);
   if (mine !== undefined) return yield* recordDiffers(destination, mine.entry);
-  const pinned = yield* inLedger((yield* Ledger).pinned(destination));
   return yield* fetchRecord(destination, name).pipe(
     Effect.map((theirs) => {
       if (theirs === undefined) return "the server has no receipt for it";
-      return pinned !== undefined && theirs.manifest.server !== pinned
+      return server !== undefined && theirs.manifest.server !== server
         ? "signed by another key"
         : undefined;
     }),
@@ -137,24 +209,30 @@ const receiptOf = Effect.fnUntraced(function* (
 
 const day = (instant: string): string => instant.slice(0, 10);
 
-/** `failed 2026-01-31`: not since then. `2026-01-31`: all of it then; `2026-01-31 12/459`: so many of its blocks. */
-const lastRead = ({ audited, size, unread, verified }: Row): string =>
-  unread !== undefined
-    ? `failed ${day(unread)}`
-    : audited !== undefined && (verified === undefined || verified < audited.at)
-      ? `${day(audited.at)} ${audited.blocks}/${Math.ceil(size / blockSize)}`
-      : verified === undefined
-        ? "-"
-        : day(verified);
+/**
+ * `failed DAY`: not since then. `DAY`: all of it then. `DAY 12/459`: so many of its blocks. Two days are
+ * the oldest and the newest reading.
+ */
+const lastRead = ({ audited, size, unread, verified }: Row): string => {
+  if (unread !== undefined) return `failed ${day(unread)}`;
+  const days = [verified, audited?.at].flatMap((at) => (at === undefined ? [] : [at])).sort();
+  const [oldest, newest = oldest] = days;
+  if (oldest === undefined || newest === undefined) return "-";
+  const shown = day(oldest) === day(newest) ? [day(newest)] : [day(oldest), day(newest)];
+  if (audited !== undefined && newest === audited.at) {
+    shown.push(`${audited.blocks}/${Math.ceil(size / blockSize)}`);
+  }
+  return shown.join(" ");
+};
 
 /** After a rebuild only the qubes' numbers in the archive are known, which a restore does not take. */
 const qubesOf = ({ proof, qubes }: Row): string =>
   proof === "rebuilt" ? `${qubes.length} qubes` : printable(qubes.join(" "), 60);
 
 /** A line for each; on a terminal that is too narrow for that, two. */
-const table = (rows: ReadonlyArray<Row>, width = Infinity): string => {
-  const [head, ...cells] = [
-    ["NAME", "STORED", "SIZE", "PROOF", "READ BACK", "QUBES"],
+const table = (rows: ReadonlyArray<Row>, head: boolean, width = Infinity): string => {
+  const lines = [
+    ...(head ? [["NAME", "STORED", "SIZE", "PROOF", "READ BACK", "QUBES"]] : []),
     ...rows.map((row) => [
       row.name,
       localMinute(row.stored),
@@ -164,11 +242,32 @@ const table = (rows: ReadonlyArray<Row>, width = Infinity): string => {
       qubesOf(row),
     ]),
   ];
-  const whole = columns([head!, ...cells]);
+  const whole = columns(lines);
   if (whole.split("\n").every((text) => text.length <= width)) return whole;
-  const details = columns([head!, ...cells].map(([, ...rest]) => ["", ...rest])).split("\n");
-  return [head!, ...cells].map(([name], i) => `${name}\n${details[i]!.slice(0, width)}\n`).join("");
+  const details = columns(lines.map(([, ...rest]) => ["", ...rest])).split("\n");
+  return lines.map(([name], i) => `${name}\n${details[i]!.slice(0, width)}\n`).join("");
 };
+
+/** Rows as they come, without holding those that were printed. */
+const printer = (asJson: boolean, width: number | undefined) => {
+  let printed = 0;
+  return {
+    rows: (rows: ReadonlyArray<Row>) => {
+      if (rows.length === 0) return Effect.void;
+      const first = printed === 0;
+      printed += rows.length;
+      if (!asJson) return print(table(rows, first, width));
+      const text = rows.map((row) => JSON.stringify(row, undefined, 2).replace(/^/gm, "  "));
+      return print(`${first ? "[\n" : ",\n"}${text.join(",\n")}`);
+    },
+    finish: Effect.suspend(() => {
+      if (asJson) return print(printed === 0 ? "[]\n" : "\n]\n");
+      return printed === 0 ? print(table([], true, width)) : Effect.void;
+    }),
+  };
+};
+
+const callsAtOnce = 4;
 
 export const list = Effect.fnUntraced(function* (options: ListOptions) {
   if (options.prefix !== undefined && options.prefix !== "" && !isPrefix(options.prefix)) {
@@ -184,45 +283,131 @@ const theList = Effect.fnUntraced(function* (options: ListOptions, destination: 
   const { say } = yield* Reporter;
 
   yield* visit({ destination, keepRunning: options.keepRunning });
-  const archives = yield* listArchives(destination, prefix === "" ? undefined : (prefix as Prefix));
   const { known, sound } = yield* knownArchives(destination);
-  const rows = yield* Effect.forEach(
-    archives,
-    (archive) =>
-      Effect.gen(function* () {
-        const mine = known.get(archive.name);
-        const row = rowOf(archive, mine, known);
-        if (!options.receipts || row.proof === "changed" || row.proof === "unverified") return row;
-        const note = yield* receiptOf(destination, archive, mine);
-        return note === undefined ? row : ({ ...row, proof: "changed", note } satisfies Row);
-      }),
-    { concurrency: 4 },
-  ).pipe(withinADay);
-  const there = new Set(archives.map(({ name }) => name as string));
-  const missing = [...known.values()]
-    .filter(({ audit, entry }) => !there.has(entry.name) && audit.forgotten === undefined)
-    .filter(({ entry }) => entry.name.startsWith(prefix))
-    .map(({ audit, entry, manifest }): Row => ({
-      name: entry.name,
-      stored: entry.finished,
-      size: manifest.size,
-      treehash: manifest.treehash,
-      proof: "missing",
-      note: "the server does not list it any more",
-      qubes: entry.qubes.map((qube) => qube.name),
-      ...readBack(audit),
-    }));
-  const all = [...rows, ...missing].sort((a, b) => (a.name < b.name ? -1 : 1));
-  const width = (yield* Invocation).columns;
-  yield* print(options.json ? `${JSON.stringify(all, undefined, 2)}\n` : table(all, width));
-  if (all.length === 0 && prefix !== "") {
+  const own = yield* inLedger((yield* Signer).existing);
+  const books: Books = {
+    known,
+    byRoot: new Map([...known].map(([name, { manifest }]) => [manifest.root, name])),
+    own,
+    server: yield* inLedger((yield* KnownServers).pinned(destination)),
+    newest: newestOf(known.values(), own, prefix === ""),
+    now: yield* Clock.currentTimeMillis,
+  };
+  const names = [...known.keys()].filter((name) => name.startsWith(prefix)).sort();
+  const count = { rows: 0, alarms: 0, missing: 0, unknown: 0, unsigned: 0, foreign: 0, pruned: 0 };
+  const buried: Array<Session> = [];
+  const out = printer(options.json, (yield* Invocation).columns);
+
+  /** What of the ledger stands before `name`, which the server has not listed: all, at the end. */
+  let at = 0;
+  const missed = (before?: string): ReadonlyArray<Row> => {
+    const rows: Array<Row> = [];
+    for (; at < names.length && (before === undefined || names[at]! < before); at++) {
+      const mine = known.get(names[at]!)!;
+      if (mine.audit.forgotten === undefined) rows.push(absentRow(mine, { pruned: [] }, books));
+    }
+    return rows;
+  };
+  const rowsOf = (listed: Listed): ReadonlyArray<Row> => {
+    const { archive, name, pruned } = listed;
+    const before = missed(name);
+    if (names[at] === name) at += 1;
+    for (const one of pruned) {
+      const tombstone = books.server && readPruned(one, books.server);
+      if (tombstone !== undefined) books.newest.isGone(tombstone);
+      count.pruned += 1;
+    }
+    if (archive !== undefined) {
+      books.newest.lives(archive);
+      return [...before, rowOf(archive, books)];
+    }
+    const mine = known.get(name);
+    if (mine === undefined || mine.audit.forgotten !== undefined) return before;
+    const row = absentRow(mine, listed, books);
+    if (row.proof === "pruned" && row.alarm === undefined) buried.push(mine.entry.session);
+    return [...before, row];
+  };
+  const show = Effect.fnUntraced(function* (rows: ReadonlyArray<Row>) {
+    // What went by a rule is not news: a number tells.
+    yield* out.rows(
+      options.json ? rows : rows.filter(({ alarm, proof }) => proof !== "pruned" || alarm === true),
+    );
+    for (const { alarm, name, note: why, proof, unread } of rows) {
+      count.rows += 1;
+      if (alarm === true || alarming.has(proof)) count.alarms += 1;
+      if (proof === "missing" || proof === "unknown") count[proof] += 1;
+      if (proof === "unsigned" || proof === "foreign") count[proof] += 1;
+      if (why !== undefined && (proof !== "pruned" || alarm === true)) {
+        yield* say("warning", line`${name} is ${proof}: ${why}`);
+      }
+      if (unread !== undefined) {
+        yield* say("warning", line`${name} could not be read back since ${day(unread)}`);
+      }
+    }
+  });
+
+  yield* listArchives(
+    destination,
+    prefix !== "" && isPrefix(prefix) ? prefix : undefined,
+    Effect.fnUntraced(function* (page) {
+      const archives = new Map(page.map(({ archive, name }) => [name as string, archive]));
+      const rows = yield* Effect.forEach(
+        page.flatMap(rowsOf),
+        (row) =>
+          Effect.gen(function* () {
+            const archive = archives.get(row.name);
+            const skipped = row.proof === "changed" || row.proof === "unsigned";
+            if (!options.receipts || archive === undefined || skipped) return row;
+            const why = yield* receiptOf(destination, archive, books);
+            return why === undefined
+              ? row
+              : ({ ...row, proof: "changed", note: why } satisfies Row);
+          }),
+        { concurrency: callsAtOnce },
+      );
+      yield* show(rows);
+    }),
+  );
+  yield* show(missed());
+  yield* out.finish;
+  if (count.rows === 0 && prefix !== "") {
     return yield* failed(
       "usage",
       `no archive on the server has a name that begins with ${prefix}`,
       "qbackup list shows all names",
     );
   }
-  if (known.size === 0 && all.some(({ proof }) => proof === "unknown")) {
+  const lost = books.newest.lost();
+  for (const { name, series } of lost) {
+    yield* say(
+      "warning",
+      line`the newest archive of the series ${series} was removed: ${name}, and none that is there is newer`,
+    );
+  }
+  yield* note(buried, (before, now) => ({ ...before, forgotten: now }));
+  if (count.pruned > 0) {
+    yield* say(
+      "info",
+      line`${count.pruned} archives were pruned by the rules of the server's owner`,
+    );
+  }
+  if (count.unsigned > 0) {
+    yield* say(
+      "warning",
+      line`${count.unsigned} archives are not signed by any dom0: whoever had the ssh key can have made them`,
+    );
+  }
+  if (count.foreign > 0) {
+    yield* say(
+      "warning",
+      line`${count.foreign} archives are signed by another key than ${own === undefined ? "this dom0, which has none yet" : "this dom0's"}`,
+    );
+    yield* say(
+      "hint",
+      "another dom0 may use this store; a key of this one that was lost comes back from paper: qbackup key import",
+    );
+  }
+  if (known.size === 0 && count.unknown + count.foreign > 0) {
     yield* say(
       "warning",
       line`the ledger in ${(yield* Ledger).place} has nothing that went through ${destination}: it is new here, or was lost`,
@@ -232,19 +417,11 @@ const theList = Effect.fnUntraced(function* (options: ListOptions, destination: 
       line`bring back its copy; or, if it was lost, qbackup ledger rebuild -t ${destination}`,
     );
   }
-  for (const { name, note, proof } of all) {
-    if (note !== undefined) yield* say("warning", line`${name} is ${proof}: ${note}`);
-  }
-  for (const { name, unread } of all) {
-    if (unread !== undefined) {
-      yield* say("warning", line`${name} could not be read back since ${day(unread)}`);
-    }
-  }
-  if (all.some(({ proof }) => alarming.has(proof))) {
+  if (count.alarms + lost.length > 0) {
     return yield* failed(
       "integrity",
       "the server does not hold all that the ledger says it does",
-      missing.length > 0
+      count.missing > 0
         ? "what was removed there on purpose: qbackup ledger forget NAME..."
         : "see each warning above; qbackup verify NAME reads an archive back",
     );
@@ -258,19 +435,25 @@ export const listCommand = command({
   about: `Shows what the server says it has, held against the ledger in dom0: archives
 whose names begin with PREFIX, or all. PROOF is one of:
 
-  proven      the ledger has the server's signed receipt for this content
+  proven      the ledger has the server's signed receipt for this content, and
+              it was read back: READ BACK says when
+  receipt     the ledger has that receipt, but nothing of it was read back yet
   rebuilt     so it has, but it took it from the server after a loss: the
               server's word
-  unknown     the server calls it verified, but this ledger never heard of it
-  unverified  nobody vouches for it: an archive of the old scripts
+  unknown     signed by this dom0, but this ledger never heard of it
+  foreign     signed by another key than this dom0's
+  unsigned    signed by nobody: an archive of the old scripts
   changed     the ledger has this name with something else
-  damaged     something else came back when it was last read, or a member did
-              not decrypt (verify, audit, restore)
+  damaged     something else came back when it was last read, a member did not
+              decrypt (verify, audit, restore), or the server found it so
   missing     the ledger has it, the server does not
+  pruned      the server's owner let it go by a rule, and signed that
 
-READ BACK: when the archive was last read in full, or how many of its blocks
-were sampled; "failed" and a day where it could not be read since then. What the
-server says it has, it may have lost all the same: verify and audit find that.`,
+READ BACK: when the archive was read in full, or how many of its blocks were
+sampled; of two days, the first is the oldest reading. "failed" and a day where
+it could not be read since then. What the server says it has, it may have lost
+all the same: verify and audit find that. What was pruned is only counted, but
+for the newest of a series and what had less than a week: those are alarms.`,
   flags: {
     to,
     keepRunning,

@@ -5,13 +5,13 @@
  * own decryption proves, because scrypt authenticates every member with its place in the archive.
  */
 import { Effect } from "effect";
-import { Invocation } from "#services/Invocation";
 import type { Entry } from "#services/Ledger";
 import { QvmRestore } from "#services/QvmRestore";
 import { Reporter } from "#services/Reporter";
 import { humanSize } from "#src/say/format";
-import { isName, type Name, type Session } from "#src/wire/names";
+import { isName, type Name } from "#src/wire/names";
 import { line } from "#src/say/shown";
+import { newSession } from "#src/dom0/far/upload";
 import { command } from "#src/dom0/cli/command";
 import {
   checkUnpacker,
@@ -19,20 +19,12 @@ import {
   forVerifying,
   passphraseAt,
   unpackedBy,
-  walker,
 } from "#src/dom0/tool/decrypt";
 import { settingsFor, startDestination, takeLock } from "#src/dom0/qube/destination";
-import {
-  type Archive,
-  directoryName,
-  extract,
-  type Job,
-  judge,
-  listed,
-  logFor,
-} from "#src/dom0/tool/extract";
+import { type Archive, extract, type Job, judge, listed, logFor } from "#src/dom0/tool/extract";
 import { failed } from "#src/dom0/failure";
-import { blocksOf, fetchBlocks, fromLedger, type Trusted } from "#src/dom0/far/fetch";
+import { fromLedger, openFar, type Trusted, trustedBy } from "#src/dom0/far/fetch";
+import { checkList, directoryName } from "#src/dom0/tool/structure";
 import {
   archive,
   compressionFilter,
@@ -43,7 +35,7 @@ import {
 } from "#src/dom0/cli/flags";
 import { contentOf, fetchRecord } from "#src/dom0/far/remote";
 import { noteFailure } from "#src/dom0/books/noted";
-import { checkServer } from "#src/dom0/far/upload";
+import { checkServer } from "#src/dom0/far/server";
 
 export interface RestoreOptions {
   readonly name: string;
@@ -68,19 +60,6 @@ export interface RestoreOptions {
   readonly qubesTimeout: number;
 }
 
-/** Finds out what the members are where nobody wrote it down: one reading of all of it. */
-const walkAll = Effect.fnUntraced(function* (trusted: Trusted) {
-  const reporter = yield* Reporter;
-  const walk = yield* walker(trusted.name);
-  yield* fetchBlocks(trusted, 0, blocksOf(trusted.size), (_, bytes) =>
-    Effect.andThen(
-      walk.push(bytes),
-      reporter.progress({ doing: line`reading`, bytes: walk.offset(), total: trusted.size }),
-    ),
-  );
-  return yield* walk.finish;
-});
-
 const notProven =
   "not proven: that this is what was backed up here under this name, and all of it. What is there is still authenticated by the passphrase, member by member";
 
@@ -91,25 +70,24 @@ const onTheServersWord = Effect.fnUntraced(function* (destination: string, name:
     "warning",
     line`the ledger here has nothing of ${name}, so it is taken on the server's word`,
   );
-  const record = yield* fetchRecord(destination, name).pipe(
-    Effect.catchIf(
-      ({ exit }) => exit === "refused",
-      () => Effect.void,
-    ),
-  );
-  let archive: Archive;
-  if (record === undefined) {
-    yield* say("info", "it has no manifest: it is read twice, first to see what is in it");
-    const { size, treehash } = yield* contentOf(destination, name);
-    const trusted: Trusted = { name, destination, size, treehash };
-    archive = { trusted, members: yield* walkAll(trusted), qubes: [] };
-  } else {
-    yield* checkServer(destination, record.manifest.server);
-    const { members, size, treehash } = record.manifest;
-    archive = { trusted: { name, destination, size, treehash }, members, qubes: [] };
-  }
+  const record = yield* fetchRecord(destination, name);
   yield* say("warning", notProven);
-  return archive;
+  if (record !== undefined) {
+    yield* checkServer(destination, record.manifest.server);
+    return trustedBy(record.manifest, destination);
+  }
+  yield* say("info", "it has no manifest: it came without qbackup in dom0");
+  const { members, root, session, size } = yield* contentOf(destination, name);
+  const trusted: Trusted = {
+    name,
+    destination,
+    session,
+    size,
+    members,
+    root,
+    format: "qvm-backup",
+  };
+  return trusted;
 });
 
 interface Choice {
@@ -179,11 +157,11 @@ const carrierPath = "/usr/local/etc/qubes-rpc:/etc/qubes-rpc:$PATH";
 
 /** Has the tool fetch the archive by itself, from a disposable. */
 const paranoid = Effect.fnUntraced(function* (
-  { size, treehash, name, destination }: Trusted,
+  { destination, format, members, name, root, size }: Trusted,
   job: Job,
 ) {
   const { say } = yield* Reporter;
-  const command = `env PATH=${carrierPath} qubes.BackupCarrier fetch ${name} ${size} ${treehash}`;
+  const command = `env PATH=${carrierPath} qubes.BackupCarrier fetch ${name} ${format} ${size} ${members} ${root}`;
   yield* say("info", line`in ${destination}: ${command}`);
   yield* say("info", "dom0's home, if it is in there, does not come back this way");
   yield* say(
@@ -242,7 +220,7 @@ export const restore = Effect.fnUntraced(function* (asked: RestoreOptions) {
     );
   }
   const chosen = known === undefined || rebuilt ? undefined : yield* choose(options, known.entry);
-  const session = Buffer.from((yield* Invocation).entropy(16)).toString("hex") as Session;
+  const session = yield* newSession;
   for (const left of yield* (yield* QvmRestore).leftovers) {
     yield* say(
       "warning",
@@ -252,14 +230,8 @@ export const restore = Effect.fnUntraced(function* (asked: RestoreOptions) {
   }
   yield* startDestination({ destination, session, keepRunning: options.keepRunning });
 
-  const archive: Archive =
-    known === undefined
-      ? yield* onTheServersWord(destination, name)
-      : {
-          trusted: known.trusted,
-          members: known.manifest.members,
-          qubes: rebuilt ? [] : known.entry.qubes,
-        };
+  const trusted = known?.trusted ?? (yield* onTheServersWord(destination, name));
+  const qubes = known === undefined || rebuilt ? [] : known.entry.qubes;
   if (rebuilt) yield* say("warning", notProven);
   const choice = chosen ?? chooseUnknown(options);
   const { directories, names } = choice;
@@ -269,7 +241,7 @@ export const restore = Effect.fnUntraced(function* (asked: RestoreOptions) {
     passphraseFile,
     options: [...passedOn(options), ...choice.options],
   };
-  const job: Job = {
+  const jobOf = (archive: Archive): Job => ({
     archive,
     plan,
     names,
@@ -277,10 +249,10 @@ export const restore = Effect.fnUntraced(function* (asked: RestoreOptions) {
     timeout: options.qubesTimeout,
     proven: known !== undefined && !rebuilt && !options.paranoid,
     ...(directories === undefined ? {} : { directories }),
-  };
+  });
   yield* say(
     "info",
-    line`${options.verifyOnly ? "verifying" : "restoring"} ${names.length === 0 ? "all qubes" : listed(names)} of ${name} (${humanSize(archive.trusted.size)}) through ${destination}`,
+    line`${options.verifyOnly ? "verifying" : "restoring"} ${names.length === 0 ? "all qubes" : listed(names)} of ${name} (${humanSize(trusted.size)}) through ${destination}`,
   );
   if (options.renameConflicting && !options.verifyOnly) {
     yield* say(
@@ -288,11 +260,16 @@ export const restore = Effect.fnUntraced(function* (asked: RestoreOptions) {
       "--rename-conflicting: a restored qube whose netvm is here too looks for that under a new name, and comes back without; the command that gives it back is told at the end",
     );
   }
-  const restoring = options.paranoid
-    ? paranoid(archive.trusted, job)
-    : known === undefined
-      ? extractAll(job)
-      : extract(job);
+  const fetched = Effect.gen(function* () {
+    const far = yield* openFar(destination);
+    const list = yield* far.members(trusted);
+    const own = known !== undefined && !rebuilt;
+    yield* checkList(trusted, list, own ? qubes : undefined);
+    const job = jobOf({ trusted, qubes, list });
+    // What no run of this dom0's own has walked is walked on its way.
+    return yield* own ? extract(job, { far, list }) : extractAll(job, { far, list });
+  });
+  const restoring = options.paranoid ? paranoid(trusted, jobOf({ trusted, qubes })) : fetched;
   const left = yield* restoring.pipe(
     // In the paranoid mode it is the carrier's word.
     Effect.tapError((failure) =>

@@ -1,27 +1,31 @@
 /** The job: one backup, from the first check to the line in the ledger. */
-import { Clock, DateTime, Effect, Exit, Fiber } from "effect";
+import { Clock, Effect, Exit, Fiber } from "effect";
 import { BytesError } from "#services/Bytes";
-import { Invocation } from "#services/Invocation";
-import { Ledger, type Submission, type Unfinished } from "#services/Ledger";
+import { Ledger, type Submission } from "#services/Ledger";
 import { Notifier } from "#services/Notifier";
-import { Qubes, type QubesError } from "#services/Qubes";
+import { type Qube, Qubes, type QubesError } from "#services/Qubes";
 import { type PassphraseFile, QvmBackup, type Running } from "#services/QvmBackup";
 import { Reporter } from "#services/Reporter";
+import { RunMark, type Unfinished } from "#services/RunMark";
 import { FullChunk } from "#src/archive/parameters";
-import { leafOf, treeHasher } from "#src/proof/treehash";
 import { ArchiveFault, Walk } from "#src/archive/walk";
 import { humanSize, minutesOf } from "#src/say/format";
 import { exitCode, exitCodes, type Failure } from "#src/say/exit";
-import { blockSize } from "#src/wire/frames";
+import { blockSize } from "#src/wire/limits";
 import { fingerprint } from "#src/proof/keys";
-import { type Manifest, parseManifest, type Trailer } from "#src/proof/manifest";
-import { isName, type Name, type Session } from "#src/wire/names";
+import { packHasher } from "#src/proof/pack";
+import { wishLine } from "#src/proof/recipe";
+import { lineOf, rootHasher } from "#src/proof/table";
+import { manifestText, parseManifest } from "#src/proof/texts";
+import { leafOf } from "#src/proof/treehash";
+import { instantOf, isName, type Name } from "#src/wire/names";
 import { line, printable } from "#src/say/shown";
-import { startTimeout } from "#src/dom0/far/call";
+import { linkTimeout, standardFloor, startTimeout, tellAfterADay } from "#src/dom0/far/retry";
 import { command } from "#src/dom0/cli/command";
 import { failed, type RunFailed } from "#src/dom0/failure";
 import {
   alarmAfter,
+  expectServer,
   keepRunning,
   month,
   passphraseFile,
@@ -30,6 +34,7 @@ import {
 } from "#src/dom0/cli/flags";
 import {
   alarmAfterFor,
+  settingOr,
   settingsFor,
   startDestination,
   waitForLock,
@@ -48,7 +53,8 @@ import { alarmUnread } from "#src/dom0/books/noted";
 import { select, type Selection, withoutSnapshot } from "#src/dom0/qube/select";
 import { isSettled, settle } from "#src/dom0/far/settle";
 import { standing } from "#src/dom0/books/standing";
-import { openUpload, type Upload } from "#src/dom0/far/upload";
+import { checkFingerprint, ownKeys } from "#src/dom0/far/server";
+import { newSession, openUpload, type Upload } from "#src/dom0/far/upload";
 import { newView, showing, type View } from "#src/dom0/cli/view";
 
 export interface RunOptions {
@@ -65,6 +71,12 @@ export interface RunOptions {
   readonly startTimeout: number;
   /** Minutes. */
   readonly linkTimeout: number;
+  /** KiB a second that must get through while bytes wait. */
+  readonly floor: number;
+  /** The fingerprint that the server's key must have; undefined: the pinned one, or the first. */
+  readonly expectServer: string | undefined;
+  /** Within how long the next archive of these qubes is promised: `36h`. */
+  readonly expectEvery: string | undefined;
   /** Minutes in which qvm-backup must write or show progress. */
   readonly qubesTimeout: number;
   /** The program that compresses, instead of gzip. */
@@ -142,14 +154,21 @@ const nowInSeconds = Effect.map(Clock.currentTimeMillis, (now) => Math.floor(now
 
 /** What dom0 itself counted, hashed and checked. */
 interface Counted {
+  /** In bytes. */
   readonly size: number;
-  readonly treehash: string;
-  readonly members: Manifest["members"];
+  readonly members: number;
+  readonly root: string;
 }
 
 const notWhole = "nothing was stored; see journalctl -u qubesd for what qubesd says, and run again";
 
-/** FIFO to window: counts, hashes, walks. Returns at the end of the archive, judged by nobody yet. */
+/** Every member is as long as this, or a multiple of it: enough to see from its header how long it is. */
+const record = 10_240;
+
+/**
+ * FIFO to window: cuts the stream into blocks of members, counts, hashes, walks. Returns at the end of
+ * the archive, judged by nobody yet.
+ */
 const pump = Effect.fnUntraced(function* (
   running: Running,
   upload: Upload,
@@ -157,21 +176,35 @@ const pump = Effect.fnUntraced(function* (
   view: View,
 ) {
   const walk = new Walk({ fullChunk: yield* FullChunk, expected });
-  const tree = treeHasher();
+  const pack = packHasher();
+  const root = rootHasher();
+  const read = Effect.fnUntraced(function* (into: Uint8Array) {
+    view.reading = true;
+    const size = yield* running.archive.read(into, into.length);
+    view.reading = false;
+    walk.take(into.subarray(0, size));
+    return size;
+  });
   for (;;) {
     const buffer = yield* upload.buffer;
     const room = buffer.subarray(4);
-    view.reading = true;
-    const size = yield* running.archive.read(room, blockSize);
-    view.reading = false;
+    let size = 0;
+    // A block is of one member only, and nothing is read of what comes behind it.
+    if (walk.end === undefined) size = yield* read(room.subarray(0, record));
+    const left = walk.end === undefined ? 0 : walk.end - walk.offset;
+    const rest = Math.min(blockSize - size, left);
+    const more = rest === 0 ? 0 : yield* read(room.subarray(size, size + rest));
+    size += more;
+    if (walk.fault !== undefined) return walk.fault;
     if (size > 0) {
-      const block = room.subarray(0, size);
-      const fault = walk.push(block);
-      if (fault !== undefined) return fault;
-      tree.push(leafOf(block));
-      yield* upload.push(buffer, size);
+      pack.block(leafOf(room.subarray(0, size)));
+      if (walk.atMemberEnd) {
+        const digest = Buffer.from(pack.endMember()).toString("hex");
+        root.push(lineOf({ ...walk.members.at(-1)!, digest }));
+      }
+      yield* upload.push(buffer, size, pack.running());
     }
-    if (size < blockSize) return { walk, tree };
+    if (size === 0 || more < rest) return { walk, root };
   }
 });
 
@@ -267,10 +300,10 @@ const stream = Effect.fnUntraced(function* (
       ),
     );
   }
-  const members = pumped.walk.finish();
-  const treehash = pumped.tree.root();
-  if (members instanceof ArchiveFault || treehash === undefined) {
-    const detail = members instanceof ArchiveFault ? members.message : "there is nothing in it";
+  const walked = pumped.walk.finish();
+  const root = pumped.root.root();
+  if (walked instanceof ArchiveFault || root === undefined) {
+    const detail = walked instanceof ArchiveFault ? walked.message : "there is nothing in it";
     return yield* unlessGone(
       selection,
       failed(
@@ -293,7 +326,7 @@ const stream = Effect.fnUntraced(function* (
       "was memory short? journalctl -k shows what the kernel killed; then run again",
     );
   }
-  const counted: Counted = { size: pumped.walk.offset, treehash, members };
+  const counted: Counted = { size: pumped.walk.offset, members: pumped.root.members(), root };
   return counted;
 }, Effect.scoped);
 
@@ -328,6 +361,34 @@ const settleBackedUp = Effect.fnUntraced(function* (left: Unfinished | undefined
   );
 });
 
+/**
+ * The names by which a series is told from others. dom0 counts apart, but for a backup of it alone: that
+ * is not the one of the default set with dom0.
+ */
+const namedIn = (asked: ReadonlyArray<string>): ReadonlyArray<string> =>
+  asked.length === 1 ? asked : asked.filter((name) => name !== "dom0");
+
+/**
+ * What the archive of these qubes can have at most, in bytes: what their volumes can hold, and of a
+ * hundredth and a half what tar, the compressor and scrypt add to it where nothing gets smaller. Not
+ * known for dom0's home, nor where Qubes does not say how large a volume is.
+ */
+const mostOf = Effect.fnUntraced(function* (qubes: ReadonlyArray<Qube>) {
+  const { capacity } = yield* Qubes;
+  const sizes = yield* Effect.forEach(
+    qubes,
+    (qube) =>
+      qube.qid === 0 ? Effect.undefined : Effect.orElseSucceed(capacity(qube), () => undefined),
+    { concurrency: 4 },
+  );
+  let most = 64 * 1_048_576;
+  for (const size of sizes) {
+    if (size === undefined) return undefined;
+    most += size + Math.ceil(size / 64) + 1_048_576;
+  }
+  return most;
+});
+
 const noted = "put that right, then bring the receipt here: qbackup ledger rebuild";
 
 const backup = Effect.fnUntraced(function* (
@@ -335,6 +396,7 @@ const backup = Effect.fnUntraced(function* (
   destination: string,
   passphrase: PassphraseFile,
   wanted: Name,
+  promised: number | undefined,
   course: Course,
 ) {
   const reporter = yield* Reporter;
@@ -363,9 +425,16 @@ const backup = Effect.fnUntraced(function* (
   const scratch = yield* Fiber.join(scratched).pipe(
     Effect.catchTag("QubesError", (e) => failed("qubes", e.message)),
   );
-  const session = Buffer.from((yield* Invocation).entropy(16)).toString("hex") as Session;
+  const most = yield* Effect.forkScoped(mostOf(selection.qubes));
+  yield* Effect.forkScoped(
+    tellAfterADay(
+      line`the backup through ${destination}`,
+      () => `${humanSize(view.upload?.progress().acked ?? 0)} are safe on the server`,
+    ),
+  );
+  const session = yield* newSession;
 
-  const left = yield* inLedger(ledger.unfinished);
+  const left = yield* inLedger((yield* RunMark).read);
   view.waits = line`waiting for ${destination} to start`;
   yield* startDestination({
     destination,
@@ -381,52 +450,75 @@ const backup = Effect.fnUntraced(function* (
   yield* settleBackedUp(left);
   const backedUp = backedUpOf(selection.qubes);
   const began = yield* nowInSeconds;
+  const asked = {
+    qubes: selection.asked,
+    includeDom0: selection.includeDom0,
+    prefix: options.prefix,
+  };
   const { name, server, counted, stored, submission } = yield* Effect.gen(function* () {
+    const keys = yield* ownKeys;
     const upload = yield* openUpload({
       destination,
+      keys,
+      series: keys.seriesOf({ ...asked, qubes: namedIn(selection.asked) }),
       name: wanted,
       session,
+      most: yield* Fiber.join(most),
+      expectServer: options.expectServer?.toLowerCase(),
       window: options.window,
       startTimeout: options.startTimeout,
       linkTimeout: options.linkTimeout,
+      floor: options.floor,
     });
-    const { name, server } = upload;
+    const { server } = upload;
     yield* reporter.say(
       "info",
-      line`backing up ${selection.qubes.map((qube) => qube.name).join(", ")} as ${name} through ${destination}`,
+      line`backing up ${selection.qubes.map((qube) => qube.name).join(", ")} as ${upload.name()} through ${destination}`,
     );
     const counted = yield* stream(options, selection, passphrase.path, upload, scratch, view);
-    const manifest = JSON.stringify({
+    const ticket = upload.settledTicket();
+    const { name } = ticket;
+    const now = yield* Clock.currentTimeMillis;
+    const manifest = manifestText({
+      type: "qbackup manifest",
       version: 1,
       name,
-      session,
+      session: ticket.session,
       server,
-      size: counted.size,
-      treehash: counted.treehash,
-      created: DateTime.formatIso(yield* DateTime.now),
-      members: counted.members,
-    } satisfies typeof Manifest.Encoded);
+      signer: keys.signer,
+      series: ticket.series,
+      run: ticket.run,
+      created: instantOf(now),
+      ...counted,
+      format: "qvm-backup",
+      next: promised === undefined ? null : instantOf(now + promised),
+    });
+    const signature = keys.sign("manifest", manifest);
     const submission: Submission = {
       name,
-      session,
+      session: ticket.session,
       destination,
       server,
-      asked: { qubes: selection.asked, includeDom0: selection.includeDom0, prefix: options.prefix },
+      asked,
       qubes: selection.qubes.map((qube) => ({ name: qube.name, qid: qube.qid })),
       manifest,
+      signature,
     };
     // Before the trailer: from then on the server may commit, whatever becomes of this run. Not to
     // send it would lose the whole upload for a note that is only needed if this run is killed.
-    course.marked = yield* remark((mark) => ({ ...mark, submission, backedUp })).pipe(
+    course.marked = yield* remark((mark) => ({ ...mark, submission, ticket, backedUp })).pipe(
       Effect.as(true),
       Effect.catch((error) =>
         Effect.as(reporter.say("warning", line`${error.message}; the backup goes on`), false),
       ),
     );
-    const trailer = { manifest, signature: null } satisfies typeof Trailer.Type;
     view.waits = line`waiting for the server's receipt`;
     course.reached = "sent";
-    const stored = yield* upload.finish(new TextEncoder().encode(JSON.stringify(trailer)));
+    const stored = yield* upload.finish({
+      manifest,
+      signature: Buffer.from(signature, "base64url"),
+      recipe: wishLine({ of: "new", first: 0, count: counted.members }),
+    });
     yield* checkReceipt(stored, server, manifest);
     course.reached = "stored";
     return { name, server, counted, stored, submission };
@@ -456,7 +548,7 @@ const backup = Effect.fnUntraced(function* (
   yield* complete(submission, stored, course.marked ? undefined : noted);
   yield* reporter.say(
     "info",
-    line`stored ${name}: ${humanSize(counted.size)} in ${counted.members.length} members, tree hash ${counted.treehash}, receipt signed by ${fingerprint(server)}`,
+    line`stored ${name}: ${humanSize(counted.size)} in ${counted.members} members, root ${counted.root}, receipt signed by the key with the fingerprint ${fingerprint(server)}`,
   );
   if (first) yield* whatARestoreNeeds(name, destination, passphrase);
   if (selection.unsavable.length > 0) {
@@ -575,6 +667,8 @@ const theRun = Effect.fnUntraced(function* (options: RunOptions, course: Course)
   const { destination, passphraseFile } = yield* settingsFor(options);
   const alarm = alarmUnread(destination, yield* alarmAfterFor(options.alarmAfter));
   yield* archiveName(options.prefix); // a wrong prefix is known before anything is waited for
+  const promised = yield* promiseOf(yield* settingOr(options.expectEvery, expectEvery));
+  yield* checkFingerprint(options.expectServer);
   const passphrase = yield* (yield* QvmBackup)
     .checkPassphrase(passphraseFile)
     .pipe(Effect.mapError((error) => failed("usage", error.message)));
@@ -590,7 +684,7 @@ const theRun = Effect.fnUntraced(function* (options: RunOptions, course: Course)
   }
   if (options.compressFilter !== undefined) yield* checkFilter(options.compressFilter);
   yield* waitForLock(options.waitFor);
-  yield* alarm(alone(options, destination, passphrase, course));
+  yield* alarm(alone(options, destination, passphrase, promised, course));
 });
 
 /** What only one run at a time may do. */
@@ -598,12 +692,13 @@ const alone = Effect.fnUntraced(function* (
   options: RunOptions,
   destination: string,
   passphrase: PassphraseFile,
+  promised: number | undefined,
   course: Course,
 ) {
   const reporter = yield* Reporter;
   const notifier = yield* Notifier;
   if (!(yield* looked).sound) yield* reporter.say("hint", unsound.hint!);
-  yield* inLedger((yield* Ledger).reserve);
+  yield* inLedger((yield* RunMark).reserve);
 
   yield* notifier.notify("low", "Backup started", `Through ${destination}`);
   const recovered = yield* (yield* QvmBackup).recover.pipe(
@@ -611,8 +706,26 @@ const alone = Effect.fnUntraced(function* (
   );
   for (const found of recovered) yield* reporter.say("warning", line`after a killed run: ${found}`);
   const name = yield* archiveName(options.prefix);
-  const stored = yield* backup(options, destination, passphrase, name, course);
+  const stored = yield* backup(options, destination, passphrase, name, promised, course);
   yield* notifier.notify("normal", "Backup stored and proven", stored);
+});
+
+/** The setting that stands for --expect-every. */
+const expectEvery = "QBKP_EXPECT_EVERY";
+const hours = { h: 1, d: 24, w: 168 } as const;
+
+/** Milliseconds until the next archive is promised. */
+const promiseOf = Effect.fnUntraced(function* (text: string | undefined) {
+  if (text === undefined) return undefined;
+  const [, count = "", unit = ""] = /^([1-9][0-9]{0,3})([hdw])$/.exec(text) ?? [];
+  if (unit === "") {
+    return yield* failed(
+      "usage",
+      `--expect-every takes hours, days or weeks, not ${printable(text, 40)}`,
+      "36h for a backup each night, 8d for one a week",
+    );
+  }
+  return Number(count) * hours[unit as keyof typeof hours] * 3_600_000;
 });
 
 /** What Qubes' restore knows, if it is installed; of others it has to be told with -Z (docs/qubes.md, Restoring). */
@@ -676,8 +789,24 @@ export const runCommand = command({
       least: 1,
       most: month,
       unit: "minutes",
-      default: 30,
+      default: linkTimeout,
       help: "give up after so long without progress on the link",
+    },
+    floor: {
+      type: "count",
+      value: "KIB",
+      least: 1,
+      most: 1_048_576,
+      unit: "KiB per second",
+      default: standardFloor,
+      help: "give up where less gets through for an hour",
+    },
+    expectServer,
+    expectEvery: {
+      type: "text",
+      value: "TIME",
+      help: "promise the next archive of these qubes within this time: 36h, 8d",
+      setting: expectEvery,
     },
     qubesTimeout: qubesTimeout("qvm-backup"),
     compressFilter: {

@@ -1,19 +1,23 @@
 /** One page for the bad day: what a restore needs, for a drawer far from this machine. */
-import { DateTime, Effect } from "effect";
-import { type Entry, Ledger } from "#services/Ledger";
-import { humanSize } from "#src/say/format";
+import { Clock, Effect } from "effect";
+import { KnownServers } from "#services/KnownServers";
+import type { Entry } from "#services/Ledger";
+import { ReadBacks } from "#services/ReadBacks";
+import { Signer } from "#services/Signer";
 import { fingerprint } from "#src/proof/keys";
-import { parseManifest } from "#src/proof/manifest";
+import { parseManifest } from "#src/proof/texts";
 import { printable } from "#src/say/shown";
+import { instantOf } from "#src/wire/names";
 import { command } from "#src/dom0/cli/command";
 import { destinationFor } from "#src/dom0/qube/destination";
 import { to } from "#src/dom0/cli/flags";
+import { onPaper } from "#src/dom0/books/head";
 import { looked } from "#src/dom0/books/known";
-import { currentHead, inLedger } from "#src/dom0/books/record";
+import { inLedger } from "#src/dom0/books/record";
 import { print } from "#src/dom0/qube/visit";
 
 /** As many as fit on the page. */
-const most = 8;
+const most = 7;
 
 const minute = (instant: string): string => instant.slice(0, 16).replace("T", " ");
 
@@ -23,8 +27,8 @@ const archiveLines = (entry: Entry): ReadonlyArray<string> => {
   const qubes = entry.qubes.map(({ name }) => name).join(" ");
   return [
     `   ${entry.name}`,
-    `      ${minute(entry.finished)} UTC, ${humanSize(manifest.size)}, ${manifest.size} bytes${entry.rebuilt === true ? ", rebuilt" : ""}`,
-    `      tree hash ${manifest.treehash}`,
+    `      ${minute(entry.finished)} UTC, ${manifest.size} bytes, ${manifest.members} members, ${manifest.format}${entry.rebuilt === true ? ", rebuilt" : ""}`,
+    `      root ${manifest.root}`,
     `      ${printable(qubes, 70)}`,
   ];
 };
@@ -33,16 +37,19 @@ export const recoverySheet = Effect.fnUntraced(function* (options: {
   readonly to: string | undefined;
 }) {
   const destination = yield* destinationFor(options.to);
-  const ledger = yield* Ledger;
-  const { entries } = yield* inLedger(ledger.entries);
-  const key = yield* inLedger(ledger.pinned(destination));
-  const current = yield* currentHead;
-  const audits = yield* inLedger(ledger.audits);
-  yield* looked;
-  // Newest first: each that has a qube, or a prefix, which no newer one has.
+  const { lines } = yield* looked;
+  const server = yield* inLedger((yield* KnownServers).pinned(destination));
+  const own = yield* inLedger((yield* Signer).existing);
+  const audits = yield* inLedger((yield* ReadBacks).all);
+  // Newest first, as they were stored: a rebuilt line comes late, whatever it is about. Each that has a
+  // qube, or a prefix, which no newer one has.
   const seen = new Set<string>();
   const latest: Array<Entry> = [];
-  for (const entry of entries.toReversed()) {
+  const ordered = lines
+    .map(({ entry }) => entry)
+    .reverse()
+    .sort((a, b) => Date.parse(b.finished) - Date.parse(a.finished));
+  for (const entry of ordered) {
     if (entry.destination !== destination) continue;
     const audit = audits.get(entry.session);
     if (audit?.forgotten ?? audit?.failed ?? audit?.undecryptable) continue;
@@ -52,9 +59,10 @@ export const recoverySheet = Effect.fnUntraced(function* (options: {
     for (const one of news) seen.add(one);
     latest.push(entry);
   }
+  const last = lines.at(-1);
   const shown = latest.slice(0, most);
   const [name = "NAME"] = shown.map((entry) => entry.name as string);
-  const now = DateTime.formatIso(yield* DateTime.now);
+  const now = instantOf(yield* Clock.currentTimeMillis);
   yield* print(
     [
       `RECOVERY SHEET of qbackup                                   ${minute(now)} UTC`,
@@ -72,32 +80,36 @@ export const recoverySheet = Effect.fnUntraced(function* (options: {
       "",
       "   ______________________________________________________________________",
       "",
-      `   its key: ${key === undefined ? "not seen yet" : fingerprint(key)}`,
-      `   the ledger's head: ${current?.head ?? "no run yet"}`,
+      `   its key ${server === undefined ? "was not seen yet" : fingerprint(server)}`,
+      "",
+      "3  The key of this dom0, which signs the backups: on paper, qbackup key export",
+      `   ${own === undefined ? "none yet" : fingerprint(own)}`,
+      `   the ledger's head: ${last === undefined ? "no run yet" : onPaper(last.number, last.hash)}`,
       "",
       latest.length > most
-        ? `3  The newest archives of ${most}, and ${latest.length - most} more that hold the newest of some qube:`
-        : "3  The newest archive of each qube:",
+        ? `4  The newest archives of ${most}, and ${latest.length - most} more that hold the newest of some qube:`
+        : "4  The newest archive of each qube:",
       "",
       ...(shown.length === 0 ? ["   none yet"] : shown.flatMap(archiveLines)),
       "",
-      "4  With Qubes: install qbackup in dom0 and in a qube with network, as its",
+      "5  With Qubes: install qbackup in dom0 and in a qube with network, as its",
       "   README says; give that qube an ssh key that the server lets in, and SSH_CONN;",
       "   write the passphrase into a file that only you can read. Then, in dom0:",
       "",
-      `      qbackup ledger rebuild -t ${destination}`,
+      "      qbackup key import",
+      `      qbackup ledger rebuild -t ${destination} --expect-server FINGERPRINT`,
       "         (or copy the old ledger back, then: qbackup ledger check HEAD)",
       `      qbackup list -t ${destination}`,
       `      qbackup restore -t ${destination} -p FILE ${name}`,
       "",
-      "   Compare the key, and each tree hash, with this sheet.",
+      "   Compare the fingerprints, and each root, with this sheet.",
       "",
-      "5  Without Qubes: on any Linux with ssh, GNU tar and scrypt, and an ssh key that",
+      "6  Without Qubes: on any Linux with ssh, GNU tar and scrypt, and an ssh key that",
       "   the server lets in: install/qbackup-recover from the sources of qbackup;",
       "   docs/recovery.md there tells all, also by hand.",
       "",
       `      sh qbackup-recover fetch ACCOUNT@HOST ${name} archive \\`,
-      "         TREEHASH",
+      "         ROOT",
       "      sh qbackup-recover list archive",
       "      sh qbackup-recover extract archive all out",
       "",

@@ -2,19 +2,25 @@
 import { Effect, Result } from "effect";
 import { type Entry, Ledger } from "#services/Ledger";
 import { Reporter } from "#services/Reporter";
-import { FullChunk } from "#src/archive/parameters";
-import { leafOf, treeHasher } from "#src/proof/treehash";
-import { ArchiveFault, Walk } from "#src/archive/walk";
 import { humanSize } from "#src/say/format";
 import { fingerprint } from "#src/proof/keys";
-import { type Manifest, manifestDiffers } from "#src/proof/manifest";
+import type { Manifest } from "#src/proof/texts";
 import { isName, type Name } from "#src/wire/names";
 import { line, printable } from "#src/say/shown";
 import { command } from "#src/dom0/cli/command";
 import { checkUnpacker, decryptAll } from "#src/dom0/tool/decrypt";
 import { destinationFor, settingsFor } from "#src/dom0/qube/destination";
 import { failed, type RunFailed } from "#src/dom0/failure";
-import { blocksOf, fetchBlocks, fromLedger } from "#src/dom0/far/fetch";
+import {
+  allOf,
+  fromLedger,
+  openFar,
+  somethingElse,
+  type Trusted,
+  trustedBy,
+} from "#src/dom0/far/fetch";
+import type { Supply } from "#src/dom0/tool/extract";
+import { checkList, memberWalk } from "#src/dom0/tool/structure";
 import {
   archive,
   compressionFilter,
@@ -27,8 +33,8 @@ import {
 import { knownArchives } from "#src/dom0/books/known";
 import { cameBack, note, noteFailure } from "#src/dom0/books/noted";
 import { inLedger } from "#src/dom0/books/record";
-import { ask, fetchRecord, misplaced, nextReply, recordDiffers } from "#src/dom0/far/remote";
-import { checkServer } from "#src/dom0/far/upload";
+import { ask, contentOf, fetchRecord, nextReply, recordDiffers } from "#src/dom0/far/remote";
+import { checkServer } from "#src/dom0/far/server";
 import { print, visit } from "#src/dom0/qube/visit";
 
 export interface VerifyOptions {
@@ -126,6 +132,7 @@ const theirAnchor = Effect.fnUntraced(function* (name: Name, destination: string
   const { say } = yield* Reporter;
   const vouched = yield* fetchRecord(destination, name);
   if (vouched === undefined) {
+    yield* contentOf(destination, name);
     return yield* failed(
       "usage",
       `the server has no receipt for ${name} either`,
@@ -150,60 +157,38 @@ const worth: { readonly [B in Anchor["by"]]: string } = {
     "it is whole and what the server's receipt says; not proven: that this is what dom0 backed up, and which qubes must be in it",
 };
 
-const readBack = Effect.fnUntraced(function* (anchor: Anchor, destination: string) {
+/** All members, proven, and looked at as they come. */
+const readBack = Effect.fnUntraced(function* (trusted: Trusted, { far, list }: Supply) {
   const { progress } = yield* Reporter;
-  const { manifest, name, qubes } = anchor;
-  const { size, treehash } = manifest;
-  const walk = new Walk({
-    fullChunk: yield* FullChunk,
-    ...(qubes === undefined
-      ? {}
-      : { expected: new Set(qubes.map(({ qid }) => (qid === 0 ? "dom0-home" : `vm${qid}`))) }),
+  const walk = yield* memberWalk(trusted, list);
+  let read = 0;
+  yield* far.blocks(allOf(list), (_want, _block, bytes) => {
+    read += bytes.length;
+    return Effect.andThen(
+      walk.push(bytes),
+      progress({ doing: line`verifying`, bytes: read, total: trusted.size }),
+    );
   });
-  const tree = treeHasher();
-  const broken = (what: string) =>
-    failed("integrity", `${name} came back, but it is no whole archive: ${what}`);
-  yield* fetchBlocks({ name, destination, size, treehash }, 0, blocksOf(size), (_, bytes) =>
-    Effect.suspend(() => {
-      tree.push(leafOf(bytes));
-      const fault = walk.push(bytes);
-      return fault === undefined
-        ? progress({ doing: line`verifying`, bytes: walk.offset, total: size })
-        : broken(fault.message);
-    }),
-  );
-  const members = walk.finish();
-  if (members instanceof ArchiveFault) return yield* broken(members.message);
-  const seen = { ...manifest, size: walk.offset, treehash: tree.root() ?? "", members };
-  const differs = manifestDiffers(manifest, seen);
-  if (differs !== undefined) return yield* broken(`its ${differs} differs`);
+  yield* walk.finish;
 });
 
 /** Minutes that a server may take for reading a GiB: 1 MiB/s, and some to begin with. */
-const minutesFor = (size: number): `${number} minutes` =>
-  `${10 + 18 * Math.ceil(size / 1_073_741_824)} minutes`;
+const minutesFor = (size: number): number => 10 + 18 * Math.ceil(size / 1_073_741_824);
 
 const onServer = Effect.fnUntraced(function* ({ manifest, name }: Anchor, destination: string) {
   const missing = failed("integrity", `${name} is not on the server any more`);
   const checked = yield* ask(
     destination,
     { verb: "check", name },
-    (next, call) =>
-      Effect.gen(function* () {
-        for (;;) {
-          const reply = yield* nextReply(next, call, destination, missing);
-          if (reply.type === "checked") return reply;
-          if (reply.type !== "alive") return yield* misplaced(reply);
-        }
-      }),
+    (next, call) => nextReply(next, call, destination, missing),
     minutesFor(manifest.size),
   );
   if (
     checked.size !== manifest.size ||
-    checked.treehash !== manifest.treehash ||
-    checked.members !== manifest.members.length
+    checked.root !== manifest.root ||
+    checked.members !== manifest.members
   ) {
-    return yield* failed("integrity", `the server has something else under the name ${name}`);
+    return yield* somethingElse(name);
   }
 });
 
@@ -225,24 +210,33 @@ export const verify = Effect.fnUntraced(function* (options: VerifyOptions) {
   );
   const anchor = own ?? (yield* theirAnchor(name, destination));
   const { manifest } = anchor;
-  const { session, size, treehash } = manifest;
+  const { members, root, session, size } = manifest;
 
-  const looked = options.onServer
-    ? onServer(anchor, destination)
-    : passphraseFile === undefined
-      ? readBack(anchor, destination)
+  const trusted = trustedBy(manifest, destination);
+  const fetched = Effect.gen(function* () {
+    const far = yield* openFar(destination);
+    const list = yield* far.members(trusted);
+    yield* checkList(trusted, list, anchor.qubes);
+    const supply = { far, list };
+    yield* passphraseFile === undefined
+      ? readBack(trusted, supply)
       : decryptAll({
-          trusted: { name, destination, size, treehash },
-          manifest,
+          trusted,
+          supply,
           qubes: anchor.qubes,
           passphraseFile,
           compressionFilter: options.compressionFilter,
           qubesTimeout: options.qubesTimeout,
         });
+    return list.blocks();
+  });
+  const looked = options.onServer ? Effect.as(onServer(anchor, destination), 0) : fetched;
   // Meanwhile: most of a call is waiting, and this one is over before the first blocks are there.
   const record =
     anchor.entry === undefined ? Effect.undefined : recordDiffers(destination, anchor.entry);
-  const [early] = yield* Effect.all([Effect.result(record), noted(looked)], { concurrency: 2 });
+  const [early, blocks] = yield* Effect.all([Effect.result(record), noted(looked)], {
+    concurrency: 2,
+  });
   if (!options.onServer && own !== undefined) {
     yield* note([session], ({ failed: _cleared, undecryptable, ...before }, now) =>
       cameBack(before, {
@@ -261,19 +255,20 @@ export const verify = Effect.fnUntraced(function* (options: VerifyOptions) {
     );
   }
   const proof = options.onServer ? "server's word" : anchor.by;
-  const members = manifest.members.length;
   yield* print(
     options.json
-      ? `${JSON.stringify({ name, size, treehash, members, blocks: blocksOf(size), proof })}\n`
+      ? `${JSON.stringify({ name, size, root, members, ...(options.onServer ? {} : { blocks }), proof })}\n`
       : [
           options.onServer
             ? `${name}: the server says that it is whole and unchanged`
             : `${name}: verified${options.decrypt ? ", and all of it decrypts" : ""}`,
-          `  ${humanSize(size)}, ${blocksOf(size)} blocks, ${members} members, tree hash ${treehash}`,
+          `  ${humanSize(size)}, ${members} members${options.onServer ? "" : ` in ${blocks} blocks`}, root ${root}`,
           options.onServer
             ? "  it read the archive itself: this finds decay on its disk, but proves nothing against a server that lies"
             : `  proven: ${worth[anchor.by]}`,
-          ...(anchor.by === "receipt" ? [`  signed by ${fingerprint(manifest.server)}`] : []),
+          ...(anchor.by === "receipt"
+            ? [`  signed by the server key ${fingerprint(manifest.server)}`]
+            : []),
           "",
         ].join("\n"),
   );
@@ -282,7 +277,7 @@ export const verify = Effect.fnUntraced(function* (options: VerifyOptions) {
 export const verifyCommand = command({
   name: "verify",
   summary: "read an archive back, and prove that it is whole and unchanged",
-  about: `Reads the archive back, proves each block against the tree hash in the ledger,
+  about: `Reads the archive back, proves each block by what the ledger says of the whole,
 and checks that it is complete: every qube that was asked for, every member. So
 is what the server would need to replace a lost ledger: its record of the
 archive. Nothing is stored. A link that breaks is made again.`,

@@ -1,49 +1,109 @@
 /**
- * `read NAME FIRST COUNT`: blocks, each with the proof that it belongs to the tree hash. Nobody has to
- * believe the server: who knows the tree hash checks each block before using a byte of it.
+ * `read`: a conversation about blocks of members, each with what proves that it belongs to its member.
+ * Nobody has to believe the server: who knows the member's digest checks each block before using a byte
+ * of it. Only packs of archives can be read, and nothing else that lies in the store.
  */
-import { Effect } from "effect";
-import { proofOf } from "#src/proof/treehash";
-import { blockSize, giveUpFrame, lengthPrefix } from "#src/wire/frames";
+import { Duration, Effect, Exit, ScopedCache } from "effect";
+import { Invocation } from "#services/Invocation";
+import type { SafeFsError } from "#services/SafeFs";
+import { digestSize, leafOf, proofOf } from "#src/proof/treehash";
+import { lengthPrefix } from "#src/wire/frames";
+import { blockSize, proofLimit } from "#src/wire/limits";
+import { readExactLine } from "#src/wire/lines";
+import type { Session } from "#src/wire/names";
 import type { Request } from "#src/wire/request";
-import { refuse, refusalOf } from "#src/store/failure";
+import { type Ask, askLimit, parseAsk } from "#src/wire/verbs/read";
+import { LinkLost, Refused, refusalOf, refuse } from "#src/store/failure";
+import { isPruned, openPack, type Pack, treeOfMember } from "#src/store/packs";
 import type { Store } from "#src/store/store";
-import { openStored, treeOf } from "#src/store/stored";
-import type { Conversation } from "#src/shell/verbs";
+import type { Conversation } from "#src/shell/voice";
+
+/** Packs that are held open; each takes at most 12 MiB, by the members that a pack can have. */
+const openPacks = 16;
+
+/** A disk that fails under a block has damaged it. */
+const why = (error: Refused | SafeFsError): Refused =>
+  error._tag === "Refused"
+    ? error
+    : error.reason === "io"
+      ? new Refused({ code: "damaged", message: refusalOf(error).message })
+      : refusalOf(error);
 
 export const read = Effect.fnUntraced(function* (
-  { name, first, count }: Extract<Request, { verb: "read" }>,
+  _: Request<"read">,
   { store, voice }: Conversation<Store>,
 ) {
-  const stored = yield* openStored(store, name);
-  const { file, size } = stored;
-  if (size === 0) return yield* refuse("incomplete", "the archive is empty");
-  const blocks = Math.ceil(size / blockSize);
-  if (first + count > blocks) {
-    return yield* refuse("bad-request", `the archive has ${blocks} blocks`);
-  }
-  const levels = yield* Effect.raceFirst(treeOf(store, stored), voice.watch);
-  const treehash = Buffer.from(levels.at(-1)!).toString("hex");
-  yield* voice.say({ type: "ready", size, treehash });
+  const { stdin } = yield* Invocation;
+  const packs = yield* ScopedCache.makeWith({
+    capacity: openPacks,
+    lookup: (session: Session) => openPack(store, session),
+    // What is not there now may be committed a moment later.
+    timeToLive: (exit) => (Exit.isSuccess(exit) ? Duration.infinity : Duration.zero),
+  });
+  /** The tree of the member that was asked for last: its blocks come one after the other. */
+  let last: { readonly pack: Pack; readonly member: number; readonly levels: Levels } | undefined;
+  const treeOf = Effect.fnUntraced(function* (pack: Pack, member: number) {
+    if (last?.pack === pack && last.member === member) return last.levels;
+    const levels = yield* treeOfMember(pack, member);
+    last = { pack, member, levels };
+    return levels;
+  });
+  const frame = new Uint8Array(4 + blockSize + proofLimit);
 
-  const deepest = levels.length * 32;
-  const frame = new Uint8Array(4 + blockSize + deepest);
-  const sendBlocks = Effect.gen(function* () {
-    for (let index = first; index < first + count; index++) {
-      const wanted = Math.min(blockSize, size - index * blockSize);
-      const n = yield* file.read(frame.subarray(4, 4 + wanted), index * blockSize);
-      if (n < wanted) return yield* refuse("internal", "the archive became shorter");
-      const proof = proofOf(levels, index);
-      frame.set(lengthPrefix(wanted + proof.length));
-      frame.set(proof, 4 + wanted);
-      yield* voice.send(frame.subarray(0, 4 + wanted + proof.length));
+  /** Makes the frame of one block, and gives its length. */
+  const frameOf = Effect.fnUntraced(function* (session: Session, member: number, block: number) {
+    const pack = yield* ScopedCache.get(packs, session);
+    const { blocks, members, starts } = pack.index;
+    if (member >= members || block >= blocks[member + 1]! - blocks[member]!) {
+      return yield* refuse("not-found", "that pack has no such block");
+    }
+    const at = starts[member]! + block * blockSize;
+    const bytes = frame.subarray(4, 4 + Math.min(blockSize, starts[member + 1]! - at));
+    const n = yield* pack.file.read(bytes, at);
+    const levels = yield* treeOf(pack, member);
+    const leaf = levels?.[0]!.subarray(block * digestSize, (block + 1) * digestSize);
+    if (n < bytes.length || leaf === undefined || Buffer.compare(leafOf(bytes), leaf) !== 0) {
+      // Where an archive was pruned, holes are what is left of the members that nobody needs.
+      const hole = bytes.every((byte) => byte === 0) && (yield* isPruned(store, session));
+      return yield* hole
+        ? refuse("pruned", "that member was pruned")
+        : refuse("damaged", "that block is not what it was when it came");
+    }
+    const proof = proofOf(levels!, block);
+    frame.set(lengthPrefix(bytes.length + proof.length));
+    frame.set(proof, 4 + bytes.length);
+    return 4 + bytes.length + proof.length;
+  });
+
+  const answer = Effect.fnUntraced(function* ({ block, count, member, session }: Ask) {
+    for (let at = block; at < block + count; at++) {
+      yield* Effect.scoped(frameOf(session, member, at)).pipe(
+        Effect.matchEffect({
+          onSuccess: (length) => voice.send(frame.subarray(0, length)),
+          onFailure: (error) => voice.refuse(why(error)),
+        }),
+      );
+    }
+  });
+
+  const conversation = Effect.gen(function* () {
+    for (;;) {
+      voice.listening(true);
+      const line = yield* readExactLine(stdin, askLimit);
+      voice.listening(false);
+      const ask = line === undefined ? "end" : parseAsk(line);
+      if (ask === "end") return;
+      if (ask === undefined) return yield* refuse("bad-request", "that is no line of read");
+      if (ask !== "alive") yield* answer(ask);
     }
   }).pipe(
-    // A reader in the middle of frames must be told that a line comes now.
-    Effect.catchTag("SafeFsError", (error) => Effect.fail(refusalOf(error))),
-    Effect.tapErrorTag("Refused", () => voice.send(giveUpFrame)),
+    Effect.catchTags({
+      BytesError: () => new LinkLost({ why: "the link broke" }),
+      WireError: ({ reason }) => refuse("bad-request", reason),
+    }),
   );
-  yield* sendBlocks;
-  yield* voice.send(lengthPrefix(0));
-  yield* voice.say({ type: "end" });
+  yield* voice.say({ type: "ready" });
+  voice.framed(true);
+  yield* Effect.raceFirst(conversation, voice.watch);
 });
+type Levels = ReadonlyArray<Uint8Array> | undefined;

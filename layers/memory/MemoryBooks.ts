@@ -1,0 +1,128 @@
+/** dom0's books in memory, for tests: the same lines as in the files, on a disk that can be made to fail. */
+import * as Effect from "effect/Effect";
+import * as Layer from "effect/Layer";
+import { createHash } from "node:crypto";
+import { ledgerLine, parseLedger, relinked } from "#layers/files/FileLedger";
+import { keysOf, runAfter } from "#layers/files/FileSigner";
+import { KnownServers } from "#services/KnownServers";
+import { Ledger, LedgerError } from "#services/Ledger";
+import { type Audit, ReadBacks } from "#services/ReadBacks";
+import { RunMark, type Unfinished } from "#services/RunMark";
+import { type Secrets, Signer } from "#services/Signer";
+import { readPrivateKey, privateKeyPem } from "#src/proof/keys";
+import type { PublicKey } from "#src/wire/names";
+
+/** What outlives the program that wrote it. */
+export interface BooksDisk {
+  /** What ledger.jsonl holds. */
+  text: string;
+  unfinished: Unfinished | undefined;
+  readonly pins: Map<string, PublicKey>;
+  readonly audits: Map<string, Audit>;
+  secrets: Secrets | undefined;
+  /** Those that were there before others were taken. */
+  readonly old: Array<Secrets>;
+  /** By `SERVER SERIES`, the highest run given. */
+  readonly runs: Map<string, number>;
+  /**
+   * In order: `entries`, `chain`, `append NAME`, `mend`; `audits`, `audited`; `reserve`, `unfinished`,
+   * `mark`, `unmark`; `pinned QUBE`, `pin QUBE`; `keys`, `existing`, `run SERIES`, `secrets`, `take`.
+   */
+  readonly calls: Array<string>;
+  /** The reason that a call fails for; it works where there is none. Asked for every call. */
+  fails: (call: string) => string | undefined;
+}
+
+export const booksDisk = (): BooksDisk => ({
+  text: "",
+  unfinished: undefined,
+  pins: new Map(),
+  audits: new Map(),
+  secrets: undefined,
+  old: [],
+  runs: new Map(),
+  calls: [],
+  fails: () => undefined,
+});
+
+/** Keys that are made here are the same in every run of a test. */
+const seed = (what: string) => createHash("sha256").update(`${what} of a test`).digest();
+
+export const memoryBooks = (disk: BooksDisk = booksDisk()) => {
+  const call = <A>(name: string, what: () => A) =>
+    Effect.suspend(() => {
+      disk.calls.push(name);
+      const reason = disk.fails(name);
+      if (reason !== undefined) return Effect.fail(new LedgerError({ doing: name, reason }));
+      return Effect.succeed(what());
+    });
+  const parsed = () => parseLedger(Buffer.from(disk.text));
+  const ledger = Layer.succeed(Ledger, {
+    place: "/memory/qbackup",
+    entries: call("entries", () => {
+      const { damaged, lines } = parsed();
+      return { entries: lines.map(({ entry }) => entry), damaged };
+    }),
+    chain: call("chain", () => {
+      const { damaged, lines, unlinked } = parsed();
+      return { lines, damaged, unlinked };
+    }),
+    append: (entry) =>
+      call(`append ${entry.name}`, () => {
+        const { last, open, torn } = parsed();
+        if (torn !== undefined) disk.text = Buffer.from(disk.text).subarray(0, torn).toString();
+        disk.text += `${open ? "\n" : ""}${ledgerLine(entry, last)}\n`;
+      }),
+    mend: call("mend", () => {
+      disk.text = relinked(Buffer.from(disk.text)).toString();
+      return "/memory/qbackup/ledger.jsonl.damaged.1";
+    }),
+  });
+  const readBacks = Layer.succeed(ReadBacks, {
+    all: call("audits", () => new Map(disk.audits)),
+    change: (sessions, change) =>
+      call("audited", () => {
+        for (const session of sessions) {
+          disk.audits.set(session, change(disk.audits.get(session) ?? {}, session));
+        }
+      }),
+  });
+  const runMark = Layer.succeed(RunMark, {
+    reserve: call("reserve", () => {}),
+    read: call("unfinished", () => disk.unfinished),
+    write: (run) =>
+      call(run === undefined ? "unmark" : "mark", () => {
+        disk.unfinished = run;
+      }),
+  });
+  const knownServers = Layer.succeed(KnownServers, {
+    pinned: (destination) => call(`pinned ${destination}`, () => disk.pins.get(destination)),
+    pin: (destination, server) =>
+      call(`pin ${destination}`, () => void disk.pins.set(destination, server)),
+  });
+  const signer = Layer.succeed(Signer, {
+    keys: call("keys", () => {
+      const fresh = disk.secrets === undefined;
+      disk.secrets ??= { signing: seed("signing key"), series: seed("series key") };
+      return keysOf(disk.secrets, fresh);
+    }),
+    existing: call("existing", () =>
+      disk.secrets === undefined
+        ? undefined
+        : readPrivateKey(privateKeyPem(disk.secrets.signing))!.publicKey,
+    ),
+    nextRun: (server, series, least) =>
+      call(`run ${series}`, () => {
+        const run = runAfter(disk.runs.get(`${server} ${series}`), least);
+        disk.runs.set(`${server} ${series}`, run);
+        return run;
+      }),
+    secrets: call("secrets", () => disk.secrets),
+    take: (secrets) =>
+      call("take", () => {
+        if (disk.secrets !== undefined) disk.old.push(disk.secrets);
+        disk.secrets = secrets;
+      }),
+  });
+  return Layer.mergeAll(ledger, readBacks, runMark, knownServers, signer);
+};

@@ -1,0 +1,207 @@
+/**
+ * Who the server is, and the ticket with which it takes an upload: dom0 learns the key before its first
+ * ticket, and numbers its runs above every one that the server was ever shown.
+ */
+import { Clock, Effect } from "effect";
+import { KnownServers } from "#services/KnownServers";
+import { Ledger } from "#services/Ledger";
+import { Reporter } from "#services/Reporter";
+import { type Keys, Signer } from "#services/Signer";
+import { fingerprint, signatureHolds } from "#src/proof/keys";
+import { parseTicket, type SignedTicket, type Ticket, ticketText } from "#src/proof/texts";
+import { line } from "#src/say/shown";
+import { instantOf, type PublicKey, type Series } from "#src/wire/names";
+import { failed, type RunFailed } from "#src/dom0/failure";
+import { reach, refusal, isFailed } from "./call.ts";
+import { persist } from "./retry.ts";
+
+const configuration = (error: { readonly message: string }) => failed("usage", error.message);
+
+/** What `--expect-server` was given. */
+export const checkFingerprint = (text: string | undefined) =>
+  text === undefined || /^[0-9A-Fa-f]{64}$/.test(text)
+    ? Effect.void
+    : failed(
+        "usage",
+        "--expect-server takes a fingerprint of 64 hex digits",
+        "on the server `make server` printed it, and qbackup-shell identity prints it",
+      );
+
+/** What prints the server's fingerprint, where its owner can be asked. */
+const askTheOwner = "`runuser -u ACCOUNT -- /usr/bin/qbackup-shell identity --root STORE`";
+
+/** The server behind `destination` is no other than the pinned one; gives whether one is pinned. */
+const compareServer = Effect.fnUntraced(function* (destination: string, server: PublicKey) {
+  const servers = yield* KnownServers;
+  const pinned = yield* servers.pinned(destination).pipe(Effect.mapError(configuration));
+  if (pinned === undefined || pinned === server) return pinned !== undefined;
+  const { place } = yield* Ledger;
+  return yield* failed(
+    "integrity",
+    `the server's key changed: its fingerprint was ${fingerprint(pinned)}, now it is ${fingerprint(server)}`,
+    `ask the server's owner what ${askTheOwner} prints there, as root; only if it is the new key, remove the line of ${destination} from ${place}/known_servers`,
+  );
+});
+
+/**
+ * The server behind `destination` is the one that it was the first time; pinned then. The caller has
+ * something that was signed with this key: one that was only shown may be what a forger or a bad link
+ * made of the server's, and would lock the true server out.
+ */
+export const checkServer = Effect.fnUntraced(function* (destination: string, server: PublicKey) {
+  if (yield* compareServer(destination, server)) return;
+  yield* (yield* KnownServers).pin(destination, server).pipe(Effect.mapError(configuration));
+  const { say } = yield* Reporter;
+  yield* say(
+    "info",
+    line`first contact: pinned the server behind ${destination}, key fingerprint ${fingerprint(server)}`,
+  );
+  yield* say(
+    "hint",
+    line`compare it with what \`make server\` printed, or ${askTheOwner} prints there, as root`,
+  );
+});
+
+/** The keys, made where there are none; their fingerprint is shown then. */
+export const ownKeys = Effect.gen(function* () {
+  const keys = yield* (yield* Signer).keys.pipe(Effect.mapError(configuration));
+  if (keys.fresh) {
+    const { say } = yield* Reporter;
+    yield* say(
+      "info",
+      line`made the key that signs backups: key fingerprint ${fingerprint(keys.signer)}`,
+    );
+    yield* say("hint", "write it on paper, so that it outlives this machine: qbackup key export");
+  }
+  return keys;
+});
+
+/** An upload before it has a ticket. */
+export interface Wanted {
+  readonly destination: string;
+  readonly keys: Keys;
+  readonly series: Series;
+  /** Minutes in which signs of life alone are taken for an answer that is to come. */
+  readonly linkTimeout: number;
+}
+
+/**
+ * A ticket that the server shows as the highest: the number of its run. Only dom0 can have signed it,
+ * so what was not signed here is a lie, and no number is taken from it.
+ */
+const runOf = (
+  { keys, series }: Wanted,
+  server: PublicKey,
+  text: string,
+  signature: string,
+): Effect.Effect<number, RunFailed> => {
+  const shown = parseTicket(text);
+  return shown !== undefined &&
+    signatureHolds(keys.signer, "ticket", text, signature) &&
+    shown.server === server &&
+    shown.ticket.signer === keys.signer &&
+    shown.ticket.series === series
+    ? Effect.succeed(shown.ticket.run)
+    : Effect.fail(
+        failed("integrity", "the server shows a ticket that was not signed here for these backups"),
+      );
+};
+
+/** What the server said of itself. */
+export interface Met {
+  readonly server: PublicKey;
+  /** Bytes that an upload may have now. */
+  readonly room: number;
+  /** The highest run that it was shown; 0 for none. */
+  readonly highest: number;
+}
+
+/** What the server says of itself; `startTimeout` is for how many minutes a network is waited for. */
+const aboutIt = ({ destination, keys, linkTimeout, series }: Wanted, startTimeout: number) =>
+  persist(
+    Effect.gen(function* () {
+      const of = { signer: keys.signer, series };
+      const { first } = yield* reach(destination, { verb: "about", of }, { minutes: linkTimeout });
+      return isFailed(first) ? yield* refusal(first) : first;
+    }).pipe(
+      // Before the server has shown its key it may be any program that talks.
+      Effect.catchTag("WireError", ({ reason }) => failed("link", `malformed reply: ${reason}`)),
+    ),
+    { startTimeout },
+  );
+
+/** Bytes that an upload may have now. */
+export const roomNow = (wanted: Wanted) => Effect.map(aboutIt(wanted, 0), ({ room }) => room);
+
+/** Asks who the server is: the pinned one, or the one that was expected. */
+export const meet = Effect.fnUntraced(function* (
+  wanted: Wanted & {
+    /** A fingerprint in hex. */
+    readonly expectServer: string | undefined;
+    /** Minutes. */
+    readonly startTimeout: number;
+  },
+) {
+  const { destination, expectServer } = wanted;
+  const { room, server, ticket } = yield* aboutIt(wanted, wanted.startTimeout);
+  const shown = fingerprint(server);
+  if (expectServer !== undefined && expectServer !== shown) {
+    return yield* failed(
+      "integrity",
+      `the server's key fingerprint is ${shown}, and ${expectServer} was expected`,
+      `ask the server's owner what ${askTheOwner} prints there, as root`,
+    );
+  }
+  if (!(yield* compareServer(destination, server)) && expectServer === undefined) {
+    const { say } = yield* Reporter;
+    yield* say(
+      "info",
+      line`a server that is new here has the key fingerprint ${shown}; it is pinned with its first receipt`,
+    );
+  }
+  const highest = ticket === null ? 0 : yield* runOf(wanted, server, ticket.text, ticket.signature);
+  const met: Met = { server, room, highest };
+  return met;
+});
+
+/** Signs a ticket for a run above `least`, whose number is on disk before. */
+export const newTicket = Effect.fnUntraced(function* (
+  { keys, series }: Pick<Wanted, "keys" | "series">,
+  server: PublicKey,
+  least: number,
+  words: Pick<Ticket, "name" | "session" | "bytes">,
+) {
+  const run = yield* (yield* Signer)
+    .nextRun(server, series, least)
+    .pipe(Effect.mapError(configuration));
+  const time = instantOf(yield* Clock.currentTimeMillis);
+  const { bytes, name, session } = words;
+  const ticket: Ticket = {
+    name,
+    session,
+    base: "-",
+    series,
+    run,
+    bytes,
+    time,
+    signer: keys.signer,
+  };
+  const signed: SignedTicket = {
+    ...ticket,
+    signature: keys.sign("ticket", ticketText(ticket, server)),
+  };
+  return signed;
+});
+
+/** The number to go above where the server has refused a ticket as stale, and shown the highest. */
+export const staleRun = (
+  wanted: Wanted,
+  server: PublicKey,
+  {
+    signature,
+    ticket,
+  }: { readonly ticket?: string | undefined; readonly signature?: string | undefined },
+): Effect.Effect<number, RunFailed> =>
+  ticket === undefined || signature === undefined
+    ? Effect.fail(failed("integrity", "the server calls a ticket stale and shows no newer one"))
+    : runOf(wanted, server, ticket, signature);

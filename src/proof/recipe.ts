@@ -1,0 +1,114 @@
+/**
+ * What an archive is made of: runs of members of packs. As it is stored, `SESSION FIRST COUNT\n` a line;
+ * as an upload says it, `new FIRST COUNT\n` (of its own pack) or `base FIRST COUNT\n` (of the archive
+ * that it builds on, by that one's order). docs/protocol.md, Recipes.
+ */
+import { isSession, parseNumber, type Session } from "#src/wire/names";
+import { memberLimit } from "./table.ts";
+
+/** Bytes of the longest line of either form, its newline included. */
+export const recipeLineLimit = 32 + 1 + 7 + 1 + 7 + 1;
+
+/** `count` members of the pack of `session`, from its member `first` (from 0) on; at least one. */
+export interface Run {
+  readonly session: Session;
+  readonly first: number;
+  readonly count: number;
+}
+/** The same, before it is known which packs they are in. */
+export interface Wish {
+  readonly of: "new" | "base";
+  readonly first: number;
+  readonly count: number;
+}
+
+const parse = (text: string) => {
+  const [of, ...numbers] = text.split(" ");
+  const [first, count] = numbers.map((number) => parseNumber(number));
+  return numbers.length !== 2 ||
+    first === undefined ||
+    count === undefined ||
+    count === 0 ||
+    first + count > memberLimit
+    ? undefined
+    : { of, first, count };
+};
+
+/** Reads a stored line without its newline; undefined for anything else. */
+export const parseRun = (text: string): Run | undefined => {
+  const run = parse(text);
+  return run !== undefined && isSession(run.of)
+    ? { session: run.of, first: run.first, count: run.count }
+    : undefined;
+};
+
+/** Reads a line of an upload, without its newline; undefined for anything else. */
+export const parseWish = (text: string): Wish | undefined => {
+  const run = parse(text);
+  return run?.of === "new" || run?.of === "base" ? { ...run, of: run.of } : undefined;
+};
+
+/** With its newline. */
+export const runLine = ({ count, first, session }: Run): string => `${session} ${first} ${count}\n`;
+export const wishLine = ({ count, first, of }: Wish): string => `${of} ${first} ${count}\n`;
+
+/** Collects runs; what continues the one before is made one with it. */
+export const recipe = () => {
+  const runs: Array<Run> = [];
+  let members = 0;
+  return {
+    runs: (): ReadonlyArray<Run> => runs,
+    members: () => members,
+    push: (run: Run): void => {
+      members += run.count;
+      const last = runs.at(-1);
+      if (last?.session === run.session && last.first + last.count === run.first) {
+        runs[runs.length - 1] = { ...last, count: last.count + run.count };
+      } else runs.push(run);
+    },
+  };
+};
+
+/**
+ * Turns what an upload says into runs: `own` is its session, `members` what its pack has, `base` the
+ * runs of the archive that it builds on. Gives undefined for a wish that leads outside of them, or
+ * that makes the archive longer than it may be.
+ */
+export const resolver = (own: Session, members: number, base: ReadonlyArray<Run>) => {
+  /** Where each run of the base begins, by the base's order; and its end. */
+  const starts = [0];
+  for (const { count } of base) starts.push(starts.at(-1)! + count);
+  const baseMembers = starts.at(-1)!;
+  /** The run that has the base's member `index`. */
+  const holding = (index: number): number => {
+    let low = 0;
+    let high = base.length - 1;
+    while (low < high) {
+      const middle = (low + high + 1) >>> 1;
+      if (starts[middle]! <= index) low = middle;
+      else high = middle - 1;
+    }
+    return low;
+  };
+  const made = recipe();
+  return {
+    made,
+    push: ({ count, first, of }: Wish): true | undefined => {
+      if (first + count > (of === "new" ? members : baseMembers)) return undefined;
+      if (made.members() + count > memberLimit) return undefined;
+      if (of === "new") {
+        made.push({ session: own, first, count });
+        return true;
+      }
+      let at = first;
+      for (let i = holding(first); at < first + count; i++) {
+        const run = base[i]!;
+        const skip = at - starts[i]!;
+        const some = Math.min(run.count - skip, first + count - at);
+        made.push({ session: run.session, first: run.first + skip, count: some });
+        at += some;
+      }
+      return true;
+    },
+  };
+};

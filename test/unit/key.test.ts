@@ -1,0 +1,161 @@
+/** dom0's own keys: shown, on paper and back, changed; and what a slip of the pen comes to. */
+import { NodeServices } from "@effect/platform-node";
+import { assert, describe, it } from "@effect/vitest";
+import { Effect, Layer, Schema } from "effect";
+import { type BooksDisk, booksDisk, memoryBooks } from "#layers/memory/MemoryBooks";
+import { memoryLocks } from "#layers/memory/MemoryLocks";
+import { memoryNotifier } from "#layers/memory/MemoryNotifier";
+import { memoryPipe } from "#layers/memory/MemoryPipe";
+import { memoryReporter, type Said } from "#layers/memory/MemoryReporter";
+import { memorySettings } from "#layers/memory/MemorySettings";
+import { Invocation } from "#services/Invocation";
+import { Qrexec } from "#services/Qrexec";
+import { Qubes } from "#services/Qubes";
+import { QvmBackup } from "#services/QvmBackup";
+import { QvmRestore } from "#services/QvmRestore";
+import { dom0 } from "#src/dom0/cli/main";
+import { secretFromPaper, secretOnPaper } from "#src/dom0/books/paper";
+import { fingerprint, privateKeyPem, readPrivateKey } from "#src/proof/keys";
+
+const secrets = { signing: Buffer.alloc(32, 1), series: Buffer.alloc(32, 2) };
+const publicOf = (seed: Uint8Array) => readPrivateKey(privateKeyPem(seed))!.publicKey;
+const aDisk = (): BooksDisk => ({ ...booksDisk(), secrets: { ...secrets } });
+
+/** `qbackup key WORD` with these lines on its stdin. */
+const key = Effect.fnUntraced(function* (disk: BooksDisk, word: string, typed = "") {
+  const said: Said = { lines: [], progress: [] };
+  const stdin = memoryPipe();
+  yield* stdin.sink.write(Buffer.from(typed));
+  yield* stdin.sink.end;
+  let out = "";
+  const code = yield* dom0.pipe(
+    Effect.provide(
+      Layer.mergeAll(
+        Layer.succeed(Invocation, {
+          args: ["key", word],
+          env: {},
+          watched: true,
+          stdin: stdin.source,
+          stdout: {
+            write: (bytes) => Effect.sync(() => void (out += Buffer.from(bytes).toString())),
+            end: Effect.void,
+          },
+          entropy: (n) => new Uint8Array(n).fill(7),
+        }),
+        memoryReporter(said),
+        memoryNotifier([]),
+        memoryBooks(disk),
+        memoryLocks(),
+        memorySettings({}),
+        Layer.mock(Qubes, {}),
+        Layer.mock(Qrexec, {}),
+        Layer.mock(QvmBackup, {}),
+        Layer.mock(QvmRestore, {}),
+        NodeServices.layer,
+      ),
+    ),
+  );
+  const text = said.lines.map(({ level, text }) => `${level}: ${text}`).join("\n");
+  return { code, out, text };
+});
+
+describe("qbackup key", () => {
+  it.effect("show: the fingerprint, and the key for the server's owner; none is made for it", () =>
+    Effect.gen(function* () {
+      const { code, out, text } = yield* key(aDisk(), "show");
+      const signer = publicOf(secrets.signing);
+      assert.strictEqual(code, 0, text);
+      assert.strictEqual(
+        out,
+        `key fingerprint  ${fingerprint(signer)}\npublic key       ${signer}\n`,
+      );
+      for (const word of ["show", "export", "rotate"]) {
+        const empty = booksDisk();
+        const none = yield* key(empty, word);
+        assert.strictEqual(none.code, 2, none.text);
+        assert.match(none.text, /there is no key here yet\nhint: .*qbackup key import/);
+        assert.isUndefined(empty.secrets);
+      }
+    }),
+  );
+  it.effect("export and import: from one dom0 to another one, through paper", () =>
+    Effect.gen(function* () {
+      const paper = yield* key(aDisk(), "export");
+      assert.strictEqual(paper.code, 0, paper.text);
+      const lines = paper.out.split("\n").slice(0, 2);
+      for (const line of lines) {
+        assert.match(line, /^(?:signing|series ) {1,2}[0-9A-Z]{4}(?:-[0-9A-Z]{4}){13}$/);
+        assert.isAtMost(line.length, 80);
+      }
+      const disk = booksDisk();
+      const typed = `${lines.join("\n").toLowerCase().replaceAll("-", " ").replaceAll("0", "o")}\n`;
+      const { code, out, text } = yield* key(disk, "import", typed);
+      assert.strictEqual(code, 0, text);
+      assert.deepStrictEqual(Buffer.from(disk.secrets!.signing), secrets.signing);
+      assert.deepStrictEqual(Buffer.from(disk.secrets!.series), secrets.series);
+      assert.include(out, fingerprint(publicOf(secrets.signing)));
+      assert.include(text, `qbackup-shell signers add ${publicOf(secrets.signing)}`);
+    }),
+  );
+  it.effect(
+    "import asks again for a line with a slip in it, and changes nothing before both are right",
+    () =>
+      Effect.gen(function* () {
+        const signing = secretOnPaper("signing", secrets.signing);
+        const series = secretOnPaper("series", secrets.series);
+        const slip = signing.replace(/[0-9A-Z]/, (letter) => (letter === "0" ? "1" : "0"));
+        const disk = booksDisk();
+        const { code, text } = yield* key(
+          disk,
+          "import",
+          `\n${slip}\n${series}\n${signing}\n${series}\n`,
+        );
+        assert.strictEqual(code, 0, text);
+        assert.strictEqual(text.match(/that is not the signing line/g)?.length, 2);
+        for (const typed of [
+          "",
+          `${signing}\n`,
+          `${signing}\n${"x\n".repeat(20)}`,
+          "x".repeat(9000),
+        ]) {
+          const kept = aDisk();
+          const failed = yield* key(kept, "import", typed);
+          assert.strictEqual(failed.code, 2, failed.text);
+          assert.match(
+            failed.text,
+            /the (?:signing|series) line did not come, and nothing was changed/,
+          );
+          assert.notInclude(kept.calls, "take");
+        }
+      }),
+  );
+  it.effect("rotate: another key of the same series; the old one is kept beside it", () =>
+    Effect.gen(function* () {
+      const disk = aDisk();
+      const { code, out, text } = yield* key(disk, "rotate");
+      assert.strictEqual(code, 0, text);
+      assert.deepStrictEqual(Buffer.from(disk.secrets!.series), secrets.series);
+      assert.include(out, publicOf(Buffer.alloc(32, 7)));
+      assert.deepStrictEqual(Buffer.from(disk.old[0]!.signing), secrets.signing);
+    }),
+  );
+});
+
+it.prop(
+  "a secret on paper is read back, and no letter of it can be another",
+  { at: Schema.Int },
+  ({ at }) => {
+    const index = Math.abs(at);
+    const secret = Buffer.alloc(32, index % 251);
+    const text = secretOnPaper("signing", secret);
+    assert.deepStrictEqual(secretFromPaper("signing", text), secret);
+    assert.isUndefined(secretFromPaper("series", text));
+    assert.isUndefined(secretFromPaper("signing", text.slice(0, -1)));
+    const place = index % text.length;
+    if (text[place] === "-") return;
+    const other = text[place] === "Z" ? "Y" : "Z";
+    assert.isUndefined(
+      secretFromPaper("signing", text.slice(0, place) + other + text.slice(place + 1)),
+    );
+  },
+);

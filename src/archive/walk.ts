@@ -524,11 +524,11 @@ export class MemberWalk {
   }
 
   #fail(fault: ArchiveFault["fault"], detail: string): ArchiveFault {
-    return (this.#fault ??= new ArchiveFault({ fault, detail, at: this.#start }));
+    return (this.#fault = new ArchiveFault({ fault, detail, at: this.#start }));
   }
 
   #header(bytes: Buffer, pax: boolean): void {
-    if (this.#asked === "slots" && this.#start > 0 && isZero(bytes)) {
+    if (this.#asked === "slots" && this.#start !== 0 && isZero(bytes)) {
       this.#left = archiveSize("slots", this.#start) - this.#offset;
       this.#state = { at: "end" };
       return;
@@ -583,8 +583,8 @@ export class MemberWalk {
       }
     }
     this.#left = this.#end! - this.#after - this.#offset;
+    // A header has no data behind its head: its padding comes next, of which there always is some.
     this.#state = { at: "data" };
-    this.skip(0);
   }
 
   #pad(): void {

@@ -797,6 +797,11 @@ describe("slots", () => {
     ] as const) {
       assert.strictEqual(found([bytes], slots), fault);
     }
+    const alone = new MemberWalk({ ...small, ...slots });
+    const more = Buffer.concat([all, Buffer.alloc(1)]);
+    for (let at = 0; at < more.length && !alone.fault;) at += alone.take(more.subarray(at));
+    assert.strictEqual(alone.fault?.fault, "padding");
+    assert.strictEqual(alone.finish(), alone.fault);
     for (const [bytes, where] of [
       [Buffer.concat([all, Buffer.alloc(1)]), "behind the last member"],
       [Buffer.concat([...begin, first.subarray(0, -1), Buffer.from("x")]), "behind a member"],

@@ -29,6 +29,9 @@ const trickle = 4096;
 /** What a client must at least take within the silence limit. In bytes. */
 const piece = 65_536;
 
+/** Milliseconds by a clock that nobody sets: what waiting is measured by. */
+export const monotonic = Effect.map(Clock.monotonicTimeNanos, (now) => Number(now) / 1e6);
+
 export interface Voice {
   /** Fails when replies cannot be written within 60 s; after that it says nothing more. */
   readonly say: (...replies: ReadonlyArray<Reply>) => Effect.Effect<void, LinkLost>;
@@ -71,7 +74,7 @@ export const makeVoice = Effect.fnUntraced(function* (
   const turn = Semaphore.makeUnsafe(1);
   const tooSlow = { in: slowness(floor), out: slowness(floor) };
   let broken = false;
-  let spoken = yield* Clock.currentTimeMillis;
+  let spoken = yield* monotonic;
   let heard = 0;
   let listening = false;
   let arrivals = 0;
@@ -95,7 +98,7 @@ export const makeVoice = Effect.fnUntraced(function* (
             Effect.tapError(() => Effect.sync(() => (broken = true))),
           ),
     );
-  const spoke = Effect.map(Clock.currentTimeMillis, (now) => {
+  const spoke = Effect.map(monotonic, (now) => {
     spoken = now;
     heard = stdin.received();
   });
@@ -104,10 +107,10 @@ export const makeVoice = Effect.fnUntraced(function* (
   const sending = Effect.fnUntraced(function* (bytes: Uint8Array) {
     for (let at = 0; at < bytes.length; at += piece) {
       const some = bytes.subarray(at, at + piece);
-      const before = yield* Clock.currentTimeMillis;
+      const before = yield* monotonic;
       yield* written(stdout.write(some), "bytes");
       sent += some.length;
-      if (tooSlow.out(sent, (yield* Clock.currentTimeMillis) - before)) {
+      if (tooSlow.out(sent, (yield* monotonic) - before)) {
         broken = true;
         return yield* lost("the client takes bytes too slowly");
       }
@@ -116,25 +119,24 @@ export const makeVoice = Effect.fnUntraced(function* (
   });
 
   const watch = Effect.gen(function* () {
-    // Not by the clock, which may be set back.
-    let quiet = 0;
+    let since = yield* monotonic;
     let bytes = stdin.received();
     let frames = arrivals;
     for (;;) {
       yield* Effect.sleep(glance);
-      const now = yield* Clock.currentTimeMillis;
+      const now = yield* monotonic;
       const received = stdin.received();
       if (!listening || frames !== arrivals || received - bytes >= trickle) {
-        quiet = 0;
+        since = now;
         bytes = received;
         frames = arrivals;
-      } else if ((quiet += glance) >= silenceLimit * 1000) {
+      } else if (now - since >= silenceLimit * 1000) {
         return yield* lost("the client has been silent for a minute");
       }
       if (tooSlow.in(received, listening && received > begun ? glance : 0)) {
         return yield* lost("the client sends too slowly");
       }
-      if (Math.abs(now - spoken) >= aliveAfter * 1000 && (!listening || received !== heard)) {
+      if (now - spoken >= aliveAfter * 1000 && (!listening || received !== heard)) {
         yield* turn.withPermits(1)(
           Effect.suspend(() => (framed ? sending(keepAliveFrame) : saying({ type: "alive" }))),
         );

@@ -229,8 +229,8 @@ export const planted: ReadonlyArray<Planted> = [
     "the server may be silent for ever",
     600,
     "src/shell/voice.ts",
-    "} else if ((quiet += glance) >= silenceLimit * 1000) {",
-    "} else if ((quiet += glance) >= 1e15) {",
+    "} else if (now - since >= silenceLimit * 1000) {",
+    "} else if (now - since >= 1e15) {",
   ),
   one(
     "a server that is long about it is given up",

@@ -34,7 +34,7 @@ import { recipeOf } from "#src/store/tables";
 import { type Admitted, enter, fresh, stillHolds, ticketOf, vouch } from "#src/store/tickets";
 import { discard, goneOf, openUpload, type Upload } from "#src/store/upload";
 import { type Gauge, gauge } from "#src/store/usage";
-import type { Conversation } from "#src/shell/voice";
+import { type Conversation, monotonic } from "#src/shell/voice";
 
 type Put = Conversation<WritableStore>;
 
@@ -137,7 +137,7 @@ const takeIn = (work: Work, asked: Effect.Effect<void>) => {
       yield* voice.say({ type: "ack", offset, running });
     }
     yield* upload.allow(yield* usage.left());
-    const now = yield* Clock.currentTimeMillis;
+    const now = yield* monotonic;
     if (now - claimed < claimEach) return;
     claimed = now;
     yield* claim(store.own);

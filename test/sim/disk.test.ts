@@ -6,7 +6,7 @@ import { assert, describe, it } from "@effect/vitest";
 import { Effect } from "effect";
 import { Disk } from "#layers/memory/MemorySafeFs";
 import { blockSize } from "#src/wire/limits";
-import { planOf } from "#test/sim/plan";
+import { planFor } from "#test/sim/plan";
 import { tell } from "#test/sim/story";
 import { archiveOf } from "#test/support/archive";
 import { rng } from "#test/support/random";
@@ -185,14 +185,7 @@ describe("a call on the disk does not succeed", () => {
         }),
       );
       it(`${reason}, ${times === 1 ? "once" : "from then on"}: what dom0 makes of it`, () => {
-        const {
-          attack: _0,
-          carrierDies: _1,
-          dom0Dies: _2,
-          books: _3,
-          second: _4,
-          ...rest
-        } = planOf(1);
+        const rest = planFor(1);
         const calm = { ...rest, links: [], deaths: [], clocks: [], pauses: [], archive: 2 };
         for (let at = 1; at <= 90; at++) {
           const disk = { at, count: times, reason };

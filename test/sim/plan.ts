@@ -330,3 +330,17 @@ export const planOf = (seed: number): Plan => {
     ),
   };
 };
+
+/** A plan with a link, deaths, clocks and pauses, and nothing besides: for stories that are made by hand. */
+export const planFor = (seed: number) => {
+  const {
+    attack: _0,
+    carrierDies: _1,
+    disk: _2,
+    dom0Dies: _3,
+    books: _4,
+    second: _5,
+    ...rest
+  } = planOf(seed);
+  return rest;
+};

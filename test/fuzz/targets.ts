@@ -274,7 +274,7 @@ const tables: Target = {
       assert.ok(
         lines.join("") !== table ||
           lines.some((line) => line.length > tableLineLimit || !/^[ -~]+\n$/.test(line)) ||
-          mine.some(([index]) => reference.memberIn(lines[index]?.trimEnd() ?? "") === undefined),
+          mine.some(([index]) => reference.memberIn(lines[index]?.slice(0, -1) ?? "") === undefined),
       );
       return;
     }

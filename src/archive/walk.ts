@@ -72,6 +72,8 @@ export interface WalkOptions {
   readonly fullChunk?: number;
   /** The directories that must be there, and no others: `vm7`, `dom0-home`. */
   readonly expected?: ReadonlySet<string>;
+  /** It only lists the files that went elsewhere, by a compressor that is a path (docs/qubes.md, Tap). */
+  readonly listing?: boolean;
 }
 
 const heads = ["backup-header", "backup-header.hmac", "qubes.xml.000.enc"] as const;
@@ -79,6 +81,8 @@ const isHead = (path: string): boolean => (heads as ReadonlyArray<string>).inclu
 /** The files that a qube can have (R4.3); `empty` stands for a qube without any. */
 const chunked =
   /^(?:(vm[1-9][0-9]{0,9})\/(?:private\.img|root\.img|firewall\.xml|notes\.txt|whitelisted-appmenus\.list|empty)|(dom0-home)\/[A-Za-z0-9_][A-Za-z0-9_.@-]{0,63})\.([0-9]{3}|[1-9][0-9]{3,6})\.enc$/;
+/** Is it a file that a Qubes backup can have, before it is cut into chunks: `vm7/private.img`? */
+export const isFile = (name: string): boolean => chunked.test(`${name}.000.enc`);
 
 const headerFields = {
   version: Schema.Literal("4"),
@@ -91,7 +95,7 @@ const headerFields = {
   "crypto-algorithm": Schema.optionalKey(Schema.Literal("scrypt")),
   "backup-id": Schema.String.check(Schema.isPattern(/^[0-9]{8}T[0-9]{6}-[0-9]{1,10}$/)),
 };
-/** By format; slots have the root over the members behind the two heads sealed in their header. */
+/** By what it is the header of; slots have the root over the members behind the two heads sealed in their header. */
 const decodeBackupHeader = {
   "qvm-backup": Schema.decodeUnknownOption(Schema.Struct(headerFields), {
     onExcessProperty: "error",
@@ -106,9 +110,16 @@ const decodeBackupHeader = {
     }),
     { onExcessProperty: "error" },
   ),
+  listing: Schema.decodeUnknownOption(
+    Schema.Struct({
+      ...headerFields,
+      "compression-filter": Schema.String.check(Schema.isPattern(/^\/[A-Za-z0-9/._-]{1,200}$/)),
+    }),
+    { onExcessProperty: "error" },
+  ),
 };
 
-const isBackupHeader = (text: string, format: Format): boolean => {
+const isBackupHeader = (text: string, format: Format | "listing"): boolean => {
   const lines = text.split("\n");
   if (lines.pop() !== "" || lines[0] !== "version=4") return false;
   const pairs = lines.map((line): [string, string] => {
@@ -406,6 +417,7 @@ export interface MemberOptions extends Omit<WalkOptions, "expected"> {
  */
 export class MemberWalk {
   readonly #asked: Format | "pack";
+  readonly #listing: boolean;
   readonly #fullChunk: number;
   readonly #begin: (member: Begun) => ArchiveFault | undefined;
   #format: Format | undefined;
@@ -423,6 +435,7 @@ export class MemberWalk {
 
   constructor(options: MemberOptions = {}) {
     this.#asked = options.format ?? "qvm-backup";
+    this.#listing = options.listing === true;
     this.#format = this.#asked === "pack" ? undefined : this.#asked;
     this.#fullChunk = options.fullChunk ?? fullChunk;
     this.#begin =
@@ -571,7 +584,7 @@ export class MemberWalk {
 
   #head(bytes: Buffer, path: string): void {
     if (path === heads[0]) {
-      if (!isBackupHeader(bytes.toString("latin1"), this.#format!)) {
+      if (!isBackupHeader(bytes.toString("latin1"), this.#listing ? "listing" : this.#format!)) {
         this.#fail("backup-header", "backup-header is not that of an encrypted version 4 backup");
         return;
       }

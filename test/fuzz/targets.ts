@@ -7,6 +7,7 @@ import { Effect, Exit } from "effect";
 import * as assert from "node:assert/strict";
 import * as fs from "node:fs";
 import type { Source } from "#services/Bytes";
+import { InnerFault, innerReader } from "#src/archive/inner";
 import { ArchiveFault, archiveSize, ListWalk, Walk } from "#src/archive/walk";
 import { archiveMembers } from "#src/proof/members";
 import { parseWish, resolver, type Run, runLine } from "#src/proof/recipe";
@@ -34,8 +35,18 @@ import {
 import { askLine, parseAsk } from "#src/wire/verbs/read";
 import { pieces } from "#test/fuzz/mutate";
 import { archiveOf, scryptOf, slotOf } from "#test/support/archive";
+import {
+  ended,
+  gnuHeader,
+  gnuSparse,
+  gnuTar,
+  paxHeader,
+  paxRecord,
+  tarwriter,
+} from "#test/support/inner";
 import { type Rng, rng } from "#test/support/random";
 import * as reference from "#test/support/reference";
+import { padTo } from "#test/support/tar";
 import { vectors } from "#test/support/vectors";
 
 export interface Target {
@@ -505,6 +516,107 @@ const tar: Target = {
   },
 };
 
+/** Bytes of a slot here. */
+const slot = 2048;
+const noData = new Uint8Array(slot);
+const image = Buffer.alloc(9000, 3);
+image.fill(0, 600, 5000);
+const inside = [
+  { offset: 0, length: 1024 },
+  { offset: 4608, length: 4392 },
+];
+const home = ended(
+  gnuHeader("dom0-home/user/", "5", 0),
+  gnuHeader("dom0-home/user/a", "0", 700),
+  padTo(Buffer.alloc(700, 5), 512),
+  gnuSparse("dom0-home/user/b", image.length, inside),
+  padTo(Buffer.alloc(5416, 6), 512),
+  paxHeader([paxRecord("size", 600)]),
+  gnuHeader("dom0-home/user/c", "0", 0),
+  Buffer.alloc(1024, 7),
+);
+const inner: Target = {
+  name: "inner",
+  corpus: [
+    gnuTar("vm7/private.img", image, inside),
+    gnuTar("vm7/private.img", image, inside, { base256: true }),
+    gnuTar(
+      "vm7/root.img",
+      image,
+      [0, 1, 2, 3, 4, 5].map((n) => ({ offset: n * 1024, length: 512 })),
+    ),
+    tarwriter("vm7/private.img", image),
+    tarwriter("vm7/private.img", image, true),
+    gnuTar("qubes.xml", Buffer.from("<qubes/>"), [{ offset: 0, length: 8 }]),
+    home,
+  ],
+  check: (input, r) => {
+    const read = (parts: ReadonlyArray<Uint8Array>) => {
+      const reader = innerReader(slot);
+      const found: Array<string> = [];
+      let size: number | undefined = 0;
+      let slots = 0;
+      let bytes = 0;
+      /** False once it is over. */
+      const steps = (): boolean => {
+        // What is said of a size may be anything, and zeros come in one step.
+        for (let turns = 0; ; turns++) {
+          assert.ok(turns <= input.length + 5, "more steps than there can be");
+          const step = reader.next();
+          if (step === undefined) return true;
+          assert.ok(found.length > 0 || step instanceof InnerFault || step.type === "file");
+          if (step instanceof InnerFault) {
+            assert.match(step.message, /^[\x20-\x7e]+$/);
+            assert.ok(step.at <= input.length);
+            found.push(step.message);
+            return false;
+          }
+          if (step.type === "file") {
+            assert.match(step.name, /^(?:qubes\.xml|vm[0-9]+\/[a-z.-]+|dom0-home\/[\w.@-]+)$/);
+            size = step.size;
+          } else if (step.type === "zeros") {
+            assert.ok(step.count > 0 && size !== undefined);
+            slots += step.count;
+          } else if (step.type === "slot") {
+            assert.equal(step.index, slots);
+            if (size !== undefined) {
+              assert.notEqual(Buffer.compare(step.bytes, noData.subarray(0, step.bytes.length)), 0);
+              assert.equal(step.bytes.length, Math.min(slot, size - slots * slot));
+            }
+            slots += 1;
+            bytes += step.bytes.length;
+          } else {
+            // Whole: every slot was said once, or every byte came.
+            if (size === undefined) assert.equal(bytes, input.length);
+            else assert.equal(slots, Math.ceil(size / slot));
+            found.push("whole");
+            return false;
+          }
+          found.push(
+            step.type === "slot"
+              ? `${step.index} ${reference.sha256(step.bytes).toString("hex")}`
+              : JSON.stringify(step),
+          );
+        }
+      };
+      for (const part of parts) {
+        reader.push(part);
+        if (!steps()) return found;
+      }
+      reader.end();
+      assert.ok(!steps(), "it waits for more than there is");
+      return found;
+    };
+    const [got, inPieces] = [read([input]), read(pieces(input, r))];
+    // Where a fault was noticed, and how much was said before, is told by the pieces; which one, is not.
+    const endOf = (all: Array<string>) => all.pop()?.replace(/ \(at byte [0-9]+\)$/, "");
+    const end = endOf(got);
+    assert.equal(endOf(inPieces), end);
+    if (end === "whole") assert.equal(inPieces.length, got.length);
+    for (const [i, one] of inPieces.entries()) assert.equal(one, got[i] ?? one);
+  },
+};
+
 export const targets: ReadonlyArray<Target> = [
   command,
   request,
@@ -515,6 +627,7 @@ export const targets: ReadonlyArray<Target> = [
   asks,
   answers,
   tar,
+  inner,
 ];
 
 /** Runs input number `n` of a target, or the given bytes. */

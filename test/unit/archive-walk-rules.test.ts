@@ -743,6 +743,30 @@ describe("member by member", () => {
   });
 });
 
+it("what only lists files names a path as its compressor, and no other archive does", () => {
+  const by = (filter: string) =>
+    headed(headerText.replace("filter=gzip", `filter=${filter}`)).concat(one);
+  const list = (filter: string) => found(by(filter), { listing: true });
+  const tap = "/home/user/.local/state/qbackup/run/tap";
+  assert.strictEqual(list(tap), "whole");
+  assert.strictEqual(found(by(tap)), "backup-header");
+  assert.strictEqual(found(by(tap), { listing: false }), "backup-header");
+  for (const [filter, fault] of [
+    ["gzip", "backup-header"],
+    ["/", "backup-header"],
+    ["/x", "whole"],
+    ["x/x", "backup-header"],
+    ["/x y", "backup-header"],
+    ["/x;y", "backup-header"],
+    [`/${"x".repeat(200)}`, "whole"],
+    [`/${"x".repeat(201)}`, "backup-header"],
+  ] as const) {
+    assert.strictEqual(list(filter), fault, filter);
+  }
+  const more = headed(`${headerText.replace("filter=gzip", `filter=${tap}`)}more=1\n`);
+  assert.strictEqual(found([...more, one], { listing: true }), "backup-header");
+});
+
 describe("slots", () => {
   const seal = `qbackup-seal=${"ab".repeat(32)}\nqbackup-run=58\n`;
   const slot = (name: string, bytes = 200) => slotOf(name, sealed(bytes));

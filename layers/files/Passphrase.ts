@@ -5,7 +5,7 @@
  */
 
 export interface Passphrase {
-  /** Characters of what qvm-backup takes; the text itself leaves this module in no way. */
+  /** Characters of what qvm-backup takes. Nothing here has a word of the text. */
   readonly characters: number;
   /** Why no backup should be encrypted with it: part of a sentence. */
   readonly unfit: string | undefined;
@@ -48,8 +48,7 @@ const looks = (line: string): string | undefined => {
   return undefined;
 };
 
-/** `bytes` are the beginning of the file, `whole` is whether they are all of it. Throws why it cannot be read. */
-export const readPassphrase = (bytes: Uint8Array, whole: boolean): Passphrase => {
+const linesOf = (bytes: Uint8Array, whole: boolean) => {
   const end = bytes.findIndex((byte) => byte === 10 || byte === 13);
   if (end < 0 && !whole) throw new Error("its first line has no end");
   const decode = (part: Uint8Array, stream: boolean) => {
@@ -66,7 +65,16 @@ export const readPassphrase = (bytes: Uint8Array, whole: boolean): Passphrase =>
   if (text.replace(/^\ufeff/, "").trim() === "") {
     throw new Error("its first line, which is the passphrase, is blank");
   }
+  return { line, rest, text };
+};
 
+/** The passphrase itself, for who encrypts with it here. Arguments and errors as of `readPassphrase`. */
+export const passphraseIn = (bytes: Uint8Array, whole: boolean): Uint8Array =>
+  new TextEncoder().encode(linesOf(bytes, whole).text);
+
+/** `bytes` are the beginning of the file, `whole` is whether they are all of it. Throws why it cannot be read. */
+export const readPassphrase = (bytes: Uint8Array, whole: boolean): Passphrase => {
+  const { line, rest, text } = linesOf(bytes, whole);
   const unfit = /\p{Cc}/u.test(text)
     ? "there is a control character in it, which scrypt's terminal may take for a command"
     : new TextEncoder().encode(text).length > longest

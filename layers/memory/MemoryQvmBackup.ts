@@ -3,6 +3,7 @@ import * as Deferred from "effect/Deferred";
 import type * as Duration from "effect/Duration";
 import * as Effect from "effect/Effect";
 import * as Layer from "effect/Layer";
+import * as Redacted from "effect/Redacted";
 import type { Source } from "#services/Bytes";
 import { QubesError } from "#services/Qubes";
 import { type Ended, type Plan, QvmBackup } from "#services/QvmBackup";
@@ -17,6 +18,10 @@ export interface Chunk {
 
 export interface QvmBackupScript {
   readonly chunks: ReadonlyArray<Chunk>;
+  /** The files of a tapped backup; each is taken before a byte is written. */
+  readonly files?: ReadonlyArray<Uint8Array>;
+  /** What the passphrase file holds. */
+  readonly passphrase?: string;
   /** Never exits by itself, once it has written its bytes. */
   readonly hangs?: boolean;
   readonly ends?: Ended;
@@ -83,7 +88,9 @@ export const memoryQvmBackup = (script: QvmBackupScript): Layer.Layer<QvmBackup>
           wake();
         }
       });
+      const taken = { next: 0, done: 0 };
       yield* Effect.gen(function* () {
+        yield* until(() => plan.tapped !== true || taken.done === (script.files?.length ?? 0));
         for (const { after, bytes, percent: now } of script.chunks) {
           if (after !== undefined) yield* Effect.sleep(after);
           if (bytes !== undefined) yield* write(bytes);
@@ -105,6 +112,29 @@ export const memoryQvmBackup = (script: QvmBackupScript): Layer.Layer<QvmBackup>
         }),
       );
 
+      const nextFile = Effect.suspend(() => {
+        const bytes = script.files?.[taken.next];
+        if (bytes === undefined) return Effect.as(Deferred.await(exit), undefined);
+        taken.next += 1;
+        let at = 0;
+        const stream: Source = {
+          received: () => at,
+          read: (into, atLeast = 1) =>
+            Effect.sync(() => {
+              const part = bytes.subarray(at, at + Math.max(atLeast, 10_000));
+              const some = part.subarray(0, into.length);
+              into.set(some);
+              at += some.length;
+              return some.length;
+            }),
+        };
+        const done = Effect.sync(() => {
+          taken.done += 1;
+          wake();
+        });
+        return Effect.succeed({ stream, done });
+      });
+
       const archive: Source = {
         received: () => received,
         read: Effect.fnUntraced(function* (into: Uint8Array, atLeast = 1) {
@@ -125,7 +155,12 @@ export const memoryQvmBackup = (script: QvmBackupScript): Layer.Layer<QvmBackup>
           }
         }),
       };
-      return { archive, ended: Deferred.await(exit), progress: () => ({ percent, shown }) };
+      return {
+        archive,
+        nextFile,
+        ended: Deferred.await(exit),
+        progress: () => ({ percent, shown }),
+      };
     }),
     checkPassphrase: (file) =>
       script.passphraseRefused === undefined
@@ -142,6 +177,8 @@ export const memoryQvmBackup = (script: QvmBackupScript): Layer.Layer<QvmBackup>
               detail: script.passphraseRefused,
             }),
           ),
+    passphrase: () =>
+      Effect.succeed(Redacted.make(new TextEncoder().encode(script.passphrase ?? "secret"))),
     compresses: (program) => Effect.succeed(script.noFilter?.includes(program) !== true),
     recover: Effect.sync(() => {
       script.recovered += 1;

@@ -15,12 +15,14 @@
 import * as Effect from "effect/Effect";
 import * as Layer from "effect/Layer";
 import * as Option from "effect/Option";
+import * as Redacted from "effect/Redacted";
 import * as Schema from "effect/Schema";
 import * as fs from "node:fs";
 import * as path from "node:path";
 import { type Argv, child, collector, type Env, run, signalGroup } from "#layers/process/Child";
 import { fromFd } from "#layers/process/FdBytes";
-import { readPassphrase } from "#layers/files/Passphrase";
+import { passphraseIn, readPassphrase } from "#layers/files/Passphrase";
+import { openTap } from "#layers/qubes/Tap";
 import { BytesError, type Source } from "#services/Bytes";
 import { Qube, QubesError } from "#services/Qubes";
 import { type Plan, QvmBackup } from "#services/QvmBackup";
@@ -102,7 +104,9 @@ const isQubeName = Schema.is(Qube.fields.name);
  * What comes after the options; a mistake here would make qvm-backup take its default set
  * (docs/qubes.md, Names and the default set).
  */
-const commandLine = ({ compressFilter, passphraseFile, qubes }: Plan, fifo: string) => {
+const commandLine = (plan: Plan, fifo: string, tap: string) => {
+  const { passphraseFile, qubes, tapped } = plan;
+  const compressFilter = tapped === true ? tap : plan.compressFilter;
   const bad = qubes.find((name) => !isQubeName(name));
   const detail = !path.isAbsolute(passphraseFile)
     ? "the passphrase file's path is not absolute"
@@ -135,6 +139,7 @@ export const fifoQvmBackup = (options: FifoOptions): Layer.Layer<QvmBackup> =>
     const { env, runDirectory } = options;
     const limit = { ...limits, ...options.limits };
     const fifo = path.join(runDirectory, "archive");
+    const tapFile = path.join(runDirectory, "tap");
     let busy = false;
 
     /**
@@ -287,7 +292,7 @@ export const fifoQvmBackup = (options: FifoOptions): Layer.Layer<QvmBackup> =>
 
     return {
       start: Effect.fnUntraced(function* (plan: Plan) {
-        const command = yield* commandLine(plan, fifo);
+        const command = yield* commandLine(plan, fifo, tapFile);
         if (busy) return yield* new QubesError({ doing: "start qvm-backup", detail: "one runs" });
         let started: number | undefined;
         yield* Effect.acquireRelease(
@@ -303,6 +308,14 @@ export const fifoQvmBackup = (options: FifoOptions): Layer.Layer<QvmBackup> =>
             }).pipe(Effect.ignoreCause),
         ).pipe(Effect.tapError(() => Effect.sync(() => (busy = false))));
         const ends = yield* Effect.acquireRelease(open, (it) => it.close);
+        const tap =
+          plan.tapped === true
+            ? yield* openTap(tapFile).pipe(
+                Effect.mapError(
+                  (detail) => new QubesError({ doing: "take files from qubesd", detail }),
+                ),
+              )
+            : undefined;
 
         let percent: number | undefined;
         let shown = 0;
@@ -374,10 +387,16 @@ export const fifoQvmBackup = (options: FifoOptions): Layer.Layer<QvmBackup> =>
           code,
           said: code === 0 ? said : [...said, ...unsavable()],
         }));
-        return { archive, ended, progress: () => ({ percent, shown }) };
+        const nextFile =
+          tap === undefined
+            ? Effect.undefined
+            : Effect.raceFirst(tap.next, Effect.as(it.exited, undefined));
+        return { archive, nextFile, ended, progress: () => ({ percent, shown }) };
       }),
 
-      checkPassphrase: (file) => Effect.suspend(() => passphrase(path.resolve(file))),
+      checkPassphrase: (file) => Effect.suspend(() => checked(path.resolve(file))),
+      passphrase: (file) =>
+        withBeginning(file, (bytes, whole) => Redacted.make(passphraseIn(bytes, whole))),
       compresses: (program) =>
         run(["sh", "-c", `"$0" | "$0" -d`, program], {
           input: sample,
@@ -397,7 +416,27 @@ const sample = "Nothing of this may be lost on the way.\n".repeat(100);
 /** Bytes that are looked at; Python reads less at once. */
 const looksAt = 65_536;
 
-const passphrase = (file: string) =>
+const checked = (file: string) =>
+  withBeginning(file, (bytes, whole, stats) => {
+    const { characters, doubts, unfit } = readPassphrase(bytes, whole);
+    const mode = stats.mode & 0o777;
+    const open = (mode & 0o077) === 0 ? undefined : mode.toString(8).padStart(4, "0");
+    return {
+      path: file,
+      characters,
+      unfit,
+      doubts,
+      warning:
+        open &&
+        `others may use the passphrase file ${printable(file)} (mode ${open}): chmod 600 it`,
+    };
+  });
+
+/** Uses what a passphrase file begins with; nothing of it stays in memory here. */
+const withBeginning = <A>(
+  file: string,
+  use: (bytes: Uint8Array, whole: boolean, stats: fs.Stats) => A,
+) =>
   attempt(`use the passphrase file ${printable(file)}`, () => {
     const fd = fs.openSync(file, O_RDONLY | O_NONBLOCK); // a FIFO must not make this wait
     const bytes = Buffer.alloc(looksAt);
@@ -405,21 +444,7 @@ const passphrase = (file: string) =>
       const stats = fs.fstatSync(fd);
       if (!stats.isFile()) throw new Error("it is no regular file");
       const size = fs.readSync(fd, bytes);
-      const { characters, doubts, unfit } = readPassphrase(
-        bytes.subarray(0, size),
-        size < bytes.length,
-      );
-      const mode = stats.mode & 0o777;
-      const open = (mode & 0o077) === 0 ? undefined : mode.toString(8).padStart(4, "0");
-      return {
-        path: file,
-        characters,
-        unfit,
-        doubts,
-        warning:
-          open &&
-          `others may use the passphrase file ${printable(file)} (mode ${open}): chmod 600 it`,
-      };
+      return use(bytes.subarray(0, size), size < bytes.length, stats);
     } finally {
       bytes.fill(0);
       fs.closeSync(fd);

@@ -285,7 +285,9 @@ const tables: Target = {
       assert.ok(
         lines.join("") !== table ||
           lines.some((line) => line.length > tableLineLimit || !/^[ -~]+\n$/.test(line)) ||
-          mine.some(([index]) => reference.memberIn(lines[index]?.slice(0, -1) ?? "") === undefined),
+          mine.some(
+            ([index]) => reference.memberIn(lines[index]?.slice(0, -1) ?? "") === undefined,
+          ),
       );
       return;
     }

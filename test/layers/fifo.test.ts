@@ -1,5 +1,5 @@
 import { assert, describe, it } from "@effect/vitest";
-import { Effect, Exit } from "effect";
+import { Effect, Exit, Redacted } from "effect";
 import { type ChildProcess, execFileSync, spawn } from "node:child_process";
 import * as fs from "node:fs";
 import * as path from "node:path";
@@ -237,6 +237,14 @@ describe("FifoQvmBackup", () => {
         ...always.slice(2),
         "work",
       ]);
+      const tap = path.join(runDirectory, "tap");
+      assert.deepStrictEqual(yield* argv({ tapped: true, compressFilter: "zstd" }), [
+        "--yes",
+        "--compress-filter",
+        tap,
+        ...always.slice(2),
+        "work",
+      ]);
       // Without a name qvm-backup would take its default set.
       for (const bad of [
         { qubes: [] },
@@ -245,6 +253,25 @@ describe("FifoQvmBackup", () => {
         { passphraseFile: "p" },
       ]) {
         assert.isTrue(Exit.isFailure(yield* Effect.exit(argv(bad))), JSON.stringify(bad));
+      }
+    }),
+  );
+
+  it.live("is not tapped where a shell would not read the tap's path as it is", () =>
+    Effect.gen(function* () {
+      const { it } = yield* Effect.promise(qubes);
+      for (const name of ["a b", "a;b", "a$b", "x".repeat(120)]) {
+        const runDirectory = path.join(it.dir, name, "run");
+        const exit = yield* Effect.exit(
+          use({ runDirectory, env: it.env }, ({ start }) =>
+            Effect.scoped(start({ ...plan, tapped: true })),
+          ),
+        );
+        assert.include(
+          String(Exit.isFailure(exit) && exit.cause),
+          "is too long for a socket, or has other signs",
+        );
+        assert.isFalse(fs.existsSync(runDirectory));
       }
     }),
   );
@@ -334,6 +361,11 @@ echo "Backup error: Got empty response from qubesd." >&2; exit 1`,
           doubts: ["the passphrase file has more than one line: only the first is the passphrase"],
         }),
       );
+      const taken = yield* use({ runDirectory: path.join(dir, "run"), env }, (it) =>
+        it.passphrase(path.join(dir, "passphrase")),
+      );
+      assert.strictEqual(Buffer.from(Redacted.value(taken)).toString(), "correct horse");
+      assert.notInclude(String(taken) + JSON.stringify(taken), "horse");
       const open = yield* check("correct horse", 0o640);
       assert.include(Exit.isSuccess(open) ? open.value.warning : "", "(mode 0640)");
       for (const bad of [

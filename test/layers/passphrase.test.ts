@@ -1,7 +1,7 @@
 /** What a passphrase file means to qvm-backup, and what speaks against it. */
 import { assert, describe, it } from "vitest";
 import { execFileSync } from "node:child_process";
-import { readPassphrase } from "#layers/files/Passphrase";
+import { passphraseIn, readPassphrase } from "#layers/files/Passphrase";
 import { unless, without } from "#test/support/unless";
 
 const read = (text: string | Buffer) => readPassphrase(Buffer.from(text), true);
@@ -66,6 +66,19 @@ describe("a passphrase file", () => {
   ])("with %s is unfit", (_, text) => assert.isDefined(read(text).unfit));
   it("with a good thousand bytes is fit", () => {
     assert.isUndefined(read("correct horse ".repeat(100)).unfit);
+  });
+
+  it("gives it, too, to who encrypts with it: what Python would take, in UTF-8", () => {
+    for (const [text, taken] of [
+      [`${good}\n`, good],
+      [`${good} \t\r\nmore`, good],
+      [` \ufeffgr\u00fc\u00dfe\n`, ` \ufeffgr\u00fc\u00dfe`],
+    ] as const) {
+      assert.strictEqual(Buffer.from(passphraseIn(Buffer.from(text), true)).toString(), taken);
+    }
+    for (const bad of ["", " \n", "\nsecret"])
+      assert.throws(() => passphraseIn(Buffer.from(bad), true), /is blank/);
+    assert.throws(() => passphraseIn(Buffer.from("x"), false), /has no end/);
   });
 
   it("never shows a word of it", () => {

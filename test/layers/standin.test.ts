@@ -1,6 +1,6 @@
 /** The layers of dom0 over the stand-in for Qubes: its tools, its qubesd, its archives. */
 import { assert, describe, it } from "@effect/vitest";
-import { Effect, Layer } from "effect";
+import { Effect, Fiber, Layer } from "effect";
 import { type ChildProcess, spawn } from "node:child_process";
 import * as fs from "node:fs";
 import * as path from "node:path";
@@ -11,9 +11,11 @@ import { fifoQvmBackup } from "#layers/qubes/FifoQvmBackup";
 import { notifySend } from "#layers/desktop/NotifySend";
 import { qubesCli } from "#layers/qubes/QubesCli";
 import { qvmRunQrexec } from "#layers/qubes/QvmRunQrexec";
-import { QvmBackup } from "#services/QvmBackup";
+import { QvmBackup, type Tapped } from "#services/QvmBackup";
 import { Reporter } from "#services/Reporter";
+import { InnerFault, innerReader } from "#src/archive/inner";
 import { Walk } from "#src/archive/walk";
+import { sha256 } from "#src/proof/texts";
 import { notifierContract } from "#test/contracts/notifier";
 import { qrexecContract } from "#test/contracts/qrexec";
 import { qubesContract, world as qubes } from "#test/contracts/qubes";
@@ -29,8 +31,10 @@ import {
 import { processesWith } from "#test/support/programs";
 import { rng } from "#test/support/random";
 import { line } from "#src/say/shown";
+import { unless, without } from "#test/support/unless";
 import { gone, until } from "#test/support/until";
 
+const noPython = without("python3");
 const made: Array<World> = [];
 const directories: Array<string> = [];
 let tools: string;
@@ -156,6 +160,106 @@ describe("FifoQvmBackup over the stand-in", () => {
       yield* Effect.promise(() => settled(world));
     }),
   );
+
+  /** A tapped backup: what comes of `take` for each file, and how qvm-backup ends. */
+  const tapped = <A>(world: World, take: (file: Tapped) => Effect.Effect<A, unknown>) =>
+    run(world, ({ start }) =>
+      Effect.gen(function* () {
+        const running = yield* start({ ...planOf(world), tapped: true });
+        const listing = yield* Effect.forkScoped(drain(running));
+        const taken: Array<A> = [];
+        for (;;) {
+          const file = yield* running.nextFile;
+          if (file === undefined) break;
+          taken.push(yield* take(file));
+        }
+        const walk = new Walk({ listing: true });
+        walk.push(yield* Fiber.join(listing));
+        return { taken, walk, ended: yield* running.ended };
+      }).pipe(Effect.scoped),
+    );
+  const whole = Effect.fnUntraced(function* ({ done, stream }: Tapped) {
+    const reader = innerReader();
+    const into = Buffer.alloc(100_000);
+    const slots: Array<string> = [];
+    let name = "";
+    for (;;) {
+      const n = yield* stream.read(into);
+      if (n === 0) reader.end();
+      else reader.push(into.subarray(0, n));
+      for (let next = reader.next(); next !== undefined; next = reader.next()) {
+        if (next instanceof InnerFault) return assert.fail(next.message);
+        if (next.type === "file") name = next.name;
+        if (next.type === "slot") slots.push(sha256(Buffer.from(next.bytes).toString("hex")));
+        if (next.type === "end") {
+          yield* done;
+          return `${name} ${slots.join(" ")}`;
+        }
+      }
+    }
+  });
+  describe("through its tap", unless(noPython), () => {
+    it.live("hands over each file, the same of files and of block devices", () =>
+      Effect.gen(function* () {
+        const came: Array<ReadonlyArray<string>> = [];
+        for (const blockDevices of [false, true]) {
+          const world = worldOf({ blockDevices });
+          const { ended, taken, walk } = yield* tapped(world, whole);
+          assert.deepStrictEqual(ended, { code: 0, said: [] });
+          assert.lengthOf(walk.finish() as ReadonlyArray<unknown>, 5);
+          assert.deepStrictEqual(
+            walk.members.slice(2).map(({ path, size }) => [path, size]),
+            taken.map((one) => [`${one.split(" ")[0]}.000.enc`, 128]),
+          );
+          came.push(taken);
+          yield* Effect.promise(() => settled(world));
+        }
+        // qubes.xml has the time in it.
+        assert.deepStrictEqual(came[0]!.slice(1), came[1]!.slice(1));
+        assert.isAtLeast(came[0]!.length, 3);
+      }),
+    );
+    it.live.each([
+      [false, { code: 1, said: /Failed to archive vm[0-9]+\/private\.img file/ }],
+      [true, { code: 0, said: /^$/ }],
+    ] as const)(
+      "is not told by qvm-backup that a tap died, of block devices: %s",
+      ([blockDevices, end]) =>
+        Effect.gen(function* () {
+          const world = worldOf({ blockDevices });
+          let files = 0;
+          const { ended } = yield* tapped(world, (file) =>
+            Effect.gen(function* () {
+              files += 1;
+              if (files !== 2) return yield* whole(file);
+              // All was read, and nobody has said so.
+              yield* whole({ ...file, done: Effect.void });
+              for (const pid of processesWith(path.join(runDirectory(world), "tap"))) {
+                if (fs.readFileSync(`/proc/${pid}/comm`, "utf8") === "tap\n")
+                  process.kill(pid, "SIGKILL");
+              }
+              return "";
+            }),
+          );
+          assert.strictEqual(ended.code, end.code);
+          assert.match(ended.said.join(), end.said);
+          yield* Effect.promise(() => settled(world));
+        }),
+    );
+    it.live("ends with a run that ends while a file is under way", () =>
+      Effect.gen(function* () {
+        const world = fresh();
+        yield* run(world, ({ start }) =>
+          Effect.gen(function* () {
+            const running = yield* start({ ...planOf(world), tapped: true });
+            yield* whole((yield* running.nextFile)!);
+            yield* (yield* running.nextFile)!.stream.read(Buffer.alloc(1000));
+          }).pipe(Effect.scoped),
+        );
+        yield* Effect.promise(() => settled(world));
+      }),
+    );
+  });
 
   const faults: ReadonlyArray<readonly [Fault, code: number | undefined, said: string]> = [
     [{ tool: "qvm-backup", kind: "write-nothing", open: false }, 0, ""],

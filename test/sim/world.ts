@@ -6,6 +6,7 @@
 import { NodeServices } from "@effect/platform-node";
 import { Clock, type Context, Deferred, Effect, Exit, Fiber, Layer, Random, Scope } from "effect";
 import * as crypto from "node:crypto";
+import { memorySealing } from "#layers/memory/MemorySealing";
 import { keysOf } from "#layers/files/FileSigner";
 import { type BooksDisk, booksDisk, memoryBooks } from "#layers/memory/MemoryBooks";
 import { memoryJournal } from "#layers/memory/MemoryJournal";
@@ -890,6 +891,7 @@ export class World {
       memoryLocks(where.locks),
       memorySettings({}),
       Layer.mock(QvmRestore, {}),
+      memorySealing,
     );
     run.fiber = this.go(
       Effect.andThen(

@@ -11,7 +11,7 @@ import { imageOf, usageOf } from "./images.ts";
 import { qubesXml } from "./qubesxml.ts";
 import { encryption, fillerHead, SCRYPT_HEAD, SCRYPT_TAIL } from "./scrypt.ts";
 import type { Qube, Settings } from "./state.ts";
-import { innerLength, innerTar, OUTER_HEAD, outerHead, outerLength } from "./tar.ts";
+import { deviceTar, innerLength, innerTar, OUTER_HEAD, outerHead, outerLength } from "./tar.ts";
 import type { Content, TarVersion } from "./tar.ts";
 
 /** A file that goes into the archive, cut into one or more members. */
@@ -119,7 +119,12 @@ export interface Recipe {
   readonly filter: string | null;
   /** Where members are made ready. */
   readonly tmp: string;
+  /** Ends what reads the volumes. */
+  readonly cancelled: AbortSignal;
 }
+
+/** What the user is told. */
+export class Unarchived extends Error {}
 
 /** Writes one member's archive, growing. What no longer fits on the disk is lost without a word. */
 class Staging {
@@ -192,17 +197,44 @@ const headers = (recipe: Recipe): Array<Member> => {
   ];
 };
 
-const compressed = (filter: string | null, source: Iterable<Buffer>): AsyncIterable<Buffer> => {
+/**
+ * The stream of a file through the compressor, which GNU tar runs by a shell. When that ends badly, or
+ * before it has read all, so does tar; the program for block devices only notices the latter.
+ */
+async function* compressed(recipe: Recipe, file: PlannedFile): AsyncGenerator<Buffer> {
+  const { content, name } = file;
+  const { cancelled, filter, settings } = recipe;
+  const device = content.kind === "image" && settings.blockDevices;
+  const source = device ? deviceTar(name, content.image) : innerTar(name, content);
   const plain = Readable.from(source, { objectMode: false, highWaterMark: 4 * 1024 * 1024 });
-  if (filter === null) return plain;
-  if (filter === "gzip") return plain.pipe(zlib.createGzip({ chunkSize: 256 * 1024 }));
-  const child = child_process.spawn(filter, ["-c"], { stdio: ["pipe", "pipe", "ignore"] });
-  child.on("error", () => child.stdout.destroy(new Error(`cannot run ${filter}`)));
-  // It may end early; what it wrote is what counts.
-  child.stdin.on("error", () => {});
+  if (filter === null) return yield* plain;
+  if (filter === "gzip") return yield* plain.pipe(zlib.createGzip({ chunkSize: 256 * 1024 }));
+  const [program, ...args] = device ? [filter] : ["/bin/sh", "-c", filter];
+  const child = child_process.spawn(program!, args, {
+    stdio: ["pipe", "pipe", "ignore"],
+    cwd: "/",
+    env: { PATH: "/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", LANG: "C.UTF-8" },
+  });
+  const exited = new Promise<boolean>((resolve) => {
+    child.on("error", () => resolve(false));
+    child.on("close", (code) => resolve(code === 0));
+  });
+  let cut = false;
+  child.stdin.on("error", () => (cut = true));
+  const stop = () => {
+    plain.destroy();
+    child.stdin.destroy();
+  };
+  cancelled.addEventListener("abort", stop);
+  plain.on("error", () => {});
   plain.pipe(child.stdin);
-  return child.stdout;
-};
+  yield* child.stdout;
+  const well = await exited;
+  cancelled.removeEventListener("abort", stop);
+  if (cut || !(well || device)) {
+    throw new Unarchived(`Failed to archive ${name} file`);
+  }
+}
 
 const numbered = (file: PlannedFile, chunk: number): string =>
   `${file.name}.${String(chunk).padStart(3, "0")}.enc`;
@@ -213,7 +245,7 @@ const numbered = (file: PlannedFile, chunk: number): string =>
  */
 async function* chunksOf(recipe: Recipe, file: PlannedFile, lastFile: boolean) {
   const { settings } = recipe;
-  const stream = compressed(recipe.filter, innerTar(file.name, file.content));
+  const stream = compressed(recipe, file);
   const source = stream[Symbol.asyncIterator]();
   let rest: Buffer = Buffer.alloc(0);
   for (let chunk = 0, last = false; !last; chunk++) {

@@ -7,7 +7,7 @@ import * as child_process from "node:child_process";
 import * as fs from "node:fs";
 import * as net from "node:net";
 import * as path from "node:path";
-import { backupId, damaged, membersOf, planBackup, remade } from "./archive.ts";
+import { backupId, damaged, membersOf, planBackup, remade, Unarchived } from "./archive.ts";
 import type { Member, Plan, Recipe } from "./archive.ts";
 import { selfCommand, socketName } from "./client.ts";
 import type { Reply, Request } from "./client.ts";
@@ -355,11 +355,13 @@ export class Qubesd {
       cancelled = reject;
     });
     whenCancelled.catch(() => {});
+    const reading = new AbortController();
     const job: Job = {
       cancelled: false,
       stuck: new Set(),
       cancel: () => {
         job.cancelled = true;
+        reading.abort();
         cancelled(new QubesException("Backup cancelled"));
         for (const pid of job.stuck) endProcess(pid);
       },
@@ -375,6 +377,7 @@ export class Qubesd {
       backupId: backupId(),
       filter: typeof filter === "string" ? filter : null,
       tmp,
+      cancelled: reading.signal,
     };
     const place = profile["destination_path"];
     const work = this.#work(job, faults, plan, recipe, String(place), progress).finally(() =>
@@ -384,6 +387,8 @@ export class Qubesd {
     work.catch(() => {});
     try {
       await Promise.race([work, whenCancelled]);
+    } catch (error) {
+      throw error instanceof Unarchived ? new QubesException(error.message) : error;
     } finally {
       this.#jobs.delete(profileName);
     }

@@ -147,7 +147,26 @@ function* membersOf(source: Source): Generator<Found> {
   }
 }
 
-/** Everything that is in an inner archive: files, and images with holes in the old GNU form. */
+/** An image in the form 1.0 of pax, of which the map stands at the head of the data. */
+const paxImage = (size: number, data: Buffer): Buffer => {
+  const image = Buffer.alloc(size);
+  let at = 0;
+  const number = (): number => {
+    const end = data.indexOf(10, at);
+    const text = data.toString("latin1", at, end);
+    at = end + 1;
+    return Number(text);
+  };
+  const pieces = Array.from({ length: number() }, () => ({ offset: number(), length: number() }));
+  at = Math.ceil(at / 512) * 512;
+  for (const { length, offset } of pieces) {
+    data.copy(image, offset, at, at + length);
+    at += length;
+  }
+  return image;
+};
+
+/** Everything that is in an inner archive: files, and images with holes in the old GNU form, or of pax. */
 export const unpacked = (tar: Buffer): Map<string, Buffer> => {
   const files = new Map<string, Buffer>();
   const number = (at: number): number =>
@@ -155,17 +174,26 @@ export const unpacked = (tar: Buffer): Map<string, Buffer> => {
       ? Number.parseInt(tar.toString("latin1", at, at + 11), 8)
       : Number(tar.readBigUInt64BE(at + 4));
   let longName: string | undefined;
+  let records = new Map<string, string>();
   for (let at = 0; at + 512 <= tar.length;) {
     if (tar[at] === 0) {
       at += 512;
       continue;
     }
     const type = tar.toString("latin1", at + 156, at + 157);
-    const size = number(at + 124);
-    const name = longName ?? tar.toString("latin1", at, at + 100).replace(/\0.*$/s, "");
+    const size = Number(records.get("size") ?? number(at + 124));
+    const sparse = records.get("GNU.sparse.realsize");
+    const name =
+      records.get("GNU.sparse.name") ??
+      longName ??
+      tar.toString("latin1", at, at + 100).replace(/\0.*$/s, "");
     longName = undefined;
+    records = new Map();
     let data = at + 512;
-    if (type === "L") longName = tar.toString("utf8", data, data + size - 1);
+    if (type === "x") {
+      const text = tar.toString("utf8", data, data + size);
+      records = new Map([...text.matchAll(/^[0-9]+ ([^=]+)=(.*)$/gm)].map(([, k, v]) => [k!, v!]));
+    } else if (type === "L") longName = tar.toString("utf8", data, data + size - 1);
     else if (type === "S") {
       const extents: Array<{ offset: number; length: number }> = [];
       const take = (from: number, count: number) => {
@@ -186,6 +214,8 @@ export const unpacked = (tar: Buffer): Map<string, Buffer> => {
         from += length;
       }
       files.set(name, image);
+    } else if (type === "0" && sparse !== undefined) {
+      files.set(name, paxImage(Number(sparse), tar.subarray(data, data + size)));
     } else if (type === "0") files.set(name, tar.subarray(data, data + size));
     if (data + size > tar.length) throw new Error("Unexpected EOF in archive");
     at = data + Math.ceil(size / 512) * 512;

@@ -63,6 +63,8 @@ export interface Settings {
   readonly p: number;
   /** The GNU tar that writes the members. */
   readonly tar: "1.34" | "1.35";
+  /** Volumes are block devices, as of LVM: a program of qubesd's own reads them. */
+  readonly blockDevices: boolean;
   /** Members in the right form with filler instead of ciphertext, for archives of benchmark size. */
   readonly raw: boolean;
   /** TMPDIR of qubesd, as a drop-in for qubesd.service would set it. */
@@ -93,6 +95,7 @@ export const defaults: Settings = {
   r: 8,
   p: 1,
   tar: "1.35",
+  blockDevices: false,
   raw: false,
   tmpdir: null,
   extraPath: [],

@@ -56,12 +56,15 @@ export interface ArchiveOptions {
   readonly chunk?: number;
   /** The backup-id in its header. */
   readonly id?: string;
+  /** The compressor in its header. */
+  readonly filter?: string;
 }
 
 /** An archive with the three heads and these files, the same for the same options. */
 export const archiveOf = ({
   chunk = 104_857_600,
   files,
+  filter = "gzip",
   id = "20261123T030424-14807",
   seed,
 }: ArchiveOptions): Buffer => {
@@ -72,7 +75,7 @@ export const archiveOf = ({
     crypto
       .createCipheriv("aes-128-ctr", salt().subarray(0, 16), Buffer.alloc(16))
       .update(Buffer.alloc(size));
-  const text = `version=4\nencrypted=True\ncompressed=True\ncompression-filter=gzip\nhmac-algorithm=scrypt\nbackup-id=${id}\n`;
+  const text = `version=4\nencrypted=True\ncompressed=True\ncompression-filter=${filter}\nhmac-algorithm=scrypt\nbackup-id=${id}\n`;
   const parts = [
     memberOf("backup-header", Buffer.from(text)),
     memberOf("backup-header.hmac", scryptOf(body(119), salt())),

@@ -6,6 +6,7 @@ import { Command as Cli } from "effect/cli";
 import * as fs from "node:fs";
 import { memoryBooks } from "#layers/memory/MemoryBooks";
 import { memoryNotifier, type Notification } from "#layers/memory/MemoryNotifier";
+import { memorySealing } from "#layers/memory/MemorySealing";
 import { memoryReporter, type Said } from "#layers/memory/MemoryReporter";
 import { Invocation } from "#services/Invocation";
 import { Locks } from "#services/Locks";
@@ -224,6 +225,7 @@ const cli = Effect.fnUntraced(function* (
         }),
         Layer.mock(QvmBackup, {}),
         Layer.mock(QvmRestore, {}),
+        memorySealing,
         Layer.mock(Settings, { get: () => Effect.succeed(undefined) }),
         NodeServices.layer,
       ),

@@ -7,6 +7,7 @@ import * as fs from "node:fs";
 import { type BooksDisk, booksDisk, memoryBooks } from "#layers/memory/MemoryBooks";
 import { type LockTable, memoryLocks } from "#layers/memory/MemoryLocks";
 import { memoryNotifier, type Notification } from "#layers/memory/MemoryNotifier";
+import { cheapKeys, memorySealing } from "#layers/memory/MemorySealing";
 import { inProcessQrexec, memoryPipe } from "#layers/memory/MemoryPipe";
 import { aQube, memoryQubes, type QubesTable, qubesTable } from "#layers/memory/MemoryQubes";
 import {
@@ -18,12 +19,24 @@ import { memoryReporter, type Said } from "#layers/memory/MemoryReporter";
 import { memorySettings } from "#layers/memory/MemorySettings";
 import { Invocation } from "#services/Invocation";
 import { QvmRestore } from "#services/QvmRestore";
+import { ArchiveFault, archiveSize, Walk } from "#src/archive/walk";
 import { dom0 } from "#src/dom0/cli/main";
 import { fingerprint, privateKeyPem, readPrivateKey } from "#src/proof/keys";
 import { parseManifest } from "#src/proof/texts";
 import { keyOf, type Lies, peer, type Shelf, shelf } from "#test/support/peer";
-import { linesOf, rootOf, running, ticketText } from "#test/support/reference";
+import {
+  linesOf,
+  membersOf,
+  rootOf,
+  running,
+  spread,
+  tableLine,
+  ticketText,
+  treeHash,
+} from "#test/support/reference";
 import { archiveOf } from "#test/support/archive";
+import { ended, gnuHeader, gnuSparse, gnuTar, tarwriter } from "#test/support/inner";
+import { openSlots, smallOf, volumeOf } from "#test/support/slots";
 
 const tiny = fs.readFileSync(
   new URL("../fixtures/sample-tiny-lowcost.qubes-backup", import.meta.url),
@@ -91,6 +104,7 @@ const qbackup = Effect.fnUntraced(function* (
         memoryQubes(w.table),
         memoryQvmBackup(w.script),
         Layer.mock(QvmRestore, {}),
+        memorySealing,
         memoryLocks(options.locks),
         memorySettings(options.settings ?? {}),
         inProcessQrexec(
@@ -1874,6 +1888,235 @@ describe("list", () => {
         ["missing"],
       );
       tidy(w);
+    }),
+  );
+});
+
+describe("a run in slots", () => {
+  const xmlOf = (...directories: ReadonlyArray<string>) =>
+    Buffer.from(
+      `<qubes>\xe9${directories.map((one) => `<features><feature name="backup-path">${one}/</feature><feature name="backup-size">7</feature></features>`).join("")}</qubes>\n`,
+      "latin1",
+    );
+  const whole = (bytes: Buffer) => [{ offset: 0, length: bytes.length }];
+  const image = (size: number, ...data: ReadonlyArray<readonly [at: number, byte: number]>) => {
+    const bytes = Buffer.alloc(size);
+    for (const [at, byte] of data) bytes.fill(byte, at, Math.min(size, at + 3000));
+    return bytes;
+  };
+  const slot = 4_194_304;
+  const work = image(40 * slot + 700, [0, 1], [3 * slot - 100, 2], [40 * slot, 3]);
+  const mail = image(0);
+  const vault = image(3 * slot);
+  const notes = Buffer.alloc(slot + 5, "n");
+  const xml = xmlOf("vm2", "vm3", "vm4");
+  const named: ReadonlyArray<readonly [string, Buffer]> = [
+    ["qubes.xml", gnuTar("qubes.xml", xml, whole(xml))],
+    ["vm2/private.img", tarwriter("vm2/private.img", work)],
+    ["vm2/notes.txt", gnuTar("vm2/notes.txt", notes, whole(notes))],
+    ["vm3/private.img", gnuTar("vm3/private.img", mail, whole(mail))],
+    ["vm4/private.img", gnuTar("vm4/private.img", vault, [])],
+  ];
+  /** What qubesd writes besides: an empty chunk for each file. */
+  const listing = (names: ReadonlyArray<string>) =>
+    archiveOf({
+      seed: 3,
+      filter: "/home/user/.local/state/qbackup/run/tap",
+      files: names.filter((name) => name !== "qubes.xml").map((path) => ({ path, size: 0 })),
+    });
+  const names = named.map(([name]) => name);
+  const script = (change: Partial<QvmBackupScript> = {}): Partial<QvmBackupScript> => ({
+    files: named.map(([, stream]) => stream),
+    chunks: [{ bytes: listing(names), percent: 100 }],
+    passphrase: "correct horse",
+    ...change,
+  });
+  const args = ["-t", "net", "-p", "/pass", "--format", "slots", "work", "mail", "vault"];
+  /** The one archive on the shelf, its members in its own order. */
+  const archived = (w: World) => {
+    const [kept] = [...w.shelf.committed.values()];
+    const members = membersOf(kept!.bytes);
+    return Buffer.concat(spread(kept!.recipe).map(([, index]) => members[index]!.bytes));
+  };
+
+  it.effect("makes an archive that opens by its passphrase alone", () =>
+    Effect.gen(function* () {
+      const w = world(tiny, script());
+      const { code, text } = yield* qbackup(w, { args });
+      assert.strictEqual(code, 0, text);
+      assert.deepStrictEqual(w.script.started[0], {
+        qubes: ["work", "mail", "vault"],
+        passphraseFile: "/pass",
+        tapped: true,
+      });
+      const archive = archived(w);
+      const manifest = parseManifest(JSON.parse(w.disk.text).manifest)!;
+      assert.strictEqual(manifest.format, "slots");
+      assert.strictEqual(manifest.size, archiveSize("slots", archive.length));
+      const walk = new Walk({ format: "slots", expected: new Set(["vm2", "vm3", "vm4"]) });
+      walk.push(Buffer.concat([archive, Buffer.alloc(manifest.size - archive.length)]));
+      const walked = walk.finish();
+      assert.isFalse(walked instanceof ArchiveFault, walk.fault?.message);
+      assert.strictEqual(walk.members.length, manifest.members);
+
+      const { files, header } = openSlots(archive, "correct horse", cheapKeys);
+      assert.deepStrictEqual([...files.keys()], names);
+      assert.isTrue(volumeOf(files.get("vm2/private.img")!).equals(work));
+      assert.isTrue(volumeOf(files.get("vm3/private.img")!).equals(mail));
+      assert.isTrue(volumeOf(files.get("vm4/private.img")!).equals(vault));
+      assert.isTrue(smallOf(files.get("vm2/notes.txt")!).equals(notes));
+      // Slots 0, 2, 3 and 40 have data; of the 36 between the last two, 20 are in cells of 16 and 4.
+      assert.strictEqual(files.get("vm2/private.img")!.length, 1 + 4 + 1 + 8 + 2 + 8);
+      const sizes = smallOf(files.get("qubes.xml")!)
+        .toString()
+        .match(/(?<=size">)[0-9]+/g);
+      const as = (bytes: Buffer) => bytes.toString("latin1").replace(/size">[0-9]+/g, "");
+      assert.strictEqual(as(smallOf(files.get("qubes.xml")!)), as(xml));
+      const counts = ["vm2", "vm3", "vm4"].map((one) =>
+        [...files].reduce((n, [name, chunks]) => n + (name.startsWith(one) ? chunks.length : 0), 0),
+      );
+      assert.deepStrictEqual(
+        sizes?.map(Number),
+        counts.map((count) => 104_857_600 * (Math.ceil(count / 2) + 1)),
+      );
+      const lines = membersOf(archive).map((one) => tableLine(one, treeHash(one.bytes)));
+      assert.strictEqual(manifest.root, rootOf(lines));
+      assert.include(
+        header,
+        `qbackup-seal=${rootOf(lines.slice(2))}\nqbackup-run=${manifest.run}\n`,
+      );
+      tidy(w);
+    }),
+  );
+  it.effect("is the same through a link that breaks again and again", () =>
+    Effect.gen(function* () {
+      const w = world(tiny, script());
+      const { code, text } = yield* qbackup(w, {
+        args,
+        lies: { dropAfter: (call) => (call < 8 ? call % 4 || undefined : undefined) },
+      });
+      assert.strictEqual(code, 0, text);
+      assert.isAbove(w.shelf.calls, 3);
+      const { files } = openSlots(archived(w), "correct horse", cheapKeys);
+      assert.isTrue(volumeOf(files.get("vm2/private.img")!).equals(work));
+    }),
+  );
+  it.effect("takes dom0's home as the stream that it is", () =>
+    Effect.gen(function* () {
+      const home = ended(
+        gnuHeader("dom0-home/user/", "5", 0),
+        gnuHeader("dom0-home/user/large", "0", 2 * slot),
+        Buffer.alloc(2 * slot, 7),
+      );
+      const xml = xmlOf("vm2", "dom0-home/user");
+      const w = world(
+        tiny,
+        script({
+          files: [gnuTar("qubes.xml", xml, whole(xml)), named[1]![1], home],
+          chunks: [{ bytes: listing(["vm2/private.img", "dom0-home/user"]) }],
+        }),
+      );
+      const { code, text } = yield* qbackup(w, {
+        args: ["-t", "net", "-p", "/pass", "--format", "slots", "--include-dom0", "work"],
+      });
+      assert.strictEqual(code, 0, text);
+      const { files } = openSlots(archived(w), "correct horse", cheapKeys);
+      assert.strictEqual(files.get("dom0-home/user")!.length, 3);
+      assert.isTrue(Buffer.concat(files.get("dom0-home/user")!).equals(home));
+    }),
+  );
+  it.effect.each([
+    [
+      "a stream that was cut",
+      { files: named.map(([, one], i) => (i === 1 ? one.subarray(0, -1024) : one)) },
+      /vm2\/private\.img did not come whole from qubesd: the stream ends without its end mark/,
+    ],
+    [
+      "a stream that is none",
+      { files: [Buffer.from("x".repeat(600))] },
+      /a file of the backup did not come whole from qubesd: this is no header of a tar stream/,
+    ],
+    [
+      "a file that qubesd does not list",
+      { chunks: [{ bytes: listing(names.slice(0, -2)), percent: 1 }] },
+      /nothing of vm3, vm4|vm3\/private\.img did not come whole/,
+    ],
+    [
+      "a file that only qubesd lists",
+      { files: named.slice(0, -1).map(([, one]) => one) },
+      /vm4\/private\.img did not come whole from qubesd: what came, and what qubesd lists, are not the same/,
+    ],
+    [
+      "a file that came twice",
+      { files: [...named, named[4]!].map(([, one]) => one) },
+      /vm4\/private\.img did not come whole from qubesd: what came, and what/,
+    ],
+    [
+      "files in another order than qubesd's",
+      { files: [0, 1, 2, 4, 3].map((i) => named[i]![1]) },
+      /vm3\/private\.img did not come whole from qubesd: what came, and what/,
+    ],
+    [
+      "a qubes.xml that does not say how large a qube is",
+      {
+        files: [
+          gnuTar("qubes.xml", xmlOf("vm2"), whole(xmlOf("vm2"))),
+          ...named.slice(1).map(([, one]) => one),
+        ],
+      },
+      /qubes\.xml did not come whole from qubesd: it does not say how large each qube/,
+    ],
+    [
+      "a text that is larger than any",
+      {
+        files: [named[0]![1], ended(gnuSparse("vm2/notes.txt", 2 ** 26 + 1, []), Buffer.alloc(0))],
+      },
+      /vm2\/notes\.txt did not come whole from qubesd: it has 67108865 bytes/,
+    ],
+  ] as const)("stores nothing of %s", ([, change, expected]) =>
+    Effect.gen(function* () {
+      const w = world(tiny, script(change));
+      const { code, text } = yield* qbackup(w, { args });
+      assert.strictEqual(code, 6, text);
+      assert.match(text, expected);
+      nothingProven(w);
+      assert.strictEqual(w.shelf.committed.size, 0);
+    }),
+  );
+  it.effect("names a qube that was removed while its volume was under way", () =>
+    Effect.gen(function* () {
+      const files = named.map(([, one], i) => (i === 1 ? one.subarray(0, -1024) : one));
+      const w = world(tiny, script({ files }));
+      w.table.fails = (call) => {
+        if (call === "start net") w.table.qubes.splice(1, 1, aQube("work", 17));
+        return undefined;
+      };
+      const { code, text } = yield* qbackup(w, { args });
+      assert.strictEqual(code, 3, text);
+      assert.match(text, /^error: work is gone: removed or renamed .* nothing was stored$/m);
+      nothingProven(w);
+    }),
+  );
+  it.effect("fails as qvm-backup does", () =>
+    Effect.gen(function* () {
+      const ends = { code: 1, said: ["Backup error: out of luck"] };
+      const w = world(tiny, script({ ends }));
+      const { code, text } = yield* qbackup(w, { args });
+      assert.strictEqual(code, 3, text);
+      assert.match(text, /exit code 1: Backup error: out of luck/);
+      nothingProven(w);
+    }),
+  );
+  it.effect.each([
+    [["--format", "tar"], /no such format: tar/],
+    [["--format", "slots", "--compress-filter", "zstd"], /--compress-filter is for the format/],
+  ] as const)("%j is refused", ([flags, expected]) =>
+    Effect.gen(function* () {
+      const w = world(tiny, script());
+      const ended = yield* qbackup(w, { args: ["-t", "net", "-p", "/pass", ...flags, "work"] });
+      assert.strictEqual(ended.code, 2, ended.text);
+      assert.match(ended.text, expected);
+      assert.strictEqual(w.shelf.calls, 0);
     }),
   );
 });

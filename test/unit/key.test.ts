@@ -5,6 +5,7 @@ import { Effect, Layer, Schema } from "effect";
 import { type BooksDisk, booksDisk, memoryBooks } from "#layers/memory/MemoryBooks";
 import { memoryLocks } from "#layers/memory/MemoryLocks";
 import { memoryNotifier } from "#layers/memory/MemoryNotifier";
+import { memorySealing } from "#layers/memory/MemorySealing";
 import { memoryPipe } from "#layers/memory/MemoryPipe";
 import { memoryReporter, type Said } from "#layers/memory/MemoryReporter";
 import { memorySettings } from "#layers/memory/MemorySettings";
@@ -51,6 +52,7 @@ const key = Effect.fnUntraced(function* (disk: BooksDisk, word: string, typed = 
         Layer.mock(Qrexec, {}),
         Layer.mock(QvmBackup, {}),
         Layer.mock(QvmRestore, {}),
+        memorySealing,
         NodeServices.layer,
       ),
     ),

@@ -2,6 +2,7 @@
 import { assert, describe, it } from "@effect/vitest";
 import { Effect, Layer } from "effect";
 import { createHash } from "node:crypto";
+import { memorySealing } from "#layers/memory/MemorySealing";
 import { parseLedger } from "#layers/files/FileLedger";
 import { QvmBackup } from "#services/QvmBackup";
 import { QvmRestore } from "#services/QvmRestore";
@@ -511,6 +512,7 @@ describe("a ledger that is not what it was", () => {
               checkPassphrase: (path: string) => Effect.succeed({ path, warning: undefined }),
             } as never),
             Layer.mock(QvmRestore, {}),
+            memorySealing,
           ),
         });
         assert.strictEqual(refused.code, 2, refused.text);

@@ -11,6 +11,8 @@ export interface View {
   waits: Line | undefined;
   upload: Upload | undefined;
   running: Running | undefined;
+  /** Bytes of files that qubesd has handed over. */
+  taken: number;
   /** Bytes of qvm-backup are awaited, and not room in the window. */
   reading: boolean;
 }
@@ -19,6 +21,7 @@ export const newView = (waits: Line): View => ({
   waits,
   upload: undefined,
   running: undefined,
+  taken: 0,
   reading: false,
 });
 
@@ -33,7 +36,7 @@ export const showing = (view: View) =>
     let before = "";
     for (;;) {
       const { acked, sent, up } = view.upload?.progress() ?? { acked: 0, sent: 0, up: true };
-      const now = `${acked} ${sent} ${view.running?.archive.received() ?? 0}`;
+      const now = `${acked} ${sent} ${(view.running?.archive.received() ?? 0) + view.taken}`;
       still = now === before ? still + 1 : 0;
       before = now;
       const waits = !up

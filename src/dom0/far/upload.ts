@@ -91,6 +91,12 @@ const nextTo = (name: Name, session: Session): string =>
 /** All the room that there is, less what other things may take of it meanwhile. */
 const mostOf = (room: number): number => room - Math.ceil(room / 64);
 
+/** A text as long as there are members, cut to what a frame may have. */
+const piecesOf = (text: Buffer): ReadonlyArray<Buffer> =>
+  Array.from({ length: Math.ceil(text.length / blockSize) }, (_, i) =>
+    text.subarray(i * blockSize, (i + 1) * blockSize),
+  );
+
 interface Block {
   readonly buffer: Uint8Array;
   readonly start: number;
@@ -378,7 +384,7 @@ export const openUpload = Effect.fnUntraced(function* (options: UploadOptions) {
         const text = (bytes: Uint8Array) => [lengthPrefix(bytes.length), bytes];
         trailer = [
           lengthPrefix(0),
-          ...[Buffer.from(manifest), signature, Buffer.from(recipe)].flatMap(text),
+          ...[Buffer.from(manifest), signature, ...piecesOf(Buffer.from(recipe))].flatMap(text),
           lengthPrefix(0),
         ];
         return Effect.andThen(work.open, Effect.raceFirst(Deferred.await(stored), broken));

@@ -49,6 +49,7 @@ import {
   withoutSubmission,
 } from "#src/dom0/books/record";
 import { looked, unsound } from "#src/dom0/books/known";
+import { takeFiles } from "#src/dom0/tool/slots";
 import { alarmUnread } from "#src/dom0/books/noted";
 import { select, type Selection, withoutSnapshot } from "#src/dom0/qube/select";
 import { isSettled, settle } from "#src/dom0/far/settle";
@@ -81,6 +82,8 @@ export interface RunOptions {
   readonly qubesTimeout: number;
   /** The program that compresses, instead of gzip. */
   readonly compressFilter: string | undefined;
+  /** `qvm-backup` or `slots`; anything else is refused. */
+  readonly format: string | undefined;
   /** Hours to wait for another run to end; undefined: half a day where nobody looks on, else none. */
   readonly waitFor: number | undefined;
   /** Days. */
@@ -152,12 +155,16 @@ const watchScratch = (scratch: Scratch) =>
 
 const nowInSeconds = Effect.map(Clock.currentTimeMillis, (now) => Math.floor(now / 1000));
 
-/** What dom0 itself counted, hashed and checked. */
-interface Counted {
-  /** In bytes. */
-  readonly size: number;
-  readonly members: number;
-  readonly root: string;
+/** What dom0 itself counted, hashed and checked: what the manifest says of it, and its recipe. */
+interface Sent {
+  readonly counted: {
+    /** In bytes. */
+    readonly size: number;
+    readonly members: number;
+    readonly root: string;
+  };
+  /** Lines of wishes. */
+  readonly recipe: string;
 }
 
 const notWhole = "nothing was stored; see journalctl -u qubesd for what qubesd says, and run again";
@@ -204,7 +211,11 @@ const pump = Effect.fnUntraced(function* (
       }
       yield* upload.push(buffer, size, pack.running());
     }
-    if (size === 0 || more < rest) return { walk, root };
+    if (size === 0 || more < rest) {
+      const counted = { size: walk.offset, members: root.members(), root: root.root() ?? "" };
+      const recipe = wishLine({ of: "new", first: 0, count: counted.members });
+      return { walk, finish: Effect.succeed<Sent>({ counted, recipe }) };
+    }
   }
 });
 
@@ -215,7 +226,7 @@ const watchQvmBackup = (running: Running, view: View, minutes: number) =>
     let seen = -1;
     for (;;) {
       yield* Effect.sleep("1 second");
-      const now = running.archive.received() + running.progress().shown;
+      const now = running.archive.received() + running.progress().shown + view.taken;
       quiet = now === seen && view.reading ? quiet + 1 : 0;
       seen = now;
       if (quiet >= minutes * 60) {
@@ -262,13 +273,34 @@ const stream = Effect.fnUntraced(function* (
   const { brokenPipes } = yield* Qubes;
   const began = yield* nowInSeconds;
   const { compressFilter } = options;
-  const running = yield* (yield* QvmBackup)
-    .start({ qubes: selection.qubes.map(({ name }) => name), passphraseFile, compressFilter })
+  const qvmBackup = yield* QvmBackup;
+  const tapped = options.format === "slots";
+  const running = yield* qvmBackup
+    .start({
+      qubes: selection.qubes.map(({ name }) => name),
+      passphraseFile,
+      ...(tapped ? { tapped } : { compressFilter }),
+    })
     .pipe(Effect.mapError((error) => failed("qubes", error.message)));
   view.running = running;
   view.upload = upload;
   view.waits = undefined;
-  const pumped = yield* pump(running, upload, selection.expected, view).pipe(
+  const way = Effect.gen(function* () {
+    if (!tapped) return yield* pump(running, upload, selection.expected, view);
+    const passphrase = yield* qvmBackup
+      .passphrase(passphraseFile)
+      .pipe(Effect.mapError((error) => failed("usage", error.message)));
+    const walk = new Walk({
+      fullChunk: yield* FullChunk,
+      expected: selection.expected,
+      listing: true,
+    });
+    const { finish } = yield* takeFiles(running, upload, passphrase, walk, view);
+    return walk.fault ?? { walk, finish };
+  });
+  const pumped = yield* way.pipe(
+    // A file that did not come whole, where its qube is gone.
+    Effect.tapErrorTag("RunFailed", (failure) => unlessGone(selection, failure)),
     Effect.catchTag("BytesError", (error: BytesError) =>
       failed("qubes", `the stream of qvm-backup failed: ${String(error.cause)}`),
     ),
@@ -301,14 +333,12 @@ const stream = Effect.fnUntraced(function* (
     );
   }
   const walked = pumped.walk.finish();
-  const root = pumped.root.root();
-  if (walked instanceof ArchiveFault || root === undefined) {
-    const detail = walked instanceof ArchiveFault ? walked.message : "there is nothing in it";
+  if (walked instanceof ArchiveFault) {
     return yield* unlessGone(
       selection,
       failed(
         "integrity",
-        `qvm-backup said that all is well, but the archive is not whole: ${detail}`,
+        `qvm-backup said that all is well, but the archive is not whole: ${walked.message}`,
         notWhole,
       ),
     );
@@ -326,8 +356,7 @@ const stream = Effect.fnUntraced(function* (
       "was memory short? journalctl -k shows what the kernel killed; then run again",
     );
   }
-  const counted: Counted = { size: pumped.walk.offset, members: pumped.root.members(), root };
-  return counted;
+  return yield* Effect.raceFirst(pumped.finish, upload.broken);
 }, Effect.scoped);
 
 /** How far a run came, for whoever has to be told what its failure means. */
@@ -475,7 +504,14 @@ const backup = Effect.fnUntraced(function* (
       "info",
       line`backing up ${selection.qubes.map((qube) => qube.name).join(", ")} as ${upload.name()} through ${destination}`,
     );
-    const counted = yield* stream(options, selection, passphrase.path, upload, scratch, view);
+    const { counted, recipe } = yield* stream(
+      options,
+      selection,
+      passphrase.path,
+      upload,
+      scratch,
+      view,
+    );
     const ticket = upload.settledTicket();
     const { name } = ticket;
     const now = yield* Clock.currentTimeMillis;
@@ -490,7 +526,7 @@ const backup = Effect.fnUntraced(function* (
       run: ticket.run,
       created: instantOf(now),
       ...counted,
-      format: "qvm-backup",
+      format: options.format === "slots" ? "slots" : "qvm-backup",
       next: promised === undefined ? null : instantOf(now + promised),
     });
     const signature = keys.sign("manifest", manifest);
@@ -517,7 +553,7 @@ const backup = Effect.fnUntraced(function* (
     const stored = yield* upload.finish({
       manifest,
       signature: Buffer.from(signature, "base64url"),
-      recipe: wishLine({ of: "new", first: 0, count: counted.members }),
+      recipe,
     });
     yield* checkReceipt(stored, server, manifest);
     course.reached = "stored";
@@ -683,6 +719,7 @@ const theRun = Effect.fnUntraced(function* (options: RunOptions, course: Course)
     if (doubt !== undefined) yield* reporter.say("warning", line`${doubt}`);
   }
   if (options.compressFilter !== undefined) yield* checkFilter(options.compressFilter);
+  yield* checkFormat(options);
   yield* waitForLock(options.waitFor);
   yield* alarm(alone(options, destination, passphrase, promised, course));
 });
@@ -742,6 +779,19 @@ const checkFilter = Effect.fnUntraced(function* (program: string) {
     `${program} is not there, or does not give back with -d what it compressed`,
     "zstd, pigz, gzip, bzip2 and xz do, where they are installed",
   );
+});
+
+const checkFormat = Effect.fnUntraced(function* ({ compressFilter, format }: RunOptions) {
+  if (format !== undefined && format !== "qvm-backup" && format !== "slots") {
+    return yield* failed(
+      "usage",
+      `no such format: ${printable(format, 40)}`,
+      "qvm-backup or slots",
+    );
+  }
+  if (format === "slots" && compressFilter !== undefined) {
+    return yield* failed("usage", "--compress-filter is for the format qvm-backup alone");
+  }
 });
 
 export const runCommand = command({
@@ -813,6 +863,11 @@ export const runCommand = command({
       type: "text",
       value: "PROGRAM",
       help: "compress with it instead of gzip: zstd takes a quarter of the time",
+    },
+    format: {
+      type: "text",
+      value: "FORMAT",
+      help: "how the archive is made: qvm-backup, which is the default, or slots",
     },
     alarmAfter,
     waitFor: {

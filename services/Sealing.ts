@@ -1,0 +1,15 @@
+/** What a member of slots costs processor time for: done beside everything else, on all cores. */
+import { Context, type Effect } from "effect";
+
+export class Sealing extends Context.Service<
+  Sealing,
+  {
+    /** The keys of a member, `keysSize` bytes, at what slots cost (src/archive/seal.ts). */
+    readonly keys: (passphrase: Uint8Array, salt: Uint8Array) => Effect.Effect<Uint8Array>;
+    /**
+     * One gzip member of these parts together; what does not get smaller is only wrapped. The parts are
+     * the caller's again when it returns.
+     */
+    readonly gzip: (parts: ReadonlyArray<Uint8Array>) => Effect.Effect<Uint8Array>;
+  }
+>()("qbackup/services/Sealing") {}

@@ -1,0 +1,295 @@
+/**
+ * A backup in slots: the files that qubesd hands over become members here, and go to the server as they
+ * are made. docs/slots.md.
+ *
+ * qubesd's word for its own archive is worth little here: the exit code of what takes its files does not
+ * always reach it, and a stream that was cut looks like one that is done. So a file counts when its stream
+ * is complete by itself, and when qubesd lists it: the archive that it writes meanwhile has one empty chunk
+ * for each.
+ */
+import { Clock, Effect, Fiber, Redacted } from "effect";
+import { Invocation } from "#services/Invocation";
+import type { Running } from "#services/QvmBackup";
+import { Sealing } from "#services/Sealing";
+import { backupHeader, type Chosen, composed, raiseSizes } from "#src/archive/compose";
+import { InnerFault, innerReader, type Step } from "#src/archive/inner";
+import { type Made, member, memberPassphrase, saltSize, sealedMember } from "#src/archive/seal";
+import { chunkPath, isVolume, slotSize, volumeCutter } from "#src/archive/slots";
+import { padding, ustar } from "#src/archive/ustar";
+import type { Walk } from "#src/archive/walk";
+import { packHasher } from "#src/proof/pack";
+import { leafOf } from "#src/proof/treehash";
+import { blockSize } from "#src/wire/limits";
+import { instantOf } from "#src/wire/names";
+import type { View } from "#src/dom0/cli/view";
+import { failed } from "#src/dom0/failure";
+import type { Upload } from "#src/dom0/far/upload";
+
+/** Members that are made at once; more are not made faster, and each has a slot in memory. */
+const atOnce = 3;
+/** Bytes that are read of a stream at once. */
+const step = 1_048_576;
+/** Bytes of a file that is no volume: it is held, and none that Qubes makes has so many. */
+const smallLimit = 67_108_864;
+
+const qubesXml = "qubes.xml";
+/** The directory of a file, `vm7` or `dom0-home`: none for qubes.xml. */
+const directoryOf = (name: string): string => name.split("/")[0]!;
+
+/** A file whose stream was complete, and its members by their numbers. */
+interface Taken {
+  readonly name: string;
+  readonly chunks: ReadonlyArray<Chosen>;
+}
+
+const incomplete = (name: string | undefined, fault: string) =>
+  failed(
+    "integrity",
+    `${name ?? "a file of the backup"} did not come whole from qubesd: ${fault}`,
+    "nothing was stored; see journalctl -u qubesd for what qubesd says, and run again",
+  );
+
+/**
+ * Sends members, in the order in which they were asked for, while others are being made. What is asked for
+ * waits where there are enough of those.
+ */
+const sender = Effect.fnUntraced(function* (upload: Upload) {
+  const pack = packHasher();
+  const making: Array<{
+    readonly fiber: Fiber.Fiber<Made>;
+    readonly sent: (chosen: Chosen) => void;
+  }> = [];
+  const scope = yield* Effect.scope;
+
+  const send = Effect.fnUntraced(function* ({ bytes, path, size }: Made) {
+    for (let at = 0; at < bytes.length;) {
+      const part = bytes.subarray(at, at + blockSize);
+      at += part.length;
+      const buffer = yield* upload.buffer;
+      buffer.set(part, 4);
+      pack.block(leafOf(part));
+      if (at < bytes.length) yield* upload.push(buffer, part.length, pack.running());
+      else {
+        const digest = Buffer.from(pack.endMember()).toString("hex");
+        yield* upload.push(buffer, part.length, pack.running());
+        const whole = { path, size, length: bytes.length, digest };
+        return { member: whole, of: "new", at: pack.whole() - 1 } satisfies Chosen;
+      }
+    }
+    return yield* Effect.die("a member has bytes");
+  });
+  const sendOldest = Effect.gen(function* () {
+    const { fiber, sent } = making.shift()!;
+    sent(yield* send(yield* Fiber.join(fiber)));
+  });
+  return {
+    add: Effect.fnUntraced(function* (make: Effect.Effect<Made>, sent: (chosen: Chosen) => void) {
+      while (making.length >= atOnce) yield* sendOldest;
+      making.push({ fiber: yield* Effect.forkIn(make, scope), sent });
+    }),
+    /** Waits until all were sent. */
+    flush: Effect.gen(function* () {
+      while (making.length > 0) yield* sendOldest;
+    }),
+  };
+});
+
+/** A backup-id in qvm-backup's form: the time, and a number in place of a process'. */
+const newBackupId = Effect.gen(function* () {
+  const { entropy } = yield* Invocation;
+  const time = instantOf(yield* Clock.currentTimeMillis).replace(/[-:Z]/g, "");
+  return `${time}-${Buffer.from(entropy(4)).readUInt32BE(0)}`;
+});
+
+/**
+ * Takes the files of a tapped backup until qvm-backup has exited, and walks what it writes besides. Gives
+ * the rest of the job, for when qvm-backup is known to have done well.
+ */
+export const takeFiles = Effect.fnUntraced(function* (
+  running: Running,
+  upload: Upload,
+  passphrase: Redacted.Redacted<Uint8Array>,
+  walk: Walk,
+  view: View,
+) {
+  const sealing = yield* Sealing;
+  const { entropy } = yield* Invocation;
+  const backupId = yield* newBackupId;
+  const { add, flush } = yield* sender(upload);
+
+  const seal = Effect.fnUntraced(function* (path: string, plain: Uint8Array) {
+    const salt = entropy(saltSize);
+    const secret = memberPassphrase(backupId, path, Redacted.value(passphrase));
+    return sealedMember(path, salt, yield* sealing.keys(secret, salt), plain);
+  });
+  /** Makes and sends a chunk with these bytes, or an empty one. */
+  const chunk = (
+    into: Array<Chosen>,
+    name: string,
+    number: number,
+    parts: ReadonlyArray<Uint8Array>,
+  ) => {
+    const path = chunkPath(name, number);
+    const packed = parts.length === 0 ? Effect.succeed(new Uint8Array(0)) : sealing.gzip(parts);
+    return add(
+      Effect.flatMap(packed, (plain) => seal(path, plain)),
+      (chosen) => {
+        into[number] = chosen;
+      },
+    );
+  };
+  const zerosBehind = (size: number) => new Uint8Array(padding(size));
+
+  /** What comes of the steps of one file: a member for each cell, the head of it last. */
+  const volume = (name: string, size: number, chunks: Array<Chosen>) => {
+    const cutter = volumeCutter(name, size);
+    return {
+      take: Effect.fnUntraced(function* (next: Step) {
+        if (next.type === "zeros") cutter.zeros(next.count);
+        if (next.type !== "slot") return;
+        // The reader goes on with the bytes while these are being made smaller.
+        const parts = [new Uint8Array(next.bytes), zerosBehind(next.bytes.length)];
+        for (const cell of cutter.data())
+          yield* chunk(chunks, name, cell.chunk, cell.data ? parts : []);
+      }),
+      end: Effect.gen(function* () {
+        for (const cell of cutter.end()) yield* chunk(chunks, name, cell.chunk, []);
+        yield* chunk(chunks, name, 0, [cutter.head()]);
+      }),
+    };
+  };
+  /** A directory's stream, as it is. */
+  const tree = (name: string, chunks: Array<Chosen>) => ({
+    take: (next: Step) =>
+      next.type === "slot"
+        ? chunk(chunks, name, next.index, [new Uint8Array(next.bytes)])
+        : Effect.void,
+    end: Effect.void,
+  });
+  const sendSmall = Effect.fnUntraced(function* (
+    name: string,
+    content: Uint8Array,
+    chunks: Array<Chosen>,
+  ) {
+    const { length } = content;
+    for (let number = 0; number === 0 || number * slotSize < length; number++) {
+      const part = content.subarray(number * slotSize, (number + 1) * slotSize);
+      const last = (number + 1) * slotSize >= length;
+      yield* chunk(chunks, name, number, [
+        ...(number === 0 ? [ustar(name, length)] : []),
+        part,
+        ...(last ? [zerosBehind(length)] : []),
+      ]);
+    }
+  });
+  const small = (content: Uint8Array, end: Effect.Effect<void>) => ({
+    take: (next: Step) =>
+      Effect.sync(() => {
+        if (next.type === "slot") content.set(next.bytes, next.index * slotSize);
+      }),
+    end,
+  });
+
+  const files: Array<Taken> = [];
+  let xml: Buffer | undefined;
+  const takerOf = Effect.fnUntraced(function* (
+    name: string,
+    size: number | undefined,
+    chunks: Array<Chosen>,
+  ) {
+    if (size === undefined) return tree(name, chunks);
+    if (isVolume(name)) return volume(name, size, chunks);
+    if (size > smallLimit) return yield* incomplete(name, `it has ${size} bytes`);
+    const content = Buffer.alloc(size);
+    // It can be made only once all others are known.
+    if (name === qubesXml) xml = content;
+    return small(content, name === qubesXml ? Effect.void : sendSmall(name, content, chunks));
+  });
+
+  const takeFile = Effect.fnUntraced(function* (stream: Running["archive"]) {
+    const reader = innerReader();
+    const chunks: Array<Chosen> = [];
+    const buffer = new Uint8Array(step);
+    let name: string | undefined;
+    let taker: Effect.Success<ReturnType<typeof takerOf>> | undefined;
+    let before = 0;
+    for (;;) {
+      view.reading = true;
+      const read = yield* stream.read(buffer);
+      view.reading = false;
+      view.taken += stream.received() - before;
+      before = stream.received();
+      if (read === 0) reader.end();
+      else reader.push(buffer.subarray(0, read));
+      for (let next = reader.next(); next !== undefined; next = reader.next()) {
+        if (next instanceof InnerFault) return yield* incomplete(name, next.message);
+        if (next.type === "file") {
+          name = next.name;
+          taker = yield* takerOf(name, next.size, chunks);
+        } else if (next.type === "end") {
+          yield* taker!.end;
+          files.push({ name: name!, chunks });
+          return;
+        } else yield* taker!.take(next);
+      }
+    }
+  });
+  const takeAll = Effect.gen(function* () {
+    for (;;) {
+      view.reading = true;
+      const file = yield* running.nextFile;
+      view.reading = false;
+      if (file === undefined) return yield* flush;
+      yield* takeFile(file.stream);
+      yield* file.done;
+    }
+  });
+  const walkAll = Effect.gen(function* () {
+    const buffer = new Uint8Array(65_536);
+    for (;;) {
+      const read = yield* running.archive.read(buffer);
+      if (read === 0) return;
+      walk.push(buffer.subarray(0, read));
+    }
+  });
+  yield* Effect.all([takeAll, walkAll], { concurrency: 2, discard: true });
+
+  /** Those that qubesd says it has handed over, in its order. */
+  const listed = () =>
+    walk.members
+      .filter(({ path }) => path.endsWith(".000.enc"))
+      .map(({ path }) => path.slice(0, -".000.enc".length));
+
+  /** What is left to be made: qubes.xml with the sizes by which a restore counts, and the two heads. */
+  const finish = Effect.gen(function* () {
+    const names = files.map(({ name }) => name);
+    const odd = listed().find((name, i) => names[i] !== name) ?? names[listed().length];
+    if (odd !== undefined) {
+      return yield* incomplete(odd, "what came, and what qubesd lists, are not the same");
+    }
+    const counts = new Map<string, number>();
+    for (const { chunks, name } of files) {
+      const directory = directoryOf(name);
+      if (name !== qubesXml) counts.set(directory, (counts.get(directory) ?? 0) + chunks.length);
+    }
+    // Byte for byte as it came, but for those numbers.
+    const raised = raiseSizes((xml ?? Buffer.alloc(0)).toString("latin1"), counts);
+    if (raised === undefined) {
+      return yield* incomplete(qubesXml, "it does not say how large each qube of the backup is");
+    }
+    const first: Array<Chosen> = [];
+    yield* sendSmall(qubesXml, Buffer.from(raised, "latin1"), first);
+    yield* flush;
+    const content = [...first, ...files.flatMap(({ chunks }) => chunks)];
+    // The seal is over all that was made, and the run's number is that of the manifest.
+    const { run } = upload.settledTicket();
+    const header = Buffer.from(backupHeader(backupId, composed(content).root!, run));
+    const heads: Array<Chosen> = [];
+    yield* add(Effect.succeed(member("backup-header", [header])), (chosen) => heads.push(chosen));
+    yield* add(seal("backup-header.hmac", header), (chosen) => heads.push(chosen));
+    yield* flush;
+    const { members, recipe, root, size } = composed([...heads, ...content]);
+    return { counted: { size, members, root: root! }, recipe };
+  });
+  return { finish };
+});

@@ -1,0 +1,188 @@
+/** Backups in slots by the built programs, and what is killed under them. */
+import { assert, describe, it } from "vitest";
+import * as fs from "node:fs";
+import * as path from "node:path";
+import { imageOf, writeImage } from "#test/standin/world";
+import {
+  cameBack,
+  kill,
+  listed,
+  membersIn,
+  qbackup,
+  restore,
+  setUp,
+  tidy,
+} from "#test/support/runs";
+import { processesWith } from "#test/support/programs";
+import { noScrypt, noSshd, unless, without } from "#test/support/unless";
+import { execute, type Ran, type Whole, type WholeOptions } from "#test/support/whole";
+import { until } from "#test/support/until";
+
+/** Little of it can be made smaller: an upload of some thirty blocks. */
+const large: WholeOptions = {
+  qubes: [
+    { name: "work", size: 40_000_000, data: 24_000_000 },
+    { name: "vault", size: 9_000_000 },
+    { name: "net", size: 0, include: false },
+  ],
+};
+const start = (w: Whole) =>
+  w.start("-t", "net", "-p", w.passphraseFile, "--format", "slots", "-o", "work", "vault");
+
+/** The archive is stored, proven by what comes back of it, and nothing of the run is left. */
+const stored = async (w: Whole, ran: Ran) => {
+  assert.strictEqual(ran.code, 0, ran.stderr);
+  await tidy(w);
+  const { manifest, name } = w.ledger().at(-1)!;
+  const { format, root } = JSON.parse(manifest);
+  assert.strictEqual(format, "slots");
+  assert.containsSubset(await listed(w), [{ name, root }]);
+  const verified = await qbackup(w, "verify", name);
+  assert.strictEqual(verified.code, 0, verified.stderr);
+  return name;
+};
+/** qvm-backup has the tap's path among its words, and so has the shell that starts it. */
+const tapsOf = (w: Whole) =>
+  processesWith(`${w.state}/run/tap`).filter((pid) => {
+    try {
+      return fs.readFileSync(`/proc/${pid}/comm`, "utf8") === "tap\n";
+    } catch {
+      return false;
+    }
+  });
+
+/** Nothing waits in the tap, and qubesd is not stuck. */
+const released = async (w: Whole) => {
+  await until("the tap ends", () => processesWith(`${w.state}/run/tap`).length === 0);
+  const asked = await execute(["qvm-ls", "--raw-list"], { env: w.world.env }).ended;
+  assert.strictEqual(asked.code, 0, asked.stderr);
+};
+
+describe("a backup in slots", unless(noSshd, without("python3")), () => {
+  it("goes on where the link broke, again and again", async () => {
+    const w = await setUp(large);
+    const { ended } = start(w);
+    for (const mebibytes of [2, 6, 10]) {
+      await until(
+        `ssh is killed after ${mebibytes} MiB`,
+        () => w.arrived() > mebibytes * 2 ** 20 && kill(w.server.knownHosts) > 0,
+      );
+    }
+    const ran = await ended;
+    const name = await stored(w, ran);
+    assert.match(ran.stderr, /the link broke/);
+    const back = await restore(w, "--rename-conflicting", name);
+    assert.strictEqual(back.code, 0, back.stderr);
+    cameBack(w, "work", "work-1");
+    cameBack(w, "vault", "vault-1");
+  });
+
+  it(
+    "comes back by the script that needs neither Qubes nor qbackup",
+    unless(noScrypt),
+    async () => {
+      const w = await setUp({
+        qubes: [
+          { name: "work", size: 150_000_000, data: 9_000_000, files: { "notes.txt": "a note\n" } },
+          { name: "vault", size: 200_000 },
+          { name: "net", size: 0, include: false },
+        ],
+      });
+      const name = await stored(w, await start(w).ended);
+      const { root } = JSON.parse(w.ledger().at(-1)!.manifest);
+      const tried = (...args: ReadonlyArray<string>) =>
+        execute(["sh", "install/qbackup-recover", ...args], {
+          env: { ...process.env, PASSPHRASE_FILE: w.passphraseFile },
+        }).ended;
+      const recover = async (...args: ReadonlyArray<string>) => {
+        const ran = await tried(...args);
+        assert.strictEqual(ran.code, 0, ran.stderr);
+        return ran.stdout + ran.stderr;
+      };
+      const file = path.join(w.dir, "archive");
+      await recover("fetch", w.server.store, name, file, root);
+      assert.include(await recover("root", file), root);
+      await recover("check", file);
+      const to = path.join(w.dir, "unpacked");
+      assert.match(await recover("extract", file, "all", to), /its seal holds: .* of run [0-9]+;/);
+      const found = fs.readdirSync(to, { recursive: true, encoding: "utf8" });
+      for (const qube of ["work", "vault"]) {
+        const { qid, volumes } = w.world.qube(qube);
+        const wanted = path.join(w.dir, "wanted.img");
+        writeImage(imageOf({ name: qube }, "private", volumes["private"]!), wanted);
+        const got = found.find((one) => one.endsWith(`vm${qid}/private.img`))!;
+        assert.isTrue(fs.readFileSync(path.join(to, got)).equals(fs.readFileSync(wanted)), qube);
+      }
+      const note = found.find((one) => one.endsWith("notes.txt"))!;
+      assert.strictEqual(fs.readFileSync(path.join(to, note), "utf8"), "a note\n");
+
+      // A member that is whole, and well formed, but another one than this night's.
+      const bytes = fs.readFileSync(file);
+      const [one, two] = membersIn(bytes).filter(({ size }) => size === 128);
+      bytes.copy(bytes, one!.start + 512, two!.start + 512, two!.start + two!.length);
+      fs.writeFileSync(file, bytes);
+      await recover("check", file);
+      const ran = await tried("extract", file, "all", path.join(w.dir, "other"));
+      assert.strictEqual(ran.code, 1);
+      assert.match(ran.stderr, /its members are not those that it was sealed with/);
+    },
+  );
+
+  it("kill -9 of qbackup in the middle: the tap ends, and the next run puts all right", async () => {
+    const w = await setUp(large);
+    for (const mebibytes of [0, 3, 12]) {
+      const { child, ended } = start(w);
+      await until(
+        `${mebibytes} MiB arrived`,
+        () => w.arrived() > mebibytes * 2 ** 20 || child.exitCode !== null,
+      );
+      child.kill("SIGKILL");
+      await ended;
+      await released(w);
+    }
+    await stored(w, await start(w).ended);
+  });
+
+  for (const [signal, code] of [
+    ["SIGINT", 130],
+    ["SIGTERM", 143],
+  ] as const) {
+    it(`a person sends ${signal} in the middle: nothing is stored, nothing left`, async () => {
+      const w = await setUp(large);
+      const { child, ended } = start(w);
+      await until("something arrived", () => w.arrived() > 0 || child.exitCode !== null);
+      child.kill(signal);
+      const ran = await ended;
+      assert.strictEqual(ran.code, code, ran.stderr);
+      assert.deepStrictEqual(await listed(w), []);
+      await released(w);
+      await tidy(w);
+    });
+  }
+
+  it.each([false, true])(
+    "a tap that is killed: nothing is stored, which is said, of block devices: %s",
+    async (blockDevices) => {
+      const w = await setUp({ ...large, settings: { blockDevices } });
+      const { child, ended } = start(w);
+      await until("something arrived", () => w.arrived() > 0 || child.exitCode !== null);
+      await until("a tap is killed", () => {
+        const taps = tapsOf(w);
+        for (const pid of taps) process.kill(pid, "SIGKILL");
+        return taps.length > 0;
+      });
+      const ran = await ended;
+      // Between two files it is qvm-backup that tells, and inside of one what is missing of it.
+      if (ran.code === 3) assert.match(ran.stderr, /error: .*qvm-backup.* failed/);
+      else {
+        assert.strictEqual(ran.code, 6, ran.stderr);
+        assert.match(
+          ran.stderr,
+          /error: \S+(?: file of the backup)? did not come whole from qubesd/,
+        );
+      }
+      assert.deepStrictEqual(await listed(w), []);
+      await tidy(w);
+    },
+  );
+});

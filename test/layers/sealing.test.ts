@@ -1,0 +1,63 @@
+/** What members cost: by the real layer, and by the one that costs nothing. */
+import { assert, it } from "@effect/vitest";
+import { Effect, type Layer } from "effect";
+import { randomBytes, scryptSync } from "node:crypto";
+import { gunzipSync } from "node:zlib";
+import { memorySealing } from "#layers/memory/MemorySealing";
+import { nodeSealing } from "#layers/process/NodeSealing";
+import { Sealing } from "#services/Sealing";
+import { keysSize, saltSize, slotCost } from "#src/archive/seal";
+
+const [one, other] = [Buffer.from("one"), Buffer.from("other")];
+const salts = [Buffer.alloc(saltSize, 1), Buffer.alloc(saltSize, 2)] as const;
+
+const contract = (name: string, layer: Layer.Layer<Sealing>) => {
+  const test = <E>(title: string, what: (it: Sealing["Service"]) => Effect.Effect<void, E>) =>
+    it.live(`${name}: ${title}`, () => Effect.flatMap(Sealing, what).pipe(Effect.provide(layer)));
+  test("gives keys by passphrase and salt", ({ keys }) =>
+    Effect.gen(function* () {
+      const made = yield* Effect.all([
+        keys(one, salts[0]),
+        keys(one, salts[1]),
+        keys(other, salts[0]),
+      ]);
+      assert.strictEqual(new Set(made.map((key) => Buffer.from(key).toString("hex"))).size, 3);
+      for (const key of made) assert.strictEqual(key.length, keysSize);
+      assert.deepStrictEqual(yield* keys(one, salts[0]), made[0]);
+    }));
+  test("gives one gzip member of the parts, that gunzip knows", ({ gzip }) =>
+    Effect.gen(function* () {
+      for (const parts of [
+        [],
+        [one, other],
+        [Buffer.alloc(70_000, "text "), Buffer.alloc(0), one],
+        [randomBytes(200_000)],
+      ]) {
+        const packed = yield* gzip(parts);
+        assert.isTrue(gunzipSync(packed).equals(Buffer.concat(parts)));
+      }
+    }));
+};
+contract("NodeSealing", nodeSealing);
+contract("MemorySealing", memorySealing);
+
+it.live("NodeSealing: has the keys of scrypt", () =>
+  Effect.gen(function* () {
+    const keys = yield* (yield* Sealing).keys(one, salts[0]);
+    assert.isTrue(scryptSync(one, salts[0], keysSize, slotCost).equals(keys));
+  }).pipe(Effect.provide(nodeSealing)),
+);
+it.live("NodeSealing: makes smaller what gets smaller, and only wraps the rest", () =>
+  Effect.gen(function* () {
+    const { gzip } = yield* Sealing;
+    const [text, noise] = [Buffer.alloc(4_194_304, "some text, "), randomBytes(4_194_304)];
+    assert.isBelow((yield* gzip([text])).length, 100_000);
+    assert.isBelow((yield* gzip([noise])).length, noise.length + 1000);
+    // Wrapped, a part of it stands there as it was.
+    assert.isTrue(Buffer.from(yield* gzip([noise])).includes(noise.subarray(0, 1000)));
+    assert.isFalse(Buffer.from(yield* gzip([text])).includes(text.subarray(0, 1000)));
+    // By what is tried of it: four places, the last one at the end.
+    const mixed = Buffer.concat([noise.subarray(0, 2_097_152), text.subarray(0, 2_097_152)]);
+    assert.isBelow((yield* gzip([mixed])).length, mixed.length * 0.6);
+  }).pipe(Effect.provide(nodeSealing)),
+);

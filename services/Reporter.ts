@@ -12,6 +12,8 @@ export interface Progress {
   /** qvm-backup's own figure; it may pass 100 and is not linear (docs/qubes.md, Progress). */
   readonly percent?: number | undefined;
   readonly bytes: number;
+  /** Bytes that were read for them, where those are others. */
+  readonly read?: number | undefined;
   /** Bytes in all, where known. */
   readonly total?: number | undefined;
   /** What it waits for at the moment, where it is not simply going on. */

@@ -83,6 +83,7 @@ export const progressLine = (
   const moved = now.waits === undefined || now.bytes > 0;
   const facts = [
     ...(percent === undefined ? [] : [`${percent.toFixed(2).padStart(6)}%`]),
+    ...(now.read === undefined ? [] : [`${humanSize(now.read)} read`]),
     ...(moved ? [`${humanSize(now.bytes)}${sending ? " sent" : ""}`, `${humanSize(rate)}/s`] : []),
     humanDuration(elapsed),
     ...(left === undefined ? [] : [`some ${humanDuration(left)} left`]),

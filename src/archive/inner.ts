@@ -12,7 +12,7 @@ import { printable } from "#src/say/shown";
 import { memberLimit } from "#src/proof/table";
 import { parseNumber } from "#src/wire/names";
 import { slotSize, widest } from "./slots.ts";
-import { padding, tarBlock } from "./ustar.ts";
+import { isZero, padding, tarBlock } from "./ustar.ts";
 import { isFile } from "./walk.ts";
 
 /** `at`: bytes of the stream that were read. */
@@ -47,11 +47,6 @@ const mapLimit = 67_108_864;
 
 /** Bytes of the largest file that an archive can hold, with all its members being its widest cells. */
 const largest = memberLimit * widest * slotSize;
-
-const zeros = new Uint8Array(slotSize);
-/** Of at most a slot. */
-const isZero = (bytes: Uint8Array): boolean =>
-  Buffer.compare(bytes, zeros.subarray(0, bytes.length)) === 0;
 
 /** A number of a header: octal digits or, behind a bit that is set, the number itself. */
 const numberAt = (header: Buffer, at: number, length: number): number | undefined => {
@@ -186,7 +181,7 @@ export const innerReader = (slot = slotSize, limit = mapLimit) => {
     for (;;) {
       while (input.length === 0 && !ended) yield undefined;
       if (input.length === 0) break;
-      const part = yield* some(zeros.length);
+      const part = yield* some(slotSize);
       if (!isZero(part)) throw refused("something stands behind the end of the stream");
       count += part.length;
       yield* each(part) ?? [];

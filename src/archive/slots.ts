@@ -5,7 +5,6 @@
  * Chunk 0 is the head of the inner tar, with the map that says which slots are there; it comes to be last,
  * because only what was read through is known to be zeros.
  */
-import { createHmac } from "node:crypto";
 import { padding, sizeLimit, ustar } from "./ustar.ts";
 
 /** Bytes of a slot; a volume's last one may be shorter. */
@@ -128,22 +127,4 @@ export const volumeCutter = (name: string, size: number, slot = slotSize) => {
       ]);
     },
   };
-};
-
-/**
- * By what a cell is known again without being kept: of its number, of which of its slots have data (a bit
- * for each, the first one lowest), and of that data. 16 bytes, worth nothing without the chain's key.
- */
-export const cellMac = (
-  key: Uint8Array,
-  chunk: number,
-  present: number,
-  data: ReadonlyArray<Uint8Array>,
-): Buffer => {
-  const head = Buffer.alloc(6);
-  head.writeUInt32BE(chunk, 0);
-  head.writeUInt16BE(present, 4);
-  const mac = createHmac("sha256", key).update(head);
-  for (const bytes of data) mac.update(bytes);
-  return mac.digest().subarray(0, 16);
 };

@@ -7,6 +7,18 @@ export const tarBlock = 512;
 /** The first size, in bytes, that the eleven digits of a header do not hold. */
 export const sizeLimit = 8 ** 11;
 
+/** For isZero: compared by the system, which a loop over the bytes is not. */
+const zeros = new Uint8Array(65_536);
+
+/** Nothing but NULs? */
+export const isZero = (bytes: Uint8Array): boolean => {
+  for (let at = 0; at < bytes.length; at += zeros.length) {
+    const part = bytes.subarray(at, at + zeros.length);
+    if (Buffer.compare(part, zeros.subarray(0, part.length)) !== 0) return false;
+  }
+  return true;
+};
+
 /** Bytes, all NUL, that stand behind so many bytes of data. */
 export const padding = (size: number): number => (tarBlock - (size % tarBlock)) % tarBlock;
 

@@ -13,12 +13,12 @@ import { printable } from "#src/say/shown";
 import { type Member, memberLimit } from "#src/proof/table";
 import type { Manifest } from "#src/proof/texts";
 import { parseNumber, Sha256 } from "#src/wire/names";
+import { isZero, tarBlock as block } from "./ustar.ts";
 
 /** Bytes of a full chunk as it lies in the archive: 100 MiB and what scrypt adds. */
 export const fullChunk = 104_857_728;
 /** Every member starts on a multiple of this: GNU tar's record. */
 const record = 10_240;
-const block = 512;
 /** scrypt's header: what it starts with, its parameters, its checksum over the first 48 bytes. */
 const scryptHeader = 64;
 /** What scrypt adds to the plain text, so the least that a member can have. */
@@ -131,12 +131,6 @@ const isBackupHeader = (text: string, format: Format | "listing"): boolean => {
     Option.isSome(decodeBackupHeader[format](Object.fromEntries(pairs)))
   );
 };
-
-const isZero = (bytes: Uint8Array): boolean => {
-  // Buffer.compare against zeros is native; a loop over the padding of every member is not.
-  return Buffer.compare(bytes, zeros.subarray(0, bytes.length)) === 0;
-};
-const zeros = new Uint8Array(record);
 
 /** `digits` octal digits and the given end: the one way in which GNU tar writes a number. */
 const octal = (header: Buffer, at: number, digits: number, end = "\0"): number | undefined => {

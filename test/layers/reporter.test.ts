@@ -80,6 +80,8 @@ describe("the progress line", () => {
       progressLine({ ...now, percent: undefined }, { ...of, width: 80 }),
       "1.2 GiB sent  35.1 MiB/s  0:12:34",
     );
+    const read = { ...now, percent: undefined, read: 2 ** 33 };
+    assert.match(progressLine(read, { ...of, width: 80 }), /^8\.0 GiB read {2}1\.2 GiB sent/);
     assert.strictEqual(
       progressLine({ doing: line`verifying`, bytes: 1024, total: 4096 }, { ...of, width: 0 }),
       "verifying  25.00%  1.0 KiB  35.1 MiB/s  0:12:34  0:00:00 left",

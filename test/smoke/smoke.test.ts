@@ -215,39 +215,6 @@ describe("the way back", unless(noSshd), () => {
     await tidyRestore(w);
   });
 
-  it.each([false, true])(
-    "brings back what was sent in slots, of block devices: %s",
-    async (blockDevices) => {
-      const w = await setUp({
-        settings: { blockDevices },
-        qubes: [
-          { name: "work", size: 150_000_000, data: 9_000_000, files: { "firewall.xml": "<x/>\n" } },
-          { name: "vault", size: 200_000 },
-          { name: "net", size: 0, include: false },
-        ],
-      });
-      fs.writeFileSync(path.join(w.world.home("dom0"), "notes"), "of dom0\n");
-      const ran = await w.run("--format", "slots", "--include-dom0", "work", "vault");
-      assert.strictEqual(ran.code, 0, ran.stderr);
-      await tidy(w);
-      const { name, manifest } = w.ledger().at(-1)!;
-      assert.include(manifest, '"format":"slots"');
-      const verify = await qbackup(w, "verify", name);
-      assert.strictEqual(verify.code, 0, verify.stderr);
-      const back = await restore(w, "--rename-conflicting", name);
-      assert.strictEqual(back.code, 0, back.stderr);
-      cameBack(w, "work", "work-1");
-      cameBack(w, "vault", "vault-1");
-      const place = path.join(w.world.dir, "restored");
-      assert.strictEqual(
-        fs.readFileSync(path.join(place, "work-1/firewall.xml"), "utf8"),
-        "<x/>\n",
-      );
-      assert.strictEqual(fs.readFileSync(path.join(place, "dom0/user/notes"), "utf8"), "of dom0\n");
-      await tidyRestore(w);
-    },
-  );
-
   it("proves what is there, and finds a block that changed", async () => {
     const w = await setUp(big(9_000_000, 3_000_000));
     const one = (await backup(w, "-f", "one-", "work", "vault")).name;

@@ -1,15 +1,6 @@
 /** How a volume is cut into cells, and the map of what is there. */
 import { assert, describe, it } from "@effect/vitest";
-import { createHmac } from "node:crypto";
-import {
-  type Cell,
-  cellMac,
-  chunkPath,
-  isVolume,
-  slotSize,
-  volumeCutter,
-  widest,
-} from "#src/archive/slots";
+import { type Cell, chunkPath, isVolume, slotSize, volumeCutter, widest } from "#src/archive/slots";
 import { innerReader, InnerFault } from "#src/archive/inner";
 import { ended, slotsOf } from "#test/support/inner";
 import { rng } from "#test/support/random";
@@ -198,26 +189,4 @@ it("a chunk is a member by its number", () => {
   ] as const) {
     assert.strictEqual(chunkPath("vm7/root.img", chunk), path);
   }
-});
-
-describe("the MAC of a cell", () => {
-  const key = Buffer.alloc(32, 1);
-  const [a, b] = [Buffer.from("a"), Buffer.from("b")];
-  it("is of its number, of what is there, and of that", () => {
-    const mac = cellMac(key, 0x01020304, 0x8001, [a, b]);
-    const hmac = createHmac("sha256", key).update(
-      Buffer.from("\x01\x02\x03\x04\x80\x01ab", "latin1"),
-    );
-    assert.strictEqual(mac.toString("hex"), hmac.digest("hex").slice(0, 32));
-    assert.strictEqual(mac.length, 16);
-    for (const other of [
-      cellMac(Buffer.alloc(32, 2), 0x01020304, 0x8001, [a, b]),
-      cellMac(key, 0x01020305, 0x8001, [a, b]),
-      cellMac(key, 0x01020304, 0x8002, [a, b]),
-      cellMac(key, 0x01020304, 0x8001, [a]),
-      cellMac(key, 0x01020304, 0x8001, [b, a]),
-    ]) {
-      assert.isFalse(mac.equals(other));
-    }
-  });
 });

@@ -1949,6 +1949,8 @@ describe("a run in slots", () => {
         passphraseFile: "/pass",
         tapped: true,
       });
+      const read = named.reduce((sum, [, stream]) => sum + stream.length, 0);
+      assert.containsSubset(w.said.progress.at(-1), { read, percent: undefined });
       const archive = archived(w);
       const manifest = parseManifest(JSON.parse(w.disk.text).manifest)!;
       assert.strictEqual(manifest.format, "slots");
@@ -2094,6 +2096,25 @@ describe("a run in slots", () => {
       const { code, text } = yield* qbackup(w, { args });
       assert.strictEqual(code, 3, text);
       assert.match(text, /^error: work is gone: removed or renamed .* nothing was stored$/m);
+      nothingProven(w);
+    }),
+  );
+  it.effect("loses nothing by a scrypt of qubesd's that dies: what that makes is not used", () =>
+    Effect.gen(function* () {
+      const w = world(tiny, script());
+      w.table.brokenPipes = 3;
+      const { code, text } = yield* qbackup(w, { args });
+      assert.strictEqual(code, 0, text);
+    }),
+  );
+  it.effect("ends as soon as what qubesd lists is no list", () =>
+    Effect.gen(function* () {
+      const chunks = [{ bytes: listing(names).fill(1, 0, 9) }];
+      const w = world(tiny, script({ chunks, hangs: true }));
+      const { code, text } = yield* qbackup(w, { args });
+      assert.strictEqual(code, 6, text);
+      assert.match(text, /error: qvm-backup wrote no whole archive: this is no Qubes backup/);
+      assert.strictEqual(w.script.cancelled, 1);
       nothingProven(w);
     }),
   );

@@ -47,8 +47,10 @@ export const showing = (view: View) =>
             : view.reading
               ? line`waiting for qvm-backup`
               : line`waiting for the server`));
-      const percent = view.running?.progress().percent;
-      yield* progress({ doing: line`backing up`, percent, bytes: sent, waits });
+      // qvm-backup's own figure is of what its compressor gives back, which for slots is nothing.
+      const percent = view.taken > 0 ? undefined : view.running?.progress().percent;
+      const read = view.taken > 0 ? view.taken : undefined;
+      yield* progress({ doing: line`backing up`, percent, read, bytes: sent, waits });
       yield* Effect.sleep("1 second");
     }
   });

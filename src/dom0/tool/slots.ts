@@ -102,8 +102,8 @@ const newBackupId = Effect.gen(function* () {
 });
 
 /**
- * Takes the files of a tapped backup until qvm-backup has exited, and walks what it writes besides. Gives
- * the rest of the job, for when qvm-backup is known to have done well.
+ * Takes the files of a tapped backup until qvm-backup has exited, and walks what it writes besides, of which
+ * a fault ends it. Gives the rest of the job, for when qvm-backup is known to have done well.
  */
 export const takeFiles = Effect.fnUntraced(function* (
   running: Running,
@@ -249,7 +249,8 @@ export const takeFiles = Effect.fnUntraced(function* (
     for (;;) {
       const read = yield* running.archive.read(buffer);
       if (read === 0) return;
-      walk.push(buffer.subarray(0, read));
+      const fault = walk.push(buffer.subarray(0, read));
+      if (fault !== undefined) return yield* fault;
     }
   });
   yield* Effect.all([takeAll, walkAll], { concurrency: 2, discard: true });

@@ -1,6 +1,6 @@
 /** The way back without Qubes and without qbackup: one shell script, against the genuine samples. */
 // @effect-diagnostics processEnv:off -- the script is run as a person would run it.
-import { execFileSync, spawnSync } from "node:child_process";
+import { execFile, execFileSync, spawnSync } from "node:child_process";
 import { afterAll, assert, beforeAll, describe, it } from "vitest";
 import * as fs from "node:fs";
 import * as os from "node:os";
@@ -296,22 +296,19 @@ describe.each(shells.map((shell) => [shell.join(" "), shell] as const))(
       fs.writeFileSync(path.join(store, "bin/ssh"), fakeSsh(store), { mode: 0o755 });
       return store;
     };
-    const fetch = (
-      store: string,
-      name: string,
-      options: {
-        readonly from?: string;
-        readonly root?: string;
-        readonly file?: string;
-        readonly lie?: string;
-        readonly patience?: string;
-        readonly bin?: string;
-      } = {},
-    ) => {
+    interface Fetched {
+      readonly from?: string;
+      readonly root?: string;
+      readonly file?: string;
+      readonly lie?: string;
+      readonly patience?: string;
+      readonly bin?: string;
+    }
+    const fetching = (store: string, name: string, options: Fetched) => {
       const { file = path.join(dir, `${shell[0]}-fetched-${count++}`), from = store } = options;
       const [program, ...rest] = shell;
       const more = options.root === undefined ? [] : [options.root];
-      const ran = spawnSync(program!, [...rest, script, "fetch", from, name, file, ...more], {
+      const settings = {
         encoding: "utf8",
         timeout: 120_000,
         env: {
@@ -320,7 +317,13 @@ describe.each(shells.map((shell) => [shell.join(" "), shell] as const))(
           PATIENCE: options.patience ?? "60",
           LIE: options.lie ?? "",
         },
-      });
+      } as const;
+      const args = [...rest, script, "fetch", from, name, file, ...more];
+      return { args, file, program: program!, settings };
+    };
+    const fetch = (store: string, name: string, options: Fetched = {}) => {
+      const { args, file, program, settings } = fetching(store, name, options);
+      const ran = spawnSync(program, args, settings);
       const bytes = fs.existsSync(file) ? fs.readFileSync(file) : undefined;
       return { code: ran.status, stderr: ran.stderr, file, bytes };
     };
@@ -510,9 +513,9 @@ describe.each(shells.map((shell) => [shell.join(" "), shell] as const))(
       assert.isUndefined(bytes);
     });
 
-    // Some waiting, which is the same in every shell.
+    // Some waiting, which is the same in every shell, and for all of them at once.
     if (shell === shells[0]) {
-      it.each([
+      it.concurrent.each([
         [
           "the text of a table",
           "cut-text",
@@ -522,13 +525,18 @@ describe.each(shells.map((shell) => [shell.join(" "), shell] as const))(
         ["all of a sudden, without a word", "mute-read", /the link broke again and again/],
       ])(
         "a link that breaks in %s, each time: given up, and its ssh is gone",
-        (_what, lie, said) => {
+        async (_what, lie, said) => {
           const store = aStore();
-          const { code, stderr } = fetch(store, "one.backup", {
+          const { args, program, settings } = fetching(store, "one.backup", {
             from: "me@server",
             lie,
             patience: "1",
           });
+          const { code, stderr } = await new Promise<{ code: unknown; stderr: string }>((done) =>
+            execFile(program, args, settings, (error, _, said) =>
+              done({ code: error?.code ?? 0, stderr: said }),
+            ),
+          );
           assert.strictEqual(code, 1, stderr);
           assert.match(stderr, said);
           const calls = fs.readFileSync(path.join(store, "pids"), "utf8").trim().split("\n");

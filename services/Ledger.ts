@@ -9,6 +9,8 @@ import { Instant, Name, PublicKey, Session, Sha256, Signature } from "#src/wire/
 export class LedgerError extends Schema.TaggedError<LedgerError>()("LedgerError", {
   doing: Schema.String,
   reason: Schema.String,
+  /** What to do about just that, where it is known. */
+  hint: Schema.optionalKey(Schema.String),
 }) {
   override get message(): string {
     return `could not ${this.doing}: ${this.reason}`;

@@ -1,15 +1,17 @@
 /** Settings by name, from the environment or from assignments in the user's shell files. */
 import { Context, type Effect, Schema } from "effect";
 
-/** An assignment that is not a literal, so cannot be read without running the file. */
+/** An assignment that is not a literal, so cannot be read without running the file; or a file that cannot be read. */
 export class SettingsError extends Schema.TaggedError<SettingsError>()("SettingsError", {
   name: Schema.String,
   file: Schema.String,
+  /** 0: it is the file itself. */
   line: Schema.Int,
   reason: Schema.String,
 }) {
   override get message(): string {
-    return `${this.file}:${this.line}: cannot read ${this.name}: ${this.reason}`;
+    const place = this.line > 0 ? `${this.file}:${this.line}` : this.file;
+    return `${place}: cannot read ${this.name}: ${this.reason}`;
   }
 }
 

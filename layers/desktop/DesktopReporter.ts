@@ -1,7 +1,8 @@
 /**
  * What dom0 tells: a person at a terminal, whoever reads stderr (cron mails it), and the journal.
- * Errors, warnings and hints always reach stderr; all but the bar goes to the journal as well, under
- * the identifier `qbackup`, unless it was asked for on the terminal (-o).
+ * Errors, warnings and hints always reach stderr, a hint with the line that it belongs to; all but the
+ * bar goes to the journal as well, under the identifier `qbackup`, unless it was asked for on the
+ * terminal (-o).
  */
 import type * as Cause from "effect/Cause";
 import * as Clock from "effect/Clock";
@@ -194,6 +195,8 @@ export const desktopReporter = (options: DesktopOptions): Layer.Layer<Reporter> 
           return log === undefined ? Effect.void : Effect.asVoid(log(priority, told));
         });
 
+      /** The last line, where stderr has not got it: a hint about it means nothing by itself. */
+      let unsaid: string | undefined;
       let doing: string | undefined;
       let since = 0;
       let last: number | undefined;
@@ -201,7 +204,13 @@ export const desktopReporter = (options: DesktopOptions): Layer.Layer<Reporter> 
       let left = estimate();
       return {
         say: (level: Level, text: string) =>
-          say(level, text, level !== "info" || terminal || stderrIsTTY),
+          Effect.suspend(() => {
+            const aloud = level !== "info" || terminal || stderrIsTTY;
+            const about = level === "hint" && !underSystemd ? unsaid : undefined;
+            unsaid = aloud ? undefined : text;
+            if (about !== undefined) write(`${program}: ${about.replace(/[\r\n]+/g, " ")}\n`);
+            return say(level, text, aloud);
+          }),
         clear: Effect.sync(clear),
         progress: Effect.fnUntraced(function* (now: Progress) {
           // A wall clock that jumps would stop the bar, or make a rate of it.

@@ -23,6 +23,7 @@ export const fileKnownServers = (state: StateDirectory): Layer.Layer<KnownServer
       if (more.length === 0 && isQube(qube) && isPublicKey(key)) return { line, qube, key };
       throw new Refusal(
         `${printable(state.file("known_servers"))}:${i + 1}: expected a qube's name and a server's key`,
+        "mend that line, or remove it: the qube's next first contact pins the key anew",
       );
     });
   };

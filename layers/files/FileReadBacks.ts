@@ -17,7 +17,8 @@ export const fileReadBacks = (state: StateDirectory): Layer.Layer<ReadBacks> => 
     const known = Option.getOrUndefined(decode(bytes.toString("utf8")));
     if (known !== undefined) return new Map(Object.entries(known));
     throw new Refusal(
-      `${printable(state.file("audits.json"))} is damaged: look at it, then remove it; nothing in it is needed for a restore`,
+      `${printable(state.file("audits.json"))} is damaged`,
+      "look at it, then remove it; nothing in it is needed for a restore",
     );
   };
   return Layer.succeed(ReadBacks, {

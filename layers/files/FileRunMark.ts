@@ -22,7 +22,8 @@ export const fileRunMark = (state: StateDirectory): Layer.Layer<RunMark> =>
       const run = Option.getOrUndefined(decode(bytes.toString("utf8")));
       if (run !== undefined) return run;
       throw new Refusal(
-        `${printable(state.file("unfinished.json"))} is damaged: look at it, then remove it`,
+        `${printable(state.file("unfinished.json"))} is damaged`,
+        "look at it, then remove it",
       );
     }),
     write: (run) =>

@@ -32,7 +32,10 @@ export const runAfter = (before: number | undefined, least: number): number => {
 
 export const fileSigner = (state: StateDirectory): Layer.Layer<Signer> => {
   const damaged = (name: string) =>
-    new Refusal(`${printable(state.file(name))} is damaged: bring back its copy`);
+    new Refusal(
+      `${printable(state.file(name))} is damaged`,
+      "bring back its copy, or from paper: qbackup key import",
+    );
 
   const signing = async () => {
     const bytes = await state.read("signing_key", true);
@@ -71,7 +74,8 @@ export const fileSigner = (state: StateDirectory): Layer.Layer<Signer> => {
       const run = parseNumber(number);
       if (!isPublicKey(server) || !isSeries(of) || run === undefined || more.length > 0) {
         throw new Refusal(
-          `${printable(state.file("series_runs"))} is damaged: remove it; the server knows the highest run`,
+          `${printable(state.file("series_runs"))} is damaged`,
+          "remove it; the server knows the highest run",
         );
       }
       known.set(`${server} ${of}`, run);

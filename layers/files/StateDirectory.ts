@@ -6,7 +6,7 @@
 import * as Effect from "effect/Effect";
 import * as Semaphore from "effect/Semaphore";
 import { randomBytes } from "node:crypto";
-import { constants, type Stats } from "node:fs";
+import { constants, existsSync, mkdirSync, type Stats } from "node:fs";
 import * as fs from "node:fs/promises";
 import * as path from "node:path";
 import type { Env } from "#layers/process/Child";
@@ -23,18 +23,29 @@ export const statePath = (env: Env, home: string): string => {
   return path.join(state, "qbackup");
 };
 
-const reasons: Readonly<Record<string, string>> = {
-  ENOSPC: "the disk is full",
-  EDQUOT: "the disk quota is used up",
-  EROFS: "the file system is read-only",
-  EACCES: "permission denied",
-  EPERM: "permission denied",
-  EIO: "the disk reports an error",
-  ELOOP: "it is a link: put the file itself there, or remove the link",
+const free = "free space in dom0's home, then run it again";
+const own = "it must belong to the user who runs qbackup, and only to that one";
+const seeDisk = "see journalctl -b, and the file system of dom0's home";
+
+/** By the kernel's code: what it means, and what to do. */
+const reasons: Readonly<Record<string, readonly [reason: string, hint: string]>> = {
+  ENOSPC: ["the disk is full", free],
+  EDQUOT: ["the disk quota is used up", free],
+  EROFS: ["the file system is read-only", seeDisk],
+  EACCES: ["permission denied", own],
+  EPERM: ["permission denied", own],
+  EIO: ["the disk reports an error", seeDisk],
+  ELOOP: ["it is a link", "put the file itself there, or remove the link"],
 };
 
-/** Thrown inside, with a finished sentence part. */
-export class Refusal extends Error {}
+/** Thrown inside, with a finished sentence part, and what to do about it. */
+export class Refusal extends Error {
+  readonly hint: string | undefined;
+  constructor(reason: string, hint?: string) {
+    super(reason);
+    this.hint = hint;
+  }
+}
 
 const codeOf = (cause: unknown) => (cause as NodeJS.ErrnoException).code;
 
@@ -46,21 +57,24 @@ export const absent = (cause: unknown) => {
 
 const reason = (cause: unknown): string => {
   const { code, path: file } = cause as NodeJS.ErrnoException;
-  const text = code === undefined ? undefined : reasons[code];
+  const [text] = reasons[code ?? ""] ?? [];
   if (text === undefined) return printable(cause instanceof Error ? cause.message : String(cause));
   return file === undefined ? text : `${printable(file)}: ${text}`;
 };
+const hintFor = (cause: unknown): string | undefined =>
+  cause instanceof Refusal ? cause.hint : reasons[codeOf(cause) ?? ""]?.[1];
 
 /** Ours alone to change: not a link, not somebody else's, not writable by others. */
 const vet = (what: string, stats: Stats): void => {
   const me = process.getuid!();
   if (stats.uid !== me) {
     throw new Refusal(
-      `${printable(what)} belongs to user ${stats.uid}, not to ${me}: run qbackup as its owner`,
+      `${printable(what)} belongs to user ${stats.uid}, not to ${me}`,
+      "run qbackup as its owner",
     );
   }
   if ((stats.mode & 0o022) !== 0) {
-    throw new Refusal(`${printable(what)} can be changed by others: chmod go-w it`);
+    throw new Refusal(`${printable(what)} can be changed by others`, "chmod go-w it");
   }
 };
 
@@ -82,10 +96,33 @@ const vetAbove = async (directory: string): Promise<void> => {
     const { uid } = await fs.stat(at).catch(() => ({ uid: 0 }));
     if (uid !== me && uid !== 0 && uid !== unmapped) {
       throw new Refusal(
-        `${printable(directory)} would lie in a directory of user ${uid}, and this runs as ${me}: run qbackup as its owner, without sudo`,
+        `${printable(directory)} would lie in a directory of user ${uid}, and this runs as ${me}`,
+        "run qbackup as its owner, without sudo",
       );
     }
     if (at === path.dirname(at)) return;
+  }
+};
+
+/**
+ * Makes a directory, 0700, and what is missing above it, each by itself: where a file system takes none
+ * (/proc), node's own way of doing so never ends.
+ */
+export const makeDirectories = (directory: string): void => {
+  const missing: Array<string> = [];
+  for (let at = directory; !existsSync(at); at = path.dirname(at)) missing.unshift(at);
+  for (const one of missing) {
+    try {
+      mkdirSync(one, { mode: 0o700 });
+    } catch (cause) {
+      // Another program may have made it just now.
+      if (codeOf(cause) === "EEXIST") continue;
+      if (codeOf(cause) !== "ENOENT") throw cause;
+      throw new Refusal(
+        `${printable(path.dirname(one))} takes no directory`,
+        "HOME or XDG_STATE_HOME must name a directory on a disk",
+      );
+    }
   }
 };
 
@@ -100,14 +137,21 @@ export const stateDirectory = (directory: string) => {
   const attempt = <A>(doing: string, what: () => Promise<A>): Effect.Effect<A, LedgerError> =>
     Effect.tryPromise({
       try: what,
-      catch: (cause) => new LedgerError({ doing, reason: reason(cause) }),
+      catch: (cause) => {
+        const hint = hintFor(cause);
+        return new LedgerError({
+          doing,
+          reason: reason(cause),
+          ...(hint === undefined ? {} : { hint }),
+        });
+      },
     }).pipe(Effect.uninterruptible, one.withPermits(1));
 
   /** The directory, open, for its fsync; undefined where there is none and none is to be made. */
   const withDirectory = async <A>(make: boolean, use: (dir: fs.FileHandle) => Promise<A>) => {
     if (make && (await fs.lstat(directory).catch(absent)) === undefined) {
       await vetAbove(directory);
-      await fs.mkdir(directory, { recursive: true, mode: 0o700 });
+      makeDirectories(directory);
     }
     let dir: fs.FileHandle;
     try {
@@ -116,7 +160,7 @@ export const stateDirectory = (directory: string) => {
       const code = codeOf(cause);
       if (code === "ENOENT" && !make) return undefined;
       if (code !== "ENOTDIR" && code !== "ELOOP") throw cause;
-      throw new Refusal(`${printable(directory)} is a link, or no directory: move it away`);
+      throw new Refusal(`${printable(directory)} is a link, or no directory`, "move it away");
     }
     try {
       vet(directory, await dir.stat());
@@ -135,7 +179,8 @@ export const stateDirectory = (directory: string) => {
     const handle = await fs.open(file(name), flags | O_NOFOLLOW | O_NONBLOCK, 0o600);
     try {
       const stats = await handle.stat();
-      if (!stats.isFile()) throw new Refusal(`${printable(file(name))} is no regular file`);
+      if (!stats.isFile())
+        throw new Refusal(`${printable(file(name))} is no regular file`, "move it away");
       vet(file(name), stats);
       return await use(handle, stats);
     } finally {
@@ -148,9 +193,9 @@ export const stateDirectory = (directory: string) => {
     withDirectory(false, () =>
       withFile(name, O_RDONLY, (handle, { mode, size }) => {
         if (secret && (mode & 0o077) !== 0) {
-          throw new Refusal(`${printable(file(name))} can be read by others: chmod 600 it`);
+          throw new Refusal(`${printable(file(name))} can be read by others`, "chmod 600 it");
         }
-        if (size > most) throw new Refusal(`${printable(file(name))} is too large: move it away`);
+        if (size > most) throw new Refusal(`${printable(file(name))} is too large`, "move it away");
         return handle.readFile();
       }).catch(absent),
     );
@@ -158,7 +203,7 @@ export const stateDirectory = (directory: string) => {
   /** In one call, so that a crash tears one line at most. */
   const writeAll = async (handle: fs.FileHandle, bytes: Uint8Array) => {
     const { bytesWritten } = await handle.write(bytes);
-    if (bytesWritten < bytes.length) throw new Full("the disk is full");
+    if (bytesWritten < bytes.length) throw new Full("the disk is full", free);
   };
 
   let holdsReserve = false;

@@ -29,8 +29,8 @@ export interface BooksDisk {
    * `mark`, `unmark`; `pinned QUBE`, `pin QUBE`; `keys`, `existing`, `run SERIES`, `secrets`, `take`.
    */
   readonly calls: Array<string>;
-  /** The reason that a call fails for; it works where there is none. Asked for every call. */
-  fails: (call: string) => string | undefined;
+  /** The reason that a call fails for, and what helps; it works where there is none. Asked for every call. */
+  fails: (call: string) => string | readonly [reason: string, hint: string] | undefined;
 }
 
 export const booksDisk = (): BooksDisk => ({
@@ -52,8 +52,13 @@ export const memoryBooks = (disk: BooksDisk = booksDisk()) => {
   const call = <A>(name: string, what: () => A) =>
     Effect.suspend(() => {
       disk.calls.push(name);
-      const reason = disk.fails(name);
-      if (reason !== undefined) return Effect.fail(new LedgerError({ doing: name, reason }));
+      const fails = disk.fails(name);
+      if (fails !== undefined) {
+        const [reason, hint] = typeof fails === "string" ? [fails] : fails;
+        return Effect.fail(
+          new LedgerError({ doing: name, reason, ...(hint === undefined ? {} : { hint }) }),
+        );
+      }
       return Effect.succeed(what());
     });
   const parsed = () => parseLedger(Buffer.from(disk.text));

@@ -22,6 +22,7 @@ import * as path from "node:path";
 import { type Argv, child, collector, type Env, run, signalGroup } from "#layers/process/Child";
 import { fromFd } from "#layers/process/FdBytes";
 import { passphraseIn, readPassphrase } from "#layers/files/Passphrase";
+import { makeDirectories } from "#layers/files/StateDirectory";
 import { openTap } from "#layers/qubes/Tap";
 import { BytesError, type Source } from "#services/Bytes";
 import { Qube, QubesError } from "#services/Qubes";
@@ -252,7 +253,7 @@ export const fifoQvmBackup = (options: FifoOptions): Layer.Layer<QvmBackup> =>
     /** A directory with nothing but a FIFO in it, and the descriptors of this process on it. */
     const open = Effect.gen(function* () {
       const doing = "make a FIFO for qvm-backup";
-      yield* attempt(doing, () => fs.mkdirSync(runDirectory, { recursive: true, mode: 0o700 }));
+      yield* attempt(doing, () => makeDirectories(runDirectory));
       yield* inspect;
       yield* attempt(doing, () => fs.chmodSync(runDirectory, 0o700)); // whatever the umask was
       const made = yield* run(["mkfifo", "-m", "600", fifo], { limit: "5 seconds", env }).pipe(
@@ -432,13 +433,25 @@ const checked = (file: string) =>
     };
   });
 
+/** A FIFO must not make this wait. */
+const opened = (file: string): number => {
+  try {
+    return fs.openSync(file, O_RDONLY | O_NONBLOCK);
+  } catch (cause) {
+    const { code } = cause as NodeJS.ErrnoException;
+    if (code === "ENOENT" || code === "ENOTDIR") throw new Error("there is no such file");
+    if (code === "EACCES") throw new Error("this user may not read it");
+    throw cause;
+  }
+};
+
 /** Uses what a passphrase file begins with; nothing of it stays in memory here. */
 const withBeginning = <A>(
   file: string,
   use: (bytes: Uint8Array, whole: boolean, stats: fs.Stats) => A,
 ) =>
   attempt(`use the passphrase file ${printable(file)}`, () => {
-    const fd = fs.openSync(file, O_RDONLY | O_NONBLOCK); // a FIFO must not make this wait
+    const fd = opened(file);
     const bytes = Buffer.alloc(looksAt);
     try {
       const stats = fs.fstatSync(fd);

@@ -28,6 +28,7 @@ import {
   run,
   signalGroup,
 } from "#layers/process/Child";
+import { makeDirectories } from "#layers/files/StateDirectory";
 import { toWritable } from "#layers/process/FdBytes";
 import type { Sink } from "#services/Bytes";
 import { Qube, QubesError } from "#services/Qubes";
@@ -126,7 +127,7 @@ export const fifoQvmRestore = (options: FifoRestoreOptions): Layer.Layer<QvmRest
     const remove = (place: string) => fs.rmSync(place, { recursive: true, force: true });
     const makeFifos = Effect.gen(function* () {
       yield* attempt(doing, () => {
-        fs.mkdirSync(options.directory, { recursive: true, mode: 0o700 });
+        makeDirectories(options.directory);
         const found = fs.lstatSync(options.directory);
         if (!found.isDirectory() || found.uid !== process.getuid!()) {
           throw new Error(

@@ -22,8 +22,12 @@ const cleaned = (message: string, hint: string | undefined) => ({
   ...(hint === undefined ? {} : { hint: line`${hint}` }),
 });
 
-export const failed = (exit: Failure, message: string, hint?: string): RunFailed =>
-  new RunFailed({ exit, ...cleaned(message, hint) });
+/** For what somebody asked for wrongly there is always a word on how it is right. */
+export function failed(exit: Failure, message: string, hint: string): RunFailed;
+export function failed(exit: Exclude<Failure, "usage">, message: string, hint?: string): RunFailed;
+export function failed(exit: Failure, message: string, hint?: string): RunFailed {
+  return new RunFailed({ exit, ...cleaned(message, hint) });
+}
 
 /** As `failed`, where the carrier cannot do anything for anybody. */
 export const unable = (exit: Failure, message: string, hint?: string): RunFailed =>
@@ -35,18 +39,30 @@ export const rejected = (exit: Failure, message: string, hint?: string): RunFail
 
 /** As it was, but that the server may decide otherwise yet. */
 export const undecidedYet = ({ exit, hint, message }: RunFailed): RunFailed =>
-  failed(exit, message, hint);
+  new RunFailed({ exit, message, ...(hint === undefined ? {} : { hint }) });
 
 /** A member does not decrypt with the passphrase that its header was opened with. */
 export const undecryptable = (message: string, hint: string): RunFailed =>
   new RunFailed({ exit: "integrity", ...cleaned(message, hint), about: "decryption" });
 
-/** What to do next where the failure itself has nothing better to say; of usage, the command's help. */
-export const lastResort = {
+/** What to do next where the failure itself has nothing better to say. */
+const lastResort = {
+  // Of the carrier's set-up: what was asked for wrongly here has a word of its own.
+  usage: "mend what it says in the carrier qube, and run again",
   bug: "report it with this line; what is on the server is not touched by it",
   qubes: "mend what Qubes says, there or in journalctl -b, and run again",
   link: "see whether the carrier qube has a network and the server answers; then run again",
   refused: "the server's owner can see why",
   integrity: "do not rely on it: look at the carrier qube, ask the server's owner, and run again",
   locked: "wait until the other run is over",
-} as const satisfies { readonly [F in Exclude<Failure, "usage">]: string };
+} as const satisfies { readonly [F in Failure]: string };
+
+/** What is said to do next about a failure. */
+export const nextStep = ({ exit, hint, message }: Omit<RunFailed, "about">): Line =>
+  hint ??
+  (message.endsWith(" is not installed, or not in PATH")
+    ? line`qbackup is for dom0, where Qubes' own tools are: see PATH, of cron's too`
+    : line`${lastResort[exit]}`);
+
+/** What is said to do about a defect of the program. */
+export const aboutBug = line`${lastResort.bug}`;

@@ -79,11 +79,12 @@ const known = Effect.fnUntraced(function* (store: WritableStore, signer: PublicK
   const [first, ...others] = signers.map(fingerprint);
   const taken =
     first === undefined
-      ? "takes backups of no key"
-      : `takes backups signed with the key ${first}${others.length > 0 ? ` (and ${others.length} more)` : ""}`;
+      ? "it takes none"
+      : `it takes ${first}${others.length > 0 ? ` (and ${others.length} more)` : ""}`;
+  // dom0 shows no more than 200 characters of it.
   return yield* refuse(
     "not-permitted",
-    `this store ${taken}, not with ${fingerprint(signer)}; its owner can change that: qbackup-shell signers add`,
+    `this store does not take the key ${fingerprint(signer)}; ${taken}`,
   );
 });
 

@@ -366,6 +366,8 @@ echo "Backup error: Got empty response from qubesd." >&2; exit 1`,
       );
       assert.strictEqual(Buffer.from(Redacted.value(taken)).toString(), "correct horse");
       assert.notInclude(String(taken) + JSON.stringify(taken), "horse");
+      const gone = yield* check(undefined);
+      assert.match(`${gone}`, /could not use the passphrase file \S+: there is no such file\)/);
       const open = yield* check("correct horse", 0o640);
       assert.include(Exit.isSuccess(open) ? open.value.warning : "", "(mode 0640)");
       for (const bad of [

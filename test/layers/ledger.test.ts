@@ -10,7 +10,7 @@ import { isPlainEntry, ledgerLine, parseLedger, parseLine } from "#layers/files/
 import { statePath } from "#layers/files/StateDirectory";
 import { booksDisk, memoryBooks } from "#layers/memory/MemoryBooks";
 import { KnownServers } from "#services/KnownServers";
-import { Entry, Ledger } from "#services/Ledger";
+import { Entry, Ledger, type LedgerError } from "#services/Ledger";
 import { ReadBacks } from "#services/ReadBacks";
 import { RunMark } from "#services/RunMark";
 import { Signer } from "#services/Signer";
@@ -51,8 +51,9 @@ const mark = RunMark.use((books) => books.write(unfinished));
 const pin = (qube: string, letter: string) =>
   KnownServers.use((books) => books.pin(qube, key(letter)));
 const sha256 = (text: string) => createHash("sha256").update(text).digest("hex");
-const reasonOf = <A>(what: Effect.Effect<A, { readonly message: string }>) =>
-  Effect.map(Effect.flip(what), (error) => error.message);
+/** What it says, and what to do about it. */
+const reasonOf = <A>(what: Effect.Effect<A, LedgerError>) =>
+  Effect.map(Effect.flip(what), ({ hint, message }) => `${message}: ${hint}`);
 
 describe("FileBooks", () => {
   it("lies under the XDG state directory", () => {
@@ -117,6 +118,18 @@ describe("FileBooks", () => {
         assert.match(why, /directory of user 1234/);
       }),
     unless(notRoot),
+  );
+
+  it.live("ends where no directory can be made, too", () =>
+    Effect.gen(function* () {
+      // node's own recursive mkdir never comes back from here.
+      const place = "/proc/qbackup-test/state/qbackup";
+      for (const what of [append("a"), mark, makeKeys]) {
+        const why = yield* reasonOf(use(place, what));
+        assert.match(why, /: \/proc takes no directory: HOME or XDG_STATE_HOME must name a/);
+      }
+      assert.match(yield* reasonOf(use("/dev/null/a/b", append("a"))), /: .*ENOTDIR/);
+    }),
   );
 
   it.live(
@@ -433,7 +446,7 @@ describe("FileBooks", () => {
       assert.deepStrictEqual(fs.readdirSync(elsewhere), []);
       if (process.getuid!() !== 0) return;
       fs.chownSync(place, 1234, 1234);
-      assert.include(yield* reasonOf(add), "belongs to user 1234, not to 0");
+      assert.include(yield* reasonOf(add), "belongs to user 1234, not to 0: run qbackup as its");
     }),
   );
 
@@ -498,16 +511,16 @@ describe("FileBooks", () => {
           let reason = "";
           for (let i = 0; i < 40 && reason === ""; i++) {
             reason = yield* Effect.match(add, {
-              onFailure: (error) => error.message,
+              onFailure: ({ hint, message }) => `${message}: ${hint}`,
               onSuccess: () => "",
             });
           }
-          assert.include(reason, "the disk is full");
+          assert.include(reason, "the disk is full: free space in dom0's home");
           const { damaged, entries } = yield* use(place, readAll);
           assert.deepStrictEqual([...damaged], []);
           assert.isAbove(entries.length, 1);
           mount("-o", "remount,ro");
-          assert.include(yield* reasonOf(add), "the file system is read-only");
+          assert.include(yield* reasonOf(add), "the file system is read-only: see journalctl -b");
         } finally {
           execFileSync("umount", [place]);
         }

@@ -184,6 +184,39 @@ describe("DesktopReporter", () => {
       assert.strictEqual(it.read("log"), logged);
     }),
   );
+  it.live("a hint about what only the journal has got brings it along", () =>
+    Effect.gen(function* () {
+      const speak = Effect.gen(function* () {
+        const { progress, say } = yield* Reporter;
+        yield* say("info", "made a key");
+        yield* say("info", "pinned a\nserver");
+        yield* progress({ doing: line`verifying`, bytes: 0 });
+        yield* say("hint", "compare it");
+        yield* say("hint", "and then this");
+        yield* say("warning", "w");
+        yield* say("hint", "about w");
+      });
+      const cron = reporter();
+      yield* Effect.provide(speak, cron.layer);
+      assert.deepStrictEqual(cron.out, [
+        "qbackup: pinned a server\n",
+        "qbackup: hint: compare it\n",
+        "qbackup: hint: and then this\n",
+        "qbackup: warning: w\n",
+        "qbackup: hint: about w\n",
+      ]);
+      // Each of them once everywhere else.
+      for (const options of [{ underSystemd: true }, { terminal: true }]) {
+        const { layer, out } = reporter(options);
+        yield* Effect.provide(speak, layer);
+        assert.lengthOf(
+          out.filter((text) => text.includes("pinned a server")),
+          1,
+        );
+      }
+      assert.lengthOf(cron.it.read("log").match(/pinned a server/g)!, 1);
+    }),
+  );
   it.live("at a terminal: everything on both", () =>
     Effect.gen(function* () {
       const { it, layer, out } = reporter({ stderrIsTTY: true });

@@ -59,6 +59,10 @@ describe("where a setting is looked for", () => {
         file: path.join(home, ".bashrc"),
         reason: "it is not a regular file",
       });
+      assert.strictEqual(
+        error.message,
+        `${path.join(home, ".bashrc")}: cannot read N: it is not a regular file`,
+      );
     }),
   );
 });

@@ -1,7 +1,8 @@
 /** What the end of a call to the carrier means: once, with one cause and one thing to do. */
 import { assert, describe, it } from "@effect/vitest";
 import { Effect } from "effect";
-import { meaning } from "#src/dom0/far/call";
+import { meaning, refusal } from "#src/dom0/far/call";
+import { failed, nextStep } from "#src/dom0/failure";
 import { keep, anArchive, qbackup, world } from "#test/support/readback";
 
 const own = (error: string, hint: string) => [
@@ -97,6 +98,24 @@ describe("the end of a call", () => {
     assert.strictEqual(failure._tag === "RunFailed" ? failure.exit : failure._tag, exit);
     if (failure._tag === "RunFailed") assert.match(failure.message, cause);
     assert.match(failure.hint ?? "", hint);
+  });
+  it("a tool that is not there is a matter of where this runs", () => {
+    const missing = failed(
+      "qubes",
+      "could not list the qubes: qvm-ls is not installed, or not in PATH",
+    );
+    assert.match(nextStep(missing), /^qbackup is for dom0.* PATH, of cron's too$/);
+    assert.match(nextStep(failed("qubes", "no")), /^mend what Qubes says/);
+  });
+  it("a refusal's hint is about its own cause", () => {
+    for (const [message, hint] of [
+      ["this store does not take the key 0; it takes none", /signers add KEY, which qbackup key/],
+      ["the clocks differ too much: dom0 wrote 1, and here it is 2", /^set the clock/],
+      ["this key may not ask for put", /^the server's owner decides/],
+    ] as const) {
+      const failure = refusal({ type: "error", code: "not-permitted", message });
+      assert.match(failure.hint!, hint);
+    }
   });
   it.each(passing)("%s", (_, code, said, reason) => {
     const failure = meaning({ code, said }, "net");

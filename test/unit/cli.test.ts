@@ -8,6 +8,7 @@ import { memoryBooks } from "#layers/memory/MemoryBooks";
 import { memoryNotifier, type Notification } from "#layers/memory/MemoryNotifier";
 import { memorySealing } from "#layers/memory/MemorySealing";
 import { memoryReporter, type Said } from "#layers/memory/MemoryReporter";
+import { BytesError } from "#services/Bytes";
 import { Invocation } from "#services/Invocation";
 import { Locks } from "#services/Locks";
 import { Qrexec } from "#services/Qrexec";
@@ -188,6 +189,7 @@ describe("one form for all", () => {
 const cli = Effect.fnUntraced(function* (
   args: ReadonlyArray<string>,
   qubes: ReadonlyArray<string> = ["dom0", "vault", "work", "last"],
+  unwritable?: string,
 ) {
   const said: Said = { lines: [], progress: [] };
   const notes: Array<Notification> = [];
@@ -207,7 +209,14 @@ const cli = Effect.fnUntraced(function* (
           env: {},
           stdin: { read: () => Effect.die("stdin is read"), received: () => 0 },
           stdout: {
-            write: (b) => Effect.sync(() => void (out += Buffer.from(b).toString())),
+            write: (b) =>
+              unwritable === undefined
+                ? Effect.sync(() => void (out += Buffer.from(b).toString()))
+                : Effect.fail(
+                    new BytesError({
+                      cause: Object.assign(new Error(`${unwritable}: write`), { code: unwritable }),
+                    }),
+                  ),
             end: Effect.void,
           },
           entropy: () => new Uint8Array(16),
@@ -321,6 +330,8 @@ describe("what is said of a wrong command line", () => {
     [["ledger", "check", "37-ABCD"], /no head of a ledger/],
     [["recovery-sheet"], /the destination qube is not set/],
     [["vault"], /the destination qube is not set/],
+    [["-t", "dom0", "vault"], /dom0 cannot carry backups: it has no network/],
+    [["list", "-t", "dom0"], /dom0 cannot carry backups: it has no network/],
     [["-t", "net", "vault"], /the passphrase file is not set/],
     [["-t", "net", "-p", "/p", "-f", "../", "vault"], /prefix/],
     [["-t", "net", "-p", "/p", "-f", ".ssh/", "vault"], /prefix/],
@@ -357,6 +368,30 @@ it.effect("of another command that is refused, too, where no terminal looks on",
     ),
   ),
 );
+
+describe("stdout that takes nothing", () => {
+  const printing = [["-h"], ["list", "-h"], ["--version"], ["recovery-sheet", "-t", "net"]];
+  it.effect("because its disk is full: exit 2, and why", () =>
+    Effect.gen(function* () {
+      for (const args of printing) {
+        const { code, lines } = yield* cli(args, undefined, "ENOSPC");
+        assert.strictEqual(code, 2, lines.join("\n"));
+        assert.include(
+          lines,
+          "error: not all that was to be printed could be written: ENOSPC: write",
+        );
+      }
+    }),
+  );
+  it.effect("because nobody reads it any more: that is no failure", () =>
+    Effect.gen(function* () {
+      for (const args of printing) {
+        const { code, lines } = yield* cli(args, undefined, "EPIPE");
+        assert.strictEqual(code, 0, lines.join("\n"));
+      }
+    }),
+  );
+});
 
 describe("a first word that is no command", () => {
   it.effect.each([

@@ -77,6 +77,15 @@ describe("qbackup key", () => {
         assert.strictEqual(none.code, 2, none.text);
         assert.match(none.text, /there is no key here yet\nhint: .*qbackup key import/);
         assert.isUndefined(empty.secrets);
+        const foreign = aDisk();
+        foreign.fails = (call) =>
+          call === "take" ? undefined : ["/s belongs to user 1000", "run qbackup as its owner"];
+        const refused = yield* key(foreign, word);
+        assert.strictEqual(refused.code, 2, refused.text);
+        assert.match(
+          refused.text,
+          /^error: .*belongs to user 1000\nhint: run qbackup as its owner$/,
+        );
       }
     }),
   );

@@ -526,7 +526,7 @@ describe("list", () => {
       const w = world();
       keep(w, "a.backup", small);
       const none = yield* qbackup(w, ["list", "zzz"]);
-      assert.strictEqual(none.code, 2, none.text);
+      assert.deepStrictEqual([none.code, none.out], [2, ""], none.text);
       assert.match(none.text, /error: no archive .* begins with zzz\nhint: qbackup list/);
       const typo = yield* qbackup(w, ["list", "-t", "nett"]);
       assert.strictEqual(typo.code, 2, typo.text);

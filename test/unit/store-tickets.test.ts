@@ -163,16 +163,13 @@ describe("tickets", () => {
           return Effect.map(Effect.flip(vouched(store, put)), ({ message }) => message);
         };
         const first = fingerprintOf(dom0.publicKey);
-        const end = `not with ${theirs}; its owner can change that: qbackup-shell signers add`;
-        assert.strictEqual(yield* says(), `this store takes backups of no key, ${end}`);
-        assert.strictEqual(
-          yield* says(dom0),
-          `this store takes backups signed with the key ${first}, ${end}`,
-        );
-        assert.strictEqual(
-          yield* says(dom0, otherDom0),
-          `this store takes backups signed with the key ${first} (and 1 more), ${end}`,
-        );
+        const not = `this store does not take the key ${theirs}; it takes`;
+        assert.strictEqual(yield* says(), `${not} none`);
+        assert.strictEqual(yield* says(dom0), `${not} ${first}`);
+        const most = yield* says(dom0, otherDom0);
+        assert.strictEqual(most, `${not} ${first} (and 1 more)`);
+        // dom0 shows all of it.
+        assert.isAtMost(most.length, 199);
       }),
     ),
   );

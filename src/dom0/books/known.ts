@@ -6,7 +6,7 @@ import { Reporter } from "#services/Reporter";
 import { type Manifest, parseManifest, parseReceipt } from "#src/proof/texts";
 import { line } from "#src/say/shown";
 import { failed } from "#src/dom0/failure";
-import { inLedger } from "./record.ts";
+import { inLedger } from "./unusable.ts";
 
 export interface Known {
   readonly entry: Entry;

@@ -1,5 +1,5 @@
 /** What a look at an archive gave, as it is written down: what came back, what did not, and since when. */
-import { Clock, Effect, Exit } from "effect";
+import { Clock, Effect, Exit, Option } from "effect";
 import { Ledger } from "#services/Ledger";
 import { Notifier } from "#services/Notifier";
 import { type Audit, ReadBacks } from "#services/ReadBacks";
@@ -7,7 +7,7 @@ import { Reporter } from "#services/Reporter";
 import { line } from "#src/say/shown";
 import { instantOf, type Session } from "#src/wire/names";
 import type { RunFailed } from "#src/dom0/failure";
-import { inLedger } from "./record.ts";
+import { inLedger, warned } from "./unusable.ts";
 
 /** Notes what a look at archives gave; a note that cannot be made does not change the result. */
 export const note = Effect.fnUntraced(function* (
@@ -15,11 +15,10 @@ export const note = Effect.fnUntraced(function* (
   change: (before: Audit, now: string, session: Session) => Audit,
 ) {
   if (sessions.length === 0) return;
-  const { say } = yield* Reporter;
   const now = instantOf(yield* Clock.currentTimeMillis);
   yield* (yield* ReadBacks)
     .change(sessions, (before, session) => change(before, now, session))
-    .pipe(Effect.catch((error) => say("warning", line`${error.message}`)));
+    .pipe(Effect.catch(warned));
 });
 
 /** Notes what a failure says of archives: that they are damaged, or only that they could not be read. */
@@ -85,15 +84,16 @@ const warnUnread = Effect.fnUntraced(function* (destination: string, limit: numb
  */
 export const alarmUnread =
   (destination: string, days: number) =>
-  <A, E, R>(work: Effect.Effect<A, E, R>) =>
+  <A, R>(work: Effect.Effect<A, RunFailed, R>) =>
     work.pipe(
-      Effect.onExit((exit) =>
-        Exit.hasInterrupts(exit)
-          ? Effect.void
-          : warnUnread(destination, days).pipe(
-              Effect.catch((error) =>
-                Effect.flatMap(Reporter, ({ say }) => say("warning", error.message)),
-              ),
-            ),
-      ),
+      Effect.onExit((exit) => {
+        if (Exit.hasInterrupts(exit)) return Effect.void;
+        const failure = Option.getOrUndefined(Exit.findErrorOption(exit));
+        return warnUnread(destination, days).pipe(
+          // What the work has failed of is told as its error.
+          Effect.catch((error) =>
+            error.message === failure?.message ? Effect.void : warned(error),
+          ),
+        );
+      }),
     );

@@ -1,30 +1,14 @@
 /** What dom0 writes down: the mark of a run under way, the receipt that it accepts, the ledger. */
 import { Clock, Effect } from "effect";
 import { Ledger, type Submission } from "#services/Ledger";
-import { Reporter } from "#services/Reporter";
 import { RunMark, type Unfinished } from "#services/RunMark";
 import { signatureHolds } from "#src/proof/keys";
 import { parseReceipt, receiptDiffers } from "#src/proof/texts";
 import { instantOf, type PublicKey } from "#src/wire/names";
 import { failed } from "#src/dom0/failure";
 import { checkServer } from "#src/dom0/far/server";
+import { inLedger, warned } from "./unusable.ts";
 import type { Stored } from "#src/dom0/far/upload";
-
-/** What to do where dom0 itself lets nothing be read or written; the kernel's words tell which. */
-const causes: ReadonlyArray<readonly [said: RegExp, then: string]> = [
-  [/ENOSPC|EDQUOT|no space|disk is full/i, "free space in dom0's home, then run it again"],
-  [/EACCES|EPERM|permission/i, "it must belong to the user who runs qbackup, and only to that one"],
-  [
-    /EROFS|read-only/i,
-    "the disk of dom0's home is read-only: see journalctl -b, and its file system",
-  ],
-];
-
-/** A ledger that cannot be used is a matter of this machine's set-up: a full disk, a planted link. */
-export const inLedger = <A, R>(effect: Effect.Effect<A, { readonly message: string }, R>) =>
-  Effect.mapError(effect, ({ message }) =>
-    failed("usage", message, causes.find(([said]) => said.test(message))?.[1]),
-  );
 
 /** Changes the mark of the run under way; nothing where there is none. */
 export const remark = Effect.fnUntraced(function* (
@@ -91,7 +75,5 @@ export const complete = Effect.fnUntraced(function* (
     })
     .pipe(Effect.mapError(unwritten));
   // The line is there: a mark that stays costs the next run a question, and no more.
-  yield* remark(withoutSubmission).pipe(
-    Effect.catch((error) => Effect.flatMap(Reporter, ({ say }) => say("warning", error.message))),
-  );
+  yield* remark(withoutSubmission).pipe(Effect.catch(warned));
 });

@@ -134,6 +134,12 @@ export const flagName = (key: string): string =>
 export const flagOf = ({ flags }: Command, name: string): Flag | undefined =>
   Object.entries(flags).find(([key]) => flagName(key) === name)?.[1];
 
+/** A number within the flag's limits, as it is given to it or to its setting. */
+export const countOf = ({ least, most }: Count, text: string): number | undefined => {
+  const n = /^[0-9]{1,9}$/.test(text) ? Number(text) : Number.NaN;
+  return n >= least && n <= most ? n : undefined;
+};
+
 const cliFlag = (name: string, flag: Flag): CliFlag.Flag<unknown> => {
   switch (flag.type) {
     case "switch":
@@ -149,10 +155,7 @@ const cliFlag = (name: string, flag: Flag): CliFlag.Flag<unknown> => {
       // In digits: effect/cli's own numbers may be written 1e2 or 0x40.
       return CliFlag.String(name).pipe(
         CliFlag.filterMap(
-          (text) => {
-            const n = /^[0-9]{1,9}$/.test(text) ? Number(text) : Number.NaN;
-            return n >= flag.least && n <= flag.most ? Option.some(n) : Option.none();
-          },
+          (text) => Option.fromUndefinedOr(countOf(flag, text)),
           () => "", // `reworded` says it
         ),
         CliFlag.optional,

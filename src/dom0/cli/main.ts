@@ -12,9 +12,10 @@ import { type Parsed, parse, reworded } from "./argv.ts";
 import { Preamble } from "#src/dom0/far/call";
 import { toCli } from "./command.ts";
 import { commands } from "./commands.ts";
-import { failed, lastResort, type RunFailed } from "#src/dom0/failure";
+import { aboutBug, failed, nextStep, type RunFailed } from "#src/dom0/failure";
 import { commandHelp, programHelp } from "./help.ts";
 import { closeTo, commandMeant } from "./near.ts";
+import { allWritten, print, Unwritten } from "./print.ts";
 
 /**
  * Where lines go: to the terminal for a run with `-o`, and for commands whose only use is to look. Of
@@ -98,11 +99,9 @@ const told = Effect.fnUntraced(function* (name: string, { about, exit }: RunFail
 
 /** The program: its value is the exit code. */
 export const dom0 = Effect.gen(function* () {
-  const { args, stdout } = yield* Invocation;
+  const { args } = yield* Invocation;
   const reporter = yield* Reporter;
-  const print = (data: string) => Effect.ignore(stdout.write(new TextEncoder().encode(data)));
   const parsed = parse(commands, args);
-  const help = line`see "qbackup ${parsed.kind === "call" ? `${parsed.command.name} ` : ""}--help"`;
   const work =
     parsed.kind === "version"
       ? print(`qbackup ${version}\n`)
@@ -110,12 +109,12 @@ export const dom0 = Effect.gen(function* () {
         ? print(parsed.of === undefined ? programHelp(commands) : commandHelp(parsed.of))
         : perform(parsed);
   return yield* work.pipe(
+    Effect.andThen(allWritten),
     Effect.as(exitCode("done")),
     Effect.catchTag("RunFailed", (error) =>
       Effect.gen(function* () {
         yield* reporter.say("error", error.message);
-        const { exit, hint } = error;
-        yield* reporter.say("hint", hint ?? (exit === "usage" ? help : lastResort[exit]));
+        yield* reporter.say("hint", nextStep(error));
         if (parsed.kind === "call") yield* told(parsed.command.name, error);
         return exitCode(error.exit);
       }),
@@ -124,12 +123,16 @@ export const dom0 = Effect.gen(function* () {
       Effect.gen(function* () {
         const what = printable(Cause.pretty(Cause.die(defect)).replaceAll("\n", " "), 600);
         yield* reporter.say("error", line`a bug in qbackup: ${what}`);
-        yield* reporter.say("hint", lastResort.bug);
+        yield* reporter.say("hint", aboutBug);
         return exitCode("bug");
       }),
     ),
     Effect.provideServiceEffect(
       Preamble,
+      Effect.sync(() => new Set()),
+    ),
+    Effect.provideServiceEffect(
+      Unwritten,
       Effect.sync(() => new Set()),
     ),
   );

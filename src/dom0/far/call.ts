@@ -41,8 +41,7 @@ const advice: { readonly [C in Code]?: string } = {
   quota: "the server's owner has set a quota for this store",
   signature:
     "see whether the clock here is right, and whether the key was changed: qbackup key show",
-  "not-permitted":
-    "is the clock right on both sides? Else the server's owner decides what this key may do, and by `qbackup-shell signers` whose archives the store takes",
+  "not-permitted": "the server's owner decides what may be done there",
   stale: "another dom0 may use the same key: run again",
   pruned: "it was removed by the server's rules for old archives: qbackup list",
   unsupported:
@@ -53,6 +52,16 @@ const advice: { readonly [C in Code]?: string } = {
     "the name's parts may have letters, digits and . _ + - and begin with a letter or digit",
 };
 
+/** What the server says of some refusals more exactly, and what helps then. */
+const closerAdvice: ReadonlyArray<readonly [code: Code, said: RegExp, then: string]> = [
+  [
+    "not-permitted",
+    /does not take the key/,
+    "its owner lets this dom0's key in, as the store's account there: qbackup-shell signers add KEY, which qbackup key show prints here",
+  ],
+  ["not-permitted", /clocks differ/, "set the clock that is wrong; then run again"],
+];
+
 /** Whether it leaves open what became of an upload: the carrier does not know, nor a server that failed. */
 export const undecided = ({ code, from }: Failed): boolean =>
   from === "carrier" || code === "internal";
@@ -62,7 +71,8 @@ export const refusal = (reply: Failed): RunFailed =>
   (undecided(reply) ? failed : rejected)(
     integrityCodes.has(reply.code) ? "integrity" : "refused",
     `the server refused (${reply.code}): ${printable(reply.message)}`,
-    advice[reply.code],
+    closerAdvice.find(([code, said]) => code === reply.code && said.test(reply.message))?.[2] ??
+      advice[reply.code],
   );
 
 /** What shells on the way print, each line once in a run however often a call is made. */

@@ -26,7 +26,7 @@ import type { Failed } from "#src/wire/reply";
 import { parseReply, type Request } from "#src/wire/request";
 import type { Ask } from "#src/wire/verbs/read";
 import { failed, type RunFailed } from "#src/dom0/failure";
-import { inLedger } from "#src/dom0/books/record";
+import { inLedger } from "#src/dom0/books/unusable";
 import { LinkBroken, reach, refusal } from "./call.ts";
 import { linkTimeout, persist, watchProgress, watchSilence } from "./retry.ts";
 

@@ -11,11 +11,10 @@ import { fingerprint, signatureHolds } from "#src/proof/keys";
 import { parseTicket, type SignedTicket, type Ticket, ticketText } from "#src/proof/texts";
 import { line } from "#src/say/shown";
 import { instantOf, type PublicKey, type Series } from "#src/wire/names";
+import { inLedger } from "#src/dom0/books/unusable";
 import { failed, type RunFailed } from "#src/dom0/failure";
 import { reach, refusal, isFailed } from "./call.ts";
 import { persist } from "./retry.ts";
-
-const configuration = (error: { readonly message: string }) => failed("usage", error.message);
 
 /** What `--expect-server` was given. */
 export const checkFingerprint = (text: string | undefined) =>
@@ -33,7 +32,7 @@ const askTheOwner = "`runuser -u ACCOUNT -- /usr/bin/qbackup-shell identity --ro
 /** The server behind `destination` is no other than the pinned one; gives whether one is pinned. */
 const compareServer = Effect.fnUntraced(function* (destination: string, server: PublicKey) {
   const servers = yield* KnownServers;
-  const pinned = yield* servers.pinned(destination).pipe(Effect.mapError(configuration));
+  const pinned = yield* inLedger(servers.pinned(destination));
   if (pinned === undefined || pinned === server) return pinned !== undefined;
   const { place } = yield* Ledger;
   return yield* failed(
@@ -50,7 +49,7 @@ const compareServer = Effect.fnUntraced(function* (destination: string, server: 
  */
 export const checkServer = Effect.fnUntraced(function* (destination: string, server: PublicKey) {
   if (yield* compareServer(destination, server)) return;
-  yield* (yield* KnownServers).pin(destination, server).pipe(Effect.mapError(configuration));
+  yield* inLedger((yield* KnownServers).pin(destination, server));
   const { say } = yield* Reporter;
   yield* say(
     "info",
@@ -64,7 +63,7 @@ export const checkServer = Effect.fnUntraced(function* (destination: string, ser
 
 /** The keys, made where there are none; their fingerprint is shown then. */
 export const ownKeys = Effect.gen(function* () {
-  const keys = yield* (yield* Signer).keys.pipe(Effect.mapError(configuration));
+  const keys = yield* inLedger((yield* Signer).keys);
   if (keys.fresh) {
     const { say } = yield* Reporter;
     yield* say(
@@ -171,9 +170,7 @@ export const newTicket = Effect.fnUntraced(function* (
   least: number,
   words: Pick<Ticket, "name" | "session" | "bytes">,
 ) {
-  const run = yield* (yield* Signer)
-    .nextRun(server, series, least)
-    .pipe(Effect.mapError(configuration));
+  const run = yield* inLedger((yield* Signer).nextRun(server, series, least));
   const time = instantOf(yield* Clock.currentTimeMillis);
   const { bytes, name, session } = words;
   const ticket: Ticket = {

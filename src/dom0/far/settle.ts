@@ -12,13 +12,8 @@ import type { Code } from "#src/wire/reply";
 import { giveUpFrame } from "#src/wire/frames";
 import { line } from "#src/say/shown";
 import type { RunFailed } from "#src/dom0/failure";
-import {
-  checkReceipt,
-  complete,
-  inLedger,
-  remark,
-  withoutSubmission,
-} from "#src/dom0/books/record";
+import { checkReceipt, complete, remark, withoutSubmission } from "#src/dom0/books/record";
+import { inLedger } from "#src/dom0/books/unusable";
 import { isFailed, LinkBroken, reach, refusal, undecided } from "./call.ts";
 import { persist } from "./retry.ts";
 import { newTicket, ownKeys } from "./server.ts";

@@ -7,62 +7,98 @@ import { type Power, Qubes, type QubesError } from "#services/Qubes";
 import { Reporter } from "#services/Reporter";
 import { RunMark } from "#services/RunMark";
 import { Settings } from "#services/Settings";
-import { parseNumber, type Session } from "#src/wire/names";
+import type { Session } from "#src/wire/names";
 import { line } from "#src/say/shown";
-import { alarmAfter } from "#src/dom0/cli/flags";
+import { type Count, countOf, flagName, type Text } from "#src/dom0/cli/command";
+import { alarmAfter, passphraseFile, to } from "#src/dom0/cli/flags";
 import { failed } from "#src/dom0/failure";
-import { inLedger, remark } from "#src/dom0/books/record";
+import { remark } from "#src/dom0/books/record";
+import { inLedger, warned } from "#src/dom0/books/unusable";
 
-/** What was given, or else what the setting says. */
-export const settingOr = Effect.fnUntraced(function* (given: string | undefined, name: string) {
+/** A flag for which a setting stands where it is not given. */
+type Settable<F> = F & { readonly setting: string };
+
+/** What was given, or else what the flag's setting says. */
+export const settingOr = Effect.fnUntraced(function* (
+  given: string | undefined,
+  { setting }: Settable<Text>,
+) {
   if (given !== undefined && given !== "") return given;
-  return yield* (yield* Settings)
-    .get(name)
-    .pipe(Effect.mapError((error) => failed("usage", error.message, "give it a literal value")));
+  return yield* saidBy(setting);
 });
 
-const setting = Effect.fnUntraced(function* (
-  given: string | undefined,
+const saidBy = Effect.fnUntraced(function* (setting: string) {
+  return yield* (yield* Settings)
+    .get(setting)
+    .pipe(
+      Effect.mapError(({ line, message }) =>
+        failed(
+          "usage",
+          message,
+          line > 0
+            ? "give it a literal value"
+            : `mend that file, or set ${setting} in the environment`,
+        ),
+      ),
+    );
+});
+
+/** As settingOr, of a number; within the flag's own limits, or its default. */
+export const countOr = Effect.fnUntraced(function* (
+  given: number | undefined,
   name: string,
-  flag: string,
+  flag: Settable<Count> & { readonly default: number },
+) {
+  if (given !== undefined) return given;
+  const { least, most, setting, unit } = flag;
+  const found = yield* saidBy(setting);
+  if (found === undefined) return flag.default;
+  return (
+    countOf(flag, found) ??
+    (yield* failed(
+      "usage",
+      `${setting} is no number of ${unit} from ${least} to ${most}: ${found}`,
+      `set it to a number in that range, or give --${flagName(name)}`,
+    ))
+  );
+});
+
+const mustBeSet = Effect.fnUntraced(function* (
+  given: string | undefined,
+  flag: Settable<Text> & { readonly short: string },
   what: string,
 ) {
   return (
-    (yield* settingOr(given, name)) ??
-    (yield* failed("usage", `${what} is not set`, `give ${flag}, or set ${name} in ~/.bashrc`))
+    (yield* settingOr(given, flag)) ??
+    (yield* failed(
+      "usage",
+      `${what} is not set`,
+      `give -${flag.short} ${flag.value}, or set ${flag.setting} in ~/.bashrc`,
+    ))
   );
 });
 
-export const destinationFor = (to: string | undefined) =>
-  setting(to, "QBKP_DEST_VM", "-t VM", "the destination qube");
-
-/** After how many days without anything read back an alarm is due. */
-export const alarmAfterFor = Effect.fnUntraced(function* (given: number | undefined) {
-  if (given !== undefined) return given;
-  const { least, most, setting, unit } = alarmAfter;
-  const found = yield* settingOr(undefined, setting);
-  if (found === undefined) return alarmAfter.default;
-  const days = parseNumber(found);
-  if (days !== undefined && days >= least && days <= most) return days;
+export const destinationFor = Effect.fnUntraced(function* (given: string | undefined) {
+  const destination = yield* mustBeSet(given, to, "the destination qube");
+  if (destination !== "dom0") return destination;
   return yield* failed(
     "usage",
-    `${setting} is no number of ${unit} from ${least} to ${most}: ${found}`,
-    "set it to a number in that range, or give --alarm-after",
+    "dom0 cannot carry backups: it has no network",
+    `name the qube that holds the ssh key: -${to.short} ${to.value}`,
   );
 });
+
+/** After how many days without anything read back an alarm is due. */
+export const alarmAfterFor = (given: number | undefined) =>
+  countOr(given, "alarmAfter", alarmAfter);
 
 export const settingsFor = Effect.fnUntraced(function* (options: {
   readonly to: string | undefined;
   readonly passphraseFile: string | undefined;
 }) {
   const destination = yield* destinationFor(options.to);
-  const passphraseFile = yield* setting(
-    options.passphraseFile,
-    "QBKP_PASS_FILE",
-    "-p FILE",
-    "the passphrase file",
-  );
-  return { destination, passphraseFile };
+  const file = yield* mustBeSet(options.passphraseFile, passphraseFile, "the passphrase file");
+  return { destination, passphraseFile: file };
 });
 
 /** The name of the lock on what may be done only one at a time with a ledger. */
@@ -182,7 +218,7 @@ export const startDestination = Effect.fnUntraced(function* (options: {
       yield* remark((noted) =>
         noted.submission === undefined ? undefined : { ...noted, started: false },
       );
-    }).pipe(Effect.catch((failure) => reporter.say("warning", failure.message))),
+    }).pipe(Effect.catch(warned)),
   );
   if (!running) yield* fromQubes(qubes.start(destination));
   return { started };

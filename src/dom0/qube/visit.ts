@@ -1,10 +1,8 @@
 /** For the verbs that only look at what is on the server: the destination qube, for as long as it takes. */
 import { Effect, Exit, Scope } from "effect";
-import { Invocation } from "#services/Invocation";
 import { Ledger } from "#services/Ledger";
 import { Locks } from "#services/Locks";
 import { Qubes } from "#services/Qubes";
-import { Reporter } from "#services/Reporter";
 import { newSession } from "#src/dom0/far/upload";
 import { lockOf, startDestination, takeLock } from "./destination.ts";
 
@@ -58,13 +56,6 @@ export const visit = Effect.fnUntraced(function* (options: {
     ),
     Effect.forkScoped,
   );
-});
-
-/** Writes data for whoever called; nobody may be reading it any more. */
-export const print = Effect.fnUntraced(function* (text: string) {
-  const { stdout } = yield* Invocation;
-  yield* (yield* Reporter).clear;
-  yield* Effect.ignore(stdout.write(new TextEncoder().encode(text)));
 });
 
 /** Columns as wide as their widest cell, two spaces between them. */

@@ -1,17 +1,15 @@
 /** Reading all of an archive through qvm-backup-restore, and walking it meanwhile. */
 import { Effect } from "effect";
-import { QvmBackup } from "#services/QvmBackup";
 import { Reporter } from "#services/Reporter";
 import { line } from "#src/say/shown";
 import { type Archive, extract, type Job, type Supply } from "./extract.ts";
 import { failed } from "#src/dom0/failure";
 import type { Trusted } from "#src/dom0/far/fetch";
+import { checkPassphrase } from "./passphrase.ts";
 import { memberWalk } from "./structure.ts";
 
 export const passphraseAt = Effect.fnUntraced(function* (file: string) {
-  const { path, warning } = yield* (yield* QvmBackup)
-    .checkPassphrase(file)
-    .pipe(Effect.mapError((error) => failed("usage", error.message)));
+  const { path, warning } = yield* checkPassphrase(file);
   if (warning !== undefined) yield* (yield* Reporter).say("warning", line`${warning}`);
   return path;
 });
@@ -37,7 +35,11 @@ export const unpackedBy = (program: string | undefined): ReadonlyArray<string> =
 export const checkUnpacker = (program: string | undefined) =>
   /^[A-Za-z0-9._+-]{1,64}$/.test(program ?? "gzip")
     ? Effect.void
-    : failed("usage", "--compression-filter must name a program");
+    : failed(
+        "usage",
+        "--compression-filter must name a program, without a path or options",
+        "the one that the backup was made with: --compress-filter of that run",
+      );
 
 export interface DecryptAll {
   readonly trusted: Trusted;

@@ -17,7 +17,8 @@ import { type Known, knownArchives, unsound } from "#src/dom0/books/known";
 import { alarmUnread, cameBack, note, noteFailure } from "#src/dom0/books/noted";
 import { withinADay } from "#src/dom0/far/remote";
 import { certainty, choose, drawing, stretches } from "#src/dom0/far/sample";
-import { columns, print, visit } from "#src/dom0/qube/visit";
+import { columns, visit } from "#src/dom0/qube/visit";
+import { print } from "#src/dom0/cli/print";
 
 export interface AuditOptions {
   readonly to: string | undefined;
@@ -74,7 +75,11 @@ const select = Effect.fnUntraced(function* (options: AuditOptions, destination: 
     options.names.length > 0 ? options.names.includes(entry.name) : audit.forgotten === undefined,
   );
   if (wanted.length === 0) {
-    return yield* failed("usage", `the ledger has no archive that went through ${destination}`);
+    return yield* failed(
+      "usage",
+      `the ledger has no archive that went through ${destination}`,
+      "is it the right qube? Else the first backup is still to come, or the ledger was lost: qbackup list",
+    );
   }
   const ordered = wanted.sort((a, b) => (lastRead(a.audit) < lastRead(b.audit) ? -1 : 1));
   return { targets: ordered, sound };

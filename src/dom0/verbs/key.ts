@@ -10,9 +10,9 @@ import type { PublicKey } from "#src/wire/names";
 import { command } from "#src/dom0/cli/command";
 import { failed } from "#src/dom0/failure";
 import { secretFromPaper, secretOnPaper } from "#src/dom0/books/paper";
-import { inLedger } from "#src/dom0/books/record";
+import { inLedger } from "#src/dom0/books/unusable";
 import { takeLock } from "#src/dom0/qube/destination";
-import { print } from "#src/dom0/qube/visit";
+import { print } from "#src/dom0/cli/print";
 
 /** The two secrets, in the order in which they stand on the paper. */
 const names = ["signing", "series"] as const;

@@ -17,12 +17,13 @@ import { fromPaper, onPaper } from "#src/dom0/books/head";
 import { looked, some, unsound } from "#src/dom0/books/known";
 import { note } from "#src/dom0/books/noted";
 import { readPruned } from "#src/dom0/books/pruned";
-import { checkReceipt, inLedger } from "#src/dom0/books/record";
+import { checkReceipt } from "#src/dom0/books/record";
+import { inLedger } from "#src/dom0/books/unusable";
 import { openFar, trustedBy, wantOf } from "#src/dom0/far/fetch";
 import { type Archive, fetchRecord, listArchives, type Vouched } from "#src/dom0/far/remote";
 import { checkFingerprint, checkServer } from "#src/dom0/far/server";
 import { newSession } from "#src/dom0/far/upload";
-import { print } from "#src/dom0/qube/visit";
+import { print } from "#src/dom0/cli/print";
 import { checkList } from "#src/dom0/tool/structure";
 
 export interface LedgerOptions {
@@ -42,7 +43,12 @@ const head = Effect.gen(function* () {
   const { lines, sound } = yield* looked;
   if (!sound) return yield* unsound;
   const last = lines.at(-1);
-  if (last === undefined) return yield* failed("usage", "the ledger is empty: it has no head");
+  if (last === undefined)
+    return yield* failed(
+      "usage",
+      "the ledger is empty: it has no head",
+      "the first backup begins it; one that was lost comes back with qbackup ledger rebuild",
+    );
   yield* print(`${onPaper(last.number, last.hash)}\n${describe(last)}\n`);
 });
 
@@ -397,7 +403,11 @@ const forget = Effect.fnUntraced(function* (options: LedgerOptions, names: Reado
   );
   const known = sessions.flatMap((entry) => (entry === undefined ? [] : [entry.session]));
   if (names.length === 0 || known.length < names.length) {
-    return yield* failed("usage", "the ledger does not know an archive of that name");
+    return yield* failed(
+      "usage",
+      `the ledger does not know all of these names behind ${destination}`,
+      "qbackup list shows the names",
+    );
   }
   yield* note(known, (before, now) => ({ ...before, forgotten: now }));
   yield* print(`${known.length} archives are missed no more once they are gone\n`);

@@ -17,7 +17,7 @@ import { alarmAfter, json, keepRunning, to } from "#src/dom0/cli/flags";
 import { type Known, knownArchives, storedOf, unsound } from "#src/dom0/books/known";
 import { alarmUnread, note } from "#src/dom0/books/noted";
 import { newestOf, readPruned, tombstoneDiffers, tooYoung } from "#src/dom0/books/pruned";
-import { inLedger } from "#src/dom0/books/record";
+import { inLedger } from "#src/dom0/books/unusable";
 import {
   type Archive,
   fetchRecord,
@@ -25,7 +25,8 @@ import {
   type Listed,
   recordDiffers,
 } from "#src/dom0/far/remote";
-import { columns, print, visit } from "#src/dom0/qube/visit";
+import { columns, visit } from "#src/dom0/qube/visit";
+import { print } from "#src/dom0/cli/print";
 
 export interface ListOptions {
   readonly to: string | undefined;
@@ -260,10 +261,11 @@ const printer = (asJson: boolean, width: number | undefined) => {
       const text = rows.map((row) => JSON.stringify(row, undefined, 2).replace(/^/gm, "  "));
       return print(`${first ? "[\n" : ",\n"}${text.join(",\n")}`);
     },
-    finish: Effect.suspend(() => {
+    /** `found`: what was looked for, if only what was pruned by a rule. */
+    finish: (found: boolean) => {
       if (asJson) return print(printed === 0 ? "[]\n" : "\n]\n");
-      return printed === 0 ? print(table([], true, width)) : Effect.void;
-    }),
+      return printed === 0 && found ? print(table([], true, width)) : Effect.void;
+    },
   };
 };
 
@@ -271,7 +273,11 @@ const callsAtOnce = 4;
 
 export const list = Effect.fnUntraced(function* (options: ListOptions) {
   if (options.prefix !== undefined && options.prefix !== "" && !isPrefix(options.prefix)) {
-    return yield* failed("usage", "not a valid archive name prefix");
+    return yield* failed(
+      "usage",
+      "not a valid archive name prefix",
+      "give the beginning of a name, as qbackup list shows them",
+    );
   }
   const destination = yield* destinationFor(options.to);
   const alarm = alarmUnread(destination, yield* alarmAfterFor(options.alarmAfter));
@@ -369,7 +375,7 @@ const theList = Effect.fnUntraced(function* (options: ListOptions, destination: 
     }),
   );
   yield* show(missed());
-  yield* out.finish;
+  yield* out.finish(count.rows > 0 || prefix === "");
   if (count.rows === 0 && prefix !== "") {
     return yield* failed(
       "usage",

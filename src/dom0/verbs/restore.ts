@@ -116,7 +116,12 @@ const choose = Effect.fnUntraced(function* (options: RestoreOptions, entry: Entr
       !options.exclude.includes(name) &&
       !(qid === 0 && options.skipDom0Home),
   );
-  if (chosen.length === 0) return yield* failed("usage", "that leaves no qube to restore");
+  if (chosen.length === 0)
+    return yield* failed(
+      "usage",
+      "that leaves no qube to restore",
+      `${entry.name} has ${listed(there)}`,
+    );
   const names = chosen.map(({ name }) => name);
   const whole = chosen.length === entry.qubes.length;
   const choice: Choice = {

@@ -41,13 +41,9 @@ import {
 } from "#src/dom0/qube/destination";
 import { backedUpOf, putBack } from "#src/dom0/qube/lastbackup";
 import { closeTo } from "#src/dom0/cli/near";
-import {
-  checkReceipt,
-  complete,
-  inLedger,
-  remark,
-  withoutSubmission,
-} from "#src/dom0/books/record";
+import { checkReceipt, complete, remark, withoutSubmission } from "#src/dom0/books/record";
+import { inLedger, warned } from "#src/dom0/books/unusable";
+import { checkPassphrase, passphraseOf } from "#src/dom0/tool/passphrase";
 import { looked, unsound } from "#src/dom0/books/known";
 import { takeFiles } from "#src/dom0/tool/slots";
 import { alarmUnread } from "#src/dom0/books/noted";
@@ -114,7 +110,7 @@ const archiveName = Effect.fnUntraced(function* (prefix: string) {
     : yield* failed(
         "usage",
         "the prefix does not make a name that the server takes",
-        "letters, digits and . _ + - only, each part beginning with a letter or digit, parts joined by /",
+        "letters, digits and . _ + - only, each part beginning with a letter or digit; at most eight parts, joined by /, of 128 characters each",
       );
 });
 
@@ -287,9 +283,7 @@ const stream = Effect.fnUntraced(function* (
   view.waits = undefined;
   const way = Effect.gen(function* () {
     if (!tapped) return yield* pump(running, upload, selection.expected, view);
-    const passphrase = yield* qvmBackup
-      .passphrase(passphraseFile)
-      .pipe(Effect.mapError((error) => failed("usage", error.message)));
+    const passphrase = yield* passphraseOf(passphraseFile);
     const walk = new Walk({
       fullChunk: yield* FullChunk,
       expected: selection.expected,
@@ -571,9 +565,7 @@ const backup = Effect.fnUntraced(function* (
     Effect.tapErrorTag("RunFailed", ({ about }) => {
       if (about !== "refusal" || course.reached !== "sent") return Effect.void;
       course.reached = "nothing";
-      return remark(withoutSubmission).pipe(
-        Effect.catch((error) => reporter.say("warning", error.message)),
-      );
+      return remark(withoutSubmission).pipe(Effect.catch(warned));
     }),
   );
   yield* Fiber.interrupt(shown);
@@ -707,9 +699,7 @@ const theRun = Effect.fnUntraced(function* (options: RunOptions, course: Course)
   yield* archiveName(options.prefix); // a wrong prefix is known before anything is waited for
   const promised = yield* promiseOf(yield* settingOr(options.expectEvery, expectEvery));
   yield* checkFingerprint(options.expectServer);
-  const passphrase = yield* (yield* QvmBackup)
-    .checkPassphrase(passphraseFile)
-    .pipe(Effect.mapError((error) => failed("usage", error.message)));
+  const passphrase = yield* checkPassphrase(passphraseFile);
   if (passphrase.unfit !== undefined) {
     return yield* failed(
       "usage",
@@ -749,8 +739,12 @@ const alone = Effect.fnUntraced(function* (
   yield* notifier.notify("normal", "Backup stored and proven", stored);
 });
 
-/** The setting that stands for --expect-every. */
-const expectEvery = "QBKP_EXPECT_EVERY";
+const expectEvery = {
+  type: "text",
+  value: "TIME",
+  help: "promise the next archive of these qubes within this time: 36h, 8d",
+  setting: "QBKP_EXPECT_EVERY",
+} as const;
 const hours = { h: 1, d: 24, w: 168 } as const;
 
 /** Milliseconds until the next archive is promised. */
@@ -773,6 +767,7 @@ const checkFilter = Effect.fnUntraced(function* (program: string) {
     return yield* failed(
       "usage",
       "--compress-filter must name a program, without a path or options",
+      "zstd, say, where it is installed",
     );
   }
   if (yield* (yield* QvmBackup).compresses(program)) return;
@@ -792,7 +787,11 @@ const checkFormat = Effect.fnUntraced(function* ({ compressFilter, format }: Run
     );
   }
   if (format === "slots" && compressFilter !== undefined) {
-    return yield* failed("usage", "--compress-filter is for the format qvm-backup alone");
+    return yield* failed(
+      "usage",
+      "--compress-filter is for the format qvm-backup alone",
+      "leave it out, or give --format qvm-backup",
+    );
   }
 });
 
@@ -854,12 +853,7 @@ export const runCommand = command({
       help: "give up where less gets through for an hour",
     },
     expectServer,
-    expectEvery: {
-      type: "text",
-      value: "TIME",
-      help: "promise the next archive of these qubes within this time: 36h, 8d",
-      setting: expectEvery,
-    },
+    expectEvery,
     qubesTimeout: qubesTimeout("qvm-backup"),
     compressFilter: {
       type: "text",

@@ -3,18 +3,19 @@ import { Clock, Effect } from "effect";
 import { KnownServers } from "#services/KnownServers";
 import type { Entry } from "#services/Ledger";
 import { ReadBacks } from "#services/ReadBacks";
+import { Reporter } from "#services/Reporter";
 import { Signer } from "#services/Signer";
 import { fingerprint } from "#src/proof/keys";
 import { parseManifest } from "#src/proof/texts";
-import { printable } from "#src/say/shown";
+import { line, printable } from "#src/say/shown";
 import { instantOf } from "#src/wire/names";
 import { command } from "#src/dom0/cli/command";
 import { destinationFor } from "#src/dom0/qube/destination";
 import { to } from "#src/dom0/cli/flags";
 import { onPaper } from "#src/dom0/books/head";
 import { looked } from "#src/dom0/books/known";
-import { inLedger } from "#src/dom0/books/record";
-import { print } from "#src/dom0/qube/visit";
+import { inLedger } from "#src/dom0/books/unusable";
+import { print } from "#src/dom0/cli/print";
 
 /** As many as fit on the page. */
 const most = 7;
@@ -58,6 +59,11 @@ export const recoverySheet = Effect.fnUntraced(function* (options: {
     if (news.every((one) => seen.has(one))) continue;
     for (const one of news) seen.add(one);
     latest.push(entry);
+  }
+  if (latest.length === 0) {
+    const { say } = yield* Reporter;
+    yield* say("warning", line`the ledger has no archive that went through ${destination}`);
+    yield* say("hint", "is it the right qube? Else the first backup is still to come");
   }
   const last = lines.at(-1);
   const shown = latest.slice(0, most);

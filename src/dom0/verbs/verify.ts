@@ -32,10 +32,11 @@ import {
 } from "#src/dom0/cli/flags";
 import { knownArchives } from "#src/dom0/books/known";
 import { cameBack, note, noteFailure } from "#src/dom0/books/noted";
-import { inLedger } from "#src/dom0/books/record";
+import { inLedger } from "#src/dom0/books/unusable";
 import { ask, contentOf, fetchRecord, nextReply, recordDiffers } from "#src/dom0/far/remote";
 import { checkServer } from "#src/dom0/far/server";
-import { print, visit } from "#src/dom0/qube/visit";
+import { visit } from "#src/dom0/qube/visit";
+import { print } from "#src/dom0/cli/print";
 
 export interface VerifyOptions {
   readonly to: string | undefined;
@@ -81,7 +82,11 @@ const meant = Effect.fnUntraced(function* (
       );
     }
     if (isName(name)) return name;
-    return yield* failed("usage", "that is not a name that an archive can have");
+    return yield* failed(
+      "usage",
+      "that is not a name that an archive can have",
+      "qbackup list shows the names",
+    );
   }
   const { known } = yield* knownArchives(destination);
   const [latest] = [...known.values()]

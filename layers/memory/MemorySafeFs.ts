@@ -5,6 +5,7 @@
 import * as Clock from "effect/Clock";
 import * as Effect from "effect/Effect";
 import * as Layer from "effect/Layer";
+import type * as Scope from "effect/Scope";
 import { type Directory, type Entry, type File, SafeFs, SafeFsError } from "#services/SafeFs";
 
 type Reason = SafeFsError["reason"];
@@ -144,6 +145,9 @@ export class Disk {
   capacity = Number.MAX_SAFE_INTEGER;
   /** Does it know hard links? */
   links = true;
+  /** How many files and directories may be open at once, of all programs. */
+  descriptors = Number.MAX_SAFE_INTEGER;
+  #open = 0;
   /** The uid that owns all of it. */
   owner = 1000;
   #off = false;
@@ -265,6 +269,18 @@ export class Disk {
     this.generation += 1;
   }
 
+  /** A descriptor, until the scope closes. */
+  readonly descriptor: Effect.Effect<void, SafeFsError, Scope.Scope> = Effect.acquireRelease(
+    Effect.suspend(() => {
+      if (this.#open >= this.descriptors) {
+        return this.fail("too-many-files", "open", "EMFILE");
+      }
+      this.#open += 1;
+      return Effect.void;
+    }),
+    () => Effect.sync(() => (this.#open -= 1)),
+  );
+
   /** Takes note of a call, and fails it where it should. */
   enter(call: Operation, generation: number): Effect.Effect<void, SafeFsError> {
     return Effect.suspend(() => {
@@ -378,6 +394,7 @@ const directory = (disk: Disk, node: DirectoryNode, path: string): Directory => 
     const found = yield* lookup(name);
     if (found.kind !== "directory") return yield* disk.fail("not-plain", "open", "no directory");
     if ((found.mode & 0o500) !== 0o500) return yield* disk.fail("not-permitted", "open", "mode");
+    yield* disk.descriptor;
     return directory(disk, found, below(path, name));
   });
   const here: Directory = {
@@ -398,6 +415,7 @@ const directory = (disk: Disk, node: DirectoryNode, path: string): Directory => 
       if (node.entries.has(name)) return yield* disk.fail("exists", "create", "there already");
       const made = new FileNode(mode, yield* Clock.currentTimeMillis);
       node.change(name, made);
+      yield* disk.descriptor;
       return file(disk, made, below(path, name), true);
     }),
     open: Effect.fnUntraced(function* (name: string, access: "read" | "write") {
@@ -410,6 +428,7 @@ const directory = (disk: Disk, node: DirectoryNode, path: string): Directory => 
       ) {
         return yield* disk.fail("not-permitted", "open", "mode");
       }
+      yield* disk.descriptor;
       return file(disk, found, below(path, name), access === "write");
     }),
     bytes: (name, limit) =>

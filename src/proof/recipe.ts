@@ -52,19 +52,69 @@ export const parseWish = (text: string): Wish | undefined => {
 export const runLine = ({ count, first, session }: Run): string => `${session} ${first} ${count}\n`;
 export const wishLine = ({ count, first, of }: Wish): string => `${of} ${first} ${count}\n`;
 
-/** Collects runs; what continues the one before is made one with it. */
+/** Runs in their order. There may be a million, so they need not be objects that are kept. */
+export interface Runs extends Iterable<Run> {
+  readonly length: number;
+  /** The run `index` (from 0), of those that there are. */
+  readonly at: (index: number) => Run | undefined;
+}
+
+/** Collects runs; what continues the one before is made one with it. Twelve bytes a run. */
 export const recipe = () => {
-  const runs: Array<Run> = [];
+  const sessions: Array<Session> = [];
+  const indexOf = new Map<Session, number>();
+  /** Of each run its session's index, its first member and how many there are. */
+  let columns = new Uint32Array(3 * 16);
+  let length = 0;
   let members = 0;
+  const at = (index: number): Run | undefined => {
+    if (index < 0 || index >= length) return undefined;
+    const from = 3 * index;
+    return {
+      session: sessions[columns[from]!]!,
+      first: columns[from + 1]!,
+      count: columns[from + 2]!,
+    };
+  };
+  const runs: Runs = {
+    get length() {
+      return length;
+    },
+    at,
+    *[Symbol.iterator]() {
+      for (let i = 0; i < length; i++) yield at(i)!;
+    },
+  };
+  const sessionIndex = (session: Session): number => {
+    let index = indexOf.get(session);
+    if (index === undefined) {
+      index = sessions.push(session) - 1;
+      indexOf.set(session, index);
+    }
+    return index;
+  };
   return {
-    runs: (): ReadonlyArray<Run> => runs,
+    runs: (): Runs => runs,
     members: () => members,
-    push: (run: Run): void => {
-      members += run.count;
-      const last = runs.at(-1);
-      if (last?.session === run.session && last.first + last.count === run.first) {
-        runs[runs.length - 1] = { ...last, count: last.count + run.count };
-      } else runs.push(run);
+    push: ({ count, first, session }: Run): void => {
+      members += count;
+      const index = sessionIndex(session);
+      const last = 3 * (length - 1);
+      if (
+        length > 0 &&
+        columns[last] === index &&
+        columns[last + 1]! + columns[last + 2]! === first
+      ) {
+        columns[last + 2]! += count;
+        return;
+      }
+      if (3 * length === columns.length) {
+        const grown = new Uint32Array(2 * columns.length);
+        grown.set(columns);
+        columns = grown;
+      }
+      columns.set([index, first, count], 3 * length);
+      length += 1;
     },
   };
 };
@@ -74,11 +124,15 @@ export const recipe = () => {
  * runs of the archive that it builds on. Gives undefined for a wish that leads outside of them, or
  * that makes the archive longer than it may be.
  */
-export const resolver = (own: Session, members: number, base: ReadonlyArray<Run>) => {
+export const resolver = (own: Session, members: number, base: Runs) => {
   /** Where each run of the base begins, by the base's order; and its end. */
-  const starts = [0];
-  for (const { count } of base) starts.push(starts.at(-1)! + count);
-  const baseMembers = starts.at(-1)!;
+  const starts = new Float64Array(base.length + 1);
+  let counted = 0;
+  for (const { count } of base) {
+    starts[counted + 1] = starts[counted]! + count;
+    counted += 1;
+  }
+  const baseMembers = starts[base.length]!;
   /** The run that has the base's member `index`. */
   const holding = (index: number): number => {
     let low = 0;
@@ -102,7 +156,7 @@ export const resolver = (own: Session, members: number, base: ReadonlyArray<Run>
       }
       let at = first;
       for (let i = holding(first); at < first + count; i++) {
-        const run = base[i]!;
+        const run = base.at(i)!;
         const skip = at - starts[i]!;
         const some = Math.min(run.count - skip, first + count - at);
         made.push({ session: run.session, first: run.first + skip, count: some });

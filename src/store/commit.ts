@@ -9,7 +9,7 @@ import { type LockBusy, type LockFailed, Locks } from "#services/Locks";
 import type { Directory, SafeFsError } from "#services/SafeFs";
 import { FullChunk } from "#src/archive/parameters";
 import { archiveSize, type Begun, type Format, ListWalk } from "#src/archive/walk";
-import { recipe, type Run, runLine } from "#src/proof/recipe";
+import { runLine, type Runs } from "#src/proof/recipe";
 import { rootHasher } from "#src/proof/table";
 import { uploadLimit } from "#src/wire/limits";
 import { manifestSuffix, type Session } from "#src/wire/names";
@@ -138,7 +138,7 @@ export interface Whole {
 const composed = Effect.fnUntraced(function* (
   store: WritableStore,
   session: Session,
-  runs: ReadonlyArray<Run>,
+  runs: Runs,
   format: Format,
 ): Effect.fn.Return<Whole, Refused | SafeFsError> {
   const list = new ListWalk({ format, fullChunk: yield* FullChunk });
@@ -167,37 +167,46 @@ const tarBlock = 512;
  * Looks that what the runs need of other packs is there: the packs as long as they were, and no hole
  * where one of these members begins. What was punched out of a pack takes its tar header with it.
  */
-const allThere = Effect.fnUntraced(function* (
-  store: WritableStore,
-  own: Session,
-  runs: ReadonlyArray<Run>,
-) {
+const allThere = Effect.fnUntraced(function* (store: WritableStore, own: Session, runs: Runs) {
   const missing = refuse("damaged", "a part of the archive that it builds on is not in the store");
-  const bySession = new Map<Session, Array<Run>>();
-  for (const run of runs) {
-    if (run.session !== own)
-      bySession.set(run.session, [...(bySession.get(run.session) ?? []), run]);
+  /** Which of the runs are in a pack. */
+  const within = new Map<Session, Array<number>>();
+  let index = 0;
+  for (const { session } of runs) {
+    const some = within.get(session);
+    if (some === undefined) within.set(session, [index]);
+    else some.push(index);
+    index += 1;
   }
-  for (const [session, some] of bySession) {
-    const { file, index } = yield* openPack(store, session);
-    const { allocated, size } = yield* file.stat;
-    if (size < index.starts[index.members]!) return yield* missing;
-    if (allocated >= size) continue;
-    const header = new Uint8Array(tarBlock);
-    for (const { count, first } of some) {
-      for (let member = first; member < first + count; member++) {
-        yield* file.read(header, index.starts[member]!);
-        if (header.every((byte) => byte === 0)) return yield* missing;
+  within.delete(own);
+  // One after the other: there may be more packs than files may be open.
+  for (const [session, some] of within) {
+    const whole = Effect.gen(function* () {
+      const {
+        file,
+        index: { members: most, starts },
+      } = yield* openPack(store, session);
+      const { allocated, size } = yield* file.stat;
+      if (size < starts[most]!) return yield* missing;
+      if (allocated >= size) return;
+      const header = new Uint8Array(tarBlock);
+      for (const of of some) {
+        const { count, first } = runs.at(of)!;
+        for (let member = first; member < first + count; member++) {
+          yield* file.read(header, starts[member]!);
+          if (header.every((byte) => byte === 0)) return yield* missing;
+        }
       }
-    }
+    });
+    yield* Effect.scoped(whole);
   }
-}, Effect.scoped);
+});
 
 /** What is written down of an archive once it is known as a whole. */
 export interface Commit<R> {
   readonly place: Place;
   readonly format: Format;
-  readonly runs: ReadonlyArray<Run>;
+  readonly runs: Runs;
   /** Makes the record, or refuses what does not fit. */
   readonly record: (whole: Whole) => Effect.Effect<Record, Refused | SafeFsError>;
   /** Looks once more, under the locks, whether it may be. */
@@ -285,14 +294,13 @@ const write = Effect.fnUntraced(function* (
 const batch = 4096;
 
 /** The lines of a stored recipe, many at a time. */
-const pieces = function* (runs: ReadonlyArray<Run>): Generator<string> {
-  const joined = recipe();
-  for (const run of runs) joined.push(run);
-  for (let at = 0; at < joined.runs().length; at += batch) {
-    yield joined
-      .runs()
-      .slice(at, at + batch)
-      .map(runLine)
-      .join("");
+const pieces = function* (runs: Runs): Generator<string> {
+  let lines: Array<string> = [];
+  for (const run of runs) {
+    lines.push(runLine(run));
+    if (lines.length < batch) continue;
+    yield lines.join("");
+    lines = [];
   }
+  yield lines.join("");
 };

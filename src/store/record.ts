@@ -96,7 +96,7 @@ export const saidOf = (record: Record, name: Name): Said | undefined => {
 /** A small file as text; undefined where it is not there, no plain file, not readable, or too long. */
 const textIn = (directory: Directory, name: string, limit: number) =>
   directory.bytes(name, limit).pipe(
-    Effect.map((bytes) => bytes && new TextDecoder().decode(bytes)),
+    Effect.map((bytes) => bytes && new TextDecoder("utf-8", { ignoreBOM: true }).decode(bytes)),
     Effect.catchIf(
       ({ reason }) =>
         reason === "not-found" || reason === "not-plain" || reason === "not-permitted",

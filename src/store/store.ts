@@ -74,7 +74,7 @@ export const readText = Effect.fnUntraced(function* (file: File, limit: number) 
   if (size > limit) return undefined;
   const bytes = new Uint8Array(size);
   const n = yield* file.read(bytes, 0);
-  return new TextDecoder().decode(bytes.subarray(0, n));
+  return new TextDecoder("utf-8", { ignoreBOM: true }).decode(bytes.subarray(0, n));
 });
 
 /** Writes a small file as a whole, over what bore the name before; durable when it returns. */

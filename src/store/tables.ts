@@ -6,7 +6,7 @@
 import { Effect, type Scope, ScopedCache } from "effect";
 import type { Directory, File, SafeFsError } from "#services/SafeFs";
 import { textLines } from "#src/proof/lines";
-import { parseRun, recipeLineLimit, type Run } from "#src/proof/recipe";
+import { parseRun, recipe, recipeLineLimit, type Runs } from "#src/proof/recipe";
 import { type Member, memberLimit, parseMember, tableLineLimit } from "#src/proof/table";
 import type { Session } from "#src/wire/names";
 import { type Refused, refuse } from "./failure.ts";
@@ -60,25 +60,22 @@ export const eachLine = Effect.fnUntraced(function* (
 export const recipeOf = Effect.fnUntraced(function* (
   store: Pick<Store, "root">,
   session: Session,
-): Effect.fn.Return<ReadonlyArray<Run>, Refused | SafeFsError> {
+): Effect.fn.Return<Runs, Refused | SafeFsError> {
   return yield* Effect.scoped(
     Effect.gen(function* () {
       const file = yield* ownFile(store, "recipes", session);
       if (file === undefined)
         return yield* refuse("not-found", "there is no recipe of that archive");
-      const runs: Array<Run> = [];
-      let members = 0;
-      // The same few sessions stand in very many lines.
-      const sessions = new Map<string, Session>();
+      const { members: listed, push, runs } = recipe();
       const whole = yield* eachLine(file, recipeLineLimit, (line) => {
         const run = parseRun(line);
         if (run === undefined) return false;
-        members += run.count;
-        if (!sessions.has(run.session)) sessions.set(run.session, run.session);
-        runs.push({ ...run, session: sessions.get(run.session)! });
-        return members <= memberLimit;
+        push(run);
+        return listed() <= memberLimit;
       });
-      return whole && runs.length > 0 ? runs : yield* damaged("the archive's recipe is damaged");
+      return whole && runs().length > 0
+        ? runs()
+        : yield* damaged("the archive's recipe is damaged");
     }),
   );
 });
@@ -162,7 +159,7 @@ export const memberAt = Effect.fnUntraced(function* (
  */
 export const members = <E = never>(
   store: Pick<Store, "root">,
-  runs: ReadonlyArray<Run>,
+  runs: Runs,
   see: (member: Member, line: string, session: Session, index: number) => E | undefined,
   own?: { readonly session: Session; readonly directory: Directory; readonly name: string },
 ): Effect.Effect<void, E | Refused | SafeFsError> =>

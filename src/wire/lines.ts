@@ -13,7 +13,8 @@ export class WireError extends Schema.TaggedError<WireError>()("WireError", {
   }
 }
 
-const strict = new TextDecoder("utf-8", { fatal: true });
+/** A mark of byte order would be taken away without a word, and is no part of any line. */
+const strict = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
 
 /** The text of a line, or undefined if it is not UTF-8. */
 const decode = (bytes: Uint8Array): string | undefined => {

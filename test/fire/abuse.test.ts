@@ -3,9 +3,12 @@ import { spawn } from "node:child_process";
 import { afterAll, afterEach, assert, describe, it } from "vitest";
 import * as fs from "node:fs";
 import * as path from "node:path";
+import { memberLimit } from "#src/proof/table";
 import { lengthPrefix } from "#src/wire/frames";
-import { framed, pairOf } from "#test/support/reference";
-import { framesOf } from "#test/support/shell";
+import { scryptOf, slotOf } from "#test/support/archive";
+import { cell, header, slot } from "#test/support/nights";
+import { framed, memberAt, pairOf, tableLine, treeHash } from "#test/support/reference";
+import { commandFor, framesOf, manifestFor, nth, ticketFor, trailerOf } from "#test/support/shell";
 import { processesWith } from "#test/support/programs";
 import { isRoot, type Server, startServer } from "#test/support/server";
 import { dist, whole, type Whole } from "#test/support/whole";
@@ -14,12 +17,14 @@ import {
   command,
   contents,
   inTurns,
+  keyIn,
   keyOf,
   type Parcel,
   pause,
   put,
   removeScratch,
   scratch,
+  serve,
   sessionOf,
   talk,
   type Talk,
@@ -215,6 +220,72 @@ describe("a client of the server", () => {
       contents(server!.store).filter((name) => !name.startsWith(".qbackup/incoming/")),
       [],
     );
+  });
+});
+
+describe("a client with as many members as there may be", () => {
+  const data = scryptOf(Buffer.alloc(0), Buffer.alloc(32, 7));
+  const line = (member: Buffer) => tableLine(memberAt(member), treeHash(member));
+  const heads = (night: number) => [header(night), slot("backup-header.hmac", 100)];
+  const served = (store: string, command: string) => {
+    const call = serve(store, command, [], 600_000);
+    return { ...call, used: memory(() => `--root\0${store}`) };
+  };
+
+  it("and no two of them beside each other: all of it in bounded memory", async () => {
+    const store = path.join(scratch(), "store");
+    fs.mkdirSync(store, { mode: 0o700 });
+    const server = keyIn(store);
+    const now = Date.now();
+    const lines: Array<string> = [];
+    /** Behind the heads; the pack has them the other way round, so a recipe needs a line for each. */
+    const members = Array.from({ length: memberLimit - 2 }, (_, i) => {
+      const of = i === 0 ? "qubes.xml.000.enc" : cell(i - 1);
+      const member = slotOf(of, data);
+      lines.push(line(member));
+      return member;
+    });
+    const send = async (
+      night: number,
+      pack: ReadonlyArray<Buffer>,
+      recipe: string,
+      base?: string,
+    ) => {
+      const own = heads(night);
+      const put = {
+        ...nth(night),
+        ...(base === undefined ? {} : { base }),
+        bytes: 2 ** 31,
+      };
+      const call = served(store, commandFor(put, server, now));
+      assert.strictEqual((await call.next())?.type, "ready");
+      const all = [...pack, ...own];
+      for (let at = 0; at < all.length; at += 1024) {
+        const some = all.slice(at, at + 1024).map((member) => framed(member));
+        // oxlint-disable-next-line no-await-in-loop
+        await call.send(Buffer.concat(some));
+      }
+      const archive = [...own.map(line), ...lines];
+      const manifest = manifestFor(ticketFor(put, now), server, archive, "slots");
+      await call.send(Buffer.concat([framed(), trailerOf(manifest, recipe)]));
+      const said = await call.next();
+      call.end();
+      assert.strictEqual(said?.type, "stored", JSON.stringify(said));
+      assert.isBelow(call.used(), bound, `night ${night}`);
+    };
+    const each = (of: string, number: (i: number) => number) =>
+      lines.map((_, i) => `${of} ${number(i)} 1\n`).join("");
+    const last = members.length - 1;
+    await send(1, members.toReversed(), `new ${last + 1} 2\n${each("new", (i) => last - i)}`);
+    await send(2, [], `new 0 2\n${each("base", (i) => i + 2)}`, sessionOf(1));
+    for (const command of [`check ${nth(2).name}`, "list", "about"]) {
+      const call = served(store, `qbackup/1 ${command}`);
+      call.end();
+      // oxlint-disable-next-line no-await-in-loop
+      const { code, stderr } = await call.ended;
+      assert.strictEqual(code, 0, stderr);
+      assert.isBelow(call.used(), bound, command);
+    }
   });
 });
 

@@ -316,7 +316,7 @@ const wishes: Target = {
         const wish = parseWish(line.slice(0, -1));
         return wish !== undefined && push(wish) === true;
       });
-    const ours = sound ? made.runs().map(runLine).join("") : undefined;
+    const ours = sound ? [...made.runs()].map(runLine).join("") : undefined;
     assert.equal(ours, reference.resolved(lines.join(""), own, 6, base.map(runLine).join("")));
   },
 };

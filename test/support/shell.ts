@@ -387,6 +387,14 @@ export const manifestFor = (
   next: null,
 });
 
+/** A text in frames, each as long as one may be but for the last. */
+const framesOfText = (text: string): ReadonlyArray<Buffer> => {
+  const bytes = Buffer.from(text);
+  return Array.from({ length: Math.ceil(bytes.length / 2 ** 20) }, (_, i) =>
+    framed(bytes.subarray(i * 2 ** 20, (i + 1) * 2 ** 20)),
+  );
+};
+
 /** What stands behind the members. */
 export const trailerOf = (
   manifest: ManifestFields | string,
@@ -398,7 +406,7 @@ export const trailerOf = (
   return Buffer.concat([
     framed(Buffer.from(text)),
     framed(signature),
-    framed(Buffer.from(recipe)),
+    ...framesOfText(recipe),
     framed(),
   ]);
 };

@@ -67,7 +67,7 @@ describe("an archive", () => {
       const base: ReadonlyArray<Run> = [{ session: other, first: 100, count: 50 }];
       const { made, push } = resolver(own, 50, base);
       for (const line of linesOf(recipe)) assert.isTrue(push(parseWish(line.trimEnd())!));
-      const stored = made.runs().map(runLine).join("");
+      const stored = [...made.runs()].map(runLine).join("");
       const meant = chosen.map(
         (one) => [one.of === "new" ? own : other, one.at + (one.of === "new" ? 0 : 100)] as const,
       );

@@ -76,7 +76,7 @@ describe("a line", () => {
 it("runs that go on are one, those that do not are kept apart", () => {
   const made = recipe();
   const [a, b] = [session("a"), session("b")];
-  assert.deepStrictEqual(made.runs(), []);
+  assert.deepStrictEqual([...made.runs()], []);
   for (const [of, first, count] of [
     [a, 0, 2],
     [a, 2, 3],
@@ -88,13 +88,16 @@ it("runs that go on are one, those that do not are kept apart", () => {
   ] as const) {
     made.push({ session: of, first, count });
   }
-  assert.deepStrictEqual(made.runs(), [
-    { session: a, first: 0, count: 5 },
-    { session: a, first: 6, count: 1 },
-    { session: b, first: 7, count: 2 },
-    { session: b, first: 8, count: 1 },
-    { session: a, first: 9, count: 1 },
-  ]);
+  assert.deepStrictEqual(
+    [...made.runs()],
+    [
+      { session: a, first: 0, count: 5 },
+      { session: a, first: 6, count: 1 },
+      { session: b, first: 7, count: 2 },
+      { session: b, first: 8, count: 1 },
+      { session: a, first: 9, count: 1 },
+    ],
+  );
   assert.strictEqual(made.members(), 10);
 });
 
@@ -108,7 +111,7 @@ describe("what an upload says", () => {
   const resolved = (text: string, members = 5, of = base) => {
     const { made, push } = resolver(own, members, of);
     const sound = linesOf(text).every((line) => push(parseWish(line.trimEnd())!) === true);
-    return sound ? made.runs().map(runLine).join("") : undefined;
+    return sound ? [...made.runs()].map(runLine).join("") : undefined;
   };
   it("becomes what is stored, as published", () =>
     assert.strictEqual(
@@ -160,7 +163,9 @@ describe("what an upload says", () => {
     const { made, push } = resolver(own, 0, runs);
     for (let first = memberLimit - 1; first > 0; first -= 4097)
       push({ of: "base", first, count: 1 });
-    assert.isTrue(made.runs().every(({ first, session: of }) => of === (first % 2 === 0 ? a : b)));
+    assert.isTrue(
+      [...made.runs()].every(({ first, session: of }) => of === (first % 2 === 0 ? a : b)),
+    );
     assert.strictEqual(made.members(), Math.ceil((memberLimit - 1) / 4097));
   });
 });

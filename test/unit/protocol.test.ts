@@ -173,7 +173,7 @@ describe("the vectors hold for both", () => {
     assert.strictEqual(reference.resolved(wishes, session, 6, ""), stored);
     const resolve = resolver(session as never, 6, []);
     assert.isTrue(resolve.push(parseWish(wishes.trimEnd())!));
-    assert.strictEqual(resolve.made.runs().map(runLine).join(""), stored);
+    assert.strictEqual([...resolve.made.runs()].map(runLine).join(""), stored);
     for (const { command, line, verb } of vectors.requests) {
       const parsed = parseCommand(command);
       assert.deepStrictEqual(parseLine(verb, line), parsed);
@@ -339,7 +339,7 @@ describe("both agree on what is made at random:", () => {
       const sound = reference
         .linesOf(text)
         .every((one) => resolve.push(parseWish(one.trimEnd())!) === true);
-      const ours = sound ? resolve.made.runs().map(runLine).join("") : undefined;
+      const ours = sound ? [...resolve.made.runs()].map(runLine).join("") : undefined;
       const theirs = reference.resolved(text, session(9), pack, base.map(runLine).join(""));
       assert.strictEqual(ours, theirs, `${JSON.stringify(base)} ${text}`);
     }

@@ -679,6 +679,18 @@ describe("the end of a put", () => {
     ["a manifest that is too long", "bad-request", 2, manifestFrame(Buffer.alloc(2049, "x"))],
     ["a manifest in another form", "bad-request", 2, { manifest: (m) => JSON.stringify(m) }],
     [
+      "a manifest behind a mark of byte order",
+      "bad-request",
+      2,
+      {
+        trailer: (right) => {
+          const end = 4 + right.readUInt32BE(0);
+          const text = Buffer.concat([Buffer.from("\ufeff"), right.subarray(4, end)]);
+          return Buffer.concat([framed(text), right.subarray(end)]);
+        },
+      },
+    ],
+    [
       "another signature",
       "signature",
       6,
@@ -935,6 +947,39 @@ describe("an archive of slots", () => {
       assert.deepInclude(receiptOf(three.replies), wholeOf(lines, "slots"));
       assert.deepStrictEqual(leftovers(disk), []);
       assert.strictEqual((yield* listed(world)).archives.length, 3);
+    }),
+  );
+
+  it.effect("is made of more packs than files may be open", () =>
+    Effect.gen(function* () {
+      const disk = new Disk();
+      const world = memoryWorld(disk);
+      yield* upload(world, firstNight);
+      let lines = firstLines;
+      const nights = 40;
+      for (let night = 2; night <= nights; night++) {
+        const pack = Buffer.concat([
+          slot(cell(4 + night), 100),
+          slot("backup-header.hmac", 100),
+          header(night),
+        ]);
+        lines = [...inOrder(pack, [2, 1]), ...lines.slice(2), ...inOrder(pack, [0])];
+        // What a put has open by itself, and some packs.
+        disk.descriptors = 128;
+        const { replies } = yield* upload(world, {
+          archive: pack,
+          format: "slots",
+          recipe: `new 2 1\nnew 1 1\nbase 2 ${lines.length - 3}\nnew 0 1\n`,
+          lines,
+          base: sessionOf(night - 1),
+          ...nth(night),
+        });
+        assert.strictEqual(codeOf(replies), "stored", `night ${night}`);
+      }
+      const name = nth(nights).name!;
+      const checked = yield* ask(world, "check", [name]);
+      assert.strictEqual(codeOf(checked.replies), "checked");
+      assert.strictEqual((yield* listed(world)).archives.length, nights);
     }),
   );
 

@@ -30,6 +30,9 @@ describe("a request line", () => {
     }
     assert.isUndefined(run(readExactLine(source(Buffer.alloc(0)))));
   });
+  it("is all of its bytes, a mark of byte order too", () => {
+    assert.strictEqual(run(readExactLine(source(Buffer.from("\ufeff{}\n")))), "\ufeff{}");
+  });
   it("has the limit that is given, and nothing behind it is taken", () => {
     const from = source(Buffer.from("1234567\n"));
     assert.strictEqual(run(readExactLine(from, 8)), "1234567");
@@ -132,6 +135,7 @@ describe("lines of replies", () => {
   });
   it("after the first one, every line is a reply", () => {
     assert.strictEqual(ends(`${alive}hello\n`), "alive WireError");
+    assert.strictEqual(ends(`${alive}\ufeff${alive}`), "alive WireError");
     assert.strictEqual(ends(`${alive}\n`), "alive WireError");
     assert.strictEqual(ends(`${alive}{"type":"al`), "alive ended");
     assert.strictEqual(seen(Buffer.from(`${alive}\xff\n`, "latin1")).end, "WireError");

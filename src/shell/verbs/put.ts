@@ -2,7 +2,7 @@
 import { Clock, Effect } from "effect";
 import { Invocation } from "#services/Invocation";
 import { textLines } from "#src/proof/lines";
-import { parseWish, recipeLineLimit, resolver, type Run } from "#src/proof/recipe";
+import { parseWish, recipeLineLimit, resolver, type Runs } from "#src/proof/recipe";
 import { signatureHolds } from "#src/proof/keys";
 import {
   type Manifest,
@@ -43,12 +43,12 @@ interface Trailer {
   readonly manifest: string;
   /** dom0's, over the manifest. */
   readonly signature: Signature;
-  readonly runs: ReadonlyArray<Run>;
+  readonly runs: Runs;
 }
 
 const decode = (bytes: Uint8Array): string | undefined => {
   try {
-    return new TextDecoder("utf-8", { fatal: true }).decode(bytes);
+    return new TextDecoder("utf-8", { fatal: true, ignoreBOM: true }).decode(bytes);
   } catch {
     return undefined;
   }
@@ -204,8 +204,8 @@ const finish = Effect.fnUntraced(function* (
       return yield* refuse("digest-mismatch", `the server found another ${differing} than dom0`);
     }
     // It lies in the store as a plain file too, which is its pack: what is in there must be it, and no more.
-    const [run, ...others] = runs;
-    const all = others.length === 0 && run?.session === ticket.session && run.first === 0;
+    const run = runs.at(0);
+    const all = runs.length === 1 && run?.session === ticket.session && run.first === 0;
     if (manifest.format === "qvm-backup" && !(all && run.count === upload.members())) {
       return yield* refuse("digest-mismatch", "the upload has other members than the archive");
     }

@@ -5,8 +5,8 @@ import { Count, Instant, type Session } from "#src/wire/names";
 
 /** What is known of an archive since it was stored: what came back from the server, and when. */
 export const Audit = Schema.Struct({
-  /** The last time that blocks chosen at random came back proven, and how many. */
-  sampled: Schema.optionalKey(Schema.Struct({ at: Instant, blocks: Count })),
+  /** The last time that blocks chosen at random came back proven, how many, and of how many. */
+  sampled: Schema.optionalKey(Schema.Struct({ at: Instant, blocks: Count, of: Count })),
   /** The last time that all of it came back proven. */
   whole: Schema.optionalKey(Instant),
   /** Something else came back than what was backed up; only a `whole` clears it. */

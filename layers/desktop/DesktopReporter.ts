@@ -82,22 +82,37 @@ export const progressLine = (
   const percent = share === undefined ? undefined : Math.min(100, Math.max(0, share));
   const sending = /^(?:back|send)/.test(now.doing);
   const moved = now.waits === undefined || now.bytes > 0;
-  const facts = [
-    ...(percent === undefined ? [] : [`${percent.toFixed(2).padStart(6)}%`]),
-    ...(now.read === undefined ? [] : [`${humanSize(now.read)} read`]),
-    ...(moved ? [`${humanSize(now.bytes)}${sending ? " sent" : ""}`, `${humanSize(rate)}/s`] : []),
-    humanDuration(elapsed),
-    ...(left === undefined ? [] : [`some ${humanDuration(left)} left`]),
+  // Each with how soon it is left out where there is no room for all.
+  const all: ReadonlyArray<readonly [text: string, rank: number]> = [
+    ...(percent === undefined ? [] : [[`${percent.toFixed(2).padStart(6)}%`, 0] as const]),
+    ...(now.read === undefined ? [] : [[`${humanSize(now.read)} read`, 3] as const]),
+    ...(moved
+      ? [
+          [`${humanSize(now.bytes)}${sending ? " sent" : ""}`, 2] as const,
+          [`${humanSize(rate)}/s`, 4] as const,
+        ]
+      : []),
+    [humanDuration(elapsed), 1],
+    ...(left === undefined ? [] : [[`some ${humanDuration(left)} left`, 3] as const]),
     ...(now.total === undefined || now.percent !== undefined || rate <= 0
       ? []
-      : [`${humanDuration(Math.max(0, now.total - now.bytes) / rate)} left`]),
-    ...(now.waits === undefined ? [] : [now.waits]),
-  ].join("  ");
+      : [[`${humanDuration(Math.max(0, now.total - now.bytes) / rate)} left`, 3] as const]),
+    ...(now.waits === undefined ? [] : [[now.waits, 0] as const]),
+  ];
+  const joined = (most: number) =>
+    all
+      .filter(([, rank]) => rank <= most)
+      .map(([text]) => text)
+      .join("  ");
+  const facts = joined(4);
   const label = sending ? "" : `${now.doing}  `;
   if (width === 0) return label + facts.trimStart();
   // As if every figure were at its longest: a bar that changes its length is no measure.
   const room = Math.min(40, width - label.length - Math.max(50, facts.length) - 3);
-  if (percent === undefined || room < 5) return (label + facts.trimStart()).slice(0, width);
+  if (percent === undefined || room < 5) {
+    const lines = [4, 3, 2, 1, 0].map((most) => label + joined(most).trimStart());
+    return lines.find((line) => line.length <= width) ?? lines.at(-1)!.slice(0, width);
+  }
   const full = Math.round((percent / 100) * room);
   return `${label}[${"#".repeat(full)}${".".repeat(room - full)}] ${facts}`;
 };

@@ -146,7 +146,7 @@ export const booksContract = (name: string, make: () => Layer.Layer<Books>) => {
     Effect.gen(function* () {
       const books = yield* ReadBacks;
       const [a, b] = ["1", "2"].map((digit) => Session.make(digit.repeat(32)));
-      const sampled = { at: "2026-01-02T03:04:05Z", blocks: 7 };
+      const sampled = { at: "2026-01-02T03:04:05Z", blocks: 7, of: 9 };
       yield* books.change([a!, b!], (before) => ({ ...before, sampled }));
       yield* books.change([b!], (before) => ({ ...before, failed: "2026-01-03T00:00:00Z" }));
       yield* books.change([], () => ({}));

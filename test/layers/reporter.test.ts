@@ -104,7 +104,12 @@ describe("the progress line", () => {
     for (let width = 1; width < 120; width++) {
       const drawn = progressLine({ ...now, waits }, { ...of, left: 100, width });
       assert.isAtMost(drawn.length, width);
+      // What there is no room for is left out, and nothing cut in the middle.
+      if (width >= 32) assert.match(drawn, /42\.00%.*  waiting for net to start$/);
     }
+    const narrow = (width: number) => progressLine({ ...now, waits }, { ...of, left: 100, width });
+    assert.strictEqual(narrow(42), "42.00%  0:12:34  waiting for net to start");
+    assert.strictEqual(narrow(32), "42.00%  waiting for net to start");
     const left = estimate();
     assert.isUndefined(left(0, undefined));
     assert.isUndefined(left(60_000, 10));

@@ -223,7 +223,7 @@ export const planted: ReadonlyArray<Planted> = [
     "the destination qube is left running",
     50,
     "src/dom0/qube/destination.ts",
-    "if (started && !options.keepRunning) yield* fromQubes(qubes.shutdown(destination));",
+    "if (started && !options.keepRunning) yield* fromQubes(stopped);",
   ),
   one(
     "the server may be silent for ever",

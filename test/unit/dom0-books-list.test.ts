@@ -78,20 +78,20 @@ describe("list", () => {
       yield* TestClock.setTime(now);
       const { kept, w } = full();
       const [, b, c, d] = kept.map(({ session }) => session as Session);
-      w.disk.audits.set(b!, { sampled: { at: "2026-02-03T00:00:00Z", blocks: 1 } });
+      w.disk.audits.set(b!, { sampled: { at: "2026-02-03T00:00:00Z", blocks: 1, of: 8 } });
       w.disk.audits.set(c!, { whole: "2026-02-04T00:00:00Z" });
       w.disk.audits.set(d!, {
         whole: "2026-02-04T00:00:00Z",
-        sampled: { at: "2026-02-05T00:00:00Z", blocks: 1 },
+        sampled: { at: "2026-02-05T00:00:00Z", blocks: 1, of: 8 },
       });
       const { code, out, text } = yield* qbackup(w, ["list"]);
       assert.strictEqual(code, 0, text);
       const [, ...rows] = out.trimEnd().split("\n");
       for (const [i, row] of [
         /^a-\S+ .* receipt {2}- {2,}work mail$/,
-        /^b-\S+ .* proven {3}2026-02-03 1\/1 {2,}work mail$/,
+        /^b-\S+ .* proven {3}2026-02-03 1\/8 {2,}work mail$/,
         /^c-\S+ .* proven {3}2026-02-04 {2,}work mail$/,
-        /^d-\S+ .* proven {3}2026-02-04 2026-02-05 1\/1 {2}work mail$/,
+        /^d-\S+ .* proven {3}2026-02-04 2026-02-05 1\/8 {2}work mail$/,
       ].entries()) {
         assert.match(rows[i]!, row);
       }

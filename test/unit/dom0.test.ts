@@ -920,10 +920,67 @@ describe("what a run leaves behind", () => {
       assert.strictEqual(w.notes.at(-1)?.urgency, "critical");
       const lines = w.said.lines.map(({ text }) => text as string);
       // Heard at once; what it means once all is put back.
-      assert.match(lines.at(-2)!, /^interrupted: what this run started is being stopped/);
+      assert.match(lines.at(-2)!, /^interrupted: what was started is being stopped/);
       assert.match(lines.at(-1)!, /^nothing was stored; there is no proven backup of work, mail/);
       assert.match(w.notes.at(-1)!.body, /^Nothing was stored; /);
       tidy(w);
+    }),
+  );
+});
+
+describe("an interrupt", () => {
+  /** Interrupts the program when its books are called so, once the server has stored the archive. */
+  const interrupted = Effect.fnUntraced(function* (w: World, call: string) {
+    let stop = () => {};
+    w.disk.fails = (one) => {
+      if (one.startsWith(call) && w.shelf.committed.size > 0) stop();
+      return undefined;
+    };
+    return yield* qbackup(w, {
+      around: (it) =>
+        Effect.gen(function* () {
+          const fiber = yield* Effect.forkChild(it);
+          stop = () => fiber.interruptUnsafe();
+          return yield* Fiber.join(fiber);
+        }).pipe(Effect.catchCause(() => Effect.succeed(130 as never))),
+    });
+  });
+  it.effect(
+    "between the receipt and its line in the ledger changes nothing, and that is said",
+    () =>
+      Effect.gen(function* () {
+        for (const call of ["entries", "append", "unmark"]) {
+          const w = world();
+          const { code, text } = yield* interrupted(w, call);
+          assert.strictEqual(code, 130, text);
+          assert.lengthOf(w.disk.text.trim().split("\n"), 1, call);
+          assert.isUndefined(w.disk.unfinished);
+          assert.match(text, /warning: \S+\.backup is stored and proven all the same$/m);
+          assert.deepInclude(w.notes.at(-1), {
+            urgency: "critical",
+            summary: "Backup interrupted",
+          });
+          assert.match(w.notes.at(-1)!.body, /\.backup is stored and proven all the same\. See/);
+          tidy(w);
+        }
+      }),
+  );
+  it.effect("puts back what Qubes shows, with a word where Qubes is slow, and not for ever", () =>
+    Effect.gen(function* () {
+      const w: World = world(tiny, {
+        onDone: () => {
+          w.table.qubes[1] = { ...w.table.qubes[1]!, backedUp: 40 };
+        },
+      });
+      // qubesd hangs as soon as the stream is through.
+      w.table.takes = (call) =>
+        w.table.qubes[1]!.backedUp === 40 && call === "list" ? "1 day" : 0;
+      const stored = () => ({ type: "error", code: "no-space", message: "full" });
+      const { code, seconds, text } = yield* qbackup(w, { lies: { stored } });
+      assert.strictEqual(code, 5, text);
+      assert.isBelow(seconds, 400);
+      assert.match(text, /info: still waiting: Qubes puts back what it shows as the last backup/);
+      assert.match(text, /warning: Qube Manager may show a backup .*: Qubes does not answer$/m);
     }),
   );
 });

@@ -251,6 +251,82 @@ describe("a look that takes long", () => {
   );
 });
 
+describe("what is shown of a look", () => {
+  const commands = [["list"], ["verify", "a.backup"], ["audit"], ["ledger", "rebuild"]];
+  it.effect.each(commands.map((args) => [args] as const))(
+    "%j: at once what it waits for, and then each second",
+    ([args]) =>
+      Effect.gen(function* () {
+        const w = world();
+        keep(w, "a.backup", small);
+        w.table.takes = (call) => (call === "start net" ? "30 seconds" : 0);
+        const honest = peer(w.shelf);
+        const { code, text } = yield* qbackup(w, args, {
+          far: (invocation, service) =>
+            Effect.andThen(Effect.sleep("20 seconds"), honest(invocation, service)),
+        });
+        assert.strictEqual(code, 0, text);
+        const waits = w.said.progress.map((now): string => now.waits ?? "");
+        const order = waits.filter((it, i) => it !== waits[i - 1]);
+        assert.deepStrictEqual(order.slice(0, 2), [
+          "waiting for net to start",
+          "waiting for the server",
+        ]);
+        for (const what of order.slice(0, 2)) {
+          assert.isAtLeast(waits.filter((it) => it === what).length, 18, what);
+        }
+      }),
+  );
+  it.effect("a server that pauses is named, until it goes on", () =>
+    Effect.gen(function* () {
+      const w = world();
+      keep(w, "a.backup", small);
+      const honest = peer(w.shelf);
+      const { code, text } = yield* qbackup(w, ["verify", "a.backup"], {
+        far: (invocation, service) => {
+          let sent = 0;
+          const write = (bytes: Uint8Array) =>
+            (sent += bytes.length) > mib && sent - bytes.length <= mib
+              ? Effect.andThen(Effect.sleep("40 seconds"), invocation.stdout.write(bytes))
+              : invocation.stdout.write(bytes);
+          return honest({ ...invocation, stdout: { ...invocation.stdout, write } }, service);
+        },
+      });
+      assert.strictEqual(code, 0, text);
+      const verifying = w.said.progress.filter(({ doing }) => doing === "verifying");
+      const silent = verifying.filter(({ waits }) => waits === "waiting for the server");
+      assert.isAtLeast(silent.length, 30);
+      assert.isAbove(silent[0]!.bytes, 0);
+      assert.isUndefined(verifying.at(-1)!.waits);
+    }),
+  );
+  it.effect("an interrupt is heard at once, whatever it has to stop", () =>
+    Effect.gen(function* () {
+      for (const args of commands) {
+        const w = world();
+        keep(w, "a.backup", small);
+        w.table.takes = (call) => (call === "shutdown net" ? "50 seconds" : 0);
+        const fiber = yield* Effect.forkChild(
+          qbackup(w, args, { far: () => Effect.never, within: "1 hour" }),
+        );
+        for (let i = 0; i < 50; i++) yield* Effect.yieldNow;
+        const stopped = yield* Effect.forkChild(Fiber.interrupt(fiber));
+        yield* TestClock.adjust("1 second");
+        const heard = () => w.said.lines.filter(({ text }) => text.startsWith("interrupted: "));
+        assert.lengthOf(heard(), 1, args.join(" "));
+        // Qubes takes its time to stop the qube, which is told.
+        yield* TestClock.adjust("20 seconds");
+        assert.isUndefined(stopped.pollUnsafe());
+        assert.match(w.said.lines.at(-1)!.text, /^still waiting: Qubes stops net$/);
+        yield* TestClock.adjust("40 seconds");
+        yield* Fiber.join(stopped);
+        assert.lengthOf(heard(), 1);
+        assert.strictEqual(w.table.qubes.find(({ name }) => name === "net")!.state, "Halted");
+      }
+    }),
+  );
+});
+
 describe("hundreds of members", () => {
   it.effect("are all there, or it is said that they are not", () =>
     Effect.gen(function* () {
@@ -494,7 +570,7 @@ describe("what could not be read", () => {
           `error: QBKP_ALARM_AFTER is no number of days from 1 to 3650: ${days}\nhint: set it`,
         );
       }
-      w.disk.audits.set(session, { sampled: { at: "2026-03-01T00:00:00Z", blocks: 1 } });
+      w.disk.audits.set(session, { sampled: { at: "2026-03-01T00:00:00Z", blocks: 1, of: 8 } });
       assert.notMatch((yield* qbackup(w, ["list"])).text, /read back through/);
     }),
   );
@@ -700,7 +776,7 @@ describe("audit", () => {
         assert.match(first.out, /^c.backup +[4-8] +8 +proven$/m);
         assert.match(first.out, /^were 1 % of them lost.* 5\.8 % certainty; 0\.1 %: 0\.5 %$/m);
         const list = yield* qbackup(w, ["list"]);
-        assert.match(list.out, /a.backup .* proven +1970-01-01 \d\/4 /);
+        assert.match(list.out, /a.backup .* proven +1970-01-01 [1-8]\/8 /);
         // One by chance, the newest, and the one that waits longest: of five, two at least wait on.
         for (const name of ["d", "e"]) keep(w, `${name}.backup`, small);
         const few = yield* qbackup(w, ["audit", "--budget", "1", "--json"]);

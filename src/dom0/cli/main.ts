@@ -13,9 +13,11 @@ import { Preamble } from "#src/dom0/far/call";
 import { toCli } from "./command.ts";
 import { commands } from "./commands.ts";
 import { aboutBug, failed, nextStep, type RunFailed } from "#src/dom0/failure";
+import { answeringInterrupts } from "./heard.ts";
 import { commandHelp, programHelp } from "./help.ts";
 import { closeTo, commandMeant } from "./near.ts";
 import { allWritten, print, Unwritten } from "./print.ts";
+import { watched } from "./view.ts";
 
 /**
  * Where lines go: to the terminal for a run with `-o`, and for commands whose only use is to look. Of
@@ -76,10 +78,12 @@ const perform = Effect.fnUntraced(function* <R>({
     Effect.andThen(command.refused ?? Effect.void, Effect.fail(failure));
   if (word !== undefined) yield* Effect.catch(checkWord(word), refuse);
   if (wrong !== undefined) return yield* refuse(wrong);
-  yield* Cli.runWith(toCli(command), { version })(args).pipe(
+  const work = Cli.runWith(toCli(command), { version })(args).pipe(
     Effect.provide(silent),
     Effect.catchIf(CliError.isCliError, (error) => refuse(reworded(error, command))),
   );
+  // A run has more to show.
+  yield* command.name === "run" ? answeringInterrupts(work) : answeringInterrupts(watched(work));
 });
 
 /** Nobody may be looking at a command that a timer has started; a run has its own way to tell. */

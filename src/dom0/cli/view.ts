@@ -1,7 +1,7 @@
-/** What whoever looks on is shown of a run, each second: how far it is, and what it waits for. */
+/** What whoever looks on is shown, each second: how far it is, and what it waits for. */
 import { Effect } from "effect";
 import type { Running } from "#services/QvmBackup";
-import { Reporter } from "#services/Reporter";
+import { type Progress, Reporter } from "#services/Reporter";
 import { type Line, line } from "#src/say/shown";
 import type { Upload } from "#src/dom0/far/upload";
 
@@ -54,3 +54,43 @@ export const showing = (view: View) =>
       yield* Effect.sleep("1 second");
     }
   });
+
+/**
+ * For commands that say how far they are as bytes come: from their first word on, it is shown each
+ * second, and what they wait for where nothing moves: what they say themselves, or else the server.
+ */
+export const watched = <A, E, R>(work: Effect.Effect<A, E, R>) =>
+  Effect.gen(function* () {
+    const { clear, progress, say } = yield* Reporter;
+    let now: Progress | undefined;
+    let still = 0;
+    const show = ({ waits, ...moving }: Progress) =>
+      still >= patience || (moving.bytes === 0 && waits !== undefined)
+        ? progress({ ...moving, waits: waits ?? line`waiting for the server` })
+        : progress(moving);
+    yield* Effect.gen(function* () {
+      for (;;) {
+        yield* Effect.sleep("1 second");
+        still += 1;
+        if (now !== undefined) yield* show(now);
+      }
+    }).pipe(Effect.forkScoped);
+    return yield* Effect.provideService(work, Reporter, {
+      say,
+      clear: Effect.suspend(() => {
+        now = undefined;
+        return clear;
+      }),
+      progress: (next) =>
+        Effect.suspend(() => {
+          if (next.bytes !== now?.bytes || next.doing !== now.doing) still = 0;
+          now = next;
+          return show(next);
+        }),
+    });
+  }).pipe(Effect.scoped);
+
+/** Before the first byte, what a command waits for. */
+export const awaiting = Effect.fnUntraced(function* (waits: Line) {
+  yield* (yield* Reporter).progress({ doing: line`looking`, bytes: 0, waits });
+});

@@ -142,6 +142,7 @@ export const openUpload = Effect.fnUntraced(function* (options: UploadOptions) {
   /** The server was ready once. */
   let begun = false;
   let up = false;
+  let givenUp = false;
   /** Says "not wanted any more" to the server over the present link. */
   let giveUp: Effect.Effect<void> = Effect.void;
 
@@ -312,6 +313,8 @@ export const openUpload = Effect.fnUntraced(function* (options: UploadOptions) {
         giveUp = Effect.void;
       }),
     ),
+    // A server that was told so hangs up: that is no link that broke.
+    Effect.catch((failure) => (givenUp ? Effect.never : Effect.fail(failure))),
   );
 
   /** The ticket is for what the server had room for, and the archive was not sure to fit. */
@@ -350,7 +353,12 @@ export const openUpload = Effect.fnUntraced(function* (options: UploadOptions) {
     Effect.forkScoped,
   );
   // Behind the fork, so that it runs while the link is still there.
-  yield* Effect.addFinalizer(() => Effect.timeoutOption(giveUp, "5 seconds"));
+  yield* Effect.addFinalizer(() =>
+    Effect.suspend(() => {
+      givenUp = true;
+      return Effect.timeoutOption(giveUp, "5 seconds");
+    }),
+  );
   const broken = Deferred.await(over);
   yield* Effect.raceFirst(Deferred.await(ready), broken);
 

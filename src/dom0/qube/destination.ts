@@ -11,6 +11,7 @@ import type { Session } from "#src/wire/names";
 import { line } from "#src/say/shown";
 import { type Count, countOf, flagName, type Text } from "#src/dom0/cli/command";
 import { alarmAfter, passphraseFile, to } from "#src/dom0/cli/flags";
+import { toldIfSlow } from "#src/dom0/cli/heard";
 import { failed } from "#src/dom0/failure";
 import { remark } from "#src/dom0/books/record";
 import { inLedger, warned } from "#src/dom0/books/unusable";
@@ -163,7 +164,7 @@ export const startDestination = Effect.fnUntraced(function* (options: {
   const qubes = yield* Qubes;
   const mark = yield* RunMark;
   const reporter = yield* Reporter;
-  const fromQubes = <A>(effect: Effect.Effect<A, { readonly message: string }>) =>
+  const fromQubes = <A, R>(effect: Effect.Effect<A, { readonly message: string }, R>) =>
     Effect.mapError(effect, (error) => failed("qubes", error.message));
 
   const left = yield* inLedger(mark.read);
@@ -210,10 +211,11 @@ export const startDestination = Effect.fnUntraced(function* (options: {
       ...(left?.backedUp === undefined ? {} : { backedUp: left.backedUp }),
     }),
   );
+  const stopped = toldIfSlow(line`Qubes stops ${destination}`)(qubes.shutdown(destination));
   yield* Effect.addFinalizer(() =>
     Effect.gen(function* () {
       if (options.takenOver?.() === true) return;
-      if (started && !options.keepRunning) yield* fromQubes(qubes.shutdown(destination));
+      if (started && !options.keepRunning) yield* fromQubes(stopped);
       // What the server may have committed stays noted until its receipt was fetched.
       yield* remark((noted) =>
         noted.submission === undefined ? undefined : { ...noted, started: false },

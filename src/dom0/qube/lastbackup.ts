@@ -8,6 +8,7 @@ import { type Qube, Qubes } from "#services/Qubes";
 import { Reporter } from "#services/Reporter";
 import type { Unfinished } from "#services/RunMark";
 import { line } from "#src/say/shown";
+import { toldIfSlow } from "#src/dom0/cli/heard";
 
 export type BackedUp = NonNullable<Unfinished["backedUp"]>;
 
@@ -35,6 +36,11 @@ export const putBack = Effect.fnUntraced(function* (
     }
   });
   yield* attempt.pipe(
+    toldIfSlow(line`Qubes puts back what it shows as the last backup`),
+    Effect.timeoutOrElse({
+      duration: "5 minutes",
+      orElse: () => Effect.fail({ message: "Qubes does not answer" }),
+    }),
     Effect.catch((error) =>
       say("warning", line`Qube Manager may show a backup that there is not: ${error.message}`),
     ),

@@ -3,6 +3,8 @@ import { Effect, Exit, Scope } from "effect";
 import { Ledger } from "#services/Ledger";
 import { Locks } from "#services/Locks";
 import { Qubes } from "#services/Qubes";
+import { line } from "#src/say/shown";
+import { awaiting } from "#src/dom0/cli/view";
 import { newSession } from "#src/dom0/far/upload";
 import { lockOf, startDestination, takeLock } from "./destination.ts";
 
@@ -21,15 +23,16 @@ export const visit = Effect.fnUntraced(function* (options: {
   const locks = yield* Locks;
   const qubes = yield* Qubes;
   const session = yield* newSession;
+  yield* awaiting(line`waiting for ${destination} to start`);
   if (options.exclusive === true) {
     yield* takeLock;
     yield* startDestination({ destination, keepRunning, session });
-    return;
+    return yield* awaiting(line`waiting for the server`);
   }
   const lock = yield* Effect.acquireRelease(Scope.make(), (scope) => Scope.close(scope, Exit.void));
   const held = yield* locks.hold(lockOf(place)).pipe(Scope.provide(lock), Effect.option);
   // While a run is under way the qube runs anyway, and stopping it is the run's business.
-  if (held._tag === "None") return;
+  if (held._tag === "None") return yield* awaiting(line`waiting for the server`);
   let over = false;
   let mine = false;
   // The run may have stopped the qube before this was through with it, so that a call started it anew.
@@ -56,6 +59,7 @@ export const visit = Effect.fnUntraced(function* (options: {
     ),
     Effect.forkScoped,
   );
+  yield* awaiting(line`waiting for the server`);
 });
 
 /** Columns as wide as their widest cell, two spaces between them. */

@@ -89,13 +89,18 @@ type Blocks = (
 const feed = Effect.fnUntraced(function* (
   blocks: Blocks,
   sink: Sink,
-  moved: (bytes: number, whole: number | undefined) => void,
+  see: {
+    readonly giving: () => void;
+    /** `whole`: the member that ended with it. */
+    readonly given: (bytes: number, whole: number | undefined) => void;
+  },
 ) {
   const stopped = Deferred.makeUnsafe<void>();
   const all = blocks((place, bytes, last) =>
-    sink.write(bytes).pipe(
+    Effect.sync(see.giving).pipe(
+      Effect.andThen(sink.write(bytes)),
       Effect.catch(() => Effect.andThen(Deferred.succeed(stopped, undefined), Effect.never)),
-      Effect.andThen(Effect.sync(() => moved(bytes.length, last === true ? place : undefined))),
+      Effect.andThen(Effect.sync(() => see.given(bytes.length, last === true ? place : undefined))),
     ),
   );
   yield* Effect.raceFirst(all, Deferred.await(stopped));
@@ -349,6 +354,8 @@ export const extract = Effect.fnUntraced(function* (job: Job, supply: Supply) {
   /** The last member that was taken whole. */
   let upTo = -1;
   let all = false;
+  /** The tool is given bytes, and does not take them yet. */
+  let giving = false;
   yield* Effect.gen(function* () {
     for (;;) {
       yield* tell(log);
@@ -357,11 +364,13 @@ export const extract = Effect.fnUntraced(function* (job: Job, supply: Supply) {
         ? reporter.progress({
             doing: plan.verifyOnly ? line`decrypting the last of it` : line`writing the volumes`,
             bytes: fed,
+            waits: line`waiting for qvm-backup-restore`,
           })
         : reporter.progress({
             doing: plan.verifyOnly ? line`verifying` : line`restoring`,
             bytes: fed,
             total,
+            ...(giving ? { waits: line`waiting for qvm-backup-restore` } : {}),
           });
       yield* Effect.sleep("200 millis");
     }
@@ -384,11 +393,17 @@ export const extract = Effect.fnUntraced(function* (job: Job, supply: Supply) {
     for (const blocks of passes) {
       const sink = yield* restoring.opened;
       if (sink === undefined) break;
-      yield* feed(blocks, sink, (bytes, whole) => {
-        given += bytes;
-        if (blocks !== fromFar) return;
-        fed += bytes;
-        upTo = whole ?? upTo;
+      yield* feed(blocks, sink, {
+        giving: () => {
+          giving = true;
+        },
+        given: (bytes, whole) => {
+          giving = false;
+          given += bytes;
+          if (blocks !== fromFar) return;
+          fed += bytes;
+          upTo = whole ?? upTo;
+        },
       }).pipe(Effect.raceFirst(restoring.ended));
       // Only where the reading ended well: a source that broke off must not look like one that ends.
       yield* sink.end;

@@ -297,12 +297,17 @@ const theAudit = Effect.fnUntraced(function* (options: AuditOptions, destination
 
   const damaged = [...bad.values()].filter((failure) => resultOf(failure) === "damaged");
   const good = targets.filter((target) => !bad.has(target) && counts.has(target));
-  const blocks = new Map(good.map((target) => [target.entry.session, counts.get(target)!]));
-  yield* note([...blocks.keys()], (before, at, session) =>
-    cameBack(before, { sampled: { at, blocks: blocks.get(session) ?? 0 } }),
+  const of = new Map(looked.map((one) => [one.target, one.of]));
+  const sampled = new Map(
+    good.map((target) => [
+      target.entry.session,
+      { blocks: counts.get(target)!, of: of.get(target) ?? 0 },
+    ]),
+  );
+  yield* note([...sampled.keys()], (before, at, session) =>
+    cameBack(before, { sampled: { at, ...sampled.get(session)! } }),
   );
   for (const [{ entry }, failure] of bad) yield* noteFailure([entry.session], failure);
-  const of = new Map(looked.map((one) => [one.target, one.of]));
   const rows = targets.map((target) => {
     const { entry, manifest } = target;
     const failure = bad.get(target);

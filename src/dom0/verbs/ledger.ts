@@ -10,6 +10,7 @@ import { type Manifest, parseManifest } from "#src/proof/texts";
 import type { PublicKey } from "#src/wire/names";
 import { line } from "#src/say/shown";
 import { command } from "#src/dom0/cli/command";
+import { awaiting } from "#src/dom0/cli/view";
 import { destinationFor, startDestination, takeLock } from "#src/dom0/qube/destination";
 import { failed, type RunFailed } from "#src/dom0/failure";
 import { expectServer, keepRunning, to } from "#src/dom0/cli/flags";
@@ -267,7 +268,9 @@ const rebuild = Effect.fnUntraced(function* (options: LedgerOptions) {
   const isServer = yield* serverOf(destination, options.expectServer);
   yield* takeLock;
   const session = yield* newSession;
+  yield* awaiting(line`waiting for ${destination} to start`);
   yield* startDestination({ destination, session, keepRunning: options.keepRunning });
+  yield* awaiting(line`waiting for the server`);
 
   const { names, sessions: there } = yield* inThere(destination);
   const far = yield* openFar(destination);

@@ -8,7 +8,6 @@ import { Reporter } from "#services/Reporter";
 import { Signer } from "#services/Signer";
 import { humanSize, localMinute } from "#src/say/format";
 import { isPrefix, type PublicKey, type Session } from "#src/wire/names";
-import { blockSize } from "#src/wire/limits";
 import { line, printable } from "#src/say/shown";
 import { command } from "#src/dom0/cli/command";
 import { alarmAfterFor, destinationFor } from "#src/dom0/qube/destination";
@@ -67,7 +66,7 @@ interface Row {
   readonly qubes: ReadonlyArray<string>;
   /** When it was last read back from here: all of it, or so many blocks of it. */
   readonly verified?: string;
-  readonly audited?: { readonly at: string; readonly blocks: number };
+  readonly audited?: { readonly at: string; readonly blocks: number; readonly of: number };
   /** Since when it could not be read back. */
   readonly unread?: string;
 }
@@ -214,14 +213,14 @@ const day = (instant: string): string => instant.slice(0, 10);
  * `failed DAY`: not since then. `DAY`: all of it then. `DAY 12/459`: so many of its blocks. Two days are
  * the oldest and the newest reading.
  */
-const lastRead = ({ audited, size, unread, verified }: Row): string => {
+const lastRead = ({ audited, unread, verified }: Row): string => {
   if (unread !== undefined) return `failed ${day(unread)}`;
   const days = [verified, audited?.at].flatMap((at) => (at === undefined ? [] : [at])).sort();
   const [oldest, newest = oldest] = days;
   if (oldest === undefined || newest === undefined) return "-";
   const shown = day(oldest) === day(newest) ? [day(newest)] : [day(oldest), day(newest)];
   if (audited !== undefined && newest === audited.at) {
-    shown.push(`${audited.blocks}/${Math.ceil(size / blockSize)}`);
+    shown.push(`${audited.blocks}/${audited.of}`);
   }
   return shown.join(" ");
 };

@@ -13,6 +13,7 @@ import { isName, type Name } from "#src/wire/names";
 import { line } from "#src/say/shown";
 import { newSession } from "#src/dom0/far/upload";
 import { command } from "#src/dom0/cli/command";
+import { awaiting } from "#src/dom0/cli/view";
 import {
   checkUnpacker,
   extractAll,
@@ -233,7 +234,9 @@ export const restore = Effect.fnUntraced(function* (asked: RestoreOptions) {
     );
     yield* say("hint", line`rm -r '${left}' removes it`);
   }
+  yield* awaiting(line`waiting for ${destination} to start`);
   yield* startDestination({ destination, session, keepRunning: options.keepRunning });
+  yield* awaiting(line`waiting for the server`);
 
   const trusted = known?.trusted ?? (yield* onTheServersWord(destination, name));
   const qubes = known === undefined || rebuilt ? [] : known.entry.qubes;

@@ -362,6 +362,8 @@ interface Course {
   known: boolean;
   /** `sent`: all of it, so that the server may have stored it, unless it says that it has not. */
   reached: "nothing" | "sent" | "stored";
+  /** The archive that is stored, and in the ledger unless a failure says otherwise. */
+  stored?: Name;
   /** The next run will find it noted what was sent. */
   marked: boolean;
 }
@@ -480,7 +482,7 @@ const backup = Effect.fnUntraced(function* (
     includeDom0: selection.includeDom0,
     prefix: options.prefix,
   };
-  const { name, server, counted, stored, submission } = yield* Effect.gen(function* () {
+  const { name, server, counted, first } = yield* Effect.gen(function* () {
     const keys = yield* ownKeys;
     const upload = yield* openUpload({
       destination,
@@ -546,18 +548,33 @@ const backup = Effect.fnUntraced(function* (
     );
     view.waits = line`waiting for the server's receipt`;
     course.reached = "sent";
-    const stored = yield* upload.finish({
-      manifest,
-      signature: Buffer.from(signature, "base64url"),
-      recipe,
-    });
-    yield* checkReceipt(stored, server, manifest);
-    course.reached = "stored";
-    return { name, server, counted, stored, submission };
+    // From the receipt to its line in the ledger nothing comes between, an interrupt neither.
+    const first = yield* Effect.uninterruptibleMask((restore) =>
+      Effect.gen(function* () {
+        const stored = yield* restore(
+          upload.finish({
+            manifest,
+            signature: Buffer.from(signature, "base64url"),
+            recipe,
+          }),
+        );
+        yield* checkReceipt(stored, server, manifest);
+        course.reached = "stored";
+        course.stored = name;
+        // Where that cannot be read, `complete` says so, and what it means now.
+        const none = yield* ledger.entries.pipe(
+          Effect.map(({ entries }) => entries.length === 0),
+          Effect.orElseSucceed(() => false),
+        );
+        yield* complete(submission, stored, course.marked ? undefined : noted);
+        return none;
+      }),
+    );
+    return { name, server, counted, first };
   }).pipe(
     Effect.scoped,
     Effect.onExit((exit) =>
-      Exit.isSuccess(exit)
+      Exit.isSuccess(exit) || course.reached === "stored"
         ? Effect.void
         : putBack(backedUp, (now) => now !== undefined && now >= began - 1),
     ),
@@ -570,12 +587,6 @@ const backup = Effect.fnUntraced(function* (
   );
   yield* Fiber.interrupt(shown);
 
-  // Where that cannot be read, `complete` says so, and what it means now.
-  const first = yield* ledger.entries.pipe(
-    Effect.map(({ entries }) => entries.length === 0),
-    Effect.orElseSucceed(() => false),
-  );
-  yield* complete(submission, stored, course.marked ? undefined : noted);
   yield* reporter.say(
     "info",
     line`stored ${name}: ${humanSize(counted.size)} in ${counted.members} members, root ${counted.root}, receipt signed by the key with the fingerprint ${fingerprint(server)}`,
@@ -622,7 +633,9 @@ const meaningOf = Effect.fnUntraced(function* (course: Course, exit: Failure | "
   const unsure = course.reached === "sent";
   const what =
     course.reached === "stored"
-      ? []
+      ? exit === "interrupted"
+        ? [`${course.stored} is stored and proven all the same`]
+        : []
       : [
           !unsure
             ? "nothing was stored"
@@ -660,36 +673,10 @@ const alarmed = Effect.fnUntraced(function* <A, R>(
   );
 });
 
-/** Says at once that it was heard: to cancel qvm-backup and to stop a qube takes a while. */
-const answeringInterrupts = Effect.fnUntraced(function* <A, R>(
-  run: Effect.Effect<A, RunFailed, R>,
-) {
-  const { say } = yield* Reporter;
-  let over = false;
-  const heard = Effect.suspend(() =>
-    over
-      ? Effect.void
-      : say(
-          "warning",
-          "interrupted: what this run started is being stopped, which may take a minute",
-        ),
-  );
-  return yield* run.pipe(
-    Effect.onExit((exit) =>
-      Effect.sync(() => {
-        over = !Exit.hasInterrupts(exit);
-      }),
-    ),
-    Effect.raceFirst(Effect.onInterrupt(Effect.never, () => heard)),
-  );
-});
-
 /** One run, from settings to ledger; what it started is put back on every way out. */
 export const run = (options: RunOptions) => {
   const course: Course = { names: options.qubes, known: false, reached: "nothing", marked: false };
-  return answeringInterrupts(Effect.scoped(theRun(options, course))).pipe((it) =>
-    alarmed(it, course),
-  );
+  return alarmed(Effect.scoped(theRun(options, course)), course);
 };
 
 const theRun = Effect.fnUntraced(function* (options: RunOptions, course: Course) {

@@ -37,8 +37,8 @@ export type Step =
 
 /** Bytes of an extended header, or of a long name: much more than either has. */
 const extendedLimit = 65_536;
-/** Blocks and extended headers before a file: each has one for its times, or for its name, at most. */
-const extendedMost = 8;
+/** Extended headers before a file: each has one for its times, or for its name, at most. */
+const extendedMost = 4;
 /**
  * Bytes in which the map of one file is kept, some three for each piece of data. A program of qubesd's
  * that made a longer one would need gigabytes for it.
@@ -358,12 +358,12 @@ export const innerReader = (slot = slotSize, limit = mapLimit) => {
     let long: string | undefined;
     let resized: number | undefined;
     let head: Head;
-    for (;;) {
+    for (let seen = 0; ; seen++) {
       const bytes = yield* block();
       before.push(bytes);
       head = parseHead(bytes);
       if (head.type !== "x" && head.type !== "L") break;
-      if (before.length > extendedMost) throw refused("too many extended headers");
+      if (seen === extendedMost) throw refused("too many extended headers");
       const data = yield* extended(head.size);
       before.push(data);
       if (head.type === "L") long = textAt(data, 0, head.size);

@@ -308,6 +308,7 @@ describe("a stream that is not complete by itself", () => {
   });
   it("is not said to be whole before its end", () => {
     const reader = innerReader(slot);
+    assert.isUndefined(reader.next());
     reader.push(gnuTar(name, content, pieces));
     const types: Array<string> = [];
     for (let step = reader.next(); step !== undefined; step = reader.next()) {
@@ -425,6 +426,7 @@ describe("a header", () => {
       ["-6 x=y\n"],
       [" 6 x=y\n"],
       ["99999999999999999 x=y\n"],
+      ["6 x=y\n", "7 x=y\n"],
     ]) {
       assert.strictEqual(extended(records), "an extended header that is none", records[0]);
     }

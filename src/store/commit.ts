@@ -71,11 +71,27 @@ export const nameIsFree = Effect.fnUntraced(function* ({ base, directory, record
 /** Taken away by a profile's leave, and no archive's record: their names begin with a letter or digit. */
 const probeName = `_qbackup-probe${manifestSuffix}`;
 
+/** Whether others may write into one of the directories that lead to a name: to take it away, too. */
+const isExposed = Effect.fnUntraced(function* (root: Directory, name: string) {
+  let directory = root;
+  for (const part of [undefined, ...name.split("/").slice(0, -1)]) {
+    if (part !== undefined) directory = yield* directory.directory(part);
+    if (((yield* directory.self).mode & 0o002) !== 0) return true;
+  }
+  return false;
+}, Effect.scoped);
+
 /** Refuses at once what the commit could only refuse after hours: it is tried with an empty file. */
 export const rehearse = Effect.fnUntraced(function* (
-  { incoming }: WritableStore,
-  { directory }: Place,
+  { incoming, root }: WritableStore,
+  { directory, name }: Place,
 ): Effect.fn.Return<void, Refused | SafeFsError, Invocation> {
+  if (yield* isExposed(root, name)) {
+    return yield* refuse(
+      "internal",
+      "other accounts of the server may write into the store's directories: chmod -R o-w STORE",
+    );
+  }
   if (!(yield* directory.writable)) {
     return yield* refuse("not-permitted", "the account may not write into that directory");
   }

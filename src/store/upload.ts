@@ -220,6 +220,8 @@ const batch = 8192;
 export interface Opening {
   /** Bytes that the upload may have at most. */
   readonly bytes: number;
+  /** Which limit that is, where no ticket says it. */
+  readonly short?: "quota" | "no-space";
   /** Counts how many bytes more the store has room for. */
   readonly more: Effect.Effect<number, Refused | SafeFsError>;
   /** It goes on under another ticket: only whole members are of use there. */
@@ -233,7 +235,7 @@ export interface Opening {
 export const openUpload = Effect.fnUntraced(function* (
   store: WritableStore,
   session: Session,
-  { bytes: most, continued, more }: Opening,
+  { bytes: most, continued, more, short }: Opening,
 ): Effect.fn.Return<Upload, Refused | SafeFsError, Scope.Scope> {
   const { held, incoming, own, root } = store;
   const full = yield* FullChunk;
@@ -352,7 +354,9 @@ export const openUpload = Effect.fnUntraced(function* (
     durable: () => durable,
     add: Effect.fnUntraced(function* (block: Uint8Array) {
       if (taken + block.length > most) {
-        return yield* refuse("bad-request", "more bytes than the ticket says");
+        return yield* short === undefined
+          ? refuse("bad-request", "more bytes than the ticket says")
+          : noRoom(short);
       }
       if (taken + block.length > limit) limit = Math.min(most, taken + (yield* more));
       if (taken + block.length > limit) return yield* noRoom("quota");

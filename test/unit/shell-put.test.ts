@@ -1513,6 +1513,38 @@ describe("what the disk does", () => {
     }),
   );
 
+  it.effect("whose directories others may write into takes no archive there", () =>
+    Effect.gen(function* () {
+      const disk = new Disk();
+      const world = memoryWorld(disk);
+      for (const [name, mode] of [
+        ["open", 0o777],
+        ["open/below", 0o755],
+        ["sticky", 0o1777],
+        ["shared", 0o775],
+      ] as const) {
+        disk.plant(name, "directory", mode);
+      }
+      let session = 0;
+      const put = (directory: string) =>
+        upload(world, { archive: small, ...nth(++session), name: `${directory}a.backup` });
+      const message = /other accounts of the server may write/;
+      for (const directory of ["open/", "open/below/", "sticky/"]) {
+        const { code, replies } = yield* put(directory);
+        assert.deepStrictEqual([codeOf(replies), code], ["internal", 5], directory);
+        assert.match(errorOf(replies).message, message);
+        const bare = yield* run(world, { command: `${directory}b.backup` }, small);
+        assert.strictEqual(bare.code, 5, directory);
+      }
+      assert.deepStrictEqual(kept(disk), []);
+      assert.strictEqual((yield* put("shared/")).code, 0);
+      disk.root.mode = 0o707;
+      assert.match(errorOf((yield* put("")).replies).message, message);
+      // What is there can be read all the same.
+      assert.strictEqual((yield* listed(world)).archives.length, 1);
+    }),
+  );
+
   it.live("a snapshot of links beside the store changes nothing", () =>
     Effect.gen(function* () {
       const root = realRoot();
@@ -1778,6 +1810,17 @@ describe("the quota", () => {
       // It is kept for when there is more room.
       const again = yield* upload(world, { archive: pack, run: 2 });
       assert.deepStrictEqual([again.offset, codeOf(again.replies)], [pack.length, "stored"]);
+    }),
+  );
+
+  it.effect("is what is told where nobody said how much would come", () =>
+    Effect.gen(function* () {
+      const disk = new Disk();
+      const world = memoryWorld(disk);
+      const call = { args: ["--quota", `${small.length}`], command: "a.backup" };
+      assert.strictEqual((yield* run(world, call, small)).code, 5);
+      assert.match(world.said.lines.at(-1)!.text, /no room left for this account/);
+      assert.deepStrictEqual([kept(disk), leftovers(disk)], [[], []]);
     }),
   );
 

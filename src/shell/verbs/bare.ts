@@ -91,6 +91,7 @@ export const bare = Effect.fnUntraced(function* (
   yield* Effect.gen(function* () {
     const upload = yield* openUpload(store, session, {
       bytes,
+      short,
       continued: false,
       more: usage.left(),
     });

@@ -50,7 +50,7 @@ export interface Voice {
 }
 
 /** Tells when a stream has brought less than `least` bytes a second in an hour in which bytes waited. */
-const slowness = (least: number) => {
+export const slowness = (least = standardFloor.bytes / standardFloor.seconds) => {
   const wanted = least * standardFloor.seconds;
   let mark = 0;
   let waited = 0;
@@ -66,9 +66,7 @@ const slowness = (least: number) => {
 };
 
 /** `floor`: bytes a second, over an hour, that a stream has to bring at least. */
-export const makeVoice = Effect.fnUntraced(function* (
-  floor = standardFloor.bytes / standardFloor.seconds,
-) {
+export const makeVoice = Effect.fnUntraced(function* (floor?: number) {
   const { stdin, stdout } = yield* Invocation;
   const write = replier(stdout);
   const turn = Semaphore.makeUnsafe(1);

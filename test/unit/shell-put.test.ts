@@ -1709,6 +1709,33 @@ describe("the bare form", () => {
       assert.deepStrictEqual(disk.files(), [".qbackup/identity"]);
     }).pipe(Effect.scoped),
   );
+
+  it.effect(
+    "a client that drips inside a member is given up, and one that waits between is not",
+    () =>
+      Effect.gen(function* () {
+        const disk = new Disk();
+        const world = memoryWorld(disk);
+        const dripping = yield* start(world, { command: "a.backup", args: ["--floor", "1K"] });
+        for (let i = 0; i < 3; i++) {
+          assert.isFalse(dripping.ended(), `${i}`);
+          yield* dripping.stdin.write(medium.subarray(20 * i, 20 * (i + 1)));
+          // The first one has been there for ten minutes at most.
+          yield* TestClock.adjust("40 minutes");
+        }
+        assert.strictEqual(yield* dripping.exit, 4);
+        assert.match(world.said.lines.at(-1)!.text, /too slowly/);
+        const members = membersOf(small).map(({ bytes }) => bytes);
+        const slow = yield* start(world, { command: "b.backup" });
+        for (const member of members) {
+          yield* slow.stdin.write(member);
+          yield* TestClock.adjust("59 minutes");
+        }
+        yield* slow.stdin.end;
+        assert.strictEqual(yield* slow.exit, 0);
+        assert.isTrue(disk.bytes("b.backup")!.equals(small));
+      }).pipe(Effect.scoped),
+  );
 });
 
 describe("the quota", () => {

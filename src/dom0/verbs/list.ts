@@ -135,7 +135,11 @@ const rowOf = (archive: Archive, books: Books): Row => {
   const checked = { ...both, ...readBack(mine.audit) };
   const { failed: changed, sampled, undecryptable, whole } = mine.audit;
   if (changed !== undefined) {
-    return { ...checked, proof: "damaged", note: `read back as something else on ${day(changed)}` };
+    return {
+      ...checked,
+      proof: "damaged",
+      note: `it did not come back as it was on ${day(changed)}`,
+    };
   }
   if (undecryptable !== undefined) {
     const why = `a member did not decrypt on ${day(undecryptable)}: back up again`;

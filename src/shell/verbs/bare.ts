@@ -17,7 +17,7 @@ import { readSigners } from "#src/store/signers";
 import { locate, type WritableStore } from "#src/store/store";
 import { discard, openUpload, type Upload } from "#src/store/upload";
 import { gauge } from "#src/store/usage";
-import type { Conversation } from "#src/shell/voice";
+import { type Conversation, monotonic, slowness } from "#src/shell/voice";
 
 /** There are no signs of life in this form, and qvm-backup may be silent for long. */
 const silenceLimit = "1 hour";
@@ -25,21 +25,30 @@ const silenceLimit = "1 hour";
 const firstLimit = "10 minutes";
 
 /** Takes bytes in until their end, cut into the blocks of their members. */
-const receive = Effect.fnUntraced(function* (upload: Upload) {
+const receive = Effect.fnUntraced(function* (upload: Upload, floor: number | undefined) {
   const { stdin } = yield* Invocation;
   const walk = new MemberWalk({ fullChunk: yield* FullChunk });
   const buffer = new Uint8Array(blockSize);
   /** Of the buffer: what came, and how much of that was walked. */
   let held = 0;
   let walked = 0;
-  const read = (duration: Duration.Input) =>
-    stdin.read(buffer.subarray(held)).pipe(
+  const tooSlow = slowness(floor);
+  const read = Effect.fnUntraced(function* (duration: Duration.Input) {
+    const from = yield* monotonic;
+    // A member comes at once; between two of them qvm-backup works at the next one.
+    const waiting = walk.offset > 0 && !walk.atMemberEnd;
+    const n = yield* stdin.read(buffer.subarray(held)).pipe(
       Effect.catchTag("BytesError", () => new LinkLost({ why: "the link broke" })),
       Effect.timeoutOrElse({
         duration,
         orElse: () => new LinkLost({ why: "no archive comes, or no more of it" }),
       }),
     );
+    if (tooSlow(stdin.received(), waiting ? (yield* monotonic) - from : 0)) {
+      return yield* new LinkLost({ why: "the client sends too slowly" });
+    }
+    return n;
+  });
   held = yield* read(firstLimit);
   // A tar header begins with a path, and it is one of two. An sftp client, which would wait for an
   // answer now, gets it.
@@ -73,7 +82,7 @@ const allowed = Effect.fnUntraced(function* (store: WritableStore, allow: true |
 
 export const bare = Effect.fnUntraced(function* (
   name: Name,
-  { log, options: { allowUnsigned, quota }, store }: Conversation<WritableStore>,
+  { log, options: { allowUnsigned, floor, quota }, store }: Conversation<WritableStore>,
 ) {
   const { entropy } = yield* Invocation;
   yield* allowed(store, allowUnsigned);
@@ -96,7 +105,7 @@ export const bare = Effect.fnUntraced(function* (
       more: usage.left(),
     });
     const flushed = Effect.flatMap(usage.left(), upload.allow);
-    yield* Effect.raceFirst(receive(upload), upload.flushing(flushed));
+    yield* Effect.raceFirst(receive(upload, floor), upload.flushing(flushed));
     const stored = instantOf(yield* Clock.currentTimeMillis);
     const settled = yield* commit(store, upload, {
       place,

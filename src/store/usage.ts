@@ -94,6 +94,8 @@ export interface Room {
   readonly bytes: number;
   /** Which limit it is that leaves no more. */
   readonly short: "quota" | "no-space";
+  /** Bytes that uploads under way may have yet. */
+  readonly reserved: number;
 }
 
 /** How full a store is. `quota` is in bytes. */
@@ -143,6 +145,7 @@ export const gauge = (store: Store, quota: number | undefined): Gauge => {
       return {
         bytes: Math.max(0, Math.min(onDisk, allowed)),
         short: allowed <= onDisk ? "quota" : "no-space",
+        reserved: coming,
       };
     }),
     left: Effect.fnUntraced(function* (all = false) {
@@ -154,9 +157,8 @@ export const gauge = (store: Store, quota: number | undefined): Gauge => {
   };
 };
 
-/** Bytes that an upload may have that begins now. */
+/** What an upload may have that begins now. */
 export const roomNow = (
   store: Store,
   quota: number | undefined,
-): Effect.Effect<number, SafeFsError, Locks> =>
-  Effect.map(gauge(store, quota).room(), ({ bytes }) => bytes);
+): Effect.Effect<Room, SafeFsError, Locks> => gauge(store, quota).room();

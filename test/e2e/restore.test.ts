@@ -9,6 +9,7 @@ import {
   forget,
   notRestored,
   paths,
+  qbackup,
   restore,
   seen,
   setUp,
@@ -321,4 +322,30 @@ it("verify --decrypt reads all of it back and decrypts it", async () => {
   assert.match(ran.stdout, /all of it decrypts/);
   assert.lengthOf(paths(w).flat(), members.length);
   await tidyRestore(w);
+});
+
+it("a chunk that qubesd cut short without a word is found by decrypting, and stays found", async () => {
+  const w = await setUp();
+  // As where the kernel kills a scrypt of qubesd's: well formed, exit 0.
+  w.world.faults({ tool: "qvm-backup", kind: "temp-full", member: "vm2/private.img.000.enc" });
+  const { name } = await backup(w, "work", "vault");
+  assert.strictEqual((await qbackup(w, "verify", name)).code, 0);
+  assert.strictEqual((await qbackup(w, "list")).code, 0);
+  const ran = await w.start("verify", "--decrypt", "-t", "net", "-p", w.passphraseFile, name).ended;
+  assert.strictEqual(ran.code, 6, ran.stderr);
+  assert.match(ran.stderr, /error: not verified: .* does not decrypt, although the header did/);
+  assert.match(ran.stderr, /hint: back up again now/);
+  assert.isTrue(w.world.notifications().some(({ argv }) => argv.includes("Backups are damaged")));
+  // Its bytes are as they were, which is no comfort.
+  assert.strictEqual((await qbackup(w, "verify", name)).code, 0);
+  const list = await qbackup(w, "list");
+  assert.strictEqual(list.code, 6);
+  assert.match(list.stdout, / damaged /);
+  assert.match(list.stderr, /a member did not decrypt on .*: back up again/);
+  await notRestored(
+    w,
+    await restore(w, "--rename-conflicting", name),
+    6,
+    /hint: back up again now/,
+  );
 });

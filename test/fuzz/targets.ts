@@ -389,6 +389,7 @@ const answers: Target = {
         signers: [running],
         quota: null,
         room: 5,
+        reserved: 6,
         clock: "2026-11-23T04:00:00Z",
         confined: null,
         ticket: { text: ticket, signature },

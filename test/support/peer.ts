@@ -77,6 +77,8 @@ export interface Shelf {
   readonly pruned: Map<string, { readonly tombstone: string; readonly signature: string }>;
   /** Bytes that an upload may have. */
   room: number;
+  /** Of that, what others keep. */
+  reserved: number;
   calls: number;
   /** Calls of each verb. */
   readonly asked: Map<string, number>;
@@ -91,6 +93,7 @@ export const shelf = (): Shelf => ({
   gone: new Map(),
   pruned: new Map(),
   room: 2 ** 40,
+  reserved: 0,
   calls: 0,
   asked: new Map(),
   gaveUp: 0,
@@ -275,6 +278,7 @@ const about: Serve = Effect.fnUntraced(function* ({ call, key, lies, request, sa
     signers: shelf.signers.map(fingerprintOf),
     quota: null,
     room: shelf.room,
+    reserved: shelf.reserved,
     clock: yield* now,
     confined: null,
     ticket,

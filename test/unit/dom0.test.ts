@@ -985,6 +985,24 @@ describe("an interrupt", () => {
   );
 });
 
+describe("a ledger that was changed", () => {
+  it.effect("is said by the run that adds to it, with what mends it", () =>
+    Effect.gen(function* () {
+      const w = world();
+      assert.strictEqual((yield* qbackup(w)).code, 0);
+      yield* TestClock.adjust("1 minute"); // for another name
+      assert.strictEqual((yield* qbackup(w)).code, 0);
+      w.disk.text = w.disk.text.split("\n").slice(1).join("\n");
+      yield* TestClock.adjust("1 minute");
+      w.said.lines.length = 0;
+      const { code, text } = yield* qbackup(w);
+      assert.strictEqual(code, 0, text);
+      assert.match(text, /^warning: the ledger was changed: lines that do not follow .*: 1$/m);
+      assert.match(text, /^hint: .*qbackup ledger rebuild/m);
+    }),
+  );
+});
+
 describe("a running qube that keeps no snapshot", () => {
   const running = (name: string, qid: number) => aQube(name, qid, { state: "Running" });
   it.effect(
@@ -1607,6 +1625,53 @@ describe("a ticket", () => {
       unknown.table.fails = (call) => (call === "capacity mail" ? "no such volume" : undefined);
       assert.strictEqual((yield* qbackup(unknown)).code, 0);
       assert.isAbove(lastOf(unknown).ticket.bytes, 2 ** 39);
+    }),
+  );
+  it.effect("waits where other uploads keep the room, as for a server that is busy", () =>
+    Effect.gen(function* () {
+      const busy = refusing("busy");
+      for (const capacity of [64_000_000, undefined]) {
+        const w = world();
+        if (capacity === undefined) {
+          w.table.fails = (call) => (call.startsWith("capacity") ? "no such volume" : undefined);
+        } else w.table.capacity = capacity;
+        assert.strictEqual((yield* qbackup(w)).code, 0);
+        // There is some, but less than the last archive had.
+        w.shelf.room = 20_000;
+        w.shelf.reserved = 2 ** 40;
+        yield* TestClock.adjust("1 minute"); // for another name
+        const began = w.shelf.calls;
+        const freed = yield* qbackup(w, {
+          lies: {
+            about: (reply) => {
+              // The other one comes to its end after some minutes.
+              if (w.shelf.calls - began > 16) w.shelf.room = 2 ** 40;
+              return reply;
+            },
+          },
+        });
+        assert.strictEqual(freed.code, 0, freed.text);
+        assert.match(freed.text, /warning: not yet: other uploads to that server keep its room/);
+        assert.isAbove(freed.seconds, 120);
+        // Not for ever, and it is no matter of the link.
+        w.shelf.room = 20_000;
+        yield* TestClock.adjust("1 minute");
+        for (const lies of [{}, { ready: () => busy }] satisfies ReadonlyArray<Lies>) {
+          const late = yield* qbackup(w, { lies });
+          assert.strictEqual(late.code, 4, late.text);
+          assert.isAbove(late.seconds, 590);
+          assert.isBelow(late.seconds, 720);
+          assert.match(late.text, /^error: (?:other uploads to that server|the server is busy)/m);
+          assert.match(late.text, /^hint: run again once those have ended$/m);
+          w.shelf.room = 2 ** 40;
+        }
+        // Where nobody keeps it, waiting would not help.
+        w.shelf.room = 0;
+        w.shelf.reserved = 0;
+        const full = yield* qbackup(w);
+        assert.strictEqual(full.code, 5, full.text);
+        assert.isBelow(full.seconds, 30);
+      }
     }),
   );
   it.effect(

@@ -1237,6 +1237,32 @@ describe("several who want the same", () => {
     }).pipe(Effect.scoped),
   );
 
+  it.effect("says what those that are under way may have yet, until they end", () =>
+    Effect.gen(function* () {
+      const world = memoryWorld();
+      const reserved = Effect.map(ask(world, "about"), ({ replies: [first] }) =>
+        first?.type === "about" ? [first.reserved, first.room] : undefined,
+      );
+      const [none, room] = (yield* reserved)!;
+      assert.strictEqual(none, 0);
+      yield* Effect.scoped(
+        Effect.gen(function* () {
+          const client = yield* open(world, { ...nth(1), bytes: 5_000_000 });
+          assert.deepInclude(yield* client.next, { type: "ready" });
+          const [now, left] = (yield* reserved)!;
+          // Less the little that lies there of it.
+          assert.closeTo(now!, 5_000_000, 1000);
+          assert.closeTo(left!, room! - 5_000_000, 1000);
+          yield* client.stdin.write(giveUpFrame);
+          yield* client.exit;
+        }),
+      );
+      const [after, back] = (yield* reserved)!;
+      assert.strictEqual(after, 0);
+      assert.closeTo(back!, room!, 1000);
+    }),
+  );
+
   it.effect("the first two signers of a store may come at once: one gets it", () =>
     Effect.gen(function* () {
       const world = memoryWorld();

@@ -15,6 +15,7 @@ const whole = {
   signers: ["ab".repeat(32)],
   quota: 5,
   room: 4,
+  reserved: 5,
   clock: "2026-11-28T03:00:00Z",
   confined: "qbackup-shell",
   ticket: { text, signature },
@@ -42,7 +43,7 @@ it("the server says all of it, or null where there is nothing to say", () => {
   answers("about", [whole]);
   for (const field of ["quota", "confined", "ticket"])
     assert.isDefined(read({ [field]: null }), field);
-  for (const field of ["version", "server", "signers", "room", "clock"])
+  for (const field of ["version", "server", "signers", "room", "reserved", "clock"])
     assert.isUndefined(read({ [field]: null }), field);
   for (const ticket of [{ text }, { signature }, { text: 1, signature }, { text, signature: text }])
     assert.isUndefined(read({ ticket }));

@@ -24,6 +24,8 @@ export class LinkBroken extends Schema.TaggedError<LinkBroken>()("LinkBroken", {
   hint: Schema.optionalKey(Schema.String),
   /** The carrier's ssh reached nobody: no name, no route, no answer. */
   network: Schema.optionalKey(Schema.Boolean),
+  /** The server has too much to do for others at the moment. */
+  busy: Schema.optionalKey(Schema.Boolean),
 }) {}
 
 /** Server replies that say more about the bytes than about the server's wishes. */
@@ -169,7 +171,10 @@ export const reach = Effect.fnUntraced(function* <const R extends Request>(
   if (first === undefined) return yield* orPass(callEnded(call, destination));
   if (isFailed(first)) {
     if (first.code === "busy" && first.from !== "carrier") {
-      return yield* new LinkBroken({ reason: "the server is busy with an older connection" });
+      return yield* new LinkBroken({
+        reason: "the server is busy with other connections",
+        busy: true,
+      });
     }
     if (first.from === "carrier") return yield* orPass(refused(first, call, destination));
   }

@@ -22,8 +22,10 @@ export const startTimeout = 10;
 export const linkTimeout = 30;
 
 /** The link is given up: the carrier's cause speaks for itself, another needs to say where it belongs. */
-const noLink = ({ hint, network, reason }: LinkBroken): RunFailed =>
-  failed("link", network === true ? reason : `no link to the server: ${reason}`, hint);
+const noLink = ({ busy, hint, network, reason }: LinkBroken): RunFailed =>
+  busy === true
+    ? failed("link", reason, hint ?? "run again once those have ended")
+    : failed("link", network === true ? reason : `no link to the server: ${reason}`, hint);
 
 /** Seconds before try number `tries` + 1: half a second, doubled up to a minute, a random part more or less. */
 const pauseAfter = (tries: number): Effect.Effect<number> =>
@@ -37,7 +39,7 @@ export interface Persistence {
    * `watchProgress` beside. Without it, three tries in a row that bring nothing are all.
    */
   readonly begun?: () => boolean;
-  /** Minutes in which a network is waited for that is not there yet. */
+  /** Minutes in which a network is waited for that is not there yet, and a server that is busy. */
   readonly startTimeout?: number;
   /** What a person is told of a link that broke, up to the reason. */
   readonly soFar?: () => string;
@@ -72,13 +74,14 @@ export const persist = <A, R>(
       tries = through() > before ? 1 : tries + 1;
       if (begun?.() !== true && tries >= firstTries) {
         const waited = Number((yield* Clock.monotonicTimeNanos) - began);
-        if (outcome.network !== true || waited >= minutes * 60e9) return yield* noLink(outcome);
+        const passes = outcome.network === true || outcome.busy === true;
+        if (!passes || waited >= minutes * 60e9) return yield* noLink(outcome);
       }
       const wait = yield* pauseAfter(tries);
       const what = begun?.() === true || through() > 0 ? soFar?.() : undefined;
       yield* say(
         "warning",
-        line`${what ?? "no link yet"}: ${outcome.reason}; again in ${wait.toFixed(1)} s`,
+        line`${what ?? (outcome.busy === true ? "not yet" : "no link yet")}: ${outcome.reason}; again in ${wait.toFixed(1)} s`,
       );
       yield* Effect.sleep(`${Math.round(wait * 1000)} millis`);
     }

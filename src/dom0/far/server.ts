@@ -129,8 +129,8 @@ const aboutIt = ({ destination, keys, linkTimeout, series }: Wanted, startTimeou
     { startTimeout },
   );
 
-/** Bytes that an upload may have now. */
-export const roomNow = (wanted: Wanted) => Effect.map(aboutIt(wanted, 0), ({ room }) => room);
+/** What room the server has now. */
+export const roomNow = (wanted: Wanted) => aboutIt(wanted, 0);
 
 /** Asks who the server is: the pinned one, or the one that was expected. */
 export const meet = Effect.fnUntraced(function* (

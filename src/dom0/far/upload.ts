@@ -63,6 +63,8 @@ export interface UploadOptions extends Wanted {
   readonly session: Session;
   /** What the archive can have at most, in bytes; undefined where that is not known. */
   readonly most: number | undefined;
+  /** What the archive is likely to have at least, in bytes: with less room than that it waits a while. */
+  readonly least: number;
   /** The fingerprint that the server's key must have, in hex. */
   readonly expectServer: string | undefined;
   /** Blocks that may wait for an acknowledgement. */
@@ -123,6 +125,9 @@ export const openUpload = Effect.fnUntraced(function* (options: UploadOptions) {
   const ticketFor = (least: number, name: Name, session: Session) =>
     newTicket(options, server, least, { name, session, bytes });
   let ticket = yield* ticketFor(highest, options.name, options.session);
+  const fits = (room: number) => mostOf(room) >= Math.max(1, options.least);
+  /** Nobody knows how much it will be, and there is too little for what it was the last time. */
+  let tight = options.most === undefined && !fits(roomThere);
   let tickets = 1;
   /** The manifest is made, or being made, by this ticket. */
   let settled = false;
@@ -221,6 +226,16 @@ export const openUpload = Effect.fnUntraced(function* (options: UploadOptions) {
     }
   });
 
+  /** All that there is; where others keep the rest for the moment, it is waited for. */
+  const whatThereIs = Effect.gen(function* () {
+    const { reserved, room } = yield* roomNow(options);
+    if (fits(room) || reserved === 0) return mostOf(room);
+    return yield* new LinkBroken({
+      reason: "other uploads to that server keep its room for themselves",
+      busy: true,
+    });
+  });
+
   /** Another ticket, for what the server refused of the last one; undefined where none helps. */
   const otherTicket = Effect.fnUntraced(function* (refused: Failed) {
     const { name, run, session } = ticket;
@@ -237,7 +252,7 @@ export const openUpload = Effect.fnUntraced(function* (options: UploadOptions) {
     }
     if ((refused.code === "quota" || refused.code === "no-space") && bytes === options.most) {
       if (begun) return undefined;
-      bytes = Math.min(mostOf(yield* roomNow(options)), bytes);
+      bytes = Math.min(yield* whatThereIs, bytes);
       return bytes > 0 ? yield* ticketFor(run, name, session) : undefined;
     }
     // Nothing of it has left the window, so another upload can take its place.
@@ -251,6 +266,11 @@ export const openUpload = Effect.fnUntraced(function* (options: UploadOptions) {
   /** One connection, from its first reply to its end; undefined where another ticket is to be tried. */
   const once = Effect.gen(function* () {
     const before = begun;
+    if (tight) {
+      bytes = yield* whatThereIs;
+      ticket = yield* ticketFor(ticket.run, ticket.name, ticket.session);
+      tight = false;
+    }
     const { call, first, next } = yield* reach(
       destination,
       { verb: "put", ...ticket },

@@ -18,7 +18,7 @@ import { wishLine } from "#src/proof/recipe";
 import { lineOf, rootHasher } from "#src/proof/table";
 import { manifestText, parseManifest } from "#src/proof/texts";
 import { leafOf } from "#src/proof/treehash";
-import { instantOf, isName, type Name } from "#src/wire/names";
+import { instantOf, isName, type Name, type Series } from "#src/wire/names";
 import { line, printable } from "#src/say/shown";
 import { linkTimeout, standardFloor, startTimeout, tellAfterADay } from "#src/dom0/far/retry";
 import { command } from "#src/dom0/cli/command";
@@ -416,6 +416,16 @@ const mostOf = Effect.fnUntraced(function* (qubes: ReadonlyArray<Qube>) {
   return most;
 });
 
+/** Bytes of the newest archive of this series, if all of it was sent; 0 where there is none. */
+const lastSize = Effect.fnUntraced(function* (destination: string, series: Series) {
+  const { entries } = yield* inLedger((yield* Ledger).entries);
+  const last = entries
+    .filter((entry) => entry.destination === destination)
+    .map(({ manifest }) => parseManifest(manifest))
+    .findLast((manifest) => manifest?.series === series);
+  return last?.format === "qvm-backup" ? last.size : 0;
+});
+
 const noted = "put that right, then bring the receipt here: qbackup ledger rebuild";
 
 const backup = Effect.fnUntraced(function* (
@@ -484,10 +494,12 @@ const backup = Effect.fnUntraced(function* (
   };
   const { name, server, counted, first } = yield* Effect.gen(function* () {
     const keys = yield* ownKeys;
+    const series = keys.seriesOf({ ...asked, qubes: namedIn(selection.asked) });
     const upload = yield* openUpload({
       destination,
       keys,
-      series: keys.seriesOf({ ...asked, qubes: namedIn(selection.asked) }),
+      series,
+      least: yield* lastSize(destination, series),
       name: wanted,
       session,
       most: yield* Fiber.join(most),

@@ -32,6 +32,7 @@ export const about = Effect.fnUntraced(function* (
   { options, store, voice }: Conversation<WritableStore>,
 ) {
   const ticket = of === undefined ? undefined : yield* highestTicket(store, of.signer, of.series);
+  const room = yield* roomNow(store, options.quota);
   // The key that is announced must not be lost by a power loss.
   yield* keepKey(store);
   yield* voice.say({
@@ -40,7 +41,8 @@ export const about = Effect.fnUntraced(function* (
     server: store.key.publicKey,
     signers: ((yield* readSigners(store.own)) ?? []).map(fingerprint),
     quota: options.quota ?? null,
-    room: yield* roomNow(store, options.quota),
+    room: room.bytes,
+    reserved: room.reserved,
     clock: instantOf(yield* Clock.currentTimeMillis),
     confined: yield* confinement,
     ticket: ticket === undefined ? null : { text: ticket.text, signature: ticket.signature },

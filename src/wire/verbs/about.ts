@@ -21,6 +21,8 @@ export const About = Schema.Struct({
   quota: Schema.NullOr(Count),
   /** Bytes that an upload may have now. */
   room: Count,
+  /** Bytes that there may be besides once the uploads under way have ended: they keep them until then. */
+  reserved: Count,
   clock: Instant,
   /** The AppArmor profile that it runs under; null for none. */
   confined: Schema.NullOr(Schema.String.check(Schema.isMaxLength(200))),

@@ -327,7 +327,11 @@ describe("archives", () => {
     unless(noScrypt, noFilter),
     async () => {
       const w = world({}, [
-        { name: "debian", class: "TemplateVM", volumes: { root: { size: 8192 } } },
+        {
+          name: "debian",
+          class: "TemplateVM",
+          volumes: { private: { size: 4096 }, root: { size: 8192 } },
+        },
         { name: "void", size: 0 },
         { name: "full", size: 4096, files: { "firewall.xml": "<f/>", "notes.txt": "a note" } },
       ]);
@@ -341,6 +345,7 @@ describe("archives", () => {
       expect([...tars.keys()]).toEqual([
         "qubes.xml",
         "vm1/root.img",
+        "vm1/private.img",
         "vm3/private.img",
         "vm3/firewall.xml",
         "vm3/notes.txt",

@@ -61,7 +61,7 @@ const filesOf = (dir: string, settings: Settings, qube: Qube): Array<PlannedFile
     return [{ name, content: { kind: "tree", directory }, qid, size: treeSize(directory) }];
   }
   const files: Array<PlannedFile> = [];
-  for (const volume of ["private", "root"]) {
+  for (const volume of ["root", "private"]) {
     const described = qube.volumes[volume];
     if (described === undefined) continue;
     const image = imageOf(qube, volume, described);

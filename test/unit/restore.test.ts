@@ -457,7 +457,7 @@ describe("a tool that does not end as it should", () => {
         ...said("work", "mail"),
       ],
     },
-    /warning: --rename-conflicting: .* without[^]*hint: .*qvm-prefs work-1 netvm net; qvm-prefs mail-1 netvm net; qvm-prefs mail-1 default_dispvm dvm$/m,
+    /warning: --rename-conflicting: .* without one, unless that is restored too; [^]*hint: .*qvm-prefs work-1 netvm net; qvm-prefs mail-1 netvm net; qvm-prefs mail-1 default_dispvm dvm$/m,
     "--rename-conflicting",
   );
 

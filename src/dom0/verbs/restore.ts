@@ -265,7 +265,7 @@ export const restore = Effect.fnUntraced(function* (asked: RestoreOptions) {
   if (options.renameConflicting && !options.verifyOnly) {
     yield* say(
       "warning",
-      "--rename-conflicting: a restored qube whose netvm is here too looks for that under a new name, and comes back without; the command that gives it back is told at the end",
+      "--rename-conflicting: a restored qube whose netvm is here too looks for that under a new name, and comes back without one, unless that is restored too; the command that gives it back is told at the end",
     );
   }
   const fetched = Effect.gen(function* () {

@@ -72,7 +72,10 @@ export interface WalkOptions {
   readonly fullChunk?: number;
   /** The directories that must be there, and no others: `vm7`, `dom0-home`. */
   readonly expected?: ReadonlySet<string>;
-  /** It only lists the files that went elsewhere, by a compressor that is a path (docs/qubes.md, Tap). */
+  /**
+   * It only lists the files that went elsewhere, by a compressor that is a path (docs/qubes.md, Tap):
+   * what scrypt made of nothing is not looked at, for a scrypt that was killed leaves nothing at all.
+   */
   readonly listing?: boolean;
 }
 
@@ -211,10 +214,14 @@ const isLengthOf = (format: Format, { length, size }: Begun): boolean => {
     : length % record === 0 && length >= least + 2 * block;
 };
 
+/** In an archive that only lists: does the member stand for a file that went elsewhere? */
+const onlyListed = (path: string): boolean => path !== heads[0] && path !== heads[1];
+
 /** What is wrong with a member by its path and size alone, whatever stands around it. */
 const odd = (
   { path, size }: Begun,
   fullChunk: number,
+  listing: boolean,
 ): { readonly fault: ArchiveFault["fault"]; readonly detail: string } | undefined => {
   const shown = () => printable(path);
   if (!isHead(path) && !chunked.test(path)) {
@@ -226,7 +233,7 @@ const odd = (
       ? { fault: "backup-header", detail: `backup-header has ${size} bytes` }
       : undefined;
   }
-  if (size < scryptOverhead) {
+  if (size < scryptOverhead && !(listing && onlyListed(path))) {
     const detail = `${shown()} has ${size} bytes, fewer than scrypt writes`;
     return { fault: "short-chunk", detail };
   }
@@ -276,6 +283,7 @@ export class ListWalk {
   readonly #format: Format | "pack";
   readonly #fullChunk: number;
   readonly #expected: ReadonlySet<string> | undefined;
+  readonly #listing: boolean;
   readonly #files = new Names();
   /** Those of the expected directories that were not there yet. */
   readonly #missing: Set<string>;
@@ -290,6 +298,7 @@ export class ListWalk {
     this.#format = options.format ?? "qvm-backup";
     this.#fullChunk = options.fullChunk ?? fullChunk;
     this.#expected = options.expected;
+    this.#listing = options.listing === true;
     this.#missing = new Set(options.expected);
   }
 
@@ -303,7 +312,7 @@ export class ListWalk {
       return this.#fail("too-many-members", `more than ${memberLimit} members`);
     }
     if (this.#format !== "pack" && this.#misplaced(member) !== undefined) return this.#fault;
-    const wrong = odd(member, this.#fullChunk);
+    const wrong = odd(member, this.#fullChunk, this.#listing);
     if (wrong !== undefined) return this.#fail(wrong.fault, wrong.detail);
     if (this.#format !== "pack" && !isLengthOf(this.#format, member)) {
       return this.#fail("padding", `${member.path} is not of the format ${this.#format}`);
@@ -435,7 +444,7 @@ export class MemberWalk {
     this.#begin =
       options.begin ??
       ((member) => {
-        const wrong = odd(member, this.#fullChunk);
+        const wrong = odd(member, this.#fullChunk, this.#listing);
         return wrong && new ArchiveFault({ ...wrong, at: this.#start });
       });
   }
@@ -573,7 +582,8 @@ export class MemberWalk {
     this.#fault = this.#begin({ path, size, length });
     this.#end = this.#start + length;
     this.#after = length - dataStart - size;
-    this.#state = { at: "head", path, want: path === heads[0] ? size : scryptHeader };
+    const head = this.#listing && onlyListed(path) ? 0 : scryptHeader;
+    this.#state = { at: "head", path, want: path === heads[0] ? size : head };
   }
 
   #head(bytes: Buffer, path: string): void {
@@ -582,7 +592,7 @@ export class MemberWalk {
         this.#fail("backup-header", "backup-header is not that of an encrypted version 4 backup");
         return;
       }
-    } else {
+    } else if (bytes.length > 0) {
       const sum = createHash("sha256").update(bytes.subarray(0, 48)).digest().subarray(0, 16);
       if (bytes.toString("latin1", 0, 7) !== "scrypt\0" || !sum.equals(bytes.subarray(48))) {
         this.#fail("scrypt-header", `${printable(path)} does not begin as scrypt writes it`);

@@ -78,6 +78,16 @@ describe("a backup in slots", unless(noSshd, without("python3")), () => {
     cameBack(w, "vault", "vault-1");
   });
 
+  it("loses nothing by a scrypt of qubesd's that is killed", async () => {
+    const w = await setUp(large);
+    w.world.faults({ tool: "qvm-backup", kind: "temp-full" });
+    const name = await stored(w, await start(w).ended);
+    const back = await restore(w, "--rename-conflicting", name);
+    assert.strictEqual(back.code, 0, back.stderr);
+    cameBack(w, "work", "work-1");
+    cameBack(w, "vault", "vault-1");
+  });
+
   it.each([false, true])(
     "comes back with dom0's home, of block devices: %s",
     async (blockDevices) => {

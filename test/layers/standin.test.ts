@@ -221,6 +221,19 @@ describe("FifoQvmBackup over the stand-in", () => {
         assert.isAtLeast(came[0]!.length, 3);
       }),
     );
+    it.live("is the list that it is where qubesd's scrypt was killed, and wrote nothing", () =>
+      Effect.gen(function* () {
+        const world = fresh({ tool: "qvm-backup", kind: "temp-full" });
+        const { ended, taken, walk } = yield* tapped(world, whole);
+        assert.deepStrictEqual(ended, { code: 0, said: [] });
+        assert.deepStrictEqual(
+          walk.members.slice(3).map(({ path, size }) => [path, size]),
+          taken.slice(1).map((one) => [`${one.split(" ")[0]}.000.enc`, 0]),
+        );
+        assert.lengthOf(walk.finish() as ReadonlyArray<unknown>, 5);
+        yield* Effect.promise(() => settled(world));
+      }),
+    );
     it.live.each([
       [false, { code: 1, said: /Failed to archive vm[0-9]+\/private\.img file/ }],
       [true, { code: 0, said: /^$/ }],

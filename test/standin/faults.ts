@@ -22,7 +22,7 @@
  *             slow              writes slowly                                    bytesPerSecond
  *             drop-tail         exit 0 without the end of the archive            members, or after: bytes
  *             ignore-sigint     cannot be cancelled
- *             temp-full         members cut short, well formed,                  member: only that one;
+ *             temp-full         members cut short at a page, well formed,        member: only that one;
  *                               not decryptable, exit 0                          else the last of each file
  *             missing-member    a member is left out                             member; else the last
  *             doubled-member    a member comes twice                             member; else the first of

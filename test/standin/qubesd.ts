@@ -156,7 +156,8 @@ async function* mangled(
     if (hit("missing-member", member, member.lastOfAll)) continue;
     if (hit("gap", member, member.chunk === 1 && !member.lastOfFile)) continue;
     if (hit("temp-full", member, ofQube && member.lastOfFile, true)) {
-      member = remade(recipe, member, { size: 128 + Math.floor((member.size - 128) / 2) - 1 });
+      // scrypt writes by pages: of a small one nothing was written.
+      member = remade(recipe, member, { size: Math.floor(member.size / 2 / 4096) * 4096 });
     }
     if (hit("short-chunk", member, ofQube && !member.lastOfFile)) {
       member = remade(recipe, member, { size: member.size - 1024 });

@@ -767,6 +767,22 @@ it("what only lists files names a path as its compressor, and no other archive d
   assert.strictEqual(found([...more, one], { listing: true }), "backup-header");
 });
 
+it("what only lists files may have chunks that a killed scrypt wrote nothing of, and no other archive", () => {
+  const tap = "/home/user/.local/state/qbackup/run/tap";
+  const by = headed(headerText.replace("filter=gzip", `filter=${tap}`));
+  for (const size of [0, 60, 127]) {
+    const cut = memberOf("vm1/private.img.000.enc", Buffer.alloc(size));
+    assert.strictEqual(found([...by, cut], { listing: true }), "whole", String(size));
+    assert.strictEqual(found([...headed(headerText), cut]), "short-chunk", String(size));
+  }
+  const heads = by.slice(0, 2);
+  const none = (path: string) => memberOf(path, Buffer.alloc(0));
+  const xml = none("qubes.xml.000.enc");
+  assert.strictEqual(found([...heads, xml, one], { listing: true }), "whole");
+  const hmac = [by[0]!, none("backup-header.hmac"), by[2]!, one];
+  assert.strictEqual(found(hmac, { listing: true }), "short-chunk");
+});
+
 describe("slots", () => {
   const seal = `qbackup-seal=${"ab".repeat(32)}\nqbackup-run=58\n`;
   const slot = (name: string, bytes = 200) => slotOf(name, sealed(bytes));

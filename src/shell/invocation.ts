@@ -12,6 +12,7 @@
  * nothing that a program checks for itself would help.
  */
 import { Schema } from "effect";
+import { printable } from "#src/say/shown";
 import { lineLimit } from "#src/wire/limits";
 import { isName, isPublicKey, type Name, type PublicKey, Sha256 } from "#src/wire/names";
 import type { Code } from "#src/wire/reply";
@@ -101,16 +102,18 @@ const known: Readonly<Record<string, (value: () => string) => Options | undefine
   "--allow-unsigned": () => ({ allowUnsigned: true }),
 };
 
-/** Undefined for what is no option, has no such value, or stands there twice. */
-const parseOptions = (words: ReadonlyArray<string>): Options | undefined => {
+/** A text for what is no option, has no such value, or stands there twice: which, and why. */
+const parseOptions = (words: ReadonlyArray<string>): Options | string => {
   const seen = new Set<string>();
   let options: Options = {};
   const rest = [...words];
   for (let option = rest.shift(); option !== undefined; option = rest.shift()) {
-    if (seen.has(option) || !Object.hasOwn(known, option)) return undefined;
+    if (!Object.hasOwn(known, option)) return `there is no option ${printable(option, 40)}`;
+    if (seen.has(option)) return `${option} stands there twice`;
     seen.add(option);
-    const more = known[option]!(() => rest.shift() ?? "");
-    if (more === undefined) return undefined;
+    let value = "";
+    const more = known[option]!(() => (value = rest.shift() ?? ""));
+    if (more === undefined) return `${option} cannot be ${printable(value, 40) || "empty"}`;
     options = { ...options, ...more };
   }
   return options;
@@ -119,20 +122,21 @@ const parseOptions = (words: ReadonlyArray<string>): Options | undefined => {
 /** `signers [add KEY|remove KEY]`, the words behind the first; and what is left of them. */
 const parseSigners = (
   words: ReadonlyArray<string>,
-): { readonly wish: SignersWish; readonly rest: ReadonlyArray<string> } | undefined => {
+): { readonly wish: SignersWish; readonly rest: ReadonlyArray<string> } | string => {
   const [what, key = "", ...rest] = words;
-  if (what === "add") return isPublicKey(key) ? { wish: { do: "add", key }, rest } : undefined;
+  const none = `${printable(key, 50) || "nothing"} is no key: qbackup key show prints it, in dom0`;
+  if (what === "add") return isPublicKey(key) ? { wish: { do: "add", key }, rest } : none;
   if (what !== "remove") return { wish: { do: "show" }, rest: words };
-  return isPublicKey(key) || isSha256(key) ? { wish: { do: "remove", key }, rest } : undefined;
+  return isPublicKey(key) || isSha256(key) ? { wish: { do: "remove", key }, rest } : none;
 };
 const isSha256 = Schema.is(Sha256);
 
-/** `[/abs/path/]qbackup-shell` and its options, single spaces. */
-const parseOptionLine = (line: string): Options | undefined => {
+/** `[/abs/path/]qbackup-shell` and its options, single spaces; a text for anything else. */
+const parseOptionLine = (line: string): Options | string => {
   const [program = "", ...words] = line.split(" ");
   return /^(?:\/(?:[A-Za-z0-9._+-]+\/)*)?qbackup-shell$/.test(program)
     ? parseOptions(words)
-    : undefined;
+    : "it is another program";
 };
 
 const parseRequest = (command: string, options: Options): Call => {
@@ -167,16 +171,20 @@ const requestOf = (command: string, options: Options): Call => {
 const may = ({ allow }: Options, verb: Verb): boolean =>
   verb === "about" || allow === undefined || allow.has(verb);
 
-/** Of the options, the owner's commands take only where the store is. */
-const placeAlone = (words: ReadonlyArray<string>): Options | undefined => {
+/** Of the options, the owner's commands take only where the store is; a text for anything else. */
+const placeAlone = (words: ReadonlyArray<string>): Options | string => {
   const options = parseOptions(words);
-  return Object.keys(options ?? { none: 1 }).every((key) => key === "root") ? options : undefined;
+  if (typeof options === "string") return options;
+  const other = Object.keys(options).some((key) => key !== "root");
+  return other ? "of the options, the owner's commands take --root alone" : options;
 };
 
 const unforced =
   "nothing is served: sshd forces no command on this account; on the server, as root: make server user=ACCOUNT";
 const ownerOnly =
   "this account's login shell runs no commands; as root: runuser -u ACCOUNT -- /usr/bin/qbackup-shell identity --root STORE";
+
+const wrong = (why: string) => refused("bad-request", `${why}; see --help`);
 
 /** `original` is SSH_ORIGINAL_COMMAND. */
 export const parseInvocation = (
@@ -191,13 +199,13 @@ export const parseInvocation = (
     const line = parseOptionLine(second);
     if (original === undefined) {
       // A forced command, but the client asked for none.
-      if (line !== undefined) return { kind: "login" };
+      if (typeof line !== "string") return { kind: "login" };
       return /^\S*qbackup-shell (?:identity|init|signers)\b/.test(second)
         ? refused("bad-request", ownerOnly)
         : refused("internal", unforced, isWireCommand(second));
     }
-    return line === undefined
-      ? refused("bad-request", "the forced command is not qbackup-shell with its options")
+    return typeof line === "string"
+      ? refused("bad-request", `the forced command is not qbackup-shell with its options: ${line}`)
       : parseRequest(original, line);
   }
   if (original === undefined) {
@@ -205,15 +213,21 @@ export const parseInvocation = (
     if (args.length === 1 && first === "--version") return { kind: "version" };
     if (first === "identity" || first === "init") {
       const options = placeAlone(args.slice(1));
-      if (options !== undefined) return { kind: first, options };
+      return typeof options === "string" ? wrong(options) : { kind: first, options };
     }
-    const signers = first === "signers" ? parseSigners(args.slice(1)) : undefined;
-    const options = placeAlone(signers?.rest ?? ["?"]);
-    if (signers !== undefined && options !== undefined) {
-      return { kind: "signers", wish: signers.wish, options };
+    if (first === "signers") {
+      const signers = parseSigners(args.slice(1));
+      if (typeof signers === "string") return wrong(signers);
+      const options = placeAlone(signers.rest);
+      return typeof options === "string"
+        ? wrong(options)
+        : { kind: "signers", wish: signers.wish, options };
+    }
+    if (first !== undefined && !first.startsWith("-")) {
+      return wrong(`there is no command ${printable(first, 40)}, but identity, init and signers`);
     }
   }
   const options = parseOptions(args);
-  if (options === undefined) return refused("bad-request", "unknown options; see --help");
+  if (typeof options === "string") return wrong(options);
   return original === undefined ? { kind: "login" } : parseRequest(original, options);
 };

@@ -36,6 +36,15 @@ it("no test is skipped without a word: test/support/unless.ts has the reasons", 
   }
 });
 
+it("no test is tried a second time", () => {
+  assert.match(textOf("vitest.config.ts"), /\n {4}retry: 0,\n/);
+  for (const file of [...files, "package.json"]) {
+    if (/^test\/.*\.test\.ts$|^package\.json$/.test(file) && file !== "test/unit/house.test.ts") {
+      assert.notMatch(textOf(file), /--retry|\bretry: [1-9]/, file);
+    }
+  }
+});
+
 it("an entrypoint is layers and the run of a program, no more", () => {
   for (const file of files.filter((one) => /^src\/[^/]+\.ts$/.test(one))) {
     assert.isAtMost(textOf(file).trimEnd().split("\n").length, 30, file);

@@ -261,6 +261,38 @@ const hostileNames: ReadonlyArray<string> = [
   ["scp -t x", "rsync --server", "sftp-server", "internal-sftp"].map((name) => `${name} `),
 ].flat();
 
+describe("what the owner of a server types wrongly", () => {
+  const message = (...args: ReadonlyArray<string>) => {
+    const call = parseInvocation(args, undefined);
+    return call.kind === "refused" ? call.refusal.message : call.kind;
+  };
+  it.each([
+    [["--rot", "x"], "there is no option --rot"],
+    [["--quota", "5X"], "--quota cannot be 5X"],
+    [["--quota"], "--quota cannot be empty"],
+    [["--root", "store"], "--root cannot be store"],
+    [["--allow", "put,nope"], "--allow cannot be put,nope"],
+    [["--no-init", "--no-init"], "--no-init stands there twice"],
+    [["-V"], "there is no option -V"],
+    [["--\u001b[2J"], "there is no option --?[2J"],
+    [["identty"], "there is no command identty, but identity, init and signers"],
+    [["identity", "x"], "there is no option x"],
+    [["init", "--quota", "5G"], "of the options, the owner's commands take --root alone"],
+    [["signers", "add"], "nothing is no key: qbackup key show prints it, in dom0"],
+    [["signers", "add", "zz"], "zz is no key: qbackup key show prints it, in dom0"],
+    [["signers", "remove", "zz"], "zz is no key: qbackup key show prints it, in dom0"],
+    [["signers", "x"], "there is no option x"],
+  ] as const)("%j: says which word, and why", (args, why) => {
+    assert.strictEqual(message(...args), `${why}; see --help`);
+  });
+  it("a forced command with such a word tells it to the client as well", () => {
+    const call = parseInvocation(["-c", "qbackup-shell --quota 5X"], "qbackup/1 list");
+    assert.deepInclude(call.kind === "refused" ? call.refusal : {}, {
+      message: "the forced command is not qbackup-shell with its options: --quota cannot be 5X",
+    });
+  });
+});
+
 describe("hostile names", () => {
   it("are many", () => assert.isAtLeast(new Set(hostileNames).size, 100));
 

@@ -6,7 +6,7 @@
 import type { Session } from "#src/wire/names";
 import { blockSize } from "#src/wire/limits";
 import { textLines } from "./lines.ts";
-import { parseRun, recipeLineLimit } from "./recipe.ts";
+import { packLimit, parseRun, recipeLineLimit } from "./recipe.ts";
 import {
   lineOf,
   type Member,
@@ -44,27 +44,8 @@ export interface TextReader {
   readonly finish: () => boolean;
 }
 
-/** Where a session stands among those of the archive, and its members. */
-interface Pack {
-  readonly index: number;
-  readonly parts: Array<Part>;
-}
-
-interface Part {
-  readonly first: number;
-  readonly count: number;
-  /** Which member of the archive the first of them is. */
-  readonly at: number;
-}
-
-/** Which members of which packs an archive has, and no more of it: firsts and counts by session. */
-const holder = (packs: ReadonlyMap<Session, Pack>) => {
-  const packed = new Map(
-    [...packs].map(([session, { parts }]) => [
-      session,
-      Uint32Array.from(parts.flatMap(({ count, first }) => [first, first + count])),
-    ]),
-  );
+/** Which members of which packs an archive has, and no more of it: firsts and ends of runs, by session. */
+const holder = (packed: ReadonlyMap<Session, Uint32Array>) => {
   return (session: Session, member: number): boolean => {
     const bounds = packed.get(session) ?? [];
     let low = 0;
@@ -78,58 +59,76 @@ const holder = (packs: ReadonlyMap<Session, Pack>) => {
   };
 };
 
+/** Bytes of a piece in which paths lie. */
+const piece = 65_536;
+
 /**
  * For an archive of `count` members: first its recipe is read, then the table of each of `sessions`,
  * in any order; then `root` and `at` speak.
  */
 export const archiveMembers = (count: number) => {
-  const packs = new Map<Session, Pack>();
+  /** Where a session stands among those of the archive. */
+  const packs = new Map<Session, number>();
   const sessions: Array<Session> = [];
+  /** How many members of each. */
+  const held: Array<number> = [];
   const sessionOf = new Uint32Array(count);
   const memberOf = new Uint32Array(count);
+  /** The archive's members by pack, and in the order of each: a table is read once, from its first line on. */
+  const order = new Uint32Array(count);
   const sizes = new Float64Array(count);
   const lengths = new Float64Array(count);
   const digests = Buffer.alloc(count * digestSize);
   const pathAt = new Uint32Array(count);
   const pathLength = new Uint8Array(count);
-  let paths = Buffer.alloc(0);
+  /** Pieces of one size, each path in one of them; grown by one, so nothing is ever copied. */
+  const paths: Array<Buffer> = [];
   let pathsEnd = 0;
   let listed = 0;
 
+  const pieceOf = (at: number): readonly [Buffer, number] => {
+    const start = pathAt[at]!;
+    return [paths[Math.floor(start / piece)]!, start % piece];
+  };
+  const pathOf = (at: number): string => {
+    const [of, start] = pieceOf(at);
+    return of.toString("latin1", start, start + pathLength[at]!);
+  };
   const keep = (at: number, { digest, length, path, size }: Member) => {
     sizes[at] = size;
     lengths[at] = length;
     digests.write(digest, at * digestSize, "hex");
     // A table that is read again, because a link broke, takes no more room.
     if (pathLength[at]! < path.length) {
-      if (pathsEnd + path.length > paths.length) {
-        const grown = Buffer.alloc(paths.length * 2 + path.length);
-        paths.copy(grown);
-        paths = grown;
-      }
+      if ((pathsEnd % piece) + path.length > piece) pathsEnd = paths.length * piece;
+      if (pathsEnd === paths.length * piece) paths.push(Buffer.alloc(piece));
       pathAt[at] = pathsEnd;
       pathsEnd += path.length;
     }
-    pathLength[at] = paths.write(path, pathAt[at]!, "latin1");
+    const [of, start] = pieceOf(at);
+    pathLength[at] = of.write(path, start, "latin1");
   };
 
   const recipe = (): TextReader => {
     packs.clear();
     sessions.length = 0;
+    held.length = 0;
     listed = 0;
     const lines = textLines(recipeLineLimit, (text) => {
       const run = parseRun(text);
       if (run === undefined || listed + run.count > count) return false;
       let pack = packs.get(run.session);
       if (pack === undefined) {
-        pack = { index: sessions.length, parts: [] };
+        if (sessions.length === packLimit) return false;
+        pack = sessions.push(run.session) - 1;
         packs.set(run.session, pack);
-        sessions.push(run.session);
+        held.push(0);
       }
-      pack.parts.push({ first: run.first, count: run.count, at: listed });
+      held[pack]! += run.count;
       for (let member = run.first; member < run.first + run.count; member++) {
-        sessionOf[listed] = pack.index;
+        sessionOf[listed] = pack;
         memberOf[listed] = member;
+        order[listed] = listed;
         listed += 1;
       }
       return true;
@@ -138,43 +137,66 @@ export const archiveMembers = (count: number) => {
       push: lines.push,
       finish: () => {
         if (!lines.finish() || listed !== count) return false;
-        // A table is read once, from its first line to its last.
-        for (const { parts } of packs.values()) {
-          parts.sort((a, b) => a.first - b.first);
-          if (
-            parts.some((one, i) => i > 0 && one.first < parts[i - 1]!.first + parts[i - 1]!.count)
-          ) {
-            return false;
-          }
-        }
-        return true;
+        order.sort((a, b) => sessionOf[a]! - sessionOf[b]! || memberOf[a]! - memberOf[b]!);
+        return order.every((index, i) => {
+          const before = order[i - 1];
+          return (
+            before === undefined ||
+            sessionOf[before] !== sessionOf[index] ||
+            memberOf[before] !== memberOf[index]
+          );
+        });
       },
     };
   };
 
+  /** Where the members of a pack stand in `order`: from the first of them to behind the last. */
+  const span = (session: Session): readonly [from: number, to: number] => {
+    const pack = packs.get(session);
+    if (pack === undefined) return [0, 0];
+    let from = 0;
+    for (let i = 0; i < pack; i++) from += held[i]!;
+    return [from, from + held[pack]!];
+  };
+
   const table = (session: Session): TextReader => {
-    const wanted = packs.get(session)?.parts ?? [];
+    let [next, end] = span(session);
     let line = 0;
-    let next = 0;
     const lines = textLines(tableLineLimit, (text) => {
       const index = line;
       line += 1;
       if (line > memberLimit) return false;
-      const part = wanted[next];
-      if (part === undefined || index < part.first) return true;
+      if (next === end || index < memberOf[order[next]!]!) return true;
       const member = parseMember(text);
       if (member === undefined) return false;
-      keep(part.at + index - part.first, member);
-      if (index === part.first + part.count - 1) next += 1;
+      keep(order[next]!, member);
+      next += 1;
       return true;
     });
-    return { push: lines.push, finish: () => lines.finish() && next === wanted.length };
+    return { push: lines.push, finish: () => lines.finish() && next === end };
+  };
+
+  /** First and end of each of its runs in a pack, by session. */
+  const bounds = () => {
+    const packed = new Map<Session, Uint32Array>();
+    let at = 0;
+    for (const [pack, session] of sessions.entries()) {
+      const end = at + held[pack]!;
+      const runs: Array<number> = [];
+      for (; at < end; at++) {
+        const member = memberOf[order[at]!]!;
+        if (runs.at(-1) === member) runs[runs.length - 1] = member + 1;
+        else runs.push(member, member + 1);
+      }
+      packed.set(session, Uint32Array.from(runs));
+    }
+    return packed;
   };
 
   const at = (index: number): Placed => ({
     session: sessions[sessionOf[index]!]!,
     member: memberOf[index]!,
-    path: paths.toString("latin1", pathAt[index]!, pathAt[index]! + pathLength[index]!),
+    path: pathOf(index),
     size: sizes[index]!,
     length: lengths[index]!,
     digest: digests.toString("hex", index * digestSize, (index + 1) * digestSize),
@@ -190,7 +212,7 @@ export const archiveMembers = (count: number) => {
     /** The bytes of member `index`, without the rest of it. */
     lengthOf: (index: number): number => lengths[index]!,
     /** A test for members that outlives all the rest of this. */
-    holds: () => holder(packs),
+    holds: () => holder(bounds()),
     sessionOf: (index: number): Session => sessions[sessionOf[index]!]!,
     memberOf: (index: number): number => memberOf[index]!,
     /** Bytes of all members. */

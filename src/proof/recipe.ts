@@ -9,6 +9,9 @@ import { memberLimit } from "./table.ts";
 /** Bytes of the longest line of either form, its newline included. */
 export const recipeLineLimit = 32 + 1 + 7 + 1 + 7 + 1;
 
+/** Packs that an archive is made of at most: each is an upload, and this is one a night for 179 years. */
+export const packLimit = 65_536;
+
 /** `count` members of the pack of `session`, from its member `first` (from 0) on; at least one. */
 export interface Run {
   readonly session: Session;
@@ -96,6 +99,8 @@ export const recipe = () => {
   return {
     runs: (): Runs => runs,
     members: () => members,
+    /** How many packs they are in. */
+    packs: () => sessions.length,
     push: ({ count, first, session }: Run): void => {
       members += count;
       const index = sessionIndex(session);
@@ -152,7 +157,7 @@ export const resolver = (own: Session, members: number, base: Runs) => {
       if (made.members() + count > memberLimit) return undefined;
       if (of === "new") {
         made.push({ session: own, first, count });
-        return true;
+        return made.packs() <= packLimit || undefined;
       }
       let at = first;
       for (let i = holding(first); at < first + count; i++) {
@@ -162,7 +167,7 @@ export const resolver = (own: Session, members: number, base: Runs) => {
         made.push({ session: run.session, first: run.first + skip, count: some });
         at += some;
       }
-      return true;
+      return made.packs() <= packLimit || undefined;
     },
   };
 };

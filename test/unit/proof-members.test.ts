@@ -1,7 +1,7 @@
 /** The members of an archive, out of its recipe and its tables, whatever those are. */
 import { assert, describe, it } from "@effect/vitest";
 import { archiveMembers, blocksOf, provenBlock } from "#src/proof/members";
-import type { Run } from "#src/proof/recipe";
+import { packLimit, type Run } from "#src/proof/recipe";
 import { lineOf, memberLimit } from "#src/proof/table";
 import { blockSize } from "#src/wire/limits";
 import { rng } from "#test/support/random";
@@ -60,6 +60,12 @@ describe("a recipe", () => {
     assert.isFalse(reads(3, `${a} 1 1`, `${a} 0 2`));
     assert.isFalse(reads(3, `${a} 1 1`, `${b} 1 1`, `${a} 1 1`));
     assert.isTrue(reads(2, `${a} 1 1`, `${b} 1 1`));
+  });
+  it("has no more packs than an archive may have", () => {
+    const packs = (many: number) =>
+      Array.from({ length: many }, (_, i) => `${i.toString(16).padStart(32, "0")} 0 1`);
+    assert.isTrue(reads(packLimit, ...packs(packLimit)));
+    assert.isFalse(reads(packLimit + 1, ...packs(packLimit + 1)));
   });
   it("read again, it begins again", () => {
     const members = archiveMembers(2);

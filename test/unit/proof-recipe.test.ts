@@ -1,6 +1,7 @@
 /** Recipes: their lines, and how what an upload says becomes what is stored. */
 import { assert, describe, it } from "@effect/vitest";
 import {
+  packLimit,
   parseRun,
   parseWish,
   recipe,
@@ -153,6 +154,20 @@ describe("what an upload says", () => {
     assert.isTrue(wish("base", 1));
     assert.isUndefined(wish("base", 1));
     assert.strictEqual(made.members(), memberLimit);
+  });
+  it("makes an archive of no more packs than one may have", () => {
+    const runs = Array.from({ length: packLimit }, (_, i): Run => ({
+      session: i.toString(16).padStart(32, "0") as Run["session"],
+      first: 0,
+      count: 1,
+    }));
+    const all = resolver(own, 1, runs);
+    assert.isTrue(all.push({ of: "base", first: 0, count: packLimit }));
+    assert.isUndefined(all.push({ of: "new", first: 0, count: 1 }));
+    const other = resolver(own, 1, runs);
+    assert.isTrue(other.push({ of: "new", first: 0, count: 1 }));
+    assert.isTrue(other.push({ of: "base", first: 0, count: packLimit - 1 }));
+    assert.isUndefined(other.push({ of: "base", first: packLimit - 1, count: 1 }));
   });
   it("finds its way in a base of a million runs", () => {
     const runs = Array.from({ length: memberLimit }, (_, i): Run => ({

@@ -831,7 +831,7 @@ export const runCommand = command({
       most: month,
       unit: "minutes",
       default: startTimeout,
-      help: "how long to wait for a network that is not there yet, as at boot",
+      help: "how long to wait for a network to come, or a busy server",
     },
     linkTimeout: {
       type: "count",

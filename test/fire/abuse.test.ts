@@ -308,6 +308,7 @@ const about = {
   signers: [],
   quota: null,
   room: 2 ** 40,
+  reserved: 0,
   clock: "2026-11-23T05:00:00Z",
   confined: null,
   ticket: null,

@@ -51,7 +51,7 @@ for await (const some of process.stdin) {
     request = JSON.parse(seen.subarray(0, end)); seen = seen.subarray(end + 1);
     process.stdout.write("\\n");
     if (process.argv[2] === "about") {
-      say({ type: "about", version: "1", server: ${JSON.stringify(shown)} ?? own.publicKey, signers: [], quota: null, room: 2 ** 40, clock: new Date().toISOString().slice(0, 19) + "Z", confined: null, ticket: null });
+      say({ type: "about", version: "1", server: ${JSON.stringify(shown)} ?? own.publicKey, signers: [], quota: null, room: 2 ** 40, reserved: 0, clock: new Date().toISOString().slice(0, 19) + "Z", confined: null, ticket: null });
       return;
     }
     say({ type: "ready", offset: 0, running: running([]) });

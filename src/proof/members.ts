@@ -83,7 +83,8 @@ export const archiveMembers = (count: number) => {
   const pathLength = new Uint8Array(count);
   /** Pieces of one size, each path in one of them; grown by one, so nothing is ever copied. */
   const paths: Array<Buffer> = [];
-  let pathsEnd = 0;
+  /** Bytes that are taken of the last piece. */
+  let used = piece;
   let listed = 0;
 
   const pieceOf = (at: number): readonly [Buffer, number] => {
@@ -100,10 +101,12 @@ export const archiveMembers = (count: number) => {
     digests.write(digest, at * digestSize, "hex");
     // A table that is read again, because a link broke, takes no more room.
     if (pathLength[at]! < path.length) {
-      if ((pathsEnd % piece) + path.length > piece) pathsEnd = paths.length * piece;
-      if (pathsEnd === paths.length * piece) paths.push(Buffer.alloc(piece));
-      pathAt[at] = pathsEnd;
-      pathsEnd += path.length;
+      if (used + path.length > piece) {
+        paths.push(Buffer.alloc(piece));
+        used = 0;
+      }
+      pathAt[at] = (paths.length - 1) * piece + used;
+      used += path.length;
     }
     const [of, start] = pieceOf(at);
     pathLength[at] = of.write(path, start, "latin1");

@@ -71,7 +71,7 @@ export const recipe = () => {
   let length = 0;
   let members = 0;
   const at = (index: number): Run | undefined => {
-    if (index < 0 || index >= length) return undefined;
+    if (index >= length) return undefined;
     const from = 3 * index;
     return {
       session: sessions[columns[from]!]!,
@@ -105,11 +105,7 @@ export const recipe = () => {
       members += count;
       const index = sessionIndex(session);
       const last = 3 * (length - 1);
-      if (
-        length > 0 &&
-        columns[last] === index &&
-        columns[last + 1]! + columns[last + 2]! === first
-      ) {
+      if (columns[last] === index && columns[last + 1]! + columns[last + 2]! === first) {
         columns[last + 2]! += count;
         return;
       }

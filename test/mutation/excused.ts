@@ -183,19 +183,17 @@ export const excused: ReadonlyArray<Excused> = [
   ...of(
     "src/proof/members.ts",
     "only the memory is another: how much of it, and by which steps it grows",
-    ["let paths = Buffer.alloc(0);", "0 -> 1"],
-    ["let pathsEnd = 0;", "0 -> 1"],
+    ["const piece = 65_536;", "65_536 -> 65537"],
+    ["const piece = 65_536;", "65_536 -> 65535"],
     [
       "if (pathLength[at]! < path.length) {",
       "pathLength[at]! < path.length -> pathLength[at]! <= path.length",
     ],
     ["if (pathLength[at]! < path.length) {", "pathLength[at]! < path.length -> true"],
     [
-      "if (pathsEnd + path.length > paths.length) {",
-      "pathsEnd + path.length > paths.length -> pathsEnd + path.length >= paths.length",
+      "if (used + path.length > piece) {",
+      "used + path.length > piece -> used + path.length >= piece",
     ],
-    ["const grown = Buffer.alloc(paths.length * 2 + path.length);", "2 -> 3"],
-    ["const grown = Buffer.alloc(paths.length * 2 + path.length);", "2 -> 1"],
   ),
   ...of(
     "src/proof/recipe.ts",
@@ -206,6 +204,12 @@ export const excused: ReadonlyArray<Excused> = [
   ),
   ...of("src/proof/members.ts", "written before it is read", ["let listed = 0;", "0 -> 1"]),
   ...of(
+    "src/proof/recipe.ts",
+    "only the memory is another: how much of it there is before it grows",
+    ["let columns = new Uint32Array(3 * 16);", "16 -> 17"],
+    ["let columns = new Uint32Array(3 * 16);", "16 -> 15"],
+  ),
+  ...of(
     "src/proof/table.ts",
     "no length is a multiple of no block, so the next condition says as much",
     [
@@ -214,7 +218,7 @@ export const excused: ReadonlyArray<Excused> = [
     ],
   ),
   ...of("src/proof/members.ts", "what is written is ASCII, in any encoding", [
-    'pathLength[at] = paths.write(path, pathAt[at]!, "latin1");',
+    'pathLength[at] = of.write(path, start, "latin1");',
     '"latin1" -> ""',
   ]),
   ...of(
@@ -277,7 +281,7 @@ export const excused: ReadonlyArray<Excused> = [
     [': readText(file, fileLimit).pipe(Effect.map((read) => read ?? "")),', '"" -> "?"'],
   ),
   ...of("src/archive/walk.ts", "what is none of the other states is this one", [
-    'this.#state = { at: "head", path, want: path === heads[0] ? size : scryptHeader };',
+    'this.#state = { at: "head", path, want: path === heads[0] ? size : head };',
     '"head" -> ""',
   ]),
 ];

@@ -100,6 +100,10 @@ it("runs that go on are one, those that do not are kept apart", () => {
     ],
   );
   assert.strictEqual(made.members(), 10);
+  assert.strictEqual(made.packs(), 2);
+  assert.strictEqual(made.runs().length, 5);
+  assert.deepStrictEqual(made.runs().at(4), { session: a, first: 9, count: 1 });
+  assert.isUndefined(made.runs().at(5));
 });
 
 describe("what an upload says", () => {
@@ -156,6 +160,7 @@ describe("what an upload says", () => {
     assert.strictEqual(made.members(), memberLimit);
   });
   it("makes an archive of no more packs than one may have", () => {
+    assert.strictEqual(packLimit, 65_536);
     const runs = Array.from({ length: packLimit }, (_, i): Run => ({
       session: i.toString(16).padStart(32, "0") as Run["session"],
       first: 0,

@@ -291,11 +291,16 @@ describe("archives", () => {
   });
 
   it("has sparse inner archives that GNU tar reads the same way", unless(noScrypt), async () => {
-    const w = world({}, [{ name: "mail", size: 4096 * KiB, data: 20 * KiB }]);
+    const w = world({}, [{ name: "mail", size: 4096 * KiB, data: 21_000 }]);
     const to = path.join(w.dir, "out");
     await backup(w, to).ended;
     const tar = open(to).tars.get("vm2/private.img")!;
     expect(String.fromCharCode(tar[156]!)).toBe("S");
+    // A disk keeps whole pages.
+    const map = [386, 398, 410, 422].map((at) =>
+      Number.parseInt(tar.toString("latin1", at, at + 11), 8),
+    );
+    expect(map).toEqual([0, 12 * KiB, 2048 * KiB, 12 * KiB]);
     expect(tar.length).toBeLessThan(64 * KiB);
     expect(untar(tar, "vm2/private.img").equals(image(w, "mail"))).toBe(true);
   });

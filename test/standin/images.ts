@@ -21,13 +21,13 @@ export interface Image {
 
 const page = (bytes: number): number => Math.ceil(bytes / PAGE) * PAGE;
 
-/** Two runs of data, one at the start and one in the middle, so that there is a hole between. */
+/** Two runs of data, one at the start and one in the middle, of whole pages, as a disk has them. */
 const extentsOf = (size: number, data: number): Array<Extent> => {
   if (data >= size) return size === 0 ? [] : [{ offset: 0, length: size }];
   if (data === 0) return [];
   const first = Math.min(page(Math.ceil(data / 2)), size);
   const middle = page(Math.ceil(size / 2));
-  const second = Math.min(data - Math.min(data, first), size - middle);
+  const second = Math.min(page(data - Math.min(data, first)), size - middle);
   if (second <= 0 || first >= middle) return [{ offset: 0, length: Math.min(page(data), size) }];
   return [
     { offset: 0, length: first },

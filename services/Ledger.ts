@@ -3,7 +3,7 @@
  * (KnownServers, ReadBacks, RunMark, Signer), and is never reached through a link.
  */
 import { Context, type Effect, Schema } from "effect";
-import { Instant, Name, PublicKey, Session, Sha256, Signature } from "#src/wire/names";
+import { Count, Instant, Name, PublicKey, Session, Sha256, Signature } from "#src/wire/names";
 
 /** One of dom0's books cannot be read or written; `reason` is a finished sentence part. */
 export class LedgerError extends Schema.TaggedError<LedgerError>()("LedgerError", {
@@ -35,8 +35,12 @@ export const Submission = Schema.Struct({
   /** The manifest's text, byte for byte, and dom0's signature over it. */
   manifest: Schema.String,
   signature: Signature,
+  /** Of slots: the bytes that were read for it in that run, and those that were sent. */
+  bytes: Schema.optionalKey(Schema.Struct({ read: Count, sent: Count })),
 });
 export type Submission = typeof Submission.Type;
+
+const { bytes, ...submitted } = Submission.fields;
 
 /** A finished run: one line, some 2 KiB, whatever the size of the archive. */
 export const Entry = Schema.Struct({
@@ -44,7 +48,7 @@ export const Entry = Schema.Struct({
   /** SHA-256 of the line before, without its newline; null in the first. */
   previous: Schema.NullOr(Sha256),
   finished: Instant,
-  ...Submission.fields,
+  ...submitted,
   receipt: Schema.String,
   receiptSignature: Signature,
   /**
@@ -52,6 +56,7 @@ export const Entry = Schema.Struct({
    * newest, and all, is then the server's word alone, and qubes have ids for names.
    */
   rebuilt: Schema.optionalKey(Schema.Literal(true)),
+  bytes,
 });
 export type Entry = typeof Entry.Type;
 

@@ -1,5 +1,6 @@
 /** All of dom0's books, in one directory, which is made when first needed. */
 import * as Layer from "effect/Layer";
+import { fileChains } from "#layers/files/FileChains";
 import { fileKnownServers } from "#layers/files/FileKnownServers";
 import { fileLedger } from "#layers/files/FileLedger";
 import { fileReadBacks } from "#layers/files/FileReadBacks";
@@ -10,6 +11,7 @@ import { stateDirectory } from "#layers/files/StateDirectory";
 export const fileBooks = (directory: string) => {
   const state = stateDirectory(directory);
   return Layer.mergeAll(
+    fileChains(state),
     fileLedger(state),
     fileKnownServers(state),
     fileReadBacks(state),

@@ -38,7 +38,8 @@ const instant =
 const isText = (value: unknown): value is string => typeof value === "string";
 const fits = (form: RegExp, value: unknown) => isText(value) && form.test(value);
 const fields = Object.keys(Entry.fields);
-const most = fields.length;
+/** Without what only archives of slots have, which stands last. */
+const most = fields.length - 1;
 
 const isPlainQube = (qube: Entry["qubes"][number] | null): boolean =>
   typeof qube === "object" &&

@@ -2,13 +2,16 @@
 import * as Effect from "effect/Effect";
 import * as Layer from "effect/Layer";
 import { createHash } from "node:crypto";
+import { chainName } from "#layers/files/FileChains";
 import { ledgerLine, parseLedger, relinked } from "#layers/files/FileLedger";
 import { keysOf, runAfter } from "#layers/files/FileSigner";
+import { Chains, type Which } from "#services/Chains";
 import { KnownServers } from "#services/KnownServers";
 import { Ledger, LedgerError } from "#services/Ledger";
 import { type Audit, ReadBacks } from "#services/ReadBacks";
 import { RunMark, type Unfinished } from "#services/RunMark";
 import { type Secrets, Signer } from "#services/Signer";
+import { chainBytes, journalLine, journalText, parseChain, parseJournal } from "#src/archive/chain";
 import { readPrivateKey, privateKeyPem } from "#src/proof/keys";
 import type { PublicKey } from "#src/wire/names";
 
@@ -24,9 +27,12 @@ export interface BooksDisk {
   readonly old: Array<Secrets>;
   /** By `SERVER SERIES`, the highest run given. */
   readonly runs: Map<string, number>;
+  /** By their names, the files of chains. */
+  readonly chains: Map<string, Buffer>;
   /**
    * In order: `entries`, `chain`, `append NAME`, `mend`; `audits`, `audited`; `reserve`, `unfinished`,
-   * `mark`, `unmark`; `pinned QUBE`, `pin QUBE`; `keys`, `existing`, `run SERIES`, `secrets`, `take`.
+   * `mark`, `unmark`; `pinned QUBE`, `pin QUBE`; `keys`, `existing`, `run SERIES`, `secrets`, `take`;
+   * `chain`, `begin`, `note PATH`, `propose`, `adopt`, `forget`.
    */
   readonly calls: Array<string>;
   /** The reason that a call fails for, and what helps; it works where there is none. Asked for every call. */
@@ -41,6 +47,7 @@ export const booksDisk = (): BooksDisk => ({
   secrets: undefined,
   old: [],
   runs: new Map(),
+  chains: new Map(),
   calls: [],
   fails: () => undefined,
 });
@@ -129,5 +136,45 @@ export const memoryBooks = (disk: BooksDisk = booksDisk()) => {
         disk.secrets = secrets;
       }),
   });
-  return Layer.mergeAll(ledger, readBacks, runMark, knownServers, signer);
+  const file = (which: Which, what = "") => `chain.${chainName(which)}${what}`;
+  const chains = Layer.succeed(Chains, {
+    read: (which) =>
+      call("chain", () => {
+        const was = disk.chains.get(file(which));
+        const will = disk.chains.get(file(which, ".next"));
+        const now = disk.chains.get(file(which, ".journal"));
+        const newest = was && parseChain(was);
+        return {
+          newest,
+          proposed: will && parseChain(will),
+          journal: now && parseJournal(now.toString("latin1")),
+          damaged: was !== undefined && newest === undefined,
+        };
+      }),
+    begin: (which, journal) =>
+      call("begin", () => {
+        disk.chains.set(file(which, ".journal"), Buffer.from(journalText(journal)));
+      }),
+    note: (which, path, cell) =>
+      call(`note ${path}`, () => {
+        const before = disk.chains.get(file(which, ".journal"))!;
+        const line = Buffer.from(journalLine(path, cell));
+        disk.chains.set(file(which, ".journal"), Buffer.concat([before, line]));
+      }),
+    propose: (which, chain) =>
+      call("propose", () => {
+        disk.chains.set(file(which, ".next"), chainBytes(chain));
+      }),
+    adopt: (which) =>
+      call("adopt", () => {
+        disk.chains.set(file(which), disk.chains.get(file(which, ".next"))!);
+        disk.chains.delete(file(which, ".next"));
+        disk.chains.delete(file(which, ".journal"));
+      }),
+    forget: (which) =>
+      call("forget", () => {
+        for (const what of ["", ".next", ".journal"]) disk.chains.delete(file(which, what));
+      }),
+  });
+  return Layer.mergeAll(ledger, readBacks, runMark, knownServers, signer, chains);
 };

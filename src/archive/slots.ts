@@ -5,6 +5,7 @@
  * Chunk 0 is the head of the inner tar, with the map that says which slots are there; it comes to be last,
  * because only what was read through is known to be zeros.
  */
+import { createHmac } from "node:crypto";
 import { padding, sizeLimit, ustar } from "./ustar.ts";
 
 /** Bytes of a slot; a volume's last one may be shorter. */
@@ -27,8 +28,10 @@ export interface Cell {
   /** Its first slot, from 0 on, and how many. */
   readonly first: number;
   readonly span: number;
-  /** Something else than zeros. */
-  readonly data: boolean;
+  /** Which of its slots have something else than zeros: a bit for each, the first one lowest. */
+  readonly present: number;
+  /** Those slots. Of a cell of one slot the bytes are the caller's. */
+  readonly data: ReadonlyArray<Uint8Array>;
 }
 
 /**
@@ -58,37 +61,82 @@ const padded = (text: string): Buffer => {
   return Buffer.concat([bytes, Buffer.alloc(padding(bytes.length))]);
 };
 
-/** Cuts a volume of `size` bytes anew, as its slots come, in order. `slot`: other bytes than a slot has. */
-export const volumeCutter = (name: string, size: number, slot = slotSize) => {
+/**
+ * Cuts a volume of `size` bytes, as its slots come, in order. `layout`: the spans of the cells that it has
+ * already, from the first one on; what is behind them is cut anew, and what is behind its end falls away.
+ * `slot`: other bytes than a slot has.
+ */
+export const volumeCutter = (
+  name: string,
+  size: number,
+  layout: Iterable<number> = [],
+  slot = slotSize,
+) => {
+  const slots = Math.ceil(size / slot);
   /** Slots with data, in runs. */
   const runs: Array<{ readonly first: number; count: number }> = [];
   let chunks = 0;
-  let slots = 0;
+  /** Slots that are in cells. */
+  let cut = 0;
+  /** Behind them, where there is no layout: slots of zeros that no data has come behind yet. */
   let zeros = 0;
-  const cell = (span: number, data: boolean): Cell => {
-    const first = slots;
+  const spans = layout[Symbol.iterator]();
+  const nextKnown = () => {
+    const { done, value } = spans.next();
+    if (done === true || cut === slots) return undefined;
+    return {
+      first: cut,
+      span: Math.min(value, slots - cut),
+      present: 0,
+      data: [] as Array<Uint8Array>,
+    };
+  };
+  /** The cell of the layout that is under way. */
+  let known = nextKnown();
+  /** So many of its slots came: gives it, if those were its last ones. */
+  const pass = (count: number): ReadonlyArray<Cell> => {
+    const cell = known!;
+    cut += count;
+    if (cut < cell.first + cell.span) return [];
     chunks += 1;
-    slots += span;
-    return { chunk: chunks, first, span, data };
+    known = nextKnown();
+    return [{ chunk: chunks, ...cell }];
+  };
+  const cell = (span: number, data: ReadonlyArray<Uint8Array>): Cell => {
+    const first = cut;
+    chunks += 1;
+    cut += span;
+    return { chunk: chunks, first, span, present: data.length, data };
   };
   /** Those for the zeros that came. */
   const empty = (beforeData: boolean): ReadonlyArray<Cell> => {
-    const spans = spansOf(zeros, slots > 0, beforeData);
+    const found = spansOf(zeros, cut > 0, beforeData);
     zeros = 0;
-    return spans.map((span) => cell(span, false));
+    return found.map((span) => cell(span, []));
   };
   return {
-    zeros: (count: number): void => {
-      zeros += count;
-    },
-    /** A slot with data: gives its cell, and before it those for the zeros that came before. */
-    data: (): ReadonlyArray<Cell> => {
-      const cells = [...empty(true), cell(1, true)];
-      const { first } = cells.at(-1)!;
-      const last = runs.at(-1);
-      if (last !== undefined && last.first + last.count === first) last.count += 1;
-      else runs.push({ first, count: 1 });
+    /** Gives the cells that end with them, those that are known. */
+    zeros: (count: number): ReadonlyArray<Cell> => {
+      const cells: Array<Cell> = [];
+      let left = count;
+      while (left > 0 && known !== undefined) {
+        const some = Math.min(left, known.first + known.span - cut);
+        left -= some;
+        cells.push(...pass(some));
+      }
+      zeros += left;
       return cells;
+    },
+    /** A slot with data: gives the cells that end with it, and before them those for the zeros before. */
+    data: (bytes: Uint8Array): ReadonlyArray<Cell> => {
+      const index = cut + zeros;
+      const last = runs.at(-1);
+      if (last !== undefined && last.first + last.count === index) last.count += 1;
+      else runs.push({ first: index, count: 1 });
+      if (known === undefined) return [...empty(true), cell(1, [bytes])];
+      known.present |= 1 << (index - known.first);
+      known.data.push(known.span === 1 ? bytes : new Uint8Array(bytes));
+      return pass(1);
     },
     /** All slots came: gives the cells at the end. */
     end: (): ReadonlyArray<Cell> => empty(false),
@@ -127,4 +175,22 @@ export const volumeCutter = (name: string, size: number, slot = slotSize) => {
       ]);
     },
   };
+};
+
+/**
+ * By what a cell is known again without being kept: of its number, of which of its slots have data (a bit
+ * for each, the first one lowest), and of that data. 16 bytes, worth nothing without the chain's key.
+ */
+export const cellMac = (
+  key: Uint8Array,
+  chunk: number,
+  present: number,
+  data: ReadonlyArray<Uint8Array>,
+): Buffer => {
+  const head = Buffer.alloc(6);
+  head.writeUInt32BE(chunk, 0);
+  head.writeUInt16BE(present, 4);
+  const mac = createHmac("sha256", key).update(head);
+  for (const bytes of data) mac.update(bytes);
+  return mac.digest().subarray(0, 16);
 };

@@ -87,6 +87,9 @@ const chunked =
 /** Is it a file that a Qubes backup can have, before it is cut into chunks: `vm7/private.img`? */
 export const isFile = (name: string): boolean => chunked.test(`${name}.000.enc`);
 
+/** The time of a backup and the number of a process. */
+export const BackupId = Schema.String.check(Schema.isPattern(/^[0-9]{8}T[0-9]{6}-[0-9]{1,10}$/));
+
 const headerFields = {
   version: Schema.Literal("4"),
   encrypted: Schema.Literal("True"),
@@ -96,7 +99,7 @@ const headerFields = {
   ),
   "hmac-algorithm": Schema.Literal("scrypt"),
   "crypto-algorithm": Schema.optionalKey(Schema.Literal("scrypt")),
-  "backup-id": Schema.String.check(Schema.isPattern(/^[0-9]{8}T[0-9]{6}-[0-9]{1,10}$/)),
+  "backup-id": BackupId,
 };
 /** By what it is the header of; slots have the root over the members behind the two heads sealed in their header. */
 const decodeBackupHeader = {

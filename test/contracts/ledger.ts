@@ -1,16 +1,19 @@
 /** What every layer of dom0's books does. Each test gets layers over a place of its own. */
 import { assert, it } from "@effect/vitest";
 import { Effect, type Layer, Schema } from "effect";
+import { Chains } from "#services/Chains";
 import { KnownServers } from "#services/KnownServers";
 import { type Entry, Ledger, type Submission } from "#services/Ledger";
 import { ReadBacks } from "#services/ReadBacks";
 import { RunMark, Unfinished } from "#services/RunMark";
 import { Signer } from "#services/Signer";
+import { cellsOf, type Chain, type Journal, memberAt, type Remembered } from "#src/archive/chain";
 import { seriesOf } from "#src/proof/series";
+import { lineOf, rootHasher } from "#src/proof/table";
 import { signatureHolds } from "#src/proof/keys";
 import { Name, PublicKey, Series, Session, Signature } from "#src/wire/names";
 
-export type Books = Ledger | KnownServers | ReadBacks | RunMark | Signer;
+export type Books = Chains | Ledger | KnownServers | ReadBacks | RunMark | Signer;
 
 export const key = (letter: string): PublicKey => PublicKey.make(`${letter.repeat(42)}A`);
 const signature = Signature.make(`${"B".repeat(85)}A`);
@@ -254,4 +257,86 @@ export const booksContract = (name: string, make: () => Layer.Layer<Books>) => {
       assert.isFalse((yield* books.keys).fresh);
     }),
   );
+
+  const none = { newest: undefined, proposed: undefined, journal: undefined, damaged: false };
+  const which = { server: key("A"), series: one };
+  test(
+    "knows nothing of a chain at first, and forgets what is not there",
+    Effect.gen(function* () {
+      const chains = yield* Chains;
+      assert.deepStrictEqual(yield* chains.read(which), none);
+      yield* chains.forget(which);
+      assert.deepStrictEqual(yield* chains.read(which), none);
+    }),
+  );
+  test(
+    "keeps an archive of slots beside the one before, until it is one",
+    Effect.gen(function* () {
+      const chains = yield* Chains;
+      yield* chains.propose(which, chainOf(1));
+      assert.deepStrictEqual(yield* chains.read(which), { ...none, proposed: chainOf(1) });
+      yield* chains.adopt(which);
+      assert.deepStrictEqual(yield* chains.read(which), { ...none, newest: chainOf(1) });
+      yield* chains.propose(which, chainOf(2));
+      yield* chains.propose(which, chainOf(3));
+      const both = { ...none, newest: chainOf(1), proposed: chainOf(3) };
+      assert.deepStrictEqual(yield* chains.read(which), both);
+      // Of another series, or server, nothing is known.
+      for (const other of [
+        { ...which, series: two },
+        { ...which, server: key("B") },
+      ]) {
+        assert.deepStrictEqual(yield* chains.read(other), none);
+      }
+      yield* chains.forget(which);
+      assert.deepStrictEqual(yield* chains.read(which), none);
+    }),
+  );
+  test(
+    "notes the members of an upload, which is over with its archive",
+    Effect.gen(function* () {
+      const chains = yield* Chains;
+      const { cells: _cells, files: _files, root: _root, ...identity } = chainOf(1);
+      const journal: Journal = { ...identity, base: "-", members: [["a.000.enc", cellOf(1)]] };
+      yield* chains.begin(which, journal);
+      yield* chains.note(which, "a.001.enc", cellOf(2));
+      yield* chains.note(which, "a.001.enc", cellOf(3));
+      const members: Journal["members"] = [
+        ["a.000.enc", cellOf(1)],
+        ["a.001.enc", cellOf(2)],
+        ["a.001.enc", cellOf(3)],
+      ];
+      const noted = { ...none, journal: { ...journal, members } };
+      assert.deepStrictEqual(yield* chains.read(which), noted);
+      yield* chains.begin(which, { ...journal, members: [] });
+      yield* chains.propose(which, chainOf(1));
+      const begun = { ...none, proposed: chainOf(1), journal: { ...journal, members: [] } };
+      assert.deepStrictEqual(yield* chains.read(which), begun);
+      yield* chains.adopt(which);
+      assert.deepStrictEqual(yield* chains.read(which), { ...none, newest: chainOf(1) });
+    }),
+  );
+};
+
+export const cellOf = (n: number): Remembered => ({
+  mac: `${n}`.repeat(32),
+  span: n,
+  present: n,
+  size: 1000,
+  digest: `${n}`.repeat(64),
+});
+/** One of a single member, which is enough of it. */
+export const chainOf = (n: number): Chain => {
+  const root = rootHasher();
+  root.push(lineOf(memberAt("a.000.enc", cellOf(n))));
+  return {
+    id: "20261128T030000-7",
+    key: "a".repeat(64),
+    check: "b".repeat(64),
+    began: n,
+    session: Session.make("c".repeat(32)),
+    root: root.root()!,
+    files: [{ name: "a", chunks: 1 }],
+    cells: cellsOf([cellOf(n)]),
+  };
 };

@@ -6,9 +6,11 @@ import * as fs from "node:fs";
 import * as path from "node:path";
 import { afterAll } from "vitest";
 import { fileBooks } from "#layers/files/FileBooks";
+import { chainName } from "#layers/files/FileChains";
 import { isPlainEntry, ledgerLine, parseLedger, parseLine } from "#layers/files/FileLedger";
 import { statePath } from "#layers/files/StateDirectory";
 import { booksDisk, memoryBooks } from "#layers/memory/MemoryBooks";
+import { Chains } from "#services/Chains";
 import { KnownServers } from "#services/KnownServers";
 import { Entry, Ledger, type LedgerError } from "#services/Ledger";
 import { ReadBacks } from "#services/ReadBacks";
@@ -18,6 +20,7 @@ import { Series } from "#src/wire/names";
 import {
   type Books,
   booksContract,
+  chainOf,
   entry,
   key,
   submission,
@@ -48,6 +51,8 @@ const number = Effect.asVoid(
   Signer.use((books) => books.nextRun(key("A"), Series.make("0123456789abcdef"), 0)),
 );
 const mark = RunMark.use((books) => books.write(unfinished));
+const which = { server: key("A"), series: Series.make("0123456789abcdef") };
+const propose = Chains.use((books) => books.propose(which, chainOf(1)));
 const pin = (qube: string, letter: string) =>
   KnownServers.use((books) => books.pin(qube, key(letter)));
 const sha256 = (text: string) => createHash("sha256").update(text).digest("hex");
@@ -78,6 +83,10 @@ describe("FileBooks", () => {
           yield* (yield* ReadBacks).change([unfinished.session], () => ({}));
           yield* makeKeys;
           yield* number;
+          yield* propose;
+          yield* (yield* Chains).adopt(which);
+          yield* propose;
+          yield* (yield* Chains).begin(which, { ...chainOf(1), base: "-", members: [] });
         }),
       ).pipe(Effect.ensuring(Effect.sync(() => process.umask(old))));
       for (const dir of [place, path.dirname(place)]) {
@@ -85,6 +94,7 @@ describe("FileBooks", () => {
       }
       assert.deepStrictEqual(fs.readdirSync(place).sort(), [
         "audits.json",
+        ...["", ".journal", ".next"].map((what) => `chain.${chainName(which)}${what}`),
         "known_servers",
         "ledger.jsonl",
         "series_key",
@@ -95,6 +105,34 @@ describe("FileBooks", () => {
       for (const file of fs.readdirSync(place)) {
         assert.strictEqual(fs.statSync(path.join(place, file)).mode & 0o777, 0o600, file);
       }
+    }),
+  );
+
+  it.live("says that a chain cannot be read, and keeps it until there is another", () =>
+    Effect.gen(function* () {
+      const place = fresh();
+      const read = Chains.use((books) => books.read(which));
+      yield* use(
+        place,
+        Effect.andThen(
+          propose,
+          Chains.use((books) => books.adopt(which)),
+        ),
+      );
+      const file = path.join(place, `chain.${chainName(which)}`);
+      const bytes = fs.readFileSync(file);
+      bytes[bytes.length - 1]! ^= 1;
+      fs.writeFileSync(file, bytes);
+      const found = yield* use(place, read);
+      assert.deepStrictEqual([found.newest, found.damaged], [undefined, true]);
+      // What is on its way, and what is noted of it, is only of use as a whole.
+      fs.writeFileSync(`${file}.next`, bytes, { mode: 0o600 });
+      fs.writeFileSync(`${file}.journal`, "torn", { mode: 0o600 });
+      const torn = yield* use(place, read);
+      assert.deepStrictEqual([torn.proposed, torn.journal], [undefined, undefined]);
+      fs.rmSync(file);
+      fs.symlinkSync("/etc/passwd", file);
+      assert.match(yield* reasonOf(use(place, read)), /it is a link/);
     }),
   );
 

@@ -57,14 +57,14 @@ const chunksOf = (stream: Buffer) => {
   let cutter: ReturnType<typeof volumeCutter> | undefined;
   for (let step = reader.next(); step !== undefined; step = reader.next()) {
     if (step instanceof InnerFault) throw step;
-    if (step.type === "file") cutter = volumeCutter(step.name, step.size!, slot);
+    if (step.type === "file") cutter = volumeCutter(step.name, step.size!, [], slot);
     else if (step.type === "zeros") cutter!.zeros(step.count);
     else if (step.type === "slot") {
       const bytes = Buffer.from(step.bytes);
       slots.set(step.index, bytes);
       const whole = Buffer.concat([bytes, Buffer.alloc(padding(bytes.length))]);
-      for (const { chunk, data } of cutter!.data()) {
-        chunks.set(chunk, data ? gzipSync(whole, { level: 1 }) : Buffer.alloc(0));
+      for (const { chunk, data } of cutter!.data(whole)) {
+        chunks.set(chunk, data.length > 0 ? gzipSync(whole, { level: 1 }) : Buffer.alloc(0));
       }
     } else {
       for (const { chunk } of cutter!.end()) chunks.set(chunk, Buffer.alloc(0));

@@ -33,6 +33,7 @@ import { QvmBackup } from "#services/QvmBackup";
 import { QvmRestore } from "#services/QvmRestore";
 import { ReadBacks } from "#services/ReadBacks";
 import { Reporter } from "#services/Reporter";
+import { Chains } from "#services/Chains";
 import { RunMark } from "#services/RunMark";
 import { SafeFs } from "#services/SafeFs";
 import { Signer } from "#services/Signer";
@@ -871,6 +872,7 @@ export class World {
       through(life, RunMark, books, counted("read", "write")),
       through(life, KnownServers, books, counted("pin", "pinned")),
       through(life, ReadBacks, books),
+      through(life, Chains, books),
       through(life, Signer, books, counted("nextRun")),
       through(life, Qubes, memoryQubes(where.table), counted("list", "power", "start", "shutdown")),
       through(

@@ -1,6 +1,15 @@
 /** How a volume is cut into cells, and the map of what is there. */
 import { assert, describe, it } from "@effect/vitest";
-import { type Cell, chunkPath, isVolume, slotSize, volumeCutter, widest } from "#src/archive/slots";
+import { createHmac } from "node:crypto";
+import {
+  type Cell,
+  cellMac,
+  chunkPath,
+  isVolume,
+  slotSize,
+  volumeCutter,
+  widest,
+} from "#src/archive/slots";
 import { innerReader, InnerFault } from "#src/archive/inner";
 import { ended, slotsOf } from "#test/support/inner";
 import { rng } from "#test/support/random";
@@ -8,20 +17,24 @@ import { rng } from "#test/support/random";
 const name = "vm7/private.img";
 
 /** The cells of a volume of which these slots (`.` zeros, `x` data) come, each run of zeros at once. */
-const cut = (slots: string, size = slots.length * slotSize, slot = slotSize) => {
-  const cutter = volumeCutter(name, size, slot);
+const cut = (
+  slots: string,
+  size = slots.length * slotSize,
+  slot = slotSize,
+  layout: ReadonlyArray<number> = [],
+) => {
+  const cutter = volumeCutter(name, size, layout, slot);
   const cells: Array<Cell> = [];
   for (const [run] of slots.matchAll(/\.+|x/g)) {
-    if (run === "x") cells.push(...cutter.data());
-    else cutter.zeros(run.length);
+    cells.push(...(run === "x" ? cutter.data(Buffer.from("x")) : cutter.zeros(run.length)));
   }
   cells.push(...cutter.end());
   return { cells, head: cutter.head() };
 };
 /** Spans of cells, with a star where there is data. */
-const spans = (slots: string) =>
-  cut(slots)
-    .cells.map(({ data, span }) => `${span}${data ? "*" : ""}`)
+const spans = (slots: string, layout: ReadonlyArray<number> = []) =>
+  cut(slots, slots.length * slotSize, slotSize, layout)
+    .cells.map(({ data, span }) => `${span}${"*".repeat(data.length)}`)
     .join(" ");
 const dots = (count: number) => ".".repeat(count);
 const ones = (count: number) => Array.from({ length: count }, () => "1").join(" ");
@@ -65,7 +78,7 @@ describe("cells", () => {
         assert.strictEqual(chunk, i + 1);
         assert.strictEqual(first, next);
         assert.isAtMost(span, widest);
-        assert.strictEqual(slots.slice(first, first + span), data ? "x" : dots(span));
+        assert.strictEqual(slots.slice(first, first + span), data.length > 0 ? "x" : dots(span));
         next += span;
       }
       assert.strictEqual(next, slots.length);
@@ -78,8 +91,92 @@ describe("cells", () => {
   it("are the same whether zeros come at once or not", () => {
     const cutter = volumeCutter(name, 100 * slotSize);
     for (let i = 0; i < 99; i++) cutter.zeros(1);
-    const cells = [...cutter.data(), ...cutter.end()];
+    const cells = [...cutter.data(Buffer.from("x")), ...cutter.end()];
     assert.deepStrictEqual(cells, cut(`${dots(99)}x`).cells);
+  });
+  it("stay where they are once they are there, whatever comes to be in them", () => {
+    for (const [slots, layout, expected] of [
+      ["x.x", [1, 1, 1], "1* 1 1*"],
+      ["...", [1, 1, 1], "1 1 1"],
+      ["xxx", [1, 1, 1], "1* 1* 1*"],
+      [`x${dots(15)}`, [16], "16*"],
+      [`${dots(15)}x`, [16], "16*"],
+      ["x".repeat(16), [16], `16${"*".repeat(16)}`],
+      [`.x${dots(3)}xx.`, [1, 4, 2, 1], "1 4* 2** 1"],
+      // A volume that grew: behind what is there it is cut as a new one is.
+      [`.x${dots(20)}x`, [2], `2* ${ones(8)} 4 ${ones(8)} 1*`],
+      [`..${dots(9)}`, [2], `2 ${ones(8)} 1`],
+      ["..", [2], "2"],
+      // One that shrank: what is behind its end falls away, and the last one is shortened.
+      [`x.x`, [1, 8, 16], "1* 2*"],
+      ["x", [1, 8], "1*"],
+      ["", [1, 8], ""],
+    ] as const) {
+      assert.strictEqual(spans(slots, layout), expected, `${slots} ${layout.join()}`);
+    }
+  });
+  it("have their slots with data by their numbers, and the bytes of those", () => {
+    const slot = 4;
+    const cutter = volumeCutter(name, 25, [1, 16], slot);
+    const bytes = Buffer.from("aaaa");
+    assert.deepStrictEqual(cutter.zeros(1), [
+      { chunk: 1, first: 0, span: 1, present: 0, data: [] },
+    ]);
+    assert.deepStrictEqual(cutter.data(bytes), []);
+    assert.deepStrictEqual(cutter.zeros(2), []);
+    // The caller may use its buffer again.
+    bytes.fill("b");
+    assert.deepStrictEqual(cutter.data(bytes), []);
+    const [cell] = [...cutter.zeros(1), ...cutter.data(Buffer.from("c"))];
+    assert.deepStrictEqual(
+      { ...cell, data: cell!.data.map((each) => Buffer.from(each).toString()) },
+      { chunk: 2, first: 1, span: 6, present: 0b101001, data: ["aaaa", "bbbb", "c"] },
+    );
+    assert.deepStrictEqual(cutter.end(), []);
+    // Of a cell of one slot, nothing is copied.
+    assert.strictEqual(volumeCutter(name, 4, [1], slot).data(bytes)[0]!.data[0], bytes);
+  });
+  it("are cut anew behind the end that was said, should more come than that", () => {
+    const cutter = volumeCutter(name, 4, [1, 5], 4);
+    const cells = [...cutter.data(Buffer.from("aaaa")), ...cutter.zeros(2), ...cutter.end()];
+    assert.deepStrictEqual(
+      cells.map(({ span }) => span),
+      [1, 1, 1],
+    );
+  });
+  it("of any layout cover the volume once, and what is cut twice is cut the same", () => {
+    for (let seed = 1; seed <= 100; seed++) {
+      const r = rng(seed);
+      const text = () => {
+        let slots = "";
+        while (slots.length < 200) slots += dots(r.pick([0, 1, 9, 40])) + "x".repeat(r.int(0, 3));
+        return slots.slice(0, r.int(1, 200));
+      };
+      const [before, after] = [text(), text()];
+      const layout = cut(before).cells.map(({ span }) => span);
+      const { cells } = cut(after, after.length * slotSize, slotSize, layout);
+      let next = 0;
+      for (const [i, { chunk, data, first, present, span }] of cells.entries()) {
+        assert.strictEqual(chunk, i + 1);
+        assert.strictEqual(first, next);
+        const expected = after.slice(first, first + span).split("");
+        assert.deepStrictEqual(
+          expected.map((_, bit) => ((present >> bit) & 1 ? "x" : ".")),
+          expected,
+        );
+        assert.strictEqual(data.length, expected.filter((one) => one === "x").length);
+        next += span;
+      }
+      assert.strictEqual(next, after.length);
+      const again = cut(
+        after,
+        after.length * slotSize,
+        slotSize,
+        cells.map(({ span }) => span),
+      );
+      assert.deepStrictEqual(again.cells, cells);
+      assert.isTrue(again.head.equals(cut(after).head));
+    }
   });
 });
 
@@ -189,4 +286,26 @@ it("a chunk is a member by its number", () => {
   ] as const) {
     assert.strictEqual(chunkPath("vm7/root.img", chunk), path);
   }
+});
+
+describe("the MAC of a cell", () => {
+  const key = Buffer.alloc(32, 1);
+  const [a, b] = [Buffer.from("a"), Buffer.from("b")];
+  it("is of its number, of what is there, and of that", () => {
+    const mac = cellMac(key, 0x01020304, 0x8001, [a, b]);
+    const hmac = createHmac("sha256", key).update(
+      Buffer.from("\x01\x02\x03\x04\x80\x01ab", "latin1"),
+    );
+    assert.strictEqual(mac.toString("hex"), hmac.digest("hex").slice(0, 32));
+    assert.strictEqual(mac.length, 16);
+    for (const other of [
+      cellMac(Buffer.alloc(32, 2), 0x01020304, 0x8001, [a, b]),
+      cellMac(key, 0x01020305, 0x8001, [a, b]),
+      cellMac(key, 0x01020304, 0x8002, [a, b]),
+      cellMac(key, 0x01020304, 0x8001, [a]),
+      cellMac(key, 0x01020304, 0x8001, [b, a]),
+    ]) {
+      assert.isFalse(mac.equals(other));
+    }
+  });
 });

@@ -1,6 +1,6 @@
 /** Headers of slots: what the walk takes, and what tar makes of them. */
 import { assert, it } from "@effect/vitest";
-import { padding, sizeLimit, tarBlock, ustar } from "#src/archive/ustar";
+import { isZero, padding, sizeLimit, tarBlock, ustar } from "#src/archive/ustar";
 import { slotOf } from "#test/support/archive";
 import { sumUp } from "#test/support/tar";
 
@@ -32,4 +32,16 @@ it.each([
 ])("%i bytes have %i behind them", (size, behind) => {
   assert.strictEqual(padding(size), behind);
   assert.strictEqual((size + behind) % tarBlock, 0);
+});
+it("tells zeros from anything else, wherever that stands", () => {
+  for (const length of [0, 1, 512, 65_535, 65_536, 65_537, 131_072, 200_000]) {
+    const bytes = Buffer.alloc(length);
+    assert.isTrue(isZero(bytes), `${length}`);
+    for (const at of [0, 1, 65_535, 65_536, 65_537, 131_071, length - 1]) {
+      if (at < 0 || at >= length) continue;
+      bytes[at] = 1;
+      assert.isFalse(isZero(bytes), `${at} of ${length}`);
+      bytes[at] = 0;
+    }
+  }
 });

@@ -168,15 +168,15 @@ export const newTicket = Effect.fnUntraced(function* (
   { keys, series }: Pick<Wanted, "keys" | "series">,
   server: PublicKey,
   least: number,
-  words: Pick<Ticket, "name" | "session" | "bytes">,
+  words: Pick<Ticket, "name" | "session" | "base" | "bytes">,
 ) {
   const run = yield* inLedger((yield* Signer).nextRun(server, series, least));
   const time = instantOf(yield* Clock.currentTimeMillis);
-  const { bytes, name, session } = words;
+  const { base, bytes, name, session } = words;
   const ticket: Ticket = {
     name,
     session,
-    base: "-",
+    base,
     series,
     run,
     bytes,

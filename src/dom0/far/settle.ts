@@ -1,13 +1,13 @@
 /**
  * What a killed run left open: it may have sent its trailer, so the server may have committed, but
  * no receipt was written down. The same ticket is told `stored` once more; or, where the server had
- * not committed, its upload is given up under the ticket of a later run: after that, nobody who kept
- * the trailer back can have it committed any more.
+ * not committed, its upload is given up under the ticket of a later run, or left to it: after that, nobody
+ * who kept the trailer back can have it committed any more.
  */
 import { Effect } from "effect";
 import { Reporter } from "#services/Reporter";
 import { RunMark } from "#services/RunMark";
-import type { SignedTicket } from "#src/proof/texts";
+import { parseManifest, type SignedTicket } from "#src/proof/texts";
 import type { Code } from "#src/wire/reply";
 import { giveUpFrame } from "#src/wire/frames";
 import { line } from "#src/say/shown";
@@ -72,7 +72,8 @@ export const settle = Effect.fnUntraced(function* (destination: string, minutes:
   let reply = yield* put(ticket, !ours);
   if (reply.type === "ready" && ours) {
     const later = yield* newTicket({ keys, series: ticket.series }, server, ticket.run, ticket);
-    reply = yield* put(later, true);
+    // A run in slots goes on with what was sent; the number alone makes the old ticket worthless.
+    reply = yield* put(later, parseManifest(manifest)?.format !== "slots");
   }
   if (reply.type === "stored") {
     yield* checkReceipt(reply, server, manifest).pipe(

@@ -13,7 +13,8 @@ import { Invocation } from "#services/Invocation";
 import type { Call } from "#services/Qrexec";
 import { Reporter } from "#services/Reporter";
 import { packHasher } from "#src/proof/pack";
-import type { SignedTicket } from "#src/proof/texts";
+import type { Member } from "#src/proof/table";
+import type { SignedTicket, Ticket } from "#src/proof/texts";
 import { giveUpFrame, keepAliveFrame, lengthPrefix } from "#src/wire/frames";
 import { aliveAfter, blockSize } from "#src/wire/limits";
 import type { WireError } from "#src/wire/lines";
@@ -42,10 +43,16 @@ export interface Trailer {
 export interface Upload {
   /** As asked for, or with six digits of the session in it if that name was taken. */
   readonly name: () => Name;
-  /** The ticket as it stands, and from now on stays: the manifest is made by it. */
+  /** The ticket as it stands; another one may take its place. */
+  readonly ticket: () => SignedTicket;
+  /** The same, which from now on stays: the manifest is made by it. */
   readonly settledTicket: () => SignedTicket;
   /** The server's public key: the pinned one, or the first. */
   readonly server: PublicKey;
+  /** Members of the pack that were there already, the first of those that were noted. */
+  readonly there: number;
+  /** Bytes that were handed over. */
+  readonly made: () => number;
   /** A buffer for the next block, with room for its length in front; waits for room in the window. */
   readonly buffer: Effect.Effect<Uint8Array>;
   /** Hands it back with `size` bytes of a block in it (from byte 4 on), and the running hash behind them. */
@@ -58,9 +65,23 @@ export interface Upload {
   readonly progress: () => { readonly sent: number; readonly acked: number; readonly up: boolean };
 }
 
+/** What an upload is of. */
+export interface Beginning {
+  readonly session: Session;
+  /** The archive that it builds on. */
+  readonly base: Ticket["base"];
+  /** The members of its pack that earlier runs have sent, in order: the first ones of them may be there. */
+  readonly noted: ReadonlyArray<Pick<Member, "digest" | "length">>;
+}
+
 export interface UploadOptions extends Wanted {
   readonly name: Name;
-  readonly session: Session;
+  /** Asked for once it is known who the server is, and how many bytes an upload may have there. */
+  readonly beginning: (server: PublicKey, room: number) => Effect.Effect<Beginning, RunFailed>;
+  /** Another one: the server has not what it builds on, or not what was sent of it. */
+  readonly another: (missing: "base" | "session") => Effect.Effect<Beginning, RunFailed>;
+  /** A later run goes on with what was sent in this one, however this one ends. */
+  readonly kept: boolean;
   /** What the archive can have at most, in bytes; undefined where that is not known. */
   readonly most: number | undefined;
   /** What the archive is likely to have at least, in bytes: with less room than that it waits a while. */
@@ -111,23 +132,49 @@ interface Block {
 /** Of no bytes at all. */
 const runningOfNone = packHasher().running();
 
+/**
+ * How many of these members make the first `offset` bytes of a pack, with that running hash; undefined where
+ * none do.
+ */
+const countOf = (
+  noted: Beginning["noted"],
+  offset: number,
+  running: string,
+): number | undefined => {
+  const pack = packHasher();
+  let at = 0;
+  for (const { digest, length } of noted) {
+    if (at >= offset) break;
+    at += length;
+    pack.skipMember(Buffer.from(digest, "hex"));
+  }
+  return at === offset && pack.running() === running ? pack.whole() : undefined;
+};
+
 /** Makes the link and keeps it; returns when the server is ready for the first byte. */
 export const openUpload = Effect.fnUntraced(function* (options: UploadOptions) {
   const { destination } = options;
   const reporter = yield* Reporter;
   const { highest, room: roomThere, server } = yield* meet(options);
+  let beginning = yield* options.beginning(server, roomThere);
+  /** What is there of the pack takes no more room, and of an earlier run's not all may be of use. */
+  const already = beginning.noted.reduce((sum, { length }) => sum + length, 0);
+  const within = (free: number) => already + mostOf(free);
+  const most = options.most && already + options.most;
   /**
    * BYTES of the ticket: the server keeps so much free for the upload, and takes no more. What the
    * archive can have at most is asked for first, for which the server removes what it may; if that is
    * not enough, what there is.
    */
-  let bytes = options.most ?? mostOf(roomThere);
-  const ticketFor = (least: number, name: Name, session: Session) =>
-    newTicket(options, server, least, { name, session, bytes });
-  let ticket = yield* ticketFor(highest, options.name, options.session);
-  const fits = (room: number) => mostOf(room) >= Math.max(1, options.least);
+  let bytes = most ?? within(roomThere);
+  const ticketFor = (least: number, name: Name) => {
+    const { base, session } = beginning;
+    return newTicket(options, server, least, { name, session, base, bytes });
+  };
+  let ticket = yield* ticketFor(highest, options.name);
+  const fits = (room: number) => within(room) >= Math.max(1, options.least);
   /** Nobody knows how much it will be, and there is too little for what it was the last time. */
-  let tight = options.most === undefined && !fits(roomThere);
+  let tight = most === undefined && !fits(roomThere);
   let tickets = 1;
   /** The manifest is made, or being made, by this ticket. */
   let settled = false;
@@ -144,8 +191,10 @@ export const openUpload = Effect.fnUntraced(function* (options: UploadOptions) {
   let pushed = 0;
   let trailer: ReadonlyArray<Uint8Array> | undefined;
   let trailerSent = false;
-  /** The server was ready once. */
+  /** The server was ready once, and had so many members, and bytes, of the pack. */
   let begun = false;
+  let there = 0;
+  let before = 0;
   let up = false;
   let givenUp = false;
   /** Says "not wanted any more" to the server over the present link. */
@@ -229,7 +278,7 @@ export const openUpload = Effect.fnUntraced(function* (options: UploadOptions) {
   /** All that there is; where others keep the rest for the moment, it is waited for. */
   const whatThereIs = Effect.gen(function* () {
     const { reserved, room } = yield* roomNow(options);
-    if (fits(room) || reserved === 0) return mostOf(room);
+    if (fits(room) || reserved === 0) return within(room);
     return yield* new LinkBroken({
       reason: "other uploads to that server keep its room for themselves",
       busy: true,
@@ -242,41 +291,68 @@ export const openUpload = Effect.fnUntraced(function* (options: UploadOptions) {
     if (settled || tickets >= ticketTries) return undefined;
     if (refused.code === "stale") {
       const least = yield* staleRun(options, server, refused);
-      return yield* ticketFor(Math.max(least, run), name, session);
+      return yield* ticketFor(Math.max(least, run), name);
     }
     if (refused.code === "exists" && !begun && name === options.name) {
       const other = nextTo(name, session);
       if (!isName(other)) return undefined;
       yield* reporter.say("info", line`the server has ${name} already; storing as ${other}`);
-      return yield* ticketFor(run, other, session);
+      return yield* ticketFor(run, other);
     }
-    if ((refused.code === "quota" || refused.code === "no-space") && bytes === options.most) {
+    if ((refused.code === "quota" || refused.code === "no-space") && bytes === most) {
       if (begun) return undefined;
       bytes = Math.min(yield* whatThereIs, bytes);
-      return bytes > 0 ? yield* ticketFor(run, name, session) : undefined;
+      return bytes > 0 ? yield* ticketFor(run, name) : undefined;
     }
     // Nothing of it has left the window, so another upload can take its place.
     if (refused.code === "gone" && acked === 0) {
       yield* reporter.say("warning", line`${removed(refused)}; it begins anew`);
-      return yield* ticketFor(run, name, yield* newSession);
+      beginning = yield* options.another("session");
+      return yield* ticketFor(run, name);
+    }
+    if (refused.code === "not-found" && ticket.base !== "-" && !begun) {
+      beginning = yield* options.another("base");
+      return yield* ticketFor(run, name);
     }
     return undefined;
   });
 
   /** One connection, from its first reply to its end; undefined where another ticket is to be tried. */
   const once = Effect.gen(function* () {
-    const before = begun;
     if (tight) {
       bytes = yield* whatThereIs;
-      ticket = yield* ticketFor(ticket.run, ticket.name, ticket.session);
+      ticket = yield* ticketFor(ticket.run, ticket.name);
       tight = false;
     }
     const { call, first, next } = yield* reach(
       destination,
       { verb: "put", ...ticket },
-      { before, minutes: options.linkTimeout },
+      { before: begun, minutes: options.linkTimeout },
     );
     if (first.type === "stored" && trailerSent) return first;
+    if (!begun && (first.type === "ready" || first.type === "stored")) {
+      const count =
+        first.type === "ready" ? countOf(beginning.noted, first.offset, first.running) : undefined;
+      if (count === undefined && beginning.noted.length > 0) {
+        yield* reporter.say(
+          "warning",
+          "what the server has of the upload that an earlier run began is not what was noted here of it; it begins anew",
+        );
+        if (first.type === "ready") {
+          yield* Effect.ignore(call.stdin.write(giveUpFrame));
+          yield* Effect.timeoutOption(call.ended, "5 seconds");
+        }
+        beginning = yield* options.another("session");
+        ticket = yield* ticketFor(ticket.run, ticket.name);
+        tickets += 1;
+        return undefined;
+      }
+      if (first.type === "ready" && count !== undefined) {
+        there = count;
+        before = first.offset;
+        [acked, sent, pushed, ackedRunning] = [before, before, before, first.running];
+      }
+    }
     if (isFailed(first)) {
       const other = yield* otherTicket(first);
       // It may have been settled on the old one while the number of this one went to the disk.
@@ -373,10 +449,11 @@ export const openUpload = Effect.fnUntraced(function* (options: UploadOptions) {
     Effect.forkScoped,
   );
   // Behind the fork, so that it runs while the link is still there.
+  // What is kept is for a later run.
   yield* Effect.addFinalizer(() =>
     Effect.suspend(() => {
       givenUp = true;
-      return Effect.timeoutOption(giveUp, "5 seconds");
+      return options.kept ? Effect.void : Effect.timeoutOption(giveUp, "5 seconds");
     }),
   );
   const broken = Deferred.await(over);
@@ -384,11 +461,14 @@ export const openUpload = Effect.fnUntraced(function* (options: UploadOptions) {
 
   const upload: Upload = {
     name: () => ticket.name,
+    ticket: () => ticket,
     settledTicket: () => {
       settled = true;
       return ticket;
     },
     server,
+    there,
+    made: () => pushed - before,
     buffer: Effect.gen(function* () {
       while (blocks.length + lent >= options.window) {
         room.closeUnsafe();
@@ -403,9 +483,7 @@ export const openUpload = Effect.fnUntraced(function* (options: UploadOptions) {
         buffer.set(lengthPrefix(size));
         blocks.push({ buffer, start: pushed, end: pushed + size, running });
         pushed += size;
-        return pushed > bytes && bytes !== options.most
-          ? Deferred.fail(over, tooLarge())
-          : work.open;
+        return pushed > bytes && bytes !== most ? Deferred.fail(over, tooLarge()) : work.open;
       }),
     finish: ({ manifest, recipe, signature }) =>
       Effect.suspend(() => {

@@ -7,23 +7,25 @@
  * is complete by itself, and when qubesd lists it: the archive that it writes meanwhile has one empty chunk
  * for each.
  */
-import { Clock, Effect, Fiber, Redacted } from "effect";
+import { Effect, Fiber, Redacted } from "effect";
 import { Invocation } from "#services/Invocation";
 import type { Running } from "#services/QvmBackup";
 import { Sealing } from "#services/Sealing";
-import { backupHeader, type Chosen, composed, raiseSizes } from "#src/archive/compose";
+import type { Remembered } from "#src/archive/chain";
+import { SlotSize } from "#src/archive/parameters";
+import { backupHeader, composed, raiseSizes } from "#src/archive/compose";
 import { InnerFault, innerReader, type Step } from "#src/archive/inner";
 import { type Made, member, memberPassphrase, saltSize, sealedMember } from "#src/archive/seal";
-import { chunkPath, isVolume, slotSize, volumeCutter } from "#src/archive/slots";
+import { type Cell, cellMac, chunkPath, isVolume, volumeCutter } from "#src/archive/slots";
 import { padding, ustar } from "#src/archive/ustar";
 import type { Walk } from "#src/archive/walk";
 import { packHasher } from "#src/proof/pack";
 import { leafOf } from "#src/proof/treehash";
 import { blockSize } from "#src/wire/limits";
-import { instantOf } from "#src/wire/names";
 import type { View } from "#src/dom0/cli/view";
 import { failed } from "#src/dom0/failure";
 import type { Upload } from "#src/dom0/far/upload";
+import type { Link, Linked, OpenChain } from "./chain.ts";
 
 /** Members that are made at once; more are not made faster, and each has a slot in memory. */
 const atOnce = 3;
@@ -36,11 +38,8 @@ const qubesXml = "qubes.xml";
 /** The directory of a file, `vm7` or `dom0-home`: none for qubes.xml. */
 const directoryOf = (name: string): string => name.split("/")[0]!;
 
-/** A file whose stream was complete, and its members by their numbers. */
-interface Taken {
-  readonly name: string;
-  readonly chunks: ReadonlyArray<Chosen>;
-}
+/** By what a member is known again. */
+type Known = Pick<Remembered, "mac" | "present" | "span">;
 
 const incomplete = (name: string | undefined, fault: string) =>
   failed(
@@ -53,15 +52,17 @@ const incomplete = (name: string | undefined, fault: string) =>
  * Sends members, in the order in which they were asked for, while others are being made. What is asked for
  * waits where there are enough of those.
  */
-const sender = Effect.fnUntraced(function* (upload: Upload) {
+const sender = Effect.fnUntraced(function* (upload: Upload, chain: OpenChain) {
   const pack = packHasher();
+  for (const digest of chain.there()) pack.skipMember(Buffer.from(digest, "hex"));
   const making: Array<{
     readonly fiber: Fiber.Fiber<Made>;
-    readonly sent: (chosen: Chosen) => void;
+    readonly known: Known;
+    readonly sent: (link: Link) => void;
   }> = [];
   const scope = yield* Effect.scope;
 
-  const send = Effect.fnUntraced(function* ({ bytes, path, size }: Made) {
+  const send = Effect.fnUntraced(function* ({ bytes, path, size }: Made, known: Known) {
     for (let at = 0; at < bytes.length;) {
       const part = bytes.subarray(at, at + blockSize);
       at += part.length;
@@ -71,34 +72,33 @@ const sender = Effect.fnUntraced(function* (upload: Upload) {
       if (at < bytes.length) yield* upload.push(buffer, part.length, pack.running());
       else {
         const digest = Buffer.from(pack.endMember()).toString("hex");
+        const cell: Remembered = { ...known, size, digest };
+        yield* chain.note(path, cell);
         yield* upload.push(buffer, part.length, pack.running());
-        const whole = { path, size, length: bytes.length, digest };
-        return { member: whole, of: "new", at: pack.whole() - 1 } satisfies Chosen;
+        const member = { path, size, length: bytes.length, digest };
+        return { chosen: { member, of: "new", at: pack.whole() - 1 }, cell } satisfies Link;
       }
     }
     return yield* Effect.die("a member has bytes");
   });
   const sendOldest = Effect.gen(function* () {
-    const { fiber, sent } = making.shift()!;
-    sent(yield* send(yield* Fiber.join(fiber)));
+    const { fiber, known, sent } = making.shift()!;
+    sent(yield* send(yield* Fiber.join(fiber), known));
   });
   return {
-    add: Effect.fnUntraced(function* (make: Effect.Effect<Made>, sent: (chosen: Chosen) => void) {
+    add: Effect.fnUntraced(function* (
+      make: Effect.Effect<Made>,
+      known: Known,
+      sent: (link: Link) => void,
+    ) {
       while (making.length >= atOnce) yield* sendOldest;
-      making.push({ fiber: yield* Effect.forkIn(make, scope), sent });
+      making.push({ fiber: yield* Effect.forkIn(make, scope), known, sent });
     }),
     /** Waits until all were sent. */
     flush: Effect.gen(function* () {
       while (making.length > 0) yield* sendOldest;
     }),
   };
-});
-
-/** A backup-id in qvm-backup's form: the time, and a number in place of a process'. */
-const newBackupId = Effect.gen(function* () {
-  const { entropy } = yield* Invocation;
-  const time = instantOf(yield* Clock.currentTimeMillis).replace(/[-:Z]/g, "");
-  return `${time}-${Buffer.from(entropy(4)).readUInt32BE(0)}`;
 });
 
 /**
@@ -108,74 +108,93 @@ const newBackupId = Effect.gen(function* () {
 export const takeFiles = Effect.fnUntraced(function* (
   running: Running,
   upload: Upload,
+  chain: OpenChain,
   passphrase: Redacted.Redacted<Uint8Array>,
   walk: Walk,
   view: View,
 ) {
   const sealing = yield* Sealing;
   const { entropy } = yield* Invocation;
-  const backupId = yield* newBackupId;
-  const { add, flush } = yield* sender(upload);
+  const slot = yield* SlotSize;
+  const { add, flush } = yield* sender(upload, chain);
+  const backupId = chain.backupId();
+  const key = chain.macKey();
 
   const seal = Effect.fnUntraced(function* (path: string, plain: Uint8Array) {
     const salt = entropy(saltSize);
     const secret = memberPassphrase(backupId, path, Redacted.value(passphrase));
     return sealedMember(path, salt, yield* sealing.keys(secret, salt), plain);
   });
-  /** Makes and sends a chunk with these bytes, or an empty one. */
-  const chunk = (
-    into: Array<Chosen>,
+  /** Keeps the chunk as it is, where it is there with the same bytes, or makes and sends it. */
+  const chunk = Effect.fnUntraced(function* (
+    into: Array<Link>,
     name: string,
     number: number,
     parts: ReadonlyArray<Uint8Array>,
-  ) => {
+    { present, span }: Pick<Cell, "present" | "span"> = { present: 0, span: 0 },
+  ) {
+    const mac = cellMac(key, number, present, parts).toString("hex");
+    const known: Known = { mac, present, span };
+    const kept = chain.find(name, number, known);
+    if (kept !== undefined) {
+      into[number] = kept;
+      return;
+    }
     const path = chunkPath(name, number);
-    const packed = parts.length === 0 ? Effect.succeed(new Uint8Array(0)) : sealing.gzip(parts);
-    return add(
+    // The reader goes on with the bytes while these are being made smaller; those of a wide cell are kept.
+    const own = span > 1 ? parts : parts.map((part) => new Uint8Array(part));
+    const packed = own.length === 0 ? Effect.succeed(new Uint8Array(0)) : sealing.gzip(own);
+    yield* add(
       Effect.flatMap(packed, (plain) => seal(path, plain)),
-      (chosen) => {
-        into[number] = chosen;
+      known,
+      (link) => {
+        into[number] = link;
       },
     );
-  };
+  });
   const zerosBehind = (size: number) => new Uint8Array(padding(size));
 
   /** What comes of the steps of one file: a member for each cell, the head of it last. */
-  const volume = (name: string, size: number, chunks: Array<Chosen>) => {
-    const cutter = volumeCutter(name, size);
+  const volume = (name: string, size: number, links: Array<Link>) => {
+    const cutter = volumeCutter(name, size, chain.layoutOf(name), slot);
+    const cells = Effect.fnUntraced(function* (cut: ReadonlyArray<Cell>) {
+      for (const cell of cut) {
+        const last = cell.data.at(-1);
+        const parts = last === undefined ? [] : [...cell.data, zerosBehind(last.length)];
+        yield* chunk(links, name, cell.chunk, parts, cell);
+      }
+    });
     return {
-      take: Effect.fnUntraced(function* (next: Step) {
-        if (next.type === "zeros") cutter.zeros(next.count);
-        if (next.type !== "slot") return;
-        // The reader goes on with the bytes while these are being made smaller.
-        const parts = [new Uint8Array(next.bytes), zerosBehind(next.bytes.length)];
-        for (const cell of cutter.data())
-          yield* chunk(chunks, name, cell.chunk, cell.data ? parts : []);
-      }),
-      end: Effect.gen(function* () {
-        for (const cell of cutter.end()) yield* chunk(chunks, name, cell.chunk, []);
-        yield* chunk(chunks, name, 0, [cutter.head()]);
-      }),
+      take: (next: Step) =>
+        next.type === "zeros"
+          ? cells(cutter.zeros(next.count))
+          : next.type === "slot"
+            ? cells(cutter.data(next.bytes))
+            : Effect.void,
+      end: Effect.suspend(() =>
+        Effect.andThen(
+          cells(cutter.end()),
+          Effect.suspend(() => chunk(links, name, 0, [cutter.head()])),
+        ),
+      ),
     };
   };
   /** A directory's stream, as it is. */
-  const tree = (name: string, chunks: Array<Chosen>) => ({
+  const tree = (name: string, links: Array<Link>) => ({
     take: (next: Step) =>
-      next.type === "slot"
-        ? chunk(chunks, name, next.index, [new Uint8Array(next.bytes)])
-        : Effect.void,
+      next.type === "slot" ? chunk(links, name, next.index, [next.bytes]) : Effect.void,
     end: Effect.void,
   });
   const sendSmall = Effect.fnUntraced(function* (
     name: string,
     content: Uint8Array,
-    chunks: Array<Chosen>,
+    links: Array<Link>,
   ) {
     const { length } = content;
-    for (let number = 0; number === 0 || number * slotSize < length; number++) {
-      const part = content.subarray(number * slotSize, (number + 1) * slotSize);
-      const last = (number + 1) * slotSize >= length;
-      yield* chunk(chunks, name, number, [
+    for (let number = 0; number === 0 || number * slot < length; number++) {
+      const part = content.subarray(number * slot, (number + 1) * slot);
+      const last = (number + 1) * slot >= length;
+      yield* chunk(links, name, number, [
         ...(number === 0 ? [ustar(name, length)] : []),
         part,
         ...(last ? [zerosBehind(length)] : []),
@@ -185,30 +204,30 @@ export const takeFiles = Effect.fnUntraced(function* (
   const small = (content: Uint8Array, end: Effect.Effect<void>) => ({
     take: (next: Step) =>
       Effect.sync(() => {
-        if (next.type === "slot") content.set(next.bytes, next.index * slotSize);
+        if (next.type === "slot") content.set(next.bytes, next.index * slot);
       }),
     end,
   });
 
-  const files: Array<Taken> = [];
+  const files: Array<Linked> = [];
   let xml: Buffer | undefined;
   const takerOf = Effect.fnUntraced(function* (
     name: string,
     size: number | undefined,
-    chunks: Array<Chosen>,
+    links: Array<Link>,
   ) {
-    if (size === undefined) return tree(name, chunks);
-    if (isVolume(name)) return volume(name, size, chunks);
+    if (size === undefined) return tree(name, links);
+    if (isVolume(name)) return volume(name, size, links);
     if (size > smallLimit) return yield* incomplete(name, `it has ${size} bytes`);
     const content = Buffer.alloc(size);
     // It can be made only once all others are known.
     if (name === qubesXml) xml = content;
-    return small(content, name === qubesXml ? Effect.void : sendSmall(name, content, chunks));
+    return small(content, name === qubesXml ? Effect.void : sendSmall(name, content, links));
   });
 
   const takeFile = Effect.fnUntraced(function* (stream: Running["archive"]) {
-    const reader = innerReader();
-    const chunks: Array<Chosen> = [];
+    const reader = innerReader(slot);
+    const links: Array<Link> = [];
     const buffer = new Uint8Array(step);
     let name: string | undefined;
     let taker: Effect.Success<ReturnType<typeof takerOf>> | undefined;
@@ -225,10 +244,10 @@ export const takeFiles = Effect.fnUntraced(function* (
         if (next instanceof InnerFault) return yield* incomplete(name, next.message);
         if (next.type === "file") {
           name = next.name;
-          taker = yield* takerOf(name, next.size, chunks);
+          taker = yield* takerOf(name, next.size, links);
         } else if (next.type === "end") {
           yield* taker!.end;
-          files.push({ name: name!, chunks });
+          files.push({ name: name!, links });
           return;
         } else yield* taker!.take(next);
       }
@@ -269,27 +288,43 @@ export const takeFiles = Effect.fnUntraced(function* (
       return yield* incomplete(odd, "what came, and what qubesd lists, are not the same");
     }
     const counts = new Map<string, number>();
-    for (const { chunks, name } of files) {
+    for (const { links, name } of files) {
       const directory = directoryOf(name);
-      if (name !== qubesXml) counts.set(directory, (counts.get(directory) ?? 0) + chunks.length);
+      if (name !== qubesXml) counts.set(directory, (counts.get(directory) ?? 0) + links.length);
     }
     // Byte for byte as it came, but for those numbers.
     const raised = raiseSizes((xml ?? Buffer.alloc(0)).toString("latin1"), counts);
     if (raised === undefined) {
       return yield* incomplete(qubesXml, "it does not say how large each qube of the backup is");
     }
-    const first: Array<Chosen> = [];
+    const first: Array<Link> = [];
     yield* sendSmall(qubesXml, Buffer.from(raised, "latin1"), first);
     yield* flush;
-    const content = [...first, ...files.flatMap(({ chunks }) => chunks)];
+    const content: ReadonlyArray<Linked> = [
+      { name: qubesXml, links: first },
+      ...files.filter(({ name }) => name !== qubesXml),
+    ];
+    const chosenOf = (of: ReadonlyArray<Linked>) =>
+      of.flatMap(({ links }) => links.map(({ chosen }) => chosen));
     // The seal is over all that was made, and the run's number is that of the manifest.
     const { run } = upload.settledTicket();
-    const header = Buffer.from(backupHeader(backupId, composed(content).root!, run));
-    const heads: Array<Chosen> = [];
-    yield* add(Effect.succeed(member("backup-header", [header])), (chosen) => heads.push(chosen));
-    yield* add(seal("backup-header.hmac", header), (chosen) => heads.push(chosen));
+    const text = backupHeader(backupId, composed(chosenOf(content)).root!, run);
+    const header = Buffer.from(text);
+    const heads = ["backup-header", "backup-header.hmac"].map((name) => {
+      const links: Array<Link> = [];
+      return { name, links };
+    });
+    const known: Known = { mac: cellMac(key, 0, 0, [header]).toString("hex"), present: 0, span: 0 };
+    const [plain, sealed] = [
+      Effect.succeed(member("backup-header", [header])),
+      seal("backup-header.hmac", header),
+    ];
+    yield* add(plain, known, (link) => heads[0]!.links.push(link));
+    yield* add(sealed, known, (link) => heads[1]!.links.push(link));
     yield* flush;
-    const { members, recipe, root, size } = composed([...heads, ...content]);
+    const archive = [...heads, ...content];
+    const { members, recipe, root, size } = composed(chosenOf(archive));
+    yield* chain.propose(archive, root!);
     return { counted: { size, members, root: root! }, recipe };
   });
   return { finish };

@@ -1,6 +1,7 @@
 /** The job: one backup, from the first check to the line in the ledger. */
-import { Clock, Effect, Exit, Fiber } from "effect";
+import { Clock, Effect, Exit, Fiber, type Redacted } from "effect";
 import { BytesError } from "#services/Bytes";
+import { Invocation } from "#services/Invocation";
 import { Ledger, type Submission } from "#services/Ledger";
 import { Notifier } from "#services/Notifier";
 import { type Qube, Qubes, type QubesError } from "#services/Qubes";
@@ -18,7 +19,7 @@ import { wishLine } from "#src/proof/recipe";
 import { lineOf, rootHasher } from "#src/proof/table";
 import { manifestText, parseManifest } from "#src/proof/texts";
 import { leafOf } from "#src/proof/treehash";
-import { instantOf, isName, type Name, type Series } from "#src/wire/names";
+import { instantOf, isName, type Name, type Series, type Session } from "#src/wire/names";
 import { line, printable } from "#src/say/shown";
 import { linkTimeout, standardFloor, startTimeout, tellAfterADay } from "#src/dom0/far/retry";
 import { command } from "#src/dom0/cli/command";
@@ -45,13 +46,14 @@ import { checkReceipt, complete, remark, withoutSubmission } from "#src/dom0/boo
 import { inLedger, warned } from "#src/dom0/books/unusable";
 import { checkPassphrase, passphraseOf } from "#src/dom0/tool/passphrase";
 import { looked, unsound } from "#src/dom0/books/known";
+import { type OpenChain, openChain } from "#src/dom0/tool/chain";
 import { takeFiles } from "#src/dom0/tool/slots";
 import { alarmUnread } from "#src/dom0/books/noted";
 import { select, type Selection, withoutSnapshot } from "#src/dom0/qube/select";
 import { isSettled, settle } from "#src/dom0/far/settle";
 import { standing } from "#src/dom0/books/standing";
 import { checkFingerprint, ownKeys } from "#src/dom0/far/server";
-import { newSession, openUpload, type Upload } from "#src/dom0/far/upload";
+import { type Beginning, newSession, openUpload, type Upload } from "#src/dom0/far/upload";
 import { newView, showing, type View } from "#src/dom0/cli/view";
 
 export interface RunOptions {
@@ -257,7 +259,13 @@ const unlessGone = Effect.fnUntraced(function* (selection: Selection, failure: R
   );
 });
 
-/** Everything between the server's `ready` and the end of qvm-backup. */
+/** What an archive of slots is made with. */
+interface Slots {
+  readonly chain: OpenChain;
+  readonly passphrase: Redacted.Redacted<Uint8Array>;
+}
+
+/** Everything between the server's `ready` and the end of qvm-backup. `slots`: it is to be one of those. */
 const stream = Effect.fnUntraced(function* (
   options: RunOptions,
   selection: Selection,
@@ -265,12 +273,13 @@ const stream = Effect.fnUntraced(function* (
   upload: Upload,
   scratch: Scratch,
   view: View,
+  slots: Slots | undefined,
 ) {
   const { brokenPipes } = yield* Qubes;
   const began = yield* nowInSeconds;
   const { compressFilter } = options;
   const qvmBackup = yield* QvmBackup;
-  const tapped = options.format === "slots";
+  const tapped = slots !== undefined;
   const running = yield* qvmBackup
     .start({
       qubes: selection.qubes.map(({ name }) => name),
@@ -282,14 +291,13 @@ const stream = Effect.fnUntraced(function* (
   view.upload = upload;
   view.waits = undefined;
   const way = Effect.gen(function* () {
-    if (!tapped) return yield* pump(running, upload, selection.expected, view);
-    const passphrase = yield* passphraseOf(passphraseFile);
+    if (slots === undefined) return yield* pump(running, upload, selection.expected, view);
     const walk = new Walk({
       fullChunk: yield* FullChunk,
       expected: selection.expected,
       listing: true,
     });
-    const { finish } = yield* takeFiles(running, upload, passphrase, walk, view);
+    const { finish } = yield* takeFiles(running, upload, slots.chain, slots.passphrase, walk, view);
     return { walk, finish };
   });
   const pumped = yield* way.pipe(
@@ -426,6 +434,19 @@ const lastSize = Effect.fnUntraced(function* (destination: string, series: Serie
   return last?.format === "qvm-backup" ? last.size : 0;
 });
 
+/** What an archive of slots is made with; undefined where it is to be qvm-backup's own. */
+const slotsFor = Effect.fnUntraced(function* (
+  { format }: RunOptions,
+  series: Series,
+  { path }: PassphraseFile,
+  most: number | undefined,
+) {
+  if (format !== "slots") return undefined;
+  const passphrase = yield* passphraseOf(path);
+  const slots: Slots = { chain: yield* openChain(series, passphrase, most), passphrase };
+  return slots;
+});
+
 const noted = "put that right, then bring the receipt here: qbackup ledger rebuild";
 
 const backup = Effect.fnUntraced(function* (
@@ -470,6 +491,7 @@ const backup = Effect.fnUntraced(function* (
     ),
   );
   const session = yield* newSession;
+  const invocation = yield* Invocation;
 
   const left = yield* inLedger((yield* RunMark).read);
   view.waits = line`waiting for ${destination} to start`;
@@ -492,17 +514,24 @@ const backup = Effect.fnUntraced(function* (
     includeDom0: selection.includeDom0,
     prefix: options.prefix,
   };
-  const { name, server, counted, first } = yield* Effect.gen(function* () {
+  const { name, server, counted, cost, first } = yield* Effect.gen(function* () {
     const keys = yield* ownKeys;
     const series = keys.seriesOf({ ...asked, qubes: namedIn(selection.asked) });
+    const atMost = yield* Fiber.join(most);
+    const slots = yield* slotsFor(options, series, passphrase, atMost);
+    const alone = (of: Session): Beginning => ({ session: of, base: "-", noted: [] });
     const upload = yield* openUpload({
       destination,
       keys,
       series,
       least: yield* lastSize(destination, series),
       name: wanted,
-      session,
-      most: yield* Fiber.join(most),
+      beginning: slots?.chain.beginning ?? (() => Effect.succeed(alone(session))),
+      another:
+        slots?.chain.another ??
+        (() => Effect.provideService(Effect.map(newSession, alone), Invocation, invocation)),
+      kept: slots !== undefined,
+      most: atMost,
       expectServer: options.expectServer?.toLowerCase(),
       window: options.window,
       startTimeout: options.startTimeout,
@@ -510,6 +539,7 @@ const backup = Effect.fnUntraced(function* (
       floor: options.floor,
     });
     const { server } = upload;
+    yield* slots?.chain.start(upload.ticket(), upload.there) ?? Effect.void;
     yield* reporter.say(
       "info",
       line`backing up ${selection.qubes.map((qube) => qube.name).join(", ")} as ${upload.name()} through ${destination}`,
@@ -521,6 +551,7 @@ const backup = Effect.fnUntraced(function* (
       upload,
       scratch,
       view,
+      slots,
     );
     const ticket = upload.settledTicket();
     const { name } = ticket;
@@ -549,6 +580,7 @@ const backup = Effect.fnUntraced(function* (
       qubes: selection.qubes.map((qube) => ({ name: qube.name, qid: qube.qid })),
       manifest,
       signature,
+      ...(slots === undefined ? {} : { bytes: { read: view.taken, sent: upload.made() } }),
     };
     // Before the trailer: from then on the server may commit, whatever becomes of this run. Not to
     // send it would lose the whole upload for a note that is only needed if this run is killed.
@@ -569,6 +601,13 @@ const backup = Effect.fnUntraced(function* (
             signature: Buffer.from(signature, "base64url"),
             recipe,
           }),
+        ).pipe(
+          // The server has not what it was made on, or has it otherwise: no later one can be made on that.
+          Effect.tapErrorTag("RunFailed", ({ about, exit }) =>
+            about === "refusal" && exit === "integrity"
+              ? (slots?.chain.forget ?? Effect.void)
+              : Effect.void,
+          ),
         );
         yield* checkReceipt(stored, server, manifest);
         course.reached = "stored";
@@ -579,10 +618,16 @@ const backup = Effect.fnUntraced(function* (
           Effect.orElseSucceed(() => false),
         );
         yield* complete(submission, stored, course.marked ? undefined : noted);
+        yield* slots?.chain.adopt ?? Effect.void;
         return none;
       }),
     );
-    return { name, server, counted, first };
+    const { bytes } = submission;
+    const cost =
+      bytes === undefined
+        ? line``
+        : line`, of which ${humanSize(bytes.sent)} had to be sent; ${humanSize(bytes.read)} were read`;
+    return { name, server, counted, cost, first };
   }).pipe(
     Effect.scoped,
     Effect.onExit((exit) =>
@@ -601,7 +646,7 @@ const backup = Effect.fnUntraced(function* (
 
   yield* reporter.say(
     "info",
-    line`stored ${name}: ${humanSize(counted.size)} in ${counted.members} members, root ${counted.root}, receipt signed by the key with the fingerprint ${fingerprint(server)}`,
+    line`stored ${name}: ${humanSize(counted.size)} in ${counted.members} members${cost}, root ${counted.root}, receipt signed by the key with the fingerprint ${fingerprint(server)}`,
   );
   if (first) yield* whatARestoreNeeds(name, destination, passphrase);
   if (selection.unsavable.length > 0) {

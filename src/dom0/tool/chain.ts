@@ -1,0 +1,325 @@
+/**
+ * The chain that an archive of slots is the next link of: what is known of the archive before it, of which
+ * members are kept, and of an upload that broke off, with which this run goes on.
+ */
+import { Clock, Effect, Redacted } from "effect";
+import { Chains, type Which } from "#services/Chains";
+import { Invocation } from "#services/Invocation";
+import { Ledger } from "#services/Ledger";
+import { ReadBacks } from "#services/ReadBacks";
+import { Reporter } from "#services/Reporter";
+import { Sealing } from "#services/Sealing";
+import {
+  type Chain,
+  cellAt,
+  cellsOf,
+  type Identity,
+  type Journal,
+  memberAt,
+  type Remembered,
+} from "#src/archive/chain";
+import type { Chosen } from "#src/archive/compose";
+import { chunkPath } from "#src/archive/slots";
+import { parseManifest, sha256, type Ticket } from "#src/proof/texts";
+import { instantOf, type PublicKey, type Series, type Session } from "#src/wire/names";
+import { humanSize } from "#src/say/format";
+import { line } from "#src/say/shown";
+import { inLedger } from "#src/dom0/books/unusable";
+import { type Beginning, newSession } from "#src/dom0/far/upload";
+
+/** A member of the archive that is made, and by what it is known again. */
+export interface Link {
+  readonly chosen: Chosen;
+  readonly cell: Remembered;
+}
+
+/** A file of that archive: its members by their numbers. */
+export interface Linked {
+  readonly name: string;
+  readonly links: ReadonlyArray<Link>;
+}
+
+/** A backup-id in qvm-backup's form: the time, and a number in place of a process'. */
+const newBackupId = Effect.gen(function* () {
+  const { entropy } = yield* Invocation;
+  const time = instantOf(yield* Clock.currentTimeMillis).replace(/[-:Z]/g, "");
+  return `${time}-${Buffer.from(entropy(4)).readUInt32BE(0)}`;
+});
+
+/** Why nothing of the archives before can be used, in a sentence; and what a person should know besides. */
+interface Anew {
+  readonly why: string;
+  readonly warning?: string;
+}
+
+/** The chain of a series. `most` is what one archive can have at most, in bytes, where that is known. */
+export const openChain = Effect.fnUntraced(function* (
+  series: Series,
+  passphrase: Redacted.Redacted<Uint8Array>,
+  most: number | undefined,
+) {
+  const chains = yield* Chains;
+  const ledger = yield* Ledger;
+  const readBacks = yield* ReadBacks;
+  const { say } = yield* Reporter;
+  const sealing = yield* Sealing;
+  const invocation = yield* Invocation;
+  const session = Effect.provideService(newSession, Invocation, invocation);
+
+  let which: Which | undefined;
+  let identity: Identity | undefined;
+  let newest: Chain | undefined;
+  /** Which member of that archive the first one of a file is, and how many it has. */
+  let files = new Map<string, { readonly first: number; readonly chunks: number }>();
+  let upload: Session | undefined;
+  /** The members of the pack, in its order; found again by their path, of two the later one. */
+  let pack: Array<readonly [string, Remembered]> = [];
+  let packed = new Map<string, { readonly at: number; readonly cell: Remembered }>();
+  let started = false;
+  /** The chain begins with this run. */
+  let fresh = false;
+  let proposed = false;
+  /** Nothing more is noted: what was lost once would be missing in the middle. */
+  let deaf = false;
+
+  const checkOf = Effect.fnUntraced(function* (key: string) {
+    const keys = yield* sealing.keys(Redacted.value(passphrase), Buffer.from(key, "hex"));
+    return sha256(Buffer.from(keys).toString("hex"));
+  });
+  const begin = Effect.gen(function* () {
+    const key = Buffer.from(invocation.entropy(32)).toString("hex");
+    const id = yield* Effect.provideService(newBackupId, Invocation, invocation);
+    identity = { id, key, check: yield* checkOf(key), began: 0 };
+    fresh = true;
+  });
+
+  /** The archive that the next one can build on, if there is one. */
+  const found = Effect.fnUntraced(function* (of: Which) {
+    const links = yield* inLedger(chains.read(of));
+    const { entries } = yield* inLedger(ledger.entries);
+    const proposed = links.proposed;
+    const taken =
+      proposed !== undefined &&
+      entries.some(
+        ({ manifest, session }) =>
+          session === proposed.session && parseManifest(manifest)?.root === proposed.root,
+      );
+    if (taken) yield* inLedger(chains.adopt(of));
+    return { ...links, newest: taken ? proposed : links.newest, entries };
+  });
+
+  /** What speaks against building on it. */
+  const unfit = Effect.fnUntraced(function* (
+    of: Which,
+    chain: Chain,
+    entries: Effect.Success<ReturnType<typeof found>>["entries"],
+  ) {
+    if ((yield* checkOf(chain.key)) !== chain.check) {
+      return {
+        why: "the passphrase is another one",
+        warning:
+          "the archives of before still need the old passphrase: keep it for as long as they are kept",
+      } satisfies Anew;
+    }
+    const audits = yield* inLedger(readBacks.all);
+    const bad = entries.find((entry) => {
+      const { failed, undecryptable } = audits.get(entry.session) ?? {};
+      if (failed === undefined && undecryptable === undefined) return false;
+      const manifest = parseManifest(entry.manifest);
+      return (
+        manifest?.format === "slots" &&
+        manifest.server === of.server &&
+        manifest.series === of.series &&
+        manifest.run >= chain.began
+      );
+    });
+    return bad === undefined
+      ? undefined
+      : ({ why: `${bad.name} did not come back as it was` } satisfies Anew);
+  });
+
+  const use = (chain: Chain | undefined) => {
+    newest = chain;
+    files = new Map();
+    let first = 0;
+    for (const { chunks, name } of chain?.files ?? []) {
+      files.set(name, { first, chunks });
+      first += chunks;
+    }
+  };
+  const usePack = (members: Journal["members"]) => {
+    pack = [...members];
+    packed = new Map();
+    pack.forEach(([path, cell], at) => packed.set(path, { at, cell }));
+  };
+  const beginningOf = (of: Session): Beginning => ({
+    session: of,
+    base: newest?.session ?? "-",
+    noted: pack.map(([path, cell]) => memberAt(path, cell)),
+  });
+  const sayAnew = ({ warning, why }: Anew, room: number) =>
+    Effect.gen(function* () {
+      if (warning !== undefined) yield* say("warning", line`${warning}`);
+      const upTo = most === undefined ? "" : `, ${humanSize(most)} at most`;
+      yield* say(
+        "info",
+        line`${why}: all of it is sent${upTo}, and the next archives keep what did not change; the server has room for ${humanSize(room)}`,
+      );
+    });
+
+  /** Asked for by the upload once it knows the server. */
+  const beginning = Effect.fnUntraced(function* (server: PublicKey, room: number) {
+    const of: Which = { server, series };
+    which = of;
+    const { damaged, entries, journal, newest: last } = yield* found(of);
+    const wrong = last && (yield* unfit(of, last, entries));
+    use(wrong === undefined ? last : undefined);
+    const goesOn =
+      journal !== undefined &&
+      journal.base === (newest?.session ?? "-") &&
+      // What stands there of an archive that nothing can be built on is of its chain, or of the next one.
+      (journal.key === last?.key) === (newest !== undefined) &&
+      journal.check === (yield* checkOf(journal.key));
+    if (goesOn) {
+      identity = journal;
+      usePack(journal.members);
+      yield* say("info", line`an earlier run has sent a part of it: this one goes on with that`);
+      return beginningOf(journal.session);
+    }
+    usePack([]);
+    if (newest === undefined) {
+      yield* sayAnew(
+        wrong ??
+          (damaged
+            ? {
+                why: "what was known here of the archives before is damaged",
+                warning: "look at the disk of dom0's home",
+              }
+            : { why: "nothing is known here of an archive of these qubes in slots" }),
+        room,
+      );
+      yield* begin;
+    } else identity = newest;
+    return beginningOf(yield* session);
+  });
+
+  /** The journal as it now must be. */
+  const journal = Effect.suspend(() => {
+    const { began, check, id, key } = identity!;
+    return chains.begin(which!, {
+      began,
+      check,
+      id,
+      key,
+      session: upload!,
+      base: newest?.session ?? "-",
+      members: pack,
+    });
+  });
+  const unnoted = (error: { readonly message: string }) => {
+    deaf = true;
+    return say("warning", line`${error.message}; if this run breaks off, the next one begins anew`);
+  };
+
+  const another = Effect.fnUntraced(function* (missing: "base" | "session") {
+    if (missing === "base") {
+      yield* say(
+        "warning",
+        "the server has not the archive that this one was to build on: all of it is sent",
+      );
+      use(undefined);
+      yield* begin;
+    }
+    const of = yield* session;
+    // What this run has made is still to be sent, in the same order.
+    if (started) {
+      upload = of;
+      yield* Effect.catch(journal, unnoted);
+    } else usePack([]);
+    return beginningOf(of);
+  });
+
+  const orWarning = (what: Effect.Effect<void, { readonly message: string }>) =>
+    Effect.catch(what, ({ message }) => say("warning", line`${message}`));
+
+  return {
+    beginning,
+    another,
+    /** The server is ready: it has `there` members of the pack, and this is run `run`. */
+    start: Effect.fnUntraced(function* (ticket: Pick<Ticket, "session" | "run">, there: number) {
+      started = true;
+      upload = ticket.session;
+      usePack(pack.slice(0, there));
+      if (fresh) identity = { ...identity!, began: ticket.run };
+      yield* Effect.catch(journal, unnoted);
+    }),
+    /** The backup-id, and the key of the MACs. */
+    backupId: () => identity!.id,
+    macKey: () => Buffer.from(identity!.key, "hex"),
+    /** The spans of the cells that a volume has already. */
+    *layoutOf(name: string) {
+      const known = files.get(name);
+      let chunk = 1;
+      for (; known !== undefined && chunk < known.chunks; chunk++) {
+        yield cellAt(newest!, known.first + chunk).span;
+      }
+      for (; ; chunk++) {
+        const sent = packed.get(chunkPath(name, chunk));
+        if (sent === undefined) return;
+        yield sent.cell.span;
+      }
+    },
+    /** A member for the same chunk with the same in it. */
+    find: (
+      name: string,
+      chunk: number,
+      of: Pick<Remembered, "mac" | "span" | "present">,
+    ): Link | undefined => {
+      const path = chunkPath(name, chunk);
+      const link = (cell: Remembered, at: number, where: Chosen["of"]): Link => ({
+        chosen: { member: memberAt(path, cell), of: where, at },
+        cell: { ...cell, ...of },
+      });
+      const known = files.get(name);
+      if (known !== undefined && chunk < known.chunks) {
+        const cell = cellAt(newest!, known.first + chunk);
+        if (cell.mac === of.mac) return link(cell, known.first + chunk, "base");
+      }
+      const sent = packed.get(path);
+      return sent?.cell.mac === of.mac ? link(sent.cell, sent.at, "new") : undefined;
+    },
+    /** The members of the pack that are there already. */
+    there: () => pack.map(([, cell]) => cell.digest),
+    /** Notes a member, the next one of the pack, before the last of it is sent. */
+    note: (path: string, cell: Remembered) =>
+      Effect.suspend(() => {
+        pack.push([path, cell]);
+        return deaf ? Effect.void : Effect.catch(chains.note(which!, path, cell), unnoted);
+      }),
+    /** Notes what the archive is made of, before it is one. */
+    propose: (archive: ReadonlyArray<Linked>, root: string) =>
+      Effect.gen(function* () {
+        yield* chains.propose(which!, {
+          ...identity!,
+          session: upload!,
+          root,
+          files: archive.map(({ links, name }) => ({ name, chunks: links.length })),
+          cells: cellsOf(archive.flatMap(({ links }) => links.map(({ cell }) => cell))),
+        });
+        proposed = true;
+      }).pipe(orWarning),
+    /** It is one. What could not be noted of it is of the archive before still. */
+    adopt: Effect.suspend(() => (proposed ? orWarning(chains.adopt(which!)) : Effect.void)),
+    /** The server found it another one than was noted here. */
+    forget: Effect.suspend(() =>
+      Effect.andThen(
+        say(
+          "warning",
+          "what is noted here is not what the server has: the next run sends all of it",
+        ),
+        orWarning(chains.forget(which!)),
+      ),
+    ),
+  };
+});
+export type OpenChain = Effect.Success<ReturnType<typeof openChain>>;

@@ -1,0 +1,729 @@
+/** Backups in slots, from the files that qubesd hands over to the archive on the server. */
+import { assert, describe, it } from "@effect/vitest";
+import { Effect } from "effect";
+import { cheapKeys } from "#layers/memory/MemorySealing";
+import { aQube } from "#layers/memory/MemoryQubes";
+import { qvmBackupScript, type QvmBackupScript } from "#layers/memory/MemoryQvmBackup";
+import { SlotSize } from "#src/archive/parameters";
+import { ArchiveFault, archiveSize, Walk } from "#src/archive/walk";
+import { parseManifest } from "#src/proof/texts";
+import { membersOf, rootOf, spread, tableLine, treeHash } from "#test/support/reference";
+import { archiveOf } from "#test/support/archive";
+import { nothingProven, qbackup, tidy, tiny, type World, world } from "#test/support/dom0";
+import { ended, gnuHeader, gnuSparse, gnuTar, tarwriter } from "#test/support/inner";
+import { rng } from "#test/support/random";
+import { openSlots, smallOf, volumeOf } from "#test/support/slots";
+
+const xmlOf = (...directories: ReadonlyArray<string>) =>
+  Buffer.from(
+    `<qubes>\xe9${directories.map((one) => `<features><feature name="backup-path">${one}/</feature><feature name="backup-size">7</feature></features>`).join("")}</qubes>\n`,
+    "latin1",
+  );
+const whole = (bytes: Buffer) => [{ offset: 0, length: bytes.length }];
+const image = (size: number, ...data: ReadonlyArray<readonly [at: number, byte: number]>) => {
+  const bytes = Buffer.alloc(size);
+  for (const [at, byte] of data) bytes.fill(byte, at, Math.min(size, at + 3000));
+  return bytes;
+};
+const slot = 4_194_304;
+const args = ["-t", "net", "-p", "/pass", "--format", "slots", "work", "mail", "vault"];
+/** What qubesd writes besides: an empty chunk for each file. */
+const listing = (names: ReadonlyArray<string>) =>
+  archiveOf({
+    seed: 3,
+    filter: "/home/user/.local/state/qbackup/run/tap",
+    files: names.filter((name) => name !== "qubes.xml").map((path) => ({ path, size: 0 })),
+  });
+
+describe("a run in slots", () => {
+  const work = image(40 * slot + 700, [0, 1], [3 * slot - 100, 2], [40 * slot, 3]);
+  const mail = image(0);
+  const vault = image(3 * slot);
+  const notes = Buffer.alloc(slot + 5, "n");
+  const xml = xmlOf("vm2", "vm3", "vm4");
+  const named: ReadonlyArray<readonly [string, Buffer]> = [
+    ["qubes.xml", gnuTar("qubes.xml", xml, whole(xml))],
+    ["vm2/private.img", tarwriter("vm2/private.img", work)],
+    ["vm2/notes.txt", gnuTar("vm2/notes.txt", notes, whole(notes))],
+    ["vm3/private.img", gnuTar("vm3/private.img", mail, whole(mail))],
+    ["vm4/private.img", gnuTar("vm4/private.img", vault, [])],
+  ];
+  const names = named.map(([name]) => name);
+  const script = (change: Partial<QvmBackupScript> = {}): Partial<QvmBackupScript> => ({
+    files: named.map(([, stream]) => stream),
+    chunks: [{ bytes: listing(names), percent: 100 }],
+    passphrase: "correct horse",
+    ...change,
+  });
+  /** The one archive on the shelf, its members in its own order. */
+  const archived = (w: World) => {
+    const [kept] = [...w.shelf.committed.values()];
+    const members = membersOf(kept!.bytes);
+    return Buffer.concat(spread(kept!.recipe).map(([, index]) => members[index]!.bytes));
+  };
+
+  it.effect("makes an archive that opens by its passphrase alone", () =>
+    Effect.gen(function* () {
+      const w = world(tiny, script());
+      const { code, text } = yield* qbackup(w, { args });
+      assert.strictEqual(code, 0, text);
+      assert.deepStrictEqual(w.script.started[0], {
+        qubes: ["work", "mail", "vault"],
+        passphraseFile: "/pass",
+        tapped: true,
+      });
+      const read = named.reduce((sum, [, stream]) => sum + stream.length, 0);
+      assert.containsSubset(w.said.progress.at(-1), { read, percent: undefined });
+      const archive = archived(w);
+      const manifest = parseManifest(JSON.parse(w.disk.text).manifest)!;
+      assert.strictEqual(manifest.format, "slots");
+      assert.strictEqual(manifest.size, archiveSize("slots", archive.length));
+      const walk = new Walk({ format: "slots", expected: new Set(["vm2", "vm3", "vm4"]) });
+      walk.push(Buffer.concat([archive, Buffer.alloc(manifest.size - archive.length)]));
+      const walked = walk.finish();
+      assert.isFalse(walked instanceof ArchiveFault, walk.fault?.message);
+      assert.strictEqual(walk.members.length, manifest.members);
+
+      const { files, header } = openSlots(archive, "correct horse", cheapKeys);
+      assert.deepStrictEqual([...files.keys()], names);
+      assert.isTrue(volumeOf(files.get("vm2/private.img")!).equals(work));
+      assert.isTrue(volumeOf(files.get("vm3/private.img")!).equals(mail));
+      assert.isTrue(volumeOf(files.get("vm4/private.img")!).equals(vault));
+      assert.isTrue(smallOf(files.get("vm2/notes.txt")!).equals(notes));
+      // Slots 0, 2, 3 and 40 have data; of the 36 between the last two, 20 are in cells of 16 and 4.
+      assert.strictEqual(files.get("vm2/private.img")!.length, 1 + 4 + 1 + 8 + 2 + 8);
+      const sizes = smallOf(files.get("qubes.xml")!)
+        .toString()
+        .match(/(?<=size">)[0-9]+/g);
+      const as = (bytes: Buffer) => bytes.toString("latin1").replace(/size">[0-9]+/g, "");
+      assert.strictEqual(as(smallOf(files.get("qubes.xml")!)), as(xml));
+      const counts = ["vm2", "vm3", "vm4"].map((one) =>
+        [...files].reduce((n, [name, chunks]) => n + (name.startsWith(one) ? chunks.length : 0), 0),
+      );
+      assert.deepStrictEqual(
+        sizes?.map(Number),
+        counts.map((count) => 104_857_600 * (Math.ceil(count / 2) + 1)),
+      );
+      const lines = membersOf(archive).map((one) => tableLine(one, treeHash(one.bytes)));
+      assert.strictEqual(manifest.root, rootOf(lines));
+      assert.include(
+        header,
+        `qbackup-seal=${rootOf(lines.slice(2))}\nqbackup-run=${manifest.run}\n`,
+      );
+      tidy(w);
+    }),
+  );
+  it.effect("is the same through a link that breaks again and again", () =>
+    Effect.gen(function* () {
+      const w = world(tiny, script());
+      const { code, text } = yield* qbackup(w, {
+        args,
+        lies: { dropAfter: (call) => (call < 8 ? call % 4 || undefined : undefined) },
+      });
+      assert.strictEqual(code, 0, text);
+      assert.isAbove(w.shelf.calls, 3);
+      const { files } = openSlots(archived(w), "correct horse", cheapKeys);
+      assert.isTrue(volumeOf(files.get("vm2/private.img")!).equals(work));
+    }),
+  );
+  it.effect("takes dom0's home as the stream that it is", () =>
+    Effect.gen(function* () {
+      const home = ended(
+        gnuHeader("dom0-home/user/", "5", 0),
+        gnuHeader("dom0-home/user/large", "0", 2 * slot),
+        Buffer.alloc(2 * slot, 7),
+      );
+      const xml = xmlOf("vm2", "dom0-home/user");
+      const w = world(
+        tiny,
+        script({
+          files: [gnuTar("qubes.xml", xml, whole(xml)), named[1]![1], home],
+          chunks: [{ bytes: listing(["vm2/private.img", "dom0-home/user"]) }],
+        }),
+      );
+      const { code, text } = yield* qbackup(w, {
+        args: ["-t", "net", "-p", "/pass", "--format", "slots", "--include-dom0", "work"],
+      });
+      assert.strictEqual(code, 0, text);
+      const { files } = openSlots(archived(w), "correct horse", cheapKeys);
+      assert.strictEqual(files.get("dom0-home/user")!.length, 3);
+      assert.isTrue(Buffer.concat(files.get("dom0-home/user")!).equals(home));
+    }),
+  );
+  it.effect.each([
+    [
+      "a stream that was cut",
+      { files: named.map(([, one], i) => (i === 1 ? one.subarray(0, -1024) : one)) },
+      /vm2\/private\.img did not come whole from qubesd: the stream ends without its end mark/,
+    ],
+    [
+      "a stream that is none",
+      { files: [Buffer.from("x".repeat(600))] },
+      /a file of the backup did not come whole from qubesd: this is no header of a tar stream/,
+    ],
+    [
+      "a file that qubesd does not list",
+      { chunks: [{ bytes: listing(names.slice(0, -2)), percent: 1 }] },
+      /nothing of vm3, vm4|vm3\/private\.img did not come whole/,
+    ],
+    [
+      "a file that only qubesd lists",
+      { files: named.slice(0, -1).map(([, one]) => one) },
+      /vm4\/private\.img did not come whole from qubesd: what came, and what qubesd lists, are not the same/,
+    ],
+    [
+      "a file that came twice",
+      { files: [...named, named[4]!].map(([, one]) => one) },
+      /vm4\/private\.img did not come whole from qubesd: what came, and what/,
+    ],
+    [
+      "files in another order than qubesd's",
+      { files: [0, 1, 2, 4, 3].map((i) => named[i]![1]) },
+      /vm3\/private\.img did not come whole from qubesd: what came, and what/,
+    ],
+    [
+      "a qubes.xml that does not say how large a qube is",
+      {
+        files: [
+          gnuTar("qubes.xml", xmlOf("vm2"), whole(xmlOf("vm2"))),
+          ...named.slice(1).map(([, one]) => one),
+        ],
+      },
+      /qubes\.xml did not come whole from qubesd: it does not say how large each qube/,
+    ],
+    [
+      "a text that is larger than any",
+      {
+        files: [named[0]![1], ended(gnuSparse("vm2/notes.txt", 2 ** 26 + 1, []), Buffer.alloc(0))],
+      },
+      /vm2\/notes\.txt did not come whole from qubesd: it has 67108865 bytes/,
+    ],
+  ] as const)("stores nothing of %s", ([, change, expected]) =>
+    Effect.gen(function* () {
+      const w = world(tiny, script(change));
+      const { code, text } = yield* qbackup(w, { args });
+      assert.strictEqual(code, 6, text);
+      assert.match(text, expected);
+      nothingProven(w);
+      assert.strictEqual(w.shelf.committed.size, 0);
+    }),
+  );
+  it.effect("names a qube that was removed while its volume was under way", () =>
+    Effect.gen(function* () {
+      const files = named.map(([, one], i) => (i === 1 ? one.subarray(0, -1024) : one));
+      const w = world(tiny, script({ files }));
+      w.table.fails = (call) => {
+        if (call === "start net") w.table.qubes.splice(1, 1, aQube("work", 17));
+        return undefined;
+      };
+      const { code, text } = yield* qbackup(w, { args });
+      assert.strictEqual(code, 3, text);
+      assert.match(text, /^error: work is gone: removed or renamed .* nothing was stored$/m);
+      nothingProven(w);
+    }),
+  );
+  it.effect("loses nothing by a scrypt of qubesd's that dies: what that makes is not used", () =>
+    Effect.gen(function* () {
+      const w = world(tiny, script());
+      w.table.brokenPipes = 3;
+      const { code, text } = yield* qbackup(w, { args });
+      assert.strictEqual(code, 0, text);
+    }),
+  );
+  it.effect("ends as soon as what qubesd lists is no list", () =>
+    Effect.gen(function* () {
+      const chunks = [{ bytes: listing(names).fill(1, 0, 9) }];
+      const w = world(tiny, script({ chunks, hangs: true }));
+      const { code, text } = yield* qbackup(w, { args });
+      assert.strictEqual(code, 6, text);
+      assert.match(text, /error: qvm-backup wrote no whole archive: this is no Qubes backup/);
+      assert.strictEqual(w.script.cancelled, 1);
+      nothingProven(w);
+    }),
+  );
+  it.effect("fails as qvm-backup does", () =>
+    Effect.gen(function* () {
+      const ends = { code: 1, said: ["Backup error: out of luck"] };
+      const w = world(tiny, script({ ends }));
+      const { code, text } = yield* qbackup(w, { args });
+      assert.strictEqual(code, 3, text);
+      assert.match(text, /exit code 1: Backup error: out of luck/);
+      nothingProven(w);
+    }),
+  );
+  it.effect.each([
+    [["--format", "tar"], /no such format: tar/],
+    [["--format", "slots", "--compress-filter", "zstd"], /--compress-filter is for the format/],
+  ] as const)("%j is refused", ([flags, expected]) =>
+    Effect.gen(function* () {
+      const w = world(tiny, script());
+      const ended = yield* qbackup(w, { args: ["-t", "net", "-p", "/pass", ...flags, "work"] });
+      assert.strictEqual(ended.code, 2, ended.text);
+      assert.match(ended.text, expected);
+      assert.strictEqual(w.shelf.calls, 0);
+    }),
+  );
+});
+
+/** What each qube's volume holds in a night. */
+type Volumes = Readonly<Record<string, Buffer>>;
+
+describe("a chain of nights", () => {
+  const slot = 65_536;
+  const ids: Readonly<Record<string, string>> = { work: "vm2", mail: "vm3", vault: "vm4" };
+  const imageOf = (qube: string) => `${ids[qube]!}/private.img`;
+  const heads = ["backup-header", "backup-header.hmac"];
+  const cell = (qube: string, chunk: number) =>
+    `${imageOf(qube)}.${`${chunk}`.padStart(3, "0")}.enc`;
+  /** What qubesd hands over: of files, or of block devices. */
+  const handed = (volumes: Volumes, device = false): Partial<QvmBackupScript> => {
+    const xml = xmlOf(...Object.keys(volumes).map((name) => ids[name]!));
+    const files = Object.entries(volumes).map(([qube, bytes]) => {
+      const name = imageOf(qube);
+      return [name, device ? tarwriter(name, bytes) : gnuTar(name, bytes, whole(bytes))] as const;
+    });
+    return {
+      files: [gnuTar("qubes.xml", xml, whole(xml)), ...files.map(([, stream]) => stream)],
+      chunks: [{ bytes: listing(files.map(([name]) => name)), percent: 100 }],
+      passphrase: "correct horse",
+    };
+  };
+  /** The members of an archive of the shelf, in its order, each out of the pack that has it. */
+  const bytesOf = (w: World, name: string) => {
+    const packs = new Map([...w.shelf.committed.values()].map((kept) => [kept.session, kept]));
+    const read = new Map<string, ReturnType<typeof membersOf>>();
+    const { recipe } = w.shelf.committed.get(name)!;
+    return Buffer.concat(
+      spread(recipe).map(([session, index]) => {
+        if (!read.has(session)) read.set(session, membersOf(packs.get(session)!.bytes));
+        return read.get(session)![index]!.bytes;
+      }),
+    );
+  };
+  /** The archive, opened by the passphrase alone, is of that night. */
+  const holds = (w: World, name: string, volumes: Volumes, passphrase = "correct horse") => {
+    const { files } = openSlots(bytesOf(w, name), passphrase, cheapKeys);
+    for (const [qube, bytes] of Object.entries(volumes)) {
+      assert.isTrue(volumeOf(files.get(imageOf(qube))!).equals(bytes), `${name}: ${qube}`);
+    }
+    assert.strictEqual(files.size, 1 + Object.keys(volumes).length);
+  };
+  type Options = Exclude<Parameters<typeof qbackup>[1], undefined>;
+  const attempt = Effect.fnUntraced(function* (
+    w: World,
+    script: Partial<QvmBackupScript>,
+    options: Options = {},
+  ) {
+    w.script = qvmBackupScript({ chunks: [], ...script });
+    w.said.lines.length = 0;
+    return yield* qbackup(w, {
+      args,
+      around: Effect.provideService(SlotSize, slot),
+      ...options,
+    });
+  });
+  /** A night that ends well: what it sent. */
+  const night = Effect.fnUntraced(function* (
+    w: World,
+    volumes: Volumes,
+    {
+      device,
+      passphrase = "correct horse",
+      ...options
+    }: Options & { readonly device?: boolean; readonly passphrase?: string } = {},
+  ) {
+    const before = new Set(w.shelf.committed.keys());
+    const script = { ...handed(volumes, device), passphrase };
+    const { code, text } = yield* attempt(w, script, options);
+    assert.strictEqual(code, 0, text);
+    const name = [...w.shelf.committed.keys()].find((each) => !before.has(each))!;
+    const kept = w.shelf.committed.get(name)!;
+    holds(w, name, volumes, passphrase);
+    const { bytes } = JSON.parse(w.disk.text.trim().split("\n").at(-1)!);
+    const pack = membersOf(kept.bytes);
+    const sent = pack.map(({ path }) => path);
+    return { name, sent, text, bytes, length: kept.bytes.length };
+  });
+  const anew = /all of it is sent, .* and the next archives keep what did not change/;
+  const volumes = {
+    work: image(40 * slot + 700, [0, 1], [3 * slot - 100, 2], [40 * slot, 3]),
+    mail: image(0),
+    vault: image(3 * slot),
+  };
+  const changedAt = (bytes: Buffer, at: number, text = "in place") => {
+    const changed = Buffer.from(bytes);
+    changed.write(text, at);
+    return changed;
+  };
+  const later: Volumes = { ...volumes, work: changedAt(volumes.work, 5000) };
+  /** The first cell of work, and the heads. */
+  const itsOwn = [cell("work", 1), ...heads];
+
+  it.effect("sends what changed, says what it cost, and reads files and devices alike", () =>
+    Effect.gen(function* () {
+      const w = world();
+      const first = yield* night(w, volumes);
+      assert.match(
+        first.text,
+        /info: nothing is known here of an archive of these qubes in slots: /,
+      );
+      assert.match(first.text, anew);
+      const same = yield* night(w, volumes, { device: true });
+      assert.deepStrictEqual(same.sent, heads);
+      assert.notMatch(same.text, anew);
+      const day = yield* night(w, later);
+      assert.deepStrictEqual(day.sent, itsOwn);
+      assert.strictEqual(day.bytes.sent, day.length);
+      assert.isAbove(day.bytes.read, later["work"]!.length);
+      assert.match(day.text, /, of which [0-9.]+ KiB had to be sent; [0-9.]+ MiB were read, root/);
+      holds(w, first.name, volumes);
+      tidy(w);
+    }),
+  );
+  it.effect(
+    "keeps the cells that it has while a volume grows, shrinks, is emptied and filled",
+    () =>
+      Effect.gen(function* () {
+        const w = world();
+        const of = (work: Buffer) => ({ ...volumes, work });
+        const sparse = image(60 * slot, [0, 1], [59 * slot, 2]);
+        yield* night(w, of(sparse));
+        // A cell of many slots that are zeros, of which two are no more: it is one chunk still.
+        const wide = changedAt(changedAt(sparse, 20 * slot), 22 * slot + 5);
+        assert.deepStrictEqual((yield* night(w, of(wide))).sent, [
+          cell("work", 10),
+          cell("work", 0),
+          ...heads,
+        ]);
+        assert.deepStrictEqual((yield* night(w, of(changedAt(wide, 22 * slot)))).sent, [
+          cell("work", 10),
+          ...heads,
+        ]);
+        const grown = Buffer.concat([wide, image(2 * slot + 100, [slot, 7])]);
+        const more = yield* night(w, of(grown));
+        assert.isTrue(more.sent.every((path) => /work|backup-header|vm2|qubes/.test(path)));
+        assert.isBelow(more.sent.length, 9);
+        yield* night(w, of(grown.subarray(0, 33 * slot - 700)));
+        yield* night(w, of(image(0)));
+        yield* night(w, of(sparse.subarray(0, 5 * slot)));
+        assert.deepStrictEqual((yield* night(w, of(sparse.subarray(0, 5 * slot)))).sent, heads);
+      }),
+  );
+  it.effect("takes qubes that come and go, in any order, and another one with an old id", () =>
+    Effect.gen(function* () {
+      const w = world();
+      const { mail, vault, work } = volumes;
+      yield* night(w, volumes);
+      const turned = yield* night(w, { vault, work, mail });
+      // Nothing but the list of qubes itself is another one.
+      assert.deepStrictEqual(turned.sent, ["qubes.xml.000.enc", ...heads]);
+      const one = ["-t", "net", "-p", "/pass", "--format", "slots"];
+      // Asked for the default set, which changes.
+      const set = [...one];
+      yield* night(w, volumes, { args: set });
+      w.table.qubes.splice(2, 1);
+      assert.deepStrictEqual((yield* night(w, { work, vault }, { args: set })).sent, [
+        "qubes.xml.000.enc",
+        ...heads,
+      ]);
+      w.table.qubes.splice(2, 0, aQube("mail", 3));
+      const other = image(2 * slot, [9, 9]);
+      yield* night(w, { work, mail: other, vault }, { args: set });
+      assert.deepStrictEqual(
+        (yield* night(w, { work, mail: other, vault }, { args: set })).sent,
+        heads,
+      );
+    }),
+  );
+  it.effect("of any nights: each archive is of its own, to the last", () =>
+    Effect.gen(function* () {
+      for (let seed = 1; seed <= 2; seed++) {
+        const r = rng(seed);
+        const w = world();
+        const size = () => r.pick([0, 1, 512, 700, slot, 3 * slot + 9, 30 * slot, 61 * slot]);
+        const scatter = (bytes: Buffer) => {
+          for (let n = r.int(0, 4); n > 0 && bytes.length > 0; n--) {
+            const at = r.int(0, bytes.length - 1);
+            const end = Math.min(bytes.length, at + r.pick([1, 600, slot, 9 * slot]));
+            if (r.int(0, 2) === 0) bytes.fill(0, at, end);
+            else r.bytes(end - at).copy(bytes, at);
+          }
+          return bytes;
+        };
+        let now: Record<string, Buffer> = {};
+        for (const qube of Object.keys(ids)) now[qube] = scatter(Buffer.alloc(size()));
+        const nights: Array<readonly [string, Volumes]> = [];
+        for (let n = 0; n < 8; n++) {
+          now = Object.fromEntries(
+            Object.entries(now).map(([qube, bytes]) => {
+              const resized = r.int(0, 4) === 0 ? Buffer.alloc(size()) : Buffer.from(bytes);
+              bytes.copy(resized);
+              return [qube, r.int(0, 2) === 0 ? scatter(resized) : resized];
+            }),
+          );
+          const { name } = yield* night(w, now, { device: r.int(0, 1) === 0 });
+          nights.push([name, now]);
+        }
+        for (const [name, then] of nights) holds(w, name, then);
+      }
+    }),
+  );
+
+  describe("goes on with an upload that broke off", () => {
+    /** A night in which qubesd stops in the middle of this file. */
+    const broken = (w: World, of: Volumes, qube: string, bytes: number, options: Options = {}) => {
+      const { files, ...script } = handed(of);
+      const index = 1 + Object.keys(of).indexOf(qube);
+      const cut = files!
+        .slice(0, index + 1)
+        .map((one, i) => (i < index ? one : one.subarray(0, bytes)));
+      return attempt(w, { ...script, files: cut }, options);
+    };
+    it.effect("in the middle of a volume, as often as it takes", () =>
+      Effect.gen(function* () {
+        const w = world();
+        for (const slots of [5, 20, 41]) {
+          const { code, text } = yield* broken(w, volumes, "work", slots * slot);
+          assert.strictEqual(code, 6, text);
+          assert.strictEqual(w.shelf.gaveUp, 0);
+          assert.strictEqual(w.shelf.incoming.size, 1);
+          assert.match(text, slots === 5 ? anew : /an earlier run has sent a part of it/);
+        }
+        const done = yield* night(w, volumes);
+        // No member of the pack was made twice.
+        assert.strictEqual(new Set(done.sent).size, done.sent.length);
+        assert.isBelow(done.bytes.sent, done.length);
+        assert.deepStrictEqual((yield* night(w, volumes)).sent, heads);
+      }),
+    );
+    it.effect("of a later night, with what has changed since made anew", () =>
+      Effect.gen(function* () {
+        const w = world();
+        yield* night(w, volumes);
+        assert.strictEqual((yield* broken(w, later, "vault", 100)).code, 6);
+        const again = { ...later, work: changedAt(later["work"]!, 2 * slot + 60_000) };
+        const done = yield* night(w, again);
+        assert.deepStrictEqual(done.sent, [cell("work", 1), cell("work", 3), ...heads]);
+        assert.notMatch(done.text, anew);
+        // What was sent, and is not as it was any more, is in no archive.
+        const singles = Array.from({ length: 8 }, (_, n) => [4 + n, 32 + n]).flat();
+        const full = singles.reduce((bytes, n) => changedAt(bytes, n * slot), again.work);
+        assert.strictEqual((yield* broken(w, { ...again, work: full }, "vault", 100)).code, 6);
+        const last = yield* night(w, again);
+        assert.isAbove(last.sent.length, heads.length);
+        const { recipe, session } = w.shelf.committed.get(last.name)!;
+        const own = spread(recipe).filter(([of]) => of === session);
+        assert.deepStrictEqual(
+          own.map(([, index]) => last.sent[index]),
+          heads,
+        );
+      }),
+    );
+    it.effect("whose link was cut at any block", () =>
+      Effect.gen(function* () {
+        for (const blocks of [1, 2, 7]) {
+          const w = world();
+          // From then on no call gets through.
+          const cut = yield* attempt(w, handed(volumes), {
+            args: [...args.slice(0, 4), "--link-timeout", "2", ...args.slice(4)],
+            lies: {
+              dropAfter: () => blocks,
+              ready: (reply, call) => (call === 1 ? reply : undefined),
+            },
+          });
+          assert.strictEqual(cut.code, 4, cut.text);
+          const done = yield* night(w, volumes);
+          assert.strictEqual(new Set(done.sent).size, done.sent.length, `${blocks}`);
+        }
+      }),
+    );
+    it.effect("behind its trailer, which nobody can have committed any more", () =>
+      Effect.gen(function* () {
+        const w = world();
+        const silent = yield* attempt(w, handed(volumes), {
+          args: [...args.slice(0, 4), "--link-timeout", "2", ...args.slice(4)],
+          lies: { mute: "after-trailer" },
+        });
+        assert.strictEqual(silent.code, 4, silent.text);
+        assert.isDefined(w.disk.unfinished?.submission);
+        const [session] = [...w.shelf.incoming.keys()];
+        const done = yield* night(w, later);
+        assert.match(done.text, /whose run broke off at its end, was not stored/);
+        assert.strictEqual(w.shelf.gaveUp, 0);
+        assert.strictEqual(w.shelf.committed.get(done.name)!.session, session);
+        assert.isBelow(done.bytes.sent, done.length / 4);
+        assert.deepStrictEqual(done.sent.slice(-3), itsOwn);
+      }),
+    );
+    it.effect("that became an archive, whose receipt comes late: the next one builds on it", () =>
+      Effect.gen(function* () {
+        const w = world();
+        w.disk.fails = (call) => (call.startsWith("append") ? "the disk is full" : undefined);
+        const unwritten = yield* attempt(w, handed(volumes));
+        assert.strictEqual(unwritten.code, 2, unwritten.text);
+        assert.strictEqual(w.shelf.committed.size, 1);
+        w.disk.fails = () => undefined;
+        const done = yield* night(w, later);
+        assert.match(done.text, /is stored and proven/);
+        assert.deepStrictEqual(done.sent, itsOwn);
+        assert.notMatch(done.text, anew);
+      }),
+    );
+    it.effect("and that the server has removed, or changed, begins anew, and says so", () =>
+      Effect.gen(function* () {
+        for (const [change, expected] of [
+          [
+            (w: World, session: string) => {
+              w.shelf.incoming.delete(session);
+              w.shelf.gone.set(session, {
+                since: "2026-01-01T00:00:00Z",
+                why: "there was no room",
+              });
+            },
+            /the server removed this upload on .*: there was no room; it begins anew/,
+          ],
+          [
+            (w: World, session: string) => {
+              w.shelf.incoming.get(session)!.leaves.splice(0, 1, [Buffer.alloc(32)]);
+            },
+            /is not what was noted here of it; it begins anew/,
+          ],
+          [
+            (w: World, session: string) => {
+              w.shelf.incoming.get(session)!.members.pop();
+              w.shelf.incoming.get(session)!.leaves.pop();
+            },
+            /an earlier run has sent a part of it/,
+          ],
+          [
+            (w: World, session: string) => w.shelf.incoming.delete(session),
+            /an earlier run has sent a part of it/,
+          ],
+        ] as const) {
+          const w = world();
+          assert.strictEqual((yield* broken(w, volumes, "vault", 100)).code, 6);
+          const [session] = [...w.shelf.incoming.keys()];
+          change(w, session!);
+          const done = yield* night(w, volumes);
+          assert.match(done.text, expected);
+          assert.strictEqual(new Set(done.sent).size, done.sent.length);
+        }
+      }),
+    );
+    it.effect("and that became an archive of which nothing is known here begins anew", () =>
+      Effect.gen(function* () {
+        const w = world();
+        assert.strictEqual((yield* broken(w, volumes, "vault", 100)).code, 6);
+        const before = new Map(w.disk.chains);
+        yield* night(w, volumes);
+        w.disk.chains.clear();
+        for (const [name, bytes] of before) w.disk.chains.set(name, bytes);
+        const done = yield* night(w, later);
+        assert.match(done.text, /is not what was noted here of it; it begins anew/);
+      }),
+    );
+  });
+
+  describe("begins anew", () => {
+    it.effect.each([
+      [
+        "where it is lost",
+        (w: World) => w.disk.chains.clear(),
+        /info: nothing is known here of an/,
+      ],
+      [
+        "where it is damaged",
+        (w: World) => {
+          for (const bytes of w.disk.chains.values()) bytes[bytes.length >> 1]! ^= 1;
+        },
+        /warning: look at the disk .*\ninfo: what was known here of the archives before is damaged/,
+      ],
+      [
+        "where the server has not the archive that it would build on",
+        (w: World) => w.shelf.committed.clear(),
+        /warning: the server has not the archive that this one was to build on/,
+      ],
+      [
+        "where that archive did not come back as it was",
+        (w: World) => {
+          const { session } = JSON.parse(w.disk.text);
+          w.disk.audits.set(session, { failed: "2026-01-01T00:00:00Z" });
+        },
+        /info: \S+ did not come back as it was: all of it is sent/,
+      ],
+    ] as const)("%s, and says so", ([, lose, expected]) =>
+      Effect.gen(function* () {
+        const w = world();
+        const first = yield* night(w, volumes);
+        lose(w);
+        const second = yield* night(w, volumes);
+        assert.match(second.text, expected);
+        assert.deepStrictEqual(
+          second.sent.filter((path) => !heads.includes(path)).sort(),
+          first.sent.filter((path) => !heads.includes(path)).sort(),
+        );
+        assert.deepStrictEqual((yield* night(w, volumes)).sent, heads);
+      }),
+    );
+    it.effect("with another passphrase, under which none of the old members opens", () =>
+      Effect.gen(function* () {
+        const w = world();
+        const first = yield* night(w, volumes);
+        const second = yield* night(w, volumes, { passphrase: "battery staple" });
+        assert.match(second.text, /warning: the archives of before still need the old passphrase/);
+        assert.match(second.text, /info: the passphrase is another one: all of it is sent/);
+        holds(w, first.name, volumes);
+        const third = yield* night(w, volumes, { passphrase: "battery staple" });
+        assert.deepStrictEqual(third.sent, heads);
+      }),
+    );
+    it.effect("after an archive that the server found another one than dom0", () =>
+      Effect.gen(function* () {
+        const w = world();
+        const { name } = yield* night(w, volumes);
+        const kept = w.shelf.committed.get(name)!;
+        const table = kept.table.replace(/[0-9a-f]{64}\n/, `${"0".repeat(64)}\n`);
+        w.shelf.committed.set(name, { ...kept, table });
+        const refused = yield* attempt(w, handed(volumes));
+        assert.strictEqual(refused.code, 6, refused.text);
+        assert.match(refused.text, /warning: .*: the next run sends all of it/);
+        assert.match(refused.text, /digest-mismatch/);
+        assert.match((yield* night(w, volumes)).text, anew);
+      }),
+    );
+  });
+
+  it.effect("of a dom0 that was restored from a backup goes on with what it knows", () =>
+    Effect.gen(function* () {
+      const w = world();
+      yield* night(w, volumes);
+      const [text, chains] = [w.disk.text, new Map(w.disk.chains)];
+      yield* night(w, later);
+      w.disk.text = text;
+      w.disk.chains.clear();
+      for (const [name, bytes] of chains) w.disk.chains.set(name, bytes);
+      assert.deepStrictEqual((yield* night(w, later)).sent, itsOwn);
+    }),
+  );
+  it.effect(
+    "whose notes cannot be written stores its archive, says so, and costs more the next time",
+    () =>
+      Effect.gen(function* () {
+        const w = world();
+        yield* night(w, volumes);
+        for (const [broken, sent] of [
+          ["note", itsOwn],
+          ["begin", heads],
+          ["propose", heads],
+          ["adopt", heads],
+        ] as const) {
+          w.disk.fails = (call) => (call.startsWith(broken) ? "the disk is full" : undefined);
+          const done = yield* night(w, later);
+          assert.deepStrictEqual(done.sent, sent, broken);
+          assert.match(done.text, /warning: could not \S+.*: the disk is full/);
+          w.disk.fails = () => undefined;
+        }
+        assert.deepStrictEqual((yield* night(w, later)).sent, heads);
+      }),
+  );
+});

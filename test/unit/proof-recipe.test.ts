@@ -86,6 +86,8 @@ it("runs that go on are one, those that do not are kept apart", () => {
     [b, 8, 1],
     [b, 8, 1],
     [a, 9, 1],
+    [b, 30, 2],
+    [b, 32, 2],
   ] as const) {
     made.push({ session: of, first, count });
   }
@@ -97,13 +99,14 @@ it("runs that go on are one, those that do not are kept apart", () => {
       { session: b, first: 7, count: 2 },
       { session: b, first: 8, count: 1 },
       { session: a, first: 9, count: 1 },
+      { session: b, first: 30, count: 4 },
     ],
   );
-  assert.strictEqual(made.members(), 10);
+  assert.strictEqual(made.members(), 14);
   assert.strictEqual(made.packs(), 2);
-  assert.strictEqual(made.runs().length, 5);
+  assert.strictEqual(made.runs().length, 6);
   assert.deepStrictEqual(made.runs().at(4), { session: a, first: 9, count: 1 });
-  assert.isUndefined(made.runs().at(5));
+  assert.isUndefined(made.runs().at(6));
 });
 
 describe("what an upload says", () => {

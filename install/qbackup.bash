@@ -20,16 +20,18 @@ _qbackup() {
     restore:-*) _qbackup_words -t --to -p --passphrase-file -x --keep-running --verify-only --exclude --skip-dom0-home --rename-conflicting --skip-conflicting --ignore-missing --skip-broken --ignore-username-mismatch --ignore-size-limit -Z --compression-filter --force --paranoid --qubes-timeout -h --help --version ;;
     ledger:-*) _qbackup_words -t --to -x --keep-running --expect-server -h --help --version ;;
     key:-*) _qbackup_words -h --help --version ;;
+    passphrase:-*) _qbackup_words -h --help --version ;;
     recovery-sheet:-*) _qbackup_words -t --to -h --help --version ;;
     *:-*) _qbackup_words -f --prefix -t --to -p --passphrase-file -x --keep-running -o --terminal --include-dom0 --window --start-timeout --link-timeout --floor --expect-server --expect-every --qubes-timeout --compress-filter --format --alarm-after --wait-for -h --help --version ;;
-    " :"*) _qbackup_qubes run list verify audit restore ledger key recovery-sheet help ;;
-    help:*) _qbackup_words run list verify audit restore ledger key recovery-sheet ;;
+    " :"*) _qbackup_qubes run list verify audit restore ledger key passphrase recovery-sheet help ;;
+    help:*) _qbackup_words run list verify audit restore ledger key passphrase recovery-sheet ;;
     list:*) _qbackup_nothing ;;
     verify:*) _qbackup_nothing ;;
     audit:*) _qbackup_nothing ;;
     restore:*) _qbackup_qubes ;;
     ledger:*) _qbackup_words head check rebuild forget ;;
     key:*) _qbackup_words show export import rotate ;;
+    passphrase:*) _qbackup_words new ;;
     recovery-sheet:*) _qbackup_nothing ;;
     *) _qbackup_qubes ;;
   esac

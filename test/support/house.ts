@@ -37,7 +37,7 @@ const rooms: ReadonlyArray<Room> = [
   {
     files: /^src\/[^/]+\//,
     imports: new RegExp(
-      `^(effect(?!/(process|testing))(/|$)|node:util$|/services/|/src/(${shared})/)`,
+      `^(effect(?!/(process|testing))(/|$)|@scure/bip39/wordlists/|node:util$|/services/|/src/(${shared})/)`,
     ),
   },
   {

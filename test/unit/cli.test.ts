@@ -486,7 +486,17 @@ describe("one definition of each command", () => {
   it("the commands, and every flag once in each", () => {
     assert.deepStrictEqual(
       commands.map(({ name }) => name),
-      ["run", "list", "verify", "audit", "restore", "ledger", "key", "recovery-sheet"],
+      [
+        "run",
+        "list",
+        "verify",
+        "audit",
+        "restore",
+        "ledger",
+        "key",
+        "passphrase",
+        "recovery-sheet",
+      ],
     );
     for (const { command, flag, name } of every) {
       const same = every.filter((other) => other.name === name);

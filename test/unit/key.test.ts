@@ -1,5 +1,6 @@
-/** dom0's own keys: shown, on paper and back, changed; and what a slip of the pen comes to. */
+/** What dom0 makes for paper. A passphrase; and its own keys: shown, on paper and back, changed; and what a slip of the pen comes to. */
 import { NodeServices } from "@effect/platform-node";
+import { wordlist } from "@scure/bip39/wordlists/english.js";
 import { assert, describe, it } from "@effect/vitest";
 import { Effect, Layer, Schema } from "effect";
 import { type BooksDisk, booksDisk, memoryBooks } from "#layers/memory/MemoryBooks";
@@ -22,8 +23,13 @@ const secrets = { signing: Buffer.alloc(32, 1), series: Buffer.alloc(32, 2) };
 const publicOf = (seed: Uint8Array) => readPrivateKey(privateKeyPem(seed))!.publicKey;
 const aDisk = (): BooksDisk => ({ ...booksDisk(), secrets: { ...secrets } });
 
-/** `qbackup key WORD` with these lines on its stdin. */
-const key = Effect.fnUntraced(function* (disk: BooksDisk, word: string, typed = "") {
+/** `qbackup WORDS` with these lines on its stdin. */
+const qbackup = Effect.fnUntraced(function* (
+  disk: BooksDisk,
+  args: ReadonlyArray<string>,
+  typed = "",
+  entropy = (n: number) => new Uint8Array(n).fill(7),
+) {
   const said: Said = { lines: [], progress: [] };
   const stdin = memoryPipe();
   yield* stdin.sink.write(Buffer.from(typed));
@@ -33,7 +39,7 @@ const key = Effect.fnUntraced(function* (disk: BooksDisk, word: string, typed = 
     Effect.provide(
       Layer.mergeAll(
         Layer.succeed(Invocation, {
-          args: ["key", word],
+          args,
           env: {},
           watched: true,
           stdin: stdin.source,
@@ -41,7 +47,7 @@ const key = Effect.fnUntraced(function* (disk: BooksDisk, word: string, typed = 
             write: (bytes) => Effect.sync(() => void (out += Buffer.from(bytes).toString())),
             end: Effect.void,
           },
-          entropy: (n) => new Uint8Array(n).fill(7),
+          entropy,
         }),
         memoryReporter(said),
         memoryNotifier([]),
@@ -59,6 +65,32 @@ const key = Effect.fnUntraced(function* (disk: BooksDisk, word: string, typed = 
   );
   const text = said.lines.map(({ level, text }) => `${level}: ${text}`).join("\n");
   return { code, out, text };
+});
+const key = (disk: BooksDisk, word: string, typed?: string) => qbackup(disk, ["key", word], typed);
+
+describe("qbackup passphrase", () => {
+  it.effect("new: seven words of a list, each as its two bytes say, and nothing is kept", () =>
+    Effect.gen(function* () {
+      const numbers = [0, 1, 2047, 2048, 65_535, 1024, 4095];
+      const entropy = (n: number) => {
+        assert.strictEqual(n, 14);
+        return Buffer.from(numbers.flatMap((one) => [one >> 8, one & 255]));
+      };
+      const disk = booksDisk();
+      const { code, out, text } = yield* qbackup(disk, ["passphrase", "new"], "", entropy);
+      assert.strictEqual(code, 0, text);
+      assert.strictEqual(out, "abandon ability zoo abandon zoo length zoo\n");
+      assert.match(text, /hint: write it on paper/);
+      assert.notInclude(text, "abandon");
+      assert.strictEqual(disk.text, "");
+      assert.isUndefined(disk.secrets);
+    }),
+  );
+  it("no two of the words begin with the same four letters", () => {
+    assert.lengthOf(wordlist, 2048);
+    assert.strictEqual(new Set(wordlist.map((word) => word.slice(0, 4))).size, 2048);
+    for (const word of wordlist) assert.match(word, /^[a-z]{3,8}$/);
+  });
 });
 
 describe("qbackup key", () => {

@@ -5,6 +5,7 @@ import type { Command } from "./command.ts";
 import { keyCommand } from "#src/dom0/verbs/key";
 import { ledgerCommand } from "#src/dom0/verbs/ledger";
 import { listCommand } from "#src/dom0/verbs/list";
+import { passphraseCommand } from "#src/dom0/verbs/passphrase";
 import { restoreCommand } from "#src/dom0/verbs/restore";
 import { runCommand } from "#src/dom0/verbs/run";
 import { sheetCommand } from "#src/dom0/verbs/sheet";
@@ -18,6 +19,7 @@ const all = [
   restoreCommand,
   ledgerCommand,
   keyCommand,
+  passphraseCommand,
   sheetCommand,
 ] as const;
 

@@ -429,7 +429,7 @@ const theList = Effect.fnUntraced(function* (options: ListOptions, destination: 
   if (count.alarms + lost.length > 0) {
     return yield* failed(
       "integrity",
-      "the server does not hold all that the ledger says it does",
+      "not every archive of the ledger is there, and sound",
       count.missing > 0
         ? "what was removed there on purpose: qbackup ledger forget NAME..."
         : "see each warning above; qbackup verify NAME reads an archive back",

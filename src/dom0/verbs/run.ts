@@ -902,12 +902,12 @@ export const runCommand = command({
     compressFilter: {
       type: "text",
       value: "PROGRAM",
-      help: "compress with it instead of gzip: zstd takes a quarter of the time",
+      help: "instead of gzip: zstd takes a quarter of the time",
     },
     format: {
       type: "text",
       value: "FORMAT",
-      help: "how the archive is made: qvm-backup, which is the default, or slots",
+      help: "of the archive: qvm-backup, which is the default, or slots, of which a night sends what changed",
     },
     alarmAfter,
     waitFor: {

@@ -208,7 +208,8 @@ export const innerReader = (slot = slotSize, limit = mapLimit) => {
     const map = extents(sound(numberAt(head.header, 483, 12)), limit);
     let [from, entries, bytes] = [386, 4, head.header];
     for (;;) {
-      for (let at = from; at < from + 24 * entries && bytes[at + 12] !== 0; at += 24) {
+      for (let n = 0; n < entries && bytes[from + 24 * n + 12] !== 0; n++) {
+        const at = from + 24 * n;
         const offset = numberAt(bytes, at, 12);
         const length = numberAt(bytes, at + 12, 12);
         if (offset === undefined || length === undefined || !map.add(offset, length)) {
@@ -253,23 +254,22 @@ export const innerReader = (slot = slotSize, limit = mapLimit) => {
     const bytes = Buffer.alloc(Math.min(slot, size));
     /** Those that were said. */
     let said = 0;
-    let index = -1;
+    let open = 0;
     const lengthOf = (of: number) => Math.min(slot, size - of * slot);
     const close = function* (): Parser<void> {
-      if (index === -1) return;
-      const contents = bytes.subarray(0, lengthOf(index));
+      const contents = bytes.subarray(0, lengthOf(open));
       if (isZero(contents)) return;
-      if (index > said) yield { type: "zeros", count: index - said };
-      yield { type: "slot", index, bytes: contents };
-      said = index + 1;
+      if (open > said) yield { type: "zeros", count: open - said };
+      yield { type: "slot", index: open, bytes: contents };
+      said = open + 1;
     };
     for (const { length, offset } of map) {
       for (let at = offset; at < offset + length;) {
         const inside = at % slot;
         const its = (at - inside) / slot;
-        if (its !== index) {
+        if (its !== open) {
           yield* close();
-          index = its;
+          open = its;
           bytes.fill(0);
         }
         const part = bytes.subarray(inside, Math.min(slot, inside + offset + length - at));

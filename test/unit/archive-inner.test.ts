@@ -372,6 +372,14 @@ describe("a header", () => {
       whole((h) => h.write("x", 148), false),
       none,
     );
+    // As digits alone, to the last byte of the field.
+    assert.strictEqual(
+      whole((h) => {
+        const sum = Number.parseInt(h.toString("latin1", 148, 154), 8);
+        h.write(sum.toString(8).padStart(8, "0"), 148);
+      }, false),
+      "whole",
+    );
     assert.strictEqual(
       whole((h) => h.write("x", 257)),
       none,
@@ -589,6 +597,18 @@ describe("the map of a sparse file", () => {
       );
     }
     assert.strictEqual(pax(0, "0\n"), "whole");
+    // What stands at the end of a block may go on in the next one, for as long as it may be a number.
+    for (const [rest, end] of [
+      ["x\n", none],
+      ["0".repeat(17), none],
+      ["0".repeat(16), "the stream ends early"],
+    ] as const) {
+      const count = rest.length % 2 === 0 ? "9999999\n" : "999999\n";
+      const block = `${count}${"0\n".repeat((512 - count.length - rest.length) / 2)}${rest}`;
+      assert.lengthOf(block, 512);
+      const head = writerHead(name, 1024, []).subarray(0, -512);
+      assert.strictEqual(of(head, Buffer.from(block)).end, end, rest);
+    }
     for (const size of ["", "x", 2 ** 46 + 1, "9007199254740992"]) {
       assert.strictEqual(pax(size, ok, 512), "a size that no file can have", `${size}`);
     }
@@ -653,6 +673,9 @@ describe("dom0's home", () => {
     paxHeader([paxRecord("size", 600)]),
     gnuHeader(`${home}/large`, "0", 0),
     padTo(Buffer.alloc(600, 6), 512),
+    // What says of a sparse file that more headers come may be anything in another's.
+    gnuHeader(`${home}/plain`, "0", 100, {}, (header) => (header[482] = 1)),
+    padTo(Buffer.alloc(100, 7), 512),
     file(`${home}/behind`, 100),
   ];
   const whole = ended(...parts);
@@ -684,7 +707,7 @@ describe("dom0's home", () => {
   it("has headers behind each other, and nothing else", () => {
     for (let i = 0; i < parts.length; i++) {
       const got = of(ended(...parts.slice(0, i), Buffer.alloc(512, 1), ...parts.slice(i)));
-      if (![5, 8, 10, 13].includes(i)) {
+      if (![5, 8, 10, 13, 15].includes(i)) {
         assert.strictEqual(got.end, "this is no header of a tar stream", `${i}`);
       } else assert.notStrictEqual(got.end, "whole");
     }

@@ -728,8 +728,13 @@ describe("dom0's home", () => {
     assert.strictEqual(got.end, "whole");
     assert.isTrue(together(got).equals(stream));
   });
-  it("may end with a slot", () => {
-    for (const bytes of [1024, 2048, 3072, 4096]) {
+  it("may come byte by byte", () => {
+    const got = read([...whole].map((byte) => Buffer.from([byte])));
+    assert.strictEqual(got.end, "whole");
+    assert.isTrue(together(got).equals(whole));
+  });
+  it("may end with a slot, or anywhere in it", () => {
+    for (const bytes of [1024, 2048, 2560, 2561, 3072, 4096]) {
       const stream = Buffer.concat([dir(`${home}/`), file("x", 512), Buffer.alloc(bytes)]);
       const got = read([stream]);
       assert.isTrue(together(got).equals(stream));

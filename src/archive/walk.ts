@@ -217,8 +217,8 @@ const isLengthOf = (format: Format, { length, size }: Begun): boolean => {
     : length % record === 0 && length >= least + 2 * block;
 };
 
-/** In an archive that only lists: does the member stand for a file that went elsewhere? */
-const onlyListed = (path: string): boolean => path !== heads[0] && path !== heads[1];
+/** In an archive that only lists: does a member behind the first stand for a file that went elsewhere? */
+const onlyListed = (path: string): boolean => path !== heads[1];
 
 /** What is wrong with a member by its path and size alone, whatever stands around it. */
 const odd = (

@@ -187,6 +187,8 @@ export const excused: ReadonlyArray<Excused> = [
       "if (runs.at(-1) === member) runs[runs.length - 1] = member + 1;",
       "runs.at(-1) === member -> false",
     ],
+    ["if (used + path.length > piece) {", "used + path.length > piece -> true"],
+    ["used = 0;", "0 -> 1"],
     ["const piece = 65_536;", "65_536 -> 65537"],
     ["const piece = 65_536;", "65_536 -> 65535"],
     [

@@ -66,6 +66,10 @@ describe("a recipe", () => {
       Array.from({ length: many }, (_, i) => `${i.toString(16).padStart(32, "0")} 0 1`);
     assert.isTrue(reads(packLimit, ...packs(packLimit)));
     assert.isFalse(reads(packLimit + 1, ...packs(packLimit + 1)));
+    const { push } = archiveMembers(packLimit + 1).recipe();
+    const lines = (some: ReadonlyArray<string>) => Buffer.from(`${some.join("\n")}\n`);
+    assert.isTrue(push(lines(packs(packLimit))));
+    assert.isFalse(push(lines(packs(packLimit + 1).slice(-1))));
   });
   it("read again, it begins again", () => {
     const members = archiveMembers(2);
@@ -73,6 +77,11 @@ describe("a recipe", () => {
     assert.isTrue(takes(members.recipe(), `${c} 4 1\n${a} 0 1\n`));
     assert.deepStrictEqual(members.sessions(), [c, a]);
     assert.deepStrictEqual([0, 1].map(members.sessionOf), [c, a]);
+    // The tables, too, are as many members as the last one said.
+    const twice = archiveMembers(5);
+    assert.isTrue(twice.recipe().push(Buffer.from(`${a} 0 3\n`)));
+    assert.isTrue(takes(twice.recipe(), `${a} 0 5\n`));
+    assert.isTrue(takes(twice.table(a), tableOf(5).join("")));
   });
 });
 

@@ -46,9 +46,12 @@ const { O_NOFOLLOW, O_NONBLOCK, O_RDONLY, O_WRONLY } = fs.constants;
 /**
  * Run by sh with the process id of this process as $0. SIGINT on the death of the parent is only
  * asked for after the fork: a parent that died before that is found out by its id. umask: qvm-backup
- * writes the passphrase to a file of its own, world-readable by default.
+ * writes the passphrase to a file of its own, world-readable by default. The process id, which names
+ * that file, is written down in $1, for a run that comes after a kill.
  */
-const script = `umask 077; [ "$PPID" = "$0" ] || exit 130; exec "$@"`;
+const script = `umask 077; [ "$PPID" = "$0" ] || exit 130
+{ echo "$$" >"$1"; } 2>/dev/null
+shift; exec "$@"`;
 
 /** One process for ever: ids come back, but not with the same start. */
 interface Process {
@@ -85,6 +88,16 @@ const namedFor = (fifo: string): ReadonlyArray<Process> =>
       return []; // it has ended
     }
   });
+
+/** Whether a qvm-backup, of whomever, has this process id now. */
+const isQvmBackup = (pid: number): boolean => {
+  try {
+    const words = fs.readFileSync(`/proc/${pid}/cmdline`, "latin1").split("\0");
+    return words.some((word) => path.basename(word) === "qvm-backup");
+  } catch {
+    return false; // nothing has
+  }
+};
 
 /** Cancels in qubesd what a killed qvm-backup began there; it would go on to its end otherwise. */
 const cancelInQubesd = (pid: number, env: Env | undefined) =>
@@ -141,50 +154,54 @@ export const fifoQvmBackup = (options: FifoOptions): Layer.Layer<QvmBackup> =>
     const limit = { ...limits, ...options.limits };
     const fifo = path.join(runDirectory, "archive");
     const tapFile = path.join(runDirectory, "tap");
+    const pidFile = path.join(runDirectory, "qvm-backup.pid");
     let busy = false;
 
     /**
      * qvm-backup removes its profile at its end, but not where it dies early, of SIGINT too
      * (docs/qubes.md, Passphrase). What is ours is told by what stands in it: the path of our FIFO, which
-     * no other backup is written to. A process number tells less: it may be another's by now. `own` is
-     * that of a qvm-backup which has just ended here: it may have died before it wrote what stands in it.
+     * no other backup is written to. One that died while it wrote has not come to that: it is known by
+     * the process id of our qvm-backup, unless another has that by now.
      */
-    const profilesLeft = (own: number | undefined): ReadonlyArray<string> => {
+    const removeProfiles = (own: number | undefined): ReadonlyArray<string> => {
       const directory = options.profiles ?? "/etc/qubes/backup";
+      const half = own === undefined || isQvmBackup(own) ? "" : `backup-run-${own}.conf`;
+      let names: ReadonlyArray<string>;
       try {
-        return fs
-          .readdirSync(directory)
-          .filter((name) => /^backup-run-[1-9][0-9]{0,9}\.conf$/.test(name))
-          .map((name) => path.join(directory, name))
-          .filter((file) => file === path.join(directory, `backup-run-${own}.conf`) || ours(file));
+        names = fs.readdirSync(directory);
       } catch {
         return []; // no Qubes here, or not for us
       }
+      return names
+        .filter((name) => /^backup-run-[1-9][0-9]{0,9}\.conf$/.test(name))
+        .filter((name) => ours(path.join(directory, name), name === half))
+        .map((name) => {
+          const file = path.join(directory, name);
+          try {
+            fs.unlinkSync(file);
+            return `removed ${file}, which held the passphrase`;
+          } catch (cause) {
+            return `${file} still holds the passphrase: remove it (${why(cause)})`;
+          }
+        });
     };
     /** YAML folds long lines at blanks, and quotes what holds signs of its own. */
     const flat = (text: string) => text.replace(/\s+/g, " ");
-    const ours = (file: string): boolean => {
+    const ours = (file: string, half: boolean): boolean => {
       let fd: number | undefined;
       try {
         fd = fs.openSync(file, O_RDONLY | O_NONBLOCK | O_NOFOLLOW);
         const { size } = fs.fstatSync(fd);
         if (!fs.fstatSync(fd).isFile() || size > 1_048_576) return false;
-        return flat(fs.readFileSync(fd, "utf8")).includes(flat(fifo));
+        const text = fs.readFileSync(fd, "utf8");
+        // The line behind the destination's: from there on the destination is whole, and another's.
+        return flat(text).includes(flat(fifo)) || (half && !/^destination_vm:/m.test(text));
       } catch {
         return false;
       } finally {
         if (fd !== undefined) fs.closeSync(fd);
       }
     };
-    const removeProfiles = (own?: number): ReadonlyArray<string> =>
-      profilesLeft(own).map((file) => {
-        try {
-          fs.unlinkSync(file);
-          return `removed ${file}, which held the passphrase`;
-        } catch (cause) {
-          return `${file} still holds the passphrase: remove it (${why(cause)})`;
-        }
-      });
 
     /** The directory is ours, and no link to somewhere else; false where there is none. */
     const inspect = attempt(`use ${printable(runDirectory)}`, () => {
@@ -202,8 +219,18 @@ export const fifoQvmBackup = (options: FifoOptions): Layer.Layer<QvmBackup> =>
       throw new Error(`${fifo} is no FIFO`);
     };
 
+    /** The process id of the qvm-backup of a run that was killed, if it came to that. */
+    const writtenDown = (): number | undefined => {
+      try {
+        const found = /^[1-9][0-9]{0,9}$/m.exec(fs.readFileSync(pidFile, "latin1"));
+        return found === null ? undefined : Number(found[0]);
+      } catch {
+        return undefined;
+      }
+    };
+
     const tidy = Effect.gen(function* () {
-      if (!(yield* inspect)) return removeProfiles();
+      if (!(yield* inspect)) return removeProfiles(undefined);
       const doing = `clear ${printable(runDirectory)}`;
       const did: Array<string> = [];
       const reader = fs.lstatSync(fifo, { throwIfNoEntry: false })?.isFIFO()
@@ -214,7 +241,7 @@ export const fifoQvmBackup = (options: FifoOptions): Layer.Layer<QvmBackup> =>
         yield* interrupt(one);
         did.push(`cancelled a qvm-backup that a killed run had left behind (process ${one.pid})`);
       }
-      did.push(...removeProfiles());
+      did.push(...removeProfiles(writtenDown()));
       const left = yield* attempt(doing, () => {
         const names = fs.readdirSync(runDirectory);
         if (reader !== undefined) {
@@ -334,6 +361,7 @@ export const fifoQvmBackup = (options: FifoOptions): Layer.Layer<QvmBackup> =>
           [
             ...(["setpriv", "--pdeathsig", "INT", "--", "sh", "-c", script] as const),
             `${process.pid}`,
+            pidFile,
             ...command,
           ] satisfies Argv,
           {

@@ -603,6 +603,74 @@ exec "$DIR/qvm-backup.real" "$@"`,
     }),
   );
 
+  // As the genuine one leaves it when SIGINT comes while it writes (docs/qubes.md, Passphrase).
+  it.live.each([
+    ["empty", ""],
+    ["half", "compression: true\\ndestination_path: /"],
+  ])("nor does one whose run was killed as it wrote it: %s", ([, text]) =>
+    Effect.promise(async () => {
+      const world = await qubes();
+      const { it, runDirectory } = world;
+      const fds = openFiles();
+      const profiles = path.join(it.dir, "profiles");
+      fs.mkdirSync(profiles);
+      it.add(
+        "qvm-backup",
+        `printf '${text}' > "$DIR/profiles/backup-run-$$.conf"; touch "$DIR/started"
+while :; do sleep 0.05; done`,
+      );
+      const child = run(it, runDirectory);
+      await until("it starts", () => fs.existsSync(path.join(it.dir, "started")));
+      child.kill("SIGKILL");
+      await gone(child);
+      await until("qvm-backup dies of it", () => processesWith(runDirectory).length === 0);
+      const [left] = fs.readdirSync(profiles);
+      // What another leaves, and what another began with the same process id.
+      fs.writeFileSync(path.join(profiles, "backup-run-7.conf"), "");
+      const recover = () =>
+        Effect.runPromise(use({ runDirectory, env: it.env, profiles }, (qvm) => qvm.recover));
+      const did = await recover();
+      assert.include(did, `removed ${path.join(profiles, left!)}, which held the passphrase`);
+      assert.deepStrictEqual(fs.readdirSync(profiles), ["backup-run-7.conf"]);
+      await nothingLeft(world, fds);
+    }),
+  );
+
+  it.live("what another qvm-backup has under the same process id stays", () =>
+    Effect.promise(async () => {
+      const { it, runDirectory } = await qubes();
+      const profiles = path.join(it.dir, "profiles");
+      fs.mkdirSync(profiles);
+      it.add("qvm-backup", "while :; do sleep 0.05; done");
+      const another = spawn(path.join(it.dir, "qvm-backup"), ["/media/usb"], { stdio: "ignore" });
+      const dead = spawn("true");
+      await gone(dead);
+      const write = (pid: number, text: string) => {
+        fs.writeFileSync(path.join(profiles, `backup-run-${pid}.conf`), text);
+        fs.mkdirSync(runDirectory, { recursive: true });
+        fs.writeFileSync(path.join(runDirectory, "qvm-backup.pid"), `${pid}\n`);
+      };
+      const recover = () =>
+        Effect.runPromise(use({ runDirectory, env: it.env, profiles }, (qvm) => qvm.recover));
+      try {
+        // It is only beginning to write.
+        write(another.pid!, "compression: true\n");
+        await recover();
+        // It had another place to write to, whole.
+        write(dead.pid!, "destination_path: /media/usb\ndestination_vm: dom0\n");
+        await recover();
+        assert.lengthOf(fs.readdirSync(profiles), 2);
+        // Nobody's any more: the number is of a process that has nothing to do with it.
+        write(process.pid, "compression: true\n");
+        await recover();
+        assert.lengthOf(fs.readdirSync(profiles), 2);
+      } finally {
+        another.kill("SIGKILL");
+        await gone(another);
+      }
+    }),
+  );
+
   const profile = `echo "destination_path: $fifo" > "$DIR/profiles/backup-run-$$.conf"`;
   it.live.each([
     ["is deaf", `trap "" INT; ${profile}`],

@@ -7,6 +7,7 @@
 import { Effect } from "effect";
 import { afterAll, assert, describe, it } from "vitest";
 import * as fs from "node:fs";
+import * as os from "node:os";
 import * as path from "node:path";
 import { archiveOf } from "#test/support/archive";
 import { fingerprintOf } from "#test/support/reference";
@@ -31,13 +32,19 @@ import { below, keyIn, removeScratch, scratch, seed, serve } from "./wire.ts";
 
 afterAll(removeScratch);
 
+/** Where what a crash left is looked at: thousands of times, with nothing more to lose. */
+const inMemory = fs.existsSync("/dev/shm") ? "/dev/shm" : os.tmpdir();
+
 /** All tickets are of this moment. */
 const time = Date.now();
-const plain: Upload = {
+const plain = (size: number): Upload => ({
   time,
-  archive: archiveOf({ seed: 1, files: [{ path: "vm3/private.img", size: 2_150_000 }] }),
-};
-/** Bytes of its stream: three heads and a block. */
+  archive: archiveOf({ seed: 1, files: [{ path: "vm3/private.img", size }] }),
+});
+/** A block and a rest; and one more, to go on with. */
+const short = plain(1_150_000);
+const long = plain(2_150_000);
+/** Bytes of the stream: three heads and a block. */
 const part = 1_048_576 + 4 + 40_000;
 
 interface Situation {
@@ -48,10 +55,10 @@ interface Situation {
   readonly first: number;
 }
 const situations: Readonly<Record<string, Situation>> = {
-  "of a new upload": { before: [], put: plain, first: part },
+  "of a new upload": { before: [], put: short, first: part },
   "of one that goes on": {
-    before: [{ ...plain, cutAt: part }],
-    put: plain,
+    before: [{ ...long, cutAt: part }],
+    put: long,
     first: 1_048_576 + 4,
   },
   "of one that builds on another archive": {
@@ -171,7 +178,7 @@ describe("the server loses power", unless(noStrace), () => {
       tally("power losses", left.size);
       const wrong: Array<string> = [];
       for (const one of left.values()) {
-        const at = scratch();
+        const at = scratch(inMemory);
         develop(one.picture, at);
         try {
           // oxlint-disable-next-line no-await-in-loop -- they are many, and the disk is one.

@@ -292,8 +292,8 @@ export const holdsOnly = (store: string, parcels: ReadonlyArray<Parcel>): string
 
 const made: Array<string> = [];
 /** A directory that `removeScratch` takes away. */
-export const scratch = (): string => {
-  const dir = fs.mkdtempSync(path.join(os.tmpdir(), "qbackup-fire-"));
+export const scratch = (below = os.tmpdir()): string => {
+  const dir = fs.mkdtempSync(path.join(below, "qbackup-fire-"));
   made.push(dir);
   return dir;
 };

@@ -1,8 +1,11 @@
-/** What dom0 remembers of its archives of slots, by server and series: one chain each. */
-import { Context, type Effect } from "effect";
+/**
+ * What dom0 remembers of its archives of slots, by server and series: one chain each. And by what it knows
+ * the passphrases again that they were made with.
+ */
+import { Context, type Effect, Schema } from "effect";
 import type { LedgerError } from "#services/Ledger";
 import type { Chain, Journal, Remembered } from "#src/archive/chain";
-import type { PublicKey, Series } from "#src/wire/names";
+import { type PublicKey, type Series, Sha256 } from "#src/wire/names";
 
 /** Which chain. */
 export interface Which {
@@ -22,6 +25,10 @@ export interface Links {
   readonly damaged: boolean;
 }
 
+/** Of a passphrase: `check` is made of its keys with this salt, at the price of a member of slots. */
+export const PassphraseMark = Schema.Struct({ salt: Sha256, check: Sha256 });
+export type PassphraseMark = typeof PassphraseMark.Type;
+
 export class Chains extends Context.Service<
   Chains,
   {
@@ -40,5 +47,9 @@ export class Chains extends Context.Service<
     readonly adopt: (which: Which) => Effect.Effect<void, LedgerError>;
     /** Nothing of the chain is remembered any more. */
     readonly forget: (which: Which) => Effect.Effect<void, LedgerError>;
+    /** All passphrases that there were, oldest first. */
+    readonly passphrases: Effect.Effect<ReadonlyArray<PassphraseMark>, LedgerError>;
+    /** One more. On disk when it returns. */
+    readonly addPassphrase: (mark: PassphraseMark) => Effect.Effect<void, LedgerError>;
   }
 >()("qbackup/services/Chains") {}

@@ -35,12 +35,14 @@ export const Submission = Schema.Struct({
   /** The manifest's text, byte for byte, and dom0's signature over it. */
   manifest: Schema.String,
   signature: Signature,
-  /** Of slots: the bytes that were read for it in that run, and those that were sent. */
-  bytes: Schema.optionalKey(Schema.Struct({ read: Count, sent: Count })),
+  /** The bytes that were read for it in that run, those that were made to be sent, and in how many seconds. */
+  bytes: Schema.optionalKey(Schema.Struct({ read: Count, sent: Count, seconds: Count })),
+  /** Of slots: which of the passphrases that dom0 has known it was made with, counted from 1. */
+  passphrase: Schema.optionalKey(Count),
 });
 export type Submission = typeof Submission.Type;
 
-const { bytes, ...submitted } = Submission.fields;
+const { bytes, passphrase, ...submitted } = Submission.fields;
 
 /** A finished run: one line, some 2 KiB, whatever the size of the archive. */
 export const Entry = Schema.Struct({
@@ -57,6 +59,7 @@ export const Entry = Schema.Struct({
    */
   rebuilt: Schema.optionalKey(Schema.Literal(true)),
   bytes,
+  passphrase,
 });
 export type Entry = typeof Entry.Type;
 

@@ -1,21 +1,27 @@
 /**
  * `chain.HEX`, `chain.HEX.next` and `chain.HEX.journal`: an archive of slots by its members, one that is on
- * its way, and the pack that is. HEX stands for server and series.
+ * its way, and the pack that is. HEX stands for server and series. `passphrases.json`: by what the
+ * passphrases are known again.
  */
 import * as Effect from "effect/Effect";
 import * as Layer from "effect/Layer";
+import * as Option from "effect/Option";
+import * as Schema from "effect/Schema";
 import { createHash } from "node:crypto";
 import { constants } from "node:fs";
 import * as fs from "node:fs/promises";
-import type { StateDirectory } from "#layers/files/StateDirectory";
-import { Chains, type Which } from "#services/Chains";
+import { Refusal, type StateDirectory } from "#layers/files/StateDirectory";
+import { Chains, PassphraseMark, type Which } from "#services/Chains";
 import { chainBytes, journalLine, journalText, parseChain, parseJournal } from "#src/archive/chain";
+import { printable } from "#src/say/shown";
 
 const { O_APPEND, O_WRONLY } = constants;
 
 /** Of a server and a series, as part of a file's name. */
 export const chainName = ({ series, server }: Which): string =>
   createHash("sha256").update(`${server} ${series}`).digest("hex").slice(0, 16);
+
+const decodeMarks = Schema.decodeUnknownOption(Schema.fromJsonString(Schema.Array(PassphraseMark)));
 
 export const fileChains = (state: StateDirectory): Layer.Layer<Chains> => {
   const names = (which: Which) => {
@@ -24,6 +30,16 @@ export const fileChains = (state: StateDirectory): Layer.Layer<Chains> => {
   };
   const change = (doing: string, what: () => Promise<unknown>) =>
     Effect.asVoid(state.attempt(doing, what));
+  const marks = async (): Promise<ReadonlyArray<PassphraseMark>> => {
+    const bytes = await state.read("passphrases.json");
+    if (bytes === undefined) return [];
+    const known = Option.getOrUndefined(decodeMarks(bytes.toString("utf8")));
+    if (known !== undefined) return known;
+    throw new Refusal(
+      `${printable(state.file("passphrases.json"))} is damaged`,
+      "look at it, then remove it; nothing in it is needed for a restore",
+    );
+  };
   return Layer.succeed(Chains, {
     read: (which) =>
       state.attempt("read what is known of the archives before", async () => {
@@ -68,5 +84,10 @@ export const fileChains = (state: StateDirectory): Layer.Layer<Chains> => {
       change("forget what the archives before are made of", async () => {
         for (const name of Object.values(names(which))) await state.remove(name);
       }),
+    passphrases: state.attempt("read by what passphrases are known", marks),
+    addPassphrase: (mark) =>
+      change("note by what the passphrase is known", async () =>
+        state.replaceText("passphrases.json", `${JSON.stringify([...(await marks()), mark])}\n`),
+      ),
   });
 };

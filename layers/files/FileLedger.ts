@@ -38,8 +38,11 @@ const instant =
 const isText = (value: unknown): value is string => typeof value === "string";
 const fits = (form: RegExp, value: unknown) => isText(value) && form.test(value);
 const fields = Object.keys(Entry.fields);
-/** Without what only archives of slots have, which stands last. */
-const most = fields.length - 1;
+/** What every line has; and what stands behind it in those that are plain. */
+const least = fields.indexOf("rebuilt");
+const ends = [[], ["rebuilt"], ["bytes"], ["bytes", "passphrase"]].map((end) => end.join("\n"));
+const counts = "read,sent,seconds";
+const isCount = (value: unknown): boolean => Number.isSafeInteger(value) && (value as number) >= 0;
 
 const isPlainQube = (qube: Entry["qubes"][number] | null): boolean =>
   typeof qube === "object" &&
@@ -55,10 +58,11 @@ const isPlainQube = (qube: Entry["qubes"][number] | null): boolean =>
 export const isPlainEntry = (value: unknown): value is Entry => {
   if (typeof value !== "object" || value === null) return false;
   const keys = Object.keys(value);
-  if (keys.length > most || keys.length < most - 1) return false;
-  if (!keys.every((key, i) => key === fields[i])) return false;
+  if (!ends.includes(keys.slice(least).join("\n"))) return false;
+  if (!keys.every((key, i) => (i >= least ? fields.includes(key) : key === fields[i])))
+    return false;
   const entry = value as Entry;
-  const { asked } = entry;
+  const { asked, bytes } = entry;
   return (
     entry.version === 1 &&
     (entry.previous === null || fits(hex64, entry.previous)) &&
@@ -81,7 +85,15 @@ export const isPlainEntry = (value: unknown): value is Entry => {
     fits(signature, entry.signature) &&
     isText(entry.receipt) &&
     fits(signature, entry.receiptSignature) &&
-    (keys.length < most || entry.rebuilt === true)
+    (entry.rebuilt === undefined || entry.rebuilt === true) &&
+    (entry.passphrase === undefined || isCount(entry.passphrase)) &&
+    (bytes === undefined ||
+      (typeof bytes === "object" &&
+        bytes !== null &&
+        Object.keys(bytes).join() === counts &&
+        isCount(bytes.read) &&
+        isCount(bytes.sent) &&
+        isCount(bytes.seconds)))
   );
 };
 

@@ -5,7 +5,7 @@ import { createHash } from "node:crypto";
 import { chainName } from "#layers/files/FileChains";
 import { ledgerLine, parseLedger, relinked } from "#layers/files/FileLedger";
 import { keysOf, runAfter } from "#layers/files/FileSigner";
-import { Chains, type Which } from "#services/Chains";
+import { Chains, type PassphraseMark, type Which } from "#services/Chains";
 import { KnownServers } from "#services/KnownServers";
 import { Ledger, LedgerError } from "#services/Ledger";
 import { type Audit, ReadBacks } from "#services/ReadBacks";
@@ -29,6 +29,8 @@ export interface BooksDisk {
   readonly runs: Map<string, number>;
   /** By their names, the files of chains. */
   readonly chains: Map<string, Buffer>;
+  /** By what those are known again that there were. */
+  readonly passphrases: Array<PassphraseMark>;
   /**
    * In order: `entries`, `chain`, `append NAME`, `mend`; `audits`, `audited`; `reserve`, `unfinished`,
    * `mark`, `unmark`; `pinned QUBE`, `pin QUBE`; `keys`, `existing`, `run SERIES`, `secrets`, `take`;
@@ -48,6 +50,7 @@ export const booksDisk = (): BooksDisk => ({
   old: [],
   runs: new Map(),
   chains: new Map(),
+  passphrases: [],
   calls: [],
   fails: () => undefined,
 });
@@ -175,6 +178,8 @@ export const memoryBooks = (disk: BooksDisk = booksDisk()) => {
       call("forget", () => {
         for (const what of ["", ".next", ".journal"]) disk.chains.delete(file(which, what));
       }),
+    passphrases: call("passphrases", () => [...disk.passphrases]),
+    addPassphrase: (mark) => call("add passphrase", () => void disk.passphrases.push(mark)),
   });
   return Layer.mergeAll(ledger, readBacks, runMark, knownServers, signer, chains);
 };

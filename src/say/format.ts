@@ -25,6 +25,12 @@ export const humanDuration = (seconds: number): string => {
 export const minutesOf = (count: number): string =>
   `${count} ${count === 1 ? "minute" : "minutes"}`;
 
+/** `20 minutes`, `13 hours`: of a number of seconds, where nobody needs it more exact. */
+export const roughly = (seconds: number): string =>
+  seconds < 7200
+    ? minutesOf(Math.max(1, Math.round(seconds / 60)))
+    : `${Math.round(seconds / 3600)} hours`;
+
 /** `2026-01-31 05:00` in local time, as the names of archives have it; of an instant in UTC. */
 export const localMinute = (instant: string): string => {
   const at = new Date(instant);

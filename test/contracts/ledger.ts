@@ -270,6 +270,17 @@ export const booksContract = (name: string, make: () => Layer.Layer<Books>) => {
     }),
   );
   test(
+    "keeps by what passphrases are known, in their order",
+    Effect.gen(function* () {
+      const chains = yield* Chains;
+      const mark = (n: number) => ({ salt: `${n}`.repeat(64), check: "a".repeat(64) });
+      assert.deepStrictEqual(yield* chains.passphrases, []);
+      yield* chains.addPassphrase(mark(1));
+      yield* chains.addPassphrase(mark(2));
+      assert.deepStrictEqual(yield* chains.passphrases, [mark(1), mark(2)]);
+    }),
+  );
+  test(
     "keeps an archive of slots beside the one before, until it is one",
     Effect.gen(function* () {
       const chains = yield* Chains;

@@ -85,6 +85,7 @@ describe("FileBooks", () => {
           yield* number;
           yield* propose;
           yield* (yield* Chains).adopt(which);
+          yield* (yield* Chains).addPassphrase({ salt: "0".repeat(64), check: "1".repeat(64) });
           yield* propose;
           yield* (yield* Chains).begin(which, { ...chainOf(1), base: "-", members: [] });
         }),
@@ -97,6 +98,7 @@ describe("FileBooks", () => {
         ...["", ".journal", ".next"].map((what) => `chain.${chainName(which)}${what}`),
         "known_servers",
         "ledger.jsonl",
+        "passphrases.json",
         "series_key",
         "series_runs",
         "signing_key",
@@ -236,6 +238,8 @@ describe("FileBooks", () => {
     const plain = [
       ledgerLine(entry("a"), null),
       ledgerLine({ ...entry("a/b-1"), rebuilt: true }, hash),
+      ledgerLine({ ...entry("a"), bytes: { read: 3, sent: 2, seconds: 1 } }, hash),
+      ledgerLine({ ...entry("a"), bytes: { read: 3, sent: 0, seconds: 0 }, passphrase: 2 }, hash),
       ledgerLine({ ...entry("a"), qubes: [], finished: "2024-02-29T23:59:59Z" }, hash),
     ];
     let kept = 0;

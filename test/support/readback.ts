@@ -109,6 +109,7 @@ export const keep = (
   options: {
     readonly known?: boolean;
     readonly rebuilt?: boolean;
+    readonly passphrase?: number;
     readonly at?: string;
     readonly key?: typeof server;
     readonly manifest?: { readonly [key: string]: unknown };
@@ -149,6 +150,7 @@ export const keep = (
         receipt: made.receipt,
         receiptSignature: made.receiptSignature as Signature,
         ...(options.rebuilt === true ? { rebuilt: true } : {}),
+        ...(options.passphrase === undefined ? {} : { passphrase: options.passphrase }),
       },
       parseLedger(Buffer.from(w.disk.text)).last,
     );

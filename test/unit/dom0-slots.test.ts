@@ -368,6 +368,7 @@ describe("a chain of nights", () => {
         /info: nothing is known here of an archive of these qubes in slots: /,
       );
       assert.match(first.text, anew);
+      assert.notMatch(first.text, /rate/);
       const same = yield* night(w, volumes, { device: true });
       assert.deepStrictEqual(same.sent, heads);
       assert.notMatch(same.text, anew);
@@ -625,6 +626,23 @@ describe("a chain of nights", () => {
   });
 
   describe("begins anew", () => {
+    it.effect("with the time that it takes at the rate of the last run that sent a good deal", () =>
+      Effect.gen(function* () {
+        const w = world();
+        yield* night(w, volumes);
+        // As a run would have written it that sent 90 MiB in a minute, and a small one behind it.
+        const entry = JSON.parse(w.disk.text);
+        for (const [session, bytes] of [
+          ["1".repeat(32), { read: 1, sent: 90 * 1_048_576, seconds: 60 }],
+          ["2".repeat(32), { read: 1, sent: 1_048_576, seconds: 1 }],
+        ] as const) {
+          w.disk.text += `${JSON.stringify({ ...entry, session, bytes })}\n`;
+        }
+        w.disk.chains.clear();
+        const { text } = yield* night(w, volumes);
+        assert.match(text, /all of it is sent, 6\.2 GiB at most, some 70 minutes at the rate of/);
+      }),
+    );
     it.effect.each([
       [
         "where it is lost",
@@ -670,11 +688,24 @@ describe("a chain of nights", () => {
         const w = world();
         const first = yield* night(w, volumes);
         const second = yield* night(w, volumes, { passphrase: "battery staple" });
-        assert.match(second.text, /warning: the archives of before still need the old passphrase/);
+        assert.include(second.text, `warning: ${first.name} still needs the old passphrase`);
         assert.match(second.text, /info: the passphrase is another one: all of it is sent/);
         holds(w, first.name, volumes);
         const third = yield* night(w, volumes, { passphrase: "battery staple" });
         assert.deepStrictEqual(third.sent, heads);
+        assert.notMatch(third.text, /need/);
+        // Back to the one of before, which is known again.
+        const fourth = yield* night(w, volumes);
+        assert.include(
+          fourth.text,
+          `warning: ${second.name} to ${third.name}, 2 archives, still need the old passphrase`,
+        );
+        const used = w.disk.text
+          .trim()
+          .split("\n")
+          .map((entry) => JSON.parse(entry).passphrase);
+        assert.deepStrictEqual(used, [1, 2, 2, 1]);
+        assert.lengthOf(w.disk.passphrases, 2);
       }),
     );
     it.effect("after an archive that the server found another one than dom0", () =>

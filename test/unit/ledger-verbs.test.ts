@@ -611,4 +611,32 @@ describe("recovery-sheet", () => {
       ]);
     }),
   );
+  it.effect(
+    "says which of them need a passphrase that is in use no more, and until when it was",
+    () =>
+      Effect.gen(function* () {
+        const w = withKeys();
+        const job = (
+          name: string,
+          passphrase: number | undefined,
+          ...qubes: ReadonlyArray<string>
+        ) =>
+          keep(w, name, small, {
+            at: `${name.slice(0, 10)}T05:00:00Z`,
+            qubes: qubes.map((qube, i) => ({ name: qube, qid: 2 + i })),
+            ...(passphrase === undefined ? {} : { passphrase }),
+          });
+        job("2026-01-01T0400.backup", undefined, "a");
+        job("2026-01-02T0400.backup", 1, "b");
+        job("2026-01-03T0400.backup", 1, "c");
+        job("2026-01-04T0400.backup", 2, "c");
+        const { out } = yield* qbackup(w, ["recovery-sheet"]);
+        const lines = out.split("\n");
+        const needs = lines.filter((line) => line.includes("needs the old"));
+        assert.deepStrictEqual(needs, [
+          "      needs the old passphrase, in use until 2026-01-03 05:00 UTC",
+        ]);
+        assert.strictEqual(lines[lines.indexOf(needs[0]!) - 4], "   2026-01-02T0400.backup");
+      }),
+  );
 });

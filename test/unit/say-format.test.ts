@@ -1,6 +1,6 @@
 /** Sizes and times as people read them. */
 import { assert, it } from "@effect/vitest";
-import { humanDuration, humanSize, localMinute, minutesOf } from "#src/say/format";
+import { humanDuration, humanSize, localMinute, minutesOf, roughly } from "#src/say/format";
 
 const KiB = 1024;
 it.each([
@@ -52,3 +52,13 @@ it.each([
 it("minutes are counted in words", () => {
   assert.deepStrictEqual([0, 1, 2].map(minutesOf), ["0 minutes", "1 minute", "2 minutes"]);
 });
+
+it.each([
+  [0, "1 minute"],
+  [90, "2 minutes"],
+  [7199, "120 minutes"],
+  [7200, "2 hours"],
+  [46_000, "13 hours"],
+] as const)("%d seconds are roughly %s", (seconds, text) =>
+  assert.strictEqual(roughly(seconds), text),
+);

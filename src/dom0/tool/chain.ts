@@ -2,13 +2,12 @@
  * The chain that an archive of slots is the next link of: what is known of the archive before it, of which
  * members are kept, and of an upload that broke off, with which this run goes on.
  */
-import { Clock, Effect, Redacted } from "effect";
+import { Clock, Effect, type Redacted } from "effect";
 import { Chains, type Which } from "#services/Chains";
 import { Invocation } from "#services/Invocation";
-import { Ledger } from "#services/Ledger";
+import { type Entry, Ledger } from "#services/Ledger";
 import { ReadBacks } from "#services/ReadBacks";
 import { Reporter } from "#services/Reporter";
-import { Sealing } from "#services/Sealing";
 import {
   type Chain,
   cellAt,
@@ -20,12 +19,13 @@ import {
 } from "#src/archive/chain";
 import type { Chosen } from "#src/archive/compose";
 import { chunkPath } from "#src/archive/slots";
-import { parseManifest, sha256, type Ticket } from "#src/proof/texts";
+import { parseManifest, type Ticket } from "#src/proof/texts";
 import { instantOf, type PublicKey, type Series, type Session } from "#src/wire/names";
-import { humanSize } from "#src/say/format";
+import { humanSize, roughly } from "#src/say/format";
 import { line } from "#src/say/shown";
 import { inLedger } from "#src/dom0/books/unusable";
 import { type Beginning, newSession } from "#src/dom0/far/upload";
+import { checkerFor } from "./passphrase.ts";
 
 /** A member of the archive that is made, and by what it is known again. */
 export interface Link {
@@ -52,6 +52,15 @@ interface Anew {
   readonly warning?: string;
 }
 
+/** Bytes a second of the last run that had a good deal to send to this server; undefined: there was none. */
+const lastRate = (entries: ReadonlyArray<Entry>, server: PublicKey): number | undefined => {
+  const last = entries.findLast(
+    (one) =>
+      one.server === server && (one.bytes?.sent ?? 0) >= 67_108_864 && one.bytes!.seconds > 0,
+  );
+  return last && last.bytes!.sent / last.bytes!.seconds;
+};
+
 /** The chain of a series. `most` is what one archive can have at most, in bytes, where that is known. */
 export const openChain = Effect.fnUntraced(function* (
   series: Series,
@@ -61,8 +70,8 @@ export const openChain = Effect.fnUntraced(function* (
   const chains = yield* Chains;
   const ledger = yield* Ledger;
   const readBacks = yield* ReadBacks;
+  const checkOf = yield* checkerFor(passphrase);
   const { say } = yield* Reporter;
-  const sealing = yield* Sealing;
   const invocation = yield* Invocation;
   const session = Effect.provideService(newSession, Invocation, invocation);
 
@@ -82,10 +91,6 @@ export const openChain = Effect.fnUntraced(function* (
   /** Nothing more is noted: what was lost once would be missing in the middle. */
   let deaf = false;
 
-  const checkOf = Effect.fnUntraced(function* (key: string) {
-    const keys = yield* sealing.keys(Redacted.value(passphrase), Buffer.from(key, "hex"));
-    return sha256(Buffer.from(keys).toString("hex"));
-  });
   const begin = Effect.gen(function* () {
     const key = Buffer.from(invocation.entropy(32)).toString("hex");
     const id = yield* Effect.provideService(newBackupId, Invocation, invocation);
@@ -115,11 +120,7 @@ export const openChain = Effect.fnUntraced(function* (
     entries: Effect.Success<ReturnType<typeof found>>["entries"],
   ) {
     if ((yield* checkOf(chain.key)) !== chain.check) {
-      return {
-        why: "the passphrase is another one",
-        warning:
-          "the archives of before still need the old passphrase: keep it for as long as they are kept",
-      } satisfies Anew;
+      return { why: "the passphrase is another one" } satisfies Anew;
     }
     const audits = yield* inLedger(readBacks.all);
     const bad = entries.find((entry) => {
@@ -157,10 +158,14 @@ export const openChain = Effect.fnUntraced(function* (
     base: newest?.session ?? "-",
     noted: pack.map(([path, cell]) => memberAt(path, cell)),
   });
-  const sayAnew = ({ warning, why }: Anew, room: number) =>
+  const sayAnew = ({ warning, why }: Anew, room: number, rate: number | undefined) =>
     Effect.gen(function* () {
       if (warning !== undefined) yield* say("warning", line`${warning}`);
-      const upTo = most === undefined ? "" : `, ${humanSize(most)} at most`;
+      const lasts =
+        most === undefined || rate === undefined
+          ? ""
+          : `, some ${roughly(most / rate)} at the rate of the last one`;
+      const upTo = most === undefined ? "" : `, ${humanSize(most)} at most${lasts}`;
       yield* say(
         "info",
         line`${why}: all of it is sent${upTo}, and the next archives keep what did not change; the server has room for ${humanSize(room)}`,
@@ -197,6 +202,7 @@ export const openChain = Effect.fnUntraced(function* (
               }
             : { why: "nothing is known here of an archive of these qubes in slots" }),
         room,
+        lastRate(entries, server),
       );
       yield* begin;
     } else identity = newest;

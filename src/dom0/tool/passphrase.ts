@@ -1,7 +1,13 @@
 /** The passphrase file: looked at before anything starts, and read where qbackup itself encrypts. */
-import { Effect } from "effect";
+import { Effect, Redacted } from "effect";
+import { Chains } from "#services/Chains";
+import { Invocation } from "#services/Invocation";
+import type { Entry } from "#services/Ledger";
 import type { QubesError } from "#services/Qubes";
 import { QvmBackup } from "#services/QvmBackup";
+import { Sealing } from "#services/Sealing";
+import { sha256 } from "#src/proof/texts";
+import { inLedger } from "#src/dom0/books/unusable";
 import { passphraseFile } from "#src/dom0/cli/flags";
 import { failed } from "#src/dom0/failure";
 
@@ -20,3 +26,34 @@ export const checkPassphrase = Effect.fnUntraced(function* (file: string) {
 export const passphraseOf = Effect.fnUntraced(function* (file: string) {
   return yield* Effect.mapError((yield* QvmBackup).passphrase(file), unusable);
 });
+
+/** By what it is known again with a salt, both in hex: at the price of a member of slots. */
+export const checkerFor = Effect.fnUntraced(function* (passphrase: Redacted.Redacted<Uint8Array>) {
+  const { keys } = yield* Sealing;
+  return (salt: string): Effect.Effect<string> =>
+    Effect.map(keys(Redacted.value(passphrase), Buffer.from(salt, "hex")), (derived) =>
+      sha256(Buffer.from(derived).toString("hex")),
+    );
+});
+
+/** Which of those that there were, counted from 1; one that is new is noted. */
+export const passphraseNumber = Effect.fnUntraced(function* (
+  passphrase: Redacted.Redacted<Uint8Array>,
+) {
+  const chains = yield* Chains;
+  const checkOf = yield* checkerFor(passphrase);
+  const marks = yield* inLedger(chains.passphrases);
+  for (const [i, { check, salt }] of [...marks.entries()].reverse()) {
+    if ((yield* checkOf(salt)) === check) return i + 1;
+  }
+  const salt = Buffer.from((yield* Invocation).entropy(32)).toString("hex");
+  yield* inLedger(chains.addPassphrase({ salt, check: yield* checkOf(salt) }));
+  return marks.length + 1;
+});
+
+/** Those of these archives, oldest first, that another passphrase opens; nothing is known of some. */
+export const underAnother = <E extends Pick<Entry, "passphrase">>(
+  entries: ReadonlyArray<E>,
+  passphrase: number | undefined,
+): ReadonlyArray<E> =>
+  entries.filter((one) => one.passphrase !== undefined && one.passphrase !== passphrase);

@@ -44,7 +44,12 @@ import { backedUpOf, putBack } from "#src/dom0/qube/lastbackup";
 import { closeTo } from "#src/dom0/cli/near";
 import { checkReceipt, complete, remark, withoutSubmission } from "#src/dom0/books/record";
 import { inLedger, warned } from "#src/dom0/books/unusable";
-import { checkPassphrase, passphraseOf } from "#src/dom0/tool/passphrase";
+import {
+  checkPassphrase,
+  passphraseNumber,
+  passphraseOf,
+  underAnother,
+} from "#src/dom0/tool/passphrase";
 import { looked, unsound } from "#src/dom0/books/known";
 import { type OpenChain, openChain } from "#src/dom0/tool/chain";
 import { takeFiles } from "#src/dom0/tool/slots";
@@ -262,6 +267,8 @@ const unlessGone = Effect.fnUntraced(function* (selection: Selection, failure: R
 /** What an archive of slots is made with. */
 interface Slots {
   readonly chain: OpenChain;
+  /** Which of the passphrases that there were. */
+  readonly number: number;
   readonly passphrase: Redacted.Redacted<Uint8Array>;
 }
 
@@ -434,6 +441,23 @@ const lastSize = Effect.fnUntraced(function* (destination: string, series: Serie
   return last?.format === "qvm-backup" ? last.size : 0;
 });
 
+/** Where the last archive of the series was made with another passphrase: for what that is still needed. */
+const sayOld = Effect.fnUntraced(function* (series: Series, number: number) {
+  const { entries } = yield* inLedger((yield* Ledger).entries);
+  const before = entries.filter(({ manifest }) => parseManifest(manifest)?.series === series);
+  const last = before.findLast(({ passphrase }) => passphrase !== undefined);
+  const old = underAnother(before, number);
+  if (last === undefined || old.at(-1) !== last) return;
+  const names =
+    old.length === 1
+      ? line`${last.name} still needs`
+      : line`${old[0]!.name} to ${last.name}, ${old.length} archives, still need`;
+  yield* (yield* Reporter).say(
+    "warning",
+    line`${names} the old passphrase: keep it for as long as they are kept; qbackup recovery-sheet says it on paper`,
+  );
+});
+
 /** What an archive of slots is made with; undefined where it is to be qvm-backup's own. */
 const slotsFor = Effect.fnUntraced(function* (
   { format }: RunOptions,
@@ -443,7 +467,9 @@ const slotsFor = Effect.fnUntraced(function* (
 ) {
   if (format !== "slots") return undefined;
   const passphrase = yield* passphraseOf(path);
-  const slots: Slots = { chain: yield* openChain(series, passphrase, most), passphrase };
+  const number = yield* passphraseNumber(passphrase);
+  yield* sayOld(series, number);
+  const slots: Slots = { chain: yield* openChain(series, passphrase, most), number, passphrase };
   return slots;
 });
 
@@ -544,6 +570,7 @@ const backup = Effect.fnUntraced(function* (
       "info",
       line`backing up ${selection.qubes.map((qube) => qube.name).join(", ")} as ${upload.name()} through ${destination}`,
     );
+    const took = yield* Clock.monotonicTimeNanos;
     const { counted, recipe } = yield* stream(
       options,
       selection,
@@ -571,6 +598,11 @@ const backup = Effect.fnUntraced(function* (
       next: promised === undefined ? null : instantOf(now + promised),
     });
     const signature = keys.sign("manifest", manifest);
+    const bytes = {
+      read: slots === undefined ? counted.size : view.taken,
+      sent: slots === undefined ? counted.size : upload.made(),
+      seconds: Number(((yield* Clock.monotonicTimeNanos) - took) / 1_000_000_000n),
+    };
     const submission: Submission = {
       name,
       session: ticket.session,
@@ -580,7 +612,8 @@ const backup = Effect.fnUntraced(function* (
       qubes: selection.qubes.map((qube) => ({ name: qube.name, qid: qube.qid })),
       manifest,
       signature,
-      ...(slots === undefined ? {} : { bytes: { read: view.taken, sent: upload.made() } }),
+      bytes,
+      ...(slots === undefined ? {} : { passphrase: slots.number }),
     };
     // Before the trailer: from then on the server may commit, whatever becomes of this run. Not to
     // send it would lose the whole upload for a note that is only needed if this run is killed.
@@ -622,9 +655,8 @@ const backup = Effect.fnUntraced(function* (
         return none;
       }),
     );
-    const { bytes } = submission;
     const cost =
-      bytes === undefined
+      slots === undefined
         ? line``
         : line`, of which ${humanSize(bytes.sent)} had to be sent; ${humanSize(bytes.read)} were read`;
     return { name, server, counted, cost, first };

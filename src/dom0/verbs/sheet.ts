@@ -15,6 +15,7 @@ import { to } from "#src/dom0/cli/flags";
 import { onPaper } from "#src/dom0/books/head";
 import { looked } from "#src/dom0/books/known";
 import { inLedger } from "#src/dom0/books/unusable";
+import { underAnother } from "#src/dom0/tool/passphrase";
 import { print } from "#src/dom0/cli/print";
 
 /** As many as fit on the page. */
@@ -22,7 +23,8 @@ const most = 7;
 
 const minute = (instant: string): string => instant.slice(0, 16).replace("T", " ");
 
-const archiveLines = (entry: Entry): ReadonlyArray<string> => {
+/** `old`: until when its passphrase was in use, where it is not that of today. */
+const archiveLines = (entry: Entry, old: string | undefined): ReadonlyArray<string> => {
   const manifest = parseManifest(entry.manifest);
   if (manifest === undefined) return [];
   const qubes = entry.qubes.map(({ name }) => name).join(" ");
@@ -31,6 +33,9 @@ const archiveLines = (entry: Entry): ReadonlyArray<string> => {
     `      ${minute(entry.finished)} UTC, ${manifest.size} bytes, ${manifest.members} members, ${manifest.format}${entry.rebuilt === true ? ", rebuilt" : ""}`,
     `      root ${manifest.root}`,
     `      ${printable(qubes, 70)}`,
+    ...(old === undefined
+      ? []
+      : [`      needs the old passphrase, in use until ${minute(old)} UTC`]),
   ];
 };
 
@@ -66,6 +71,13 @@ export const recoverySheet = Effect.fnUntraced(function* (options: {
     yield* say("hint", "is it the right qube? Else the first backup is still to come");
   }
   const last = lines.at(-1);
+  const known = ordered.filter(({ passphrase }) => passphrase !== undefined);
+  const old = underAnother(known, known[0]?.passphrase);
+  /** The last of those that were made with the same one. */
+  const usedUntil = (entry: Entry) =>
+    old.includes(entry)
+      ? old.find(({ passphrase }) => passphrase === entry.passphrase)!.finished
+      : undefined;
   const shown = latest.slice(0, most);
   const [name = "NAME"] = shown.map((entry) => entry.name as string);
   const now = instantOf(yield* Clock.currentTimeMillis);
@@ -96,7 +108,9 @@ export const recoverySheet = Effect.fnUntraced(function* (options: {
         ? `4  The newest archives of ${most}, and ${latest.length - most} more that hold the newest of some qube:`
         : "4  The newest archive of each qube:",
       "",
-      ...(shown.length === 0 ? ["   none yet"] : shown.flatMap(archiveLines)),
+      ...(shown.length === 0
+        ? ["   none yet"]
+        : shown.flatMap((one) => archiveLines(one, usedUntil(one)))),
       "",
       "5  With Qubes: install qbackup in dom0 and in a qube with network, as its",
       "   README says; give that qube an ssh key that the server lets in, and SSH_CONN;",

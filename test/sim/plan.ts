@@ -95,6 +95,14 @@ export interface Attack {
   readonly revoked?: number;
 }
 
+/** One night of a story in slots. */
+export interface NightPlan {
+  readonly qvm: "sound";
+  readonly dies?: Plan["dom0Dies"];
+  /** Milliseconds until the next one. */
+  readonly rest: number;
+}
+
 export interface Plan {
   readonly seed: number;
   readonly disorder: number;
@@ -147,6 +155,8 @@ export interface Plan {
   readonly attack?: Attack;
   /** Another dom0, which keeps slots, uses the server from so many milliseconds on. */
   readonly nights?: { readonly seed: number; readonly after: number };
+  /** The story is of backups in slots. */
+  readonly slots?: { readonly nights: ReadonlyArray<NightPlan> };
   /** How the story ends: the power fails once more, and this much of the unsynced is left. */
   readonly last: "nothing" | "any";
   /** Milliseconds between the trouble and the run that has to succeed. */
@@ -179,7 +189,24 @@ const aBreak = (r: Rng, size: number): Break => {
   };
 };
 
-export const planOf = (seed: number): Plan => {
+/** Every fourth story is of backups in slots. */
+const isOfSlots = (seed: number): boolean => seed % 4 === 2;
+
+export const planOf = (seed: number): Plan => (isOfSlots(seed) ? slotsPlanOf : fullPlanOf)(seed);
+
+const slotsPlanOf = (seed: number): Plan => ({
+  ...planFor(1),
+  seed,
+  links: [],
+  deaths: [],
+  clocks: [],
+  pauses: [],
+  early: [],
+  qvm: { kind: "sound" },
+  slots: { nights: [] },
+});
+
+const fullPlanOf = (seed: number): Plan => {
   const r = rng(seed);
   // mulberry32 starts alike for neighbours.
   for (let i = 0; i < 8; i++) r.next();

@@ -23,6 +23,7 @@ import { memoryReporter, type Said } from "#layers/memory/MemoryReporter";
 import { Disk, memorySafeFs, type Operation } from "#layers/memory/MemorySafeFs";
 import { memorySettings } from "#layers/memory/MemorySettings";
 import type { Sink, Source } from "#services/Bytes";
+import { Chains } from "#services/Chains";
 import { Invocation } from "#services/Invocation";
 import { KnownServers } from "#services/KnownServers";
 import { Ledger } from "#services/Ledger";
@@ -33,17 +34,18 @@ import { QvmBackup } from "#services/QvmBackup";
 import { QvmRestore } from "#services/QvmRestore";
 import { ReadBacks } from "#services/ReadBacks";
 import { Reporter } from "#services/Reporter";
-import { Chains } from "#services/Chains";
 import { RunMark } from "#services/RunMark";
 import { SafeFs } from "#services/SafeFs";
 import { Signer } from "#services/Signer";
 import { SshTransport } from "#services/SshTransport";
+import { SlotSize } from "#src/archive/parameters";
 import { carrier } from "#src/carrier/carrier";
 import { dom0 } from "#src/dom0/cli/main";
 import { shell } from "#src/shell/main";
 import type { PublicKey } from "#src/wire/names";
 import { isVerb, parseReply, type Reply } from "#src/wire/request";
 import { type Capture, isTicket, type Trailer, trailerIn } from "#test/sim/attack";
+import { type Images, slot } from "#test/sim/images";
 import { type Doom, gated, Life } from "#test/sim/life";
 import { type Nights, nightsKey } from "#test/sim/nights";
 import type { Death, LinkPlan, Plan } from "#test/sim/plan";
@@ -68,6 +70,16 @@ const through = <I, S extends object>(
     Effect.map(Effect.service(key), (service) => gated(life, service, step)),
   ).pipe(Layer.provide(layer));
 
+/** What qvm-backup does in a night in slots. */
+export interface Tapped {
+  /** What is there when it begins. */
+  readonly images: Images;
+  /** The streams that qubesd hands over, each as far as it comes, and the list that it writes. */
+  readonly files: ReadonlyArray<Buffer>;
+  readonly listing: Buffer;
+  readonly passphrase: string;
+}
+
 /** One run of qbackup in a dom0. */
 export interface Run {
   readonly id: string;
@@ -75,6 +87,10 @@ export interface Run {
   /** What qvm-backup writes in it, and whether all of that is an archive that it vouches for. */
   readonly archive: Buffer;
   readonly sound: boolean;
+  /** A backup in slots; `archive` is of no bytes then. */
+  readonly tapped: Tapped | undefined;
+  /** `SERVER RUN` of each ticket that it made. */
+  readonly numbers: Set<string>;
   readonly script: QvmBackupScript;
   readonly life: Life;
   readonly said: Said;
@@ -597,6 +613,10 @@ export class World {
             return { code: 255, reason: "unreachable" as const, said: ["no route"] };
           }
           [, , , session] = command.split(" ");
+          if (puts && run.tapped !== undefined && run.session !== session) {
+            run.session = session;
+            run.acked = 0;
+          }
           const stdout: Sink = {
             ...mine.stdout,
             write: (bytes) => {
@@ -780,12 +800,16 @@ export class World {
       readonly archive: Buffer;
       readonly qvm: Plan["qvm"];
       readonly doomed: boolean;
+      readonly tapped?: Tapped;
+      /** Instead of that of the plan. */
+      readonly dies?: Plan["dom0Dies"];
     },
     /** Another far side than the carriers and the server of this world. */
     far?: Layer.Layer<Qrexec>,
   ): Run {
-    const { archive, qvm } = what;
-    const { dom0Dies, keepRunning, pauses, prefix } = this.plan;
+    const { archive, qvm, tapped } = what;
+    const { keepRunning, pauses, prefix } = this.plan;
+    const dom0Dies = tapped === undefined ? this.plan.dom0Dies : what.dies;
     const written =
       qvm.kind === "cut" || qvm.kind === "hangs" ? archive.subarray(0, qvm.at) : archive;
     // The others take a while too, or the server would have no time to tidy up beside them.
@@ -799,7 +823,8 @@ export class World {
     }));
     const code = qvm.kind === "cut" || qvm.kind === "exit" ? qvm.code : 0;
     const script = qvmBackupScript({
-      chunks,
+      chunks: tapped === undefined ? chunks : [{ bytes: tapped.listing, percent: 100 }],
+      ...(tapped === undefined ? {} : { files: tapped.files, passphrase: tapped.passphrase }),
       hangs: qvm.kind === "hangs",
       ends: { code, said: code === 0 ? [] : ["Backup error"] },
     });
@@ -824,6 +849,8 @@ export class World {
       archive,
       sound:
         qvm.kind === "sound" || (qvm.kind === "cut" && qvm.at === archive.length && code === 0),
+      tapped,
+      numbers: new Set(),
       script,
       life,
       said: { lines: [], progress: [] },
@@ -849,9 +876,8 @@ export class World {
             ...(keepRunning ? ["-x"] : []),
             ...(prefix === "" ? [] : ["-f", prefix]),
             ..."-t net -p /pass --window 16 --link-timeout 6 --qubes-timeout 5".split(" "),
-            "work",
-            "mail",
-            "vault",
+            // In slots it is the default set, which changes.
+            ...(tapped === undefined ? ["work", "mail", "vault"] : ["--format", "slots"]),
           ],
           env: {},
           stdin: { read: () => Effect.die("stdin is read"), received: () => 0 },
@@ -861,7 +887,7 @@ export class World {
           },
           entropy: (n) => {
             const bytes = this.entropy(n);
-            run.session = Buffer.from(bytes).toString("hex");
+            if (tapped === undefined) run.session = Buffer.from(bytes).toString("hex");
             return bytes;
           },
         }),
@@ -872,8 +898,8 @@ export class World {
       through(life, RunMark, books, counted("read", "write")),
       through(life, KnownServers, books, counted("pin", "pinned")),
       through(life, ReadBacks, books),
-      through(life, Chains, books),
-      through(life, Signer, books, counted("nextRun")),
+      through(life, Chains, books, counted("read", "begin", "note", "propose", "adopt", "forget")),
+      through(life, Signer, this.#numbered(run, books), counted("nextRun")),
       through(life, Qubes, memoryQubes(where.table), counted("list", "power", "start", "shutdown")),
       through(
         life,
@@ -899,6 +925,7 @@ export class World {
       Effect.andThen(
         Effect.yieldNow,
         dom0.pipe(
+          Effect.provideService(SlotSize, slot),
           Effect.provide(layer, { local: true }),
           Effect.provide(cliNeeds),
           Effect.provideService(
@@ -909,6 +936,20 @@ export class World {
       ),
     );
     return run;
+  }
+
+  /** Sees which numbers a run is given. */
+  #numbered(run: Run, layer: Layer.Layer<Signer>): Layer.Layer<Signer> {
+    return Layer.effect(
+      Signer,
+      Effect.map(Effect.service(Signer), (service) => ({
+        ...service,
+        nextRun: (server, series, least) =>
+          Effect.tap(service.nextRun(server, series, least), (number) =>
+            Effect.sync(() => run.numbers.add(`${server} ${number}`)),
+          ),
+      })),
+    ).pipe(Layer.provide(layer));
   }
 
   /** Sees how far qvm-backup gets ahead of the acknowledgements. */

@@ -1,7 +1,7 @@
 /** Archives of slots, opened as docs/slots.md says, without a line of src. */
 import { createCipheriv, createHmac } from "node:crypto";
 import { gunzipSync } from "node:zlib";
-import { membersOf } from "#test/support/reference";
+import { membersOf, sha256 } from "#test/support/reference";
 
 export interface Opened {
   /** The text of backup-header. */
@@ -64,4 +64,62 @@ export const volumeOf = ([head, ...cells]: ReadonlyArray<Buffer>): Buffer => {
 export const smallOf = (chunks: ReadonlyArray<Buffer>): Buffer => {
   const whole = Buffer.concat(chunks);
   return whole.subarray(512, 512 + Number.parseInt(whole.toString("latin1", 124, 135), 8));
+};
+
+/** A member, as dom0 remembers it. */
+export interface Noted {
+  /** Hex. */
+  readonly mac: string;
+  readonly digest: string;
+  /** In bytes. */
+  readonly size: number;
+  readonly present: number;
+  readonly span: number;
+}
+
+export interface Notes {
+  readonly id: string;
+  /** Of the MACs; hex. */
+  readonly key: string;
+  readonly session: string;
+  readonly root: string;
+  readonly files: ReadonlyArray<{ readonly name: string; readonly chunks: number }>;
+  /** In the archive's order. */
+  readonly members: ReadonlyArray<Noted>;
+}
+
+/** What dom0 keeps of an archive; throws where it is not in its form. */
+export const notesIn = (file: Buffer): Notes => {
+  const text = file.subarray(0, -32);
+  if (!sha256(text).equals(file.subarray(-32))) throw new Error("the notes are damaged");
+  const first = text.indexOf("\n");
+  const second = text.indexOf("\n", first + 1);
+  if (text.toString("latin1", 0, first) !== "qbackup chain 1")
+    throw new Error("these are no notes");
+  const cells = text.subarray(second + 1);
+  return {
+    ...(JSON.parse(text.toString("utf8", first + 1, second)) as Omit<Notes, "members">),
+    members: Array.from({ length: cells.length / 64 }, (_, i) => {
+      const cell = cells.subarray(64 * i, 64 * (i + 1));
+      return {
+        mac: cell.toString("hex", 0, 16),
+        digest: cell.toString("hex", 16, 48),
+        size: cell.readUInt32BE(48),
+        present: cell.readUInt16BE(52),
+        span: cell[54]!,
+      };
+    }),
+  };
+};
+
+/** By what a chunk is known again. */
+export const macOf = (key: string, number: number, present: number, plain: Buffer): string => {
+  const head = Buffer.alloc(6);
+  head.writeUInt32BE(number, 0);
+  head.writeUInt16BE(present, 4);
+  return createHmac("sha256", Buffer.from(key, "hex"))
+    .update(head)
+    .update(plain)
+    .digest("hex")
+    .slice(0, 32);
 };

@@ -73,7 +73,13 @@ export interface Bed {
   /** `qbackup run`, whose qvm-backup writes what the command `source` prints: about `bytes`. */
   readonly backUp: (
     source?: string,
-    options?: { readonly watched?: boolean; readonly keep?: boolean; readonly bytes?: number },
+    options?: {
+      readonly watched?: boolean;
+      readonly keep?: boolean;
+      readonly bytes?: number;
+      /** In slots, as a night of this series; its archives are kept. `$tap` is for \`source\` to use. */
+      readonly series?: string;
+    },
   ) => Promise<Job>;
   /** Another verb of qbackup; seconds to its end, and what it printed. */
   readonly qbackup: (
@@ -143,7 +149,13 @@ esac`,
     }
     script(
       "qvm-backup",
-      `for word; do [ ! -p "$word" ] || fifo=$word; done\nexec > "$fifo"\n. ${at("source.sh")}`,
+      `for word; do
+  [ ! -p "$word" ] || fifo=$word
+  [ "$before" != --compress-filter ] || tap=$word
+  before=$word
+done
+exec > "$fifo"
+. ${at("source.sh")}`,
     );
     // --no-gui --pass-io --service QUBE qubes.BackupCarrier+VERB
     script(
@@ -196,7 +208,8 @@ exec env -i HOME=${at("home")} PATH="$PATH" QREXEC_REMOTE_DOMAIN=dom0 ${program(
         path.join(own, "records", `${session}.manifest.json`),
         ...["packs", "digests", "tables", "recipes"].map((of) => path.join(own, of, session)),
       ])
-        fs.rmSync(file);
+        // A night in slots that is built on another one has no plain file.
+        fs.rmSync(file, { force: true });
     };
     const bed: Bed = {
       dir,
@@ -211,11 +224,14 @@ exec env -i HOME=${at("home")} PATH="$PATH" QREXEC_REMOTE_DOMAIN=dom0 ${program(
         for (const role of ["carrier", "server"]) fs.rmSync(at(`pids/${role}`), { force: true });
         fs.writeFileSync(at("source.sh"), `${from}\n`);
         settle(options.bytes);
+        const { series } = options;
         const argv = [
           "run",
           "-o",
+          "--format",
+          series === undefined ? "qvm-backup" : "slots",
           "-f",
-          `b${runs++}-`,
+          series ?? `b${runs++}-`,
           "-t",
           "net",
           "-p",
@@ -240,7 +256,7 @@ exec env -i HOME=${at("home")} PATH="$PATH" QREXEC_REMOTE_DOMAIN=dom0 ${program(
         });
         const exit = seconds(began);
         const usage = looking?.stop() ?? {};
-        if (options.keep !== true) bed.forget(name);
+        if (options.keep !== true && series === undefined) bed.forget(name);
         return { ready, stored, exit, usage, name };
       },
       qbackup: async (args, options = {}) => {

@@ -1,6 +1,7 @@
 /** Links that are slower or longer than loopback. */
 import { execFileSync } from "node:child_process";
 import { once } from "node:events";
+import * as fs from "node:fs";
 import * as path from "node:path";
 import { here, type Link, start } from "./bed.ts";
 
@@ -65,6 +66,20 @@ export const shapedLink = (rate: string): Shaped => {
     stop,
   };
 };
+
+/** `link`, of which ssh itself counts what it carries: bytes, its own signs and keys among them. */
+export const counting = (file: string, link: Link) => ({
+  link: {
+    ...link,
+    options: ["-o", "LogLevel=VERBOSE", "-E", file, ...link.options],
+  } satisfies Link,
+  /** Of all connections since it was last asked. */
+  sent: (): number => {
+    const said = fs.readFileSync(file, "latin1").matchAll(/^Transferred: sent ([0-9]+)/gm);
+    fs.rmSync(file);
+    return [...said].reduce((sum, [, bytes]) => sum + Number(bytes), 0);
+  },
+});
 
 /** A proxy in a process of its own that is `milliseconds` away, there and back. */
 export const longLink = async (port: number, milliseconds: number): Promise<Link> => {

@@ -5,7 +5,7 @@
  *     node test/bench/main.ts [--quick] [--only a,b,...] [--rounds N] [--size MIB] [--dir DIR] [FILE]
  *
  * --quick proves that the bench runs, and nothing else: small sizes, one round.
- * DIR is where about 14 GiB go (default: the directory for temporary files).
+ * DIR is where about 25 GiB go (default: the directory for temporary files).
  */
 import { execFileSync } from "node:child_process";
 import * as crypto from "node:crypto";
@@ -17,13 +17,15 @@ import { aesGcm, type Bed, endChildren, here, loopback, makeBed, programNode } f
 import { frameFile, serverKey } from "./frames.ts";
 import { longLink, type Shaped, shapedLink } from "./links.ts";
 import { GiB, interleave, load, median, MiB, paired, type Usage } from "./measure.ts";
+import { nights } from "./nights.ts";
+import { human, lines, log, row, s, say, timed } from "./table.ts";
 import { isRoot } from "#test/support/server";
 
 const { values: given, positionals } = parseArgs({
   allowPositionals: true,
   options: {
     quick: { type: "boolean", default: false },
-    only: { type: "string", default: "abcdefgh" },
+    only: { type: "string", default: "abcdefghijklm" },
     rounds: { type: "string" },
     size: { type: "string" },
     dir: { type: "string", default: os.tmpdir() },
@@ -41,21 +43,6 @@ const sizes = {
 const auditBlocks = quick ? 5 : 459;
 const wanted = (item: string) => given.only.includes(item);
 
-const lines: Array<string> = [];
-const say = (line: string) => {
-  lines.push(line);
-  process.stdout.write(`${line}\n`);
-};
-const log = (text: string) =>
-  process.stderr.write(`${new Date().toISOString().slice(11, 19)} ${text}\n`);
-const row = (...cells: ReadonlyArray<string>) => say(`| ${cells.join(" | ")} |`);
-
-const human = (bytes: number) =>
-  bytes >= GiB ? `${+(bytes / GiB).toFixed(2)} GiB` : `${+(bytes / MiB).toFixed(1)} MiB`;
-const s = (seconds: number) => `${seconds.toFixed(seconds < 1 ? 3 : 2)} s`;
-const rate = (bytes: number, seconds: number) => `${Math.round(bytes / MiB / seconds)} MiB/s`;
-const timed = (bytes: number, times: ReadonlyArray<number>) =>
-  `${s(median(times))}, ${rate(bytes, median(times))}`;
 /** How much of the other's speed: their time over ours, with the range over the rounds. */
 const speed = (ours: ReadonlyArray<number>, theirs: ReadonlyArray<number>) => {
   const { least, most, ratio } = paired(theirs, ours);
@@ -493,6 +480,7 @@ const main = async () => {
     e: async () => void (linkRate = await overLinks(b, fast)),
     g: () => wholeJob(b, fast, linkRate),
     h: () => wayBack(b, fast),
+    ...nights(b, quick),
   };
   for (const [item, run] of Object.entries(parts)) {
     if (!wanted(item)) continue;

@@ -1,7 +1,7 @@
 /** What came back from the server of which archive, and when: every attempt and what came of it. */
 import { Context, type Effect, Schema } from "effect";
 import type { LedgerError } from "#services/Ledger";
-import { Count, Instant, type Session } from "#src/wire/names";
+import { Count, Instant, type Session, Sha256 } from "#src/wire/names";
 
 /** What is known of an archive since it was stored: what came back from the server, and when. */
 export const Audit = Schema.Struct({
@@ -11,6 +11,8 @@ export const Audit = Schema.Struct({
   whole: Schema.optionalKey(Instant),
   /** Something else came back than what was backed up; only a `whole` clears it. */
   failed: Schema.optionalKey(Instant),
+  /** Of which members, by their digests, where it is of no more; absent where that is not known. */
+  spoiled: Schema.optionalKey(Schema.Array(Sha256)),
   /** A member does not decrypt, so it was made broken; only a decryption of all of it clears it. */
   undecryptable: Schema.optionalKey(Instant),
   /** Since then nothing of it could be read, whatever the reason was; what comes back clears it. */

@@ -59,6 +59,15 @@ export interface Chain extends Identity {
   readonly cells: Buffer;
 }
 
+/** How many of an archive's members have one of these digests. */
+export const countOf = ({ cells }: Pick<Chain, "cells">, digests: ReadonlySet<string>): number => {
+  let count = 0;
+  for (let at = 0; at < cells.length; at += cellSize) {
+    if (digests.has(cells.toString("hex", at + 16, at + 48))) count += 1;
+  }
+  return count;
+};
+
 /** The member at `path`, as a table has it. */
 export const memberAt = (path: string, { digest, size }: Remembered): Member => ({
   path,

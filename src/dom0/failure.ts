@@ -14,6 +14,8 @@ export class RunFailed extends Schema.TaggedError<RunFailed>()("RunFailed", {
    * refusal: the server has said no, so that there is nothing left to ask it.
    */
   about: Schema.optionalKey(Schema.Literals(["carrier", "decryption", "refusal"])),
+  /** Where it is only that members of an archive did not come back as they were: their digests. */
+  members: Schema.optionalKey(Schema.Array(Schema.String)),
 }) {}
 
 /** Whatever other programs said in these texts is cleaned here. */
@@ -45,6 +47,16 @@ export const undecidedYet = ({ exit, hint, message }: RunFailed): RunFailed =>
 export const undecryptable = (message: string, hint: string): RunFailed =>
   new RunFailed({ exit: "integrity", ...cleaned(message, hint), about: "decryption" });
 
+/** Members of an archive, by their digests, did not come back as they were; all else may have. */
+export const spoiled = (message: string, members: ReadonlyArray<string>): RunFailed =>
+  new RunFailed({ exit: "integrity", ...cleaned(message, undefined), members });
+
+/** The later one, with the members of both where it is only of those. */
+export const together = (before: RunFailed | undefined, failure: RunFailed): RunFailed =>
+  before?.members === undefined || failure.members === undefined
+    ? failure
+    : spoiled(failure.message, [...new Set([...before.members, ...failure.members])]);
+
 /** What to do next where the failure itself has nothing better to say. */
 const lastResort = {
   // Of the carrier's set-up: what was asked for wrongly here has a word of its own.
@@ -58,7 +70,7 @@ const lastResort = {
 } as const satisfies { readonly [F in Failure]: string };
 
 /** What is said to do next about a failure. */
-export const nextStep = ({ exit, hint, message }: Omit<RunFailed, "about">): Line =>
+export const nextStep = ({ exit, hint, message }: Omit<RunFailed, "about" | "members">): Line =>
   hint ??
   (message.endsWith(" is not installed, or not in PATH")
     ? line`qbackup is for dom0, where Qubes' own tools are: see PATH, of cron's too`

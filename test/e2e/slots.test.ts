@@ -80,6 +80,35 @@ describe("a backup in slots", unless(noSshd, without("python3")), () => {
     cameBack(w, "vault", "vault-1");
   });
 
+  it("sends anew what went bad on the server, and no more", async () => {
+    const w = await setUp(large);
+    const name = await stored(w, await start(w).ended);
+    const packs = path.join(w.server.store, ".qbackup/packs");
+    const [pack] = fs.readdirSync(packs);
+    const file = fs.openSync(path.join(packs, pack!), "r+");
+    const { size } = fs.fstatSync(file);
+    const byte = Buffer.alloc(1);
+    fs.readSync(file, byte, 0, 1, size >> 1);
+    fs.writeSync(
+      file,
+      byte.map((is) => is ^ 1),
+      0,
+      1,
+      size >> 1,
+    );
+    fs.closeSync(file);
+    const verified = await qbackup(w, "verify", name);
+    assert.strictEqual(verified.code, 6, verified.stderr);
+    const ran = await start(w).ended;
+    assert.match(ran.stderr, /1 member of the archives before did not come back as they were/);
+    const later = await stored(w, ran);
+    const { bytes } = w.ledger().at(-1) as { bytes?: { sent: number } };
+    assert.isBelow(bytes!.sent, 5 * 2 ** 20);
+    const back = await restore(w, "--rename-conflicting", later);
+    assert.strictEqual(back.code, 0, back.stderr);
+    cameBack(w, "work", "work-1");
+  });
+
   it("loses nothing by a scrypt of qubesd's that is killed", async () => {
     const w = await setUp(large);
     w.world.faults({ tool: "qvm-backup", kind: "temp-full" });

@@ -7,7 +7,15 @@ import { qvmBackupScript, type QvmBackupScript } from "#layers/memory/MemoryQvmB
 import { SlotSize } from "#src/archive/parameters";
 import { ArchiveFault, archiveSize, Walk } from "#src/archive/walk";
 import { parseManifest } from "#src/proof/texts";
-import { membersOf, rootOf, spread, tableLine, treeHash } from "#test/support/reference";
+import {
+  linesOf,
+  memberIn,
+  membersOf,
+  rootOf,
+  spread,
+  tableLine,
+  treeHash,
+} from "#test/support/reference";
 import { archiveOf } from "#test/support/archive";
 import { nothingProven, qbackup, tidy, tiny, type World, world } from "#test/support/dom0";
 import { ended, gnuHeader, gnuSparse, gnuTar, tarwriter } from "#test/support/inner";
@@ -624,6 +632,38 @@ describe("a chain of nights", () => {
       }),
     );
   });
+
+  it.effect("sends anew what did not come back as it was, and keeps the rest", () =>
+    Effect.gen(function* () {
+      const w = world();
+      const first = yield* night(w, volumes);
+      const second = yield* night(w, later);
+      const digestOf = (name: string, path: string) =>
+        linesOf(w.shelf.committed.get(name)!.table)
+          .map((line) => memberIn(line.trim())!)
+          .find((one) => one.path === path)!.digest;
+      const sessions = w.disk.text
+        .trim()
+        .split("\n")
+        .map((line) => JSON.parse(line).session);
+      const failed = "2026-01-01T00:00:00Z";
+      // One that both archives have, and one that only the older has.
+      const bad = [cell("work", 3), cell("work", 1)].map((path) => digestOf(first.name, path));
+      w.disk.audits.set(sessions[0], { failed, spoiled: bad });
+      const third = yield* night(w, later);
+      assert.match(third.text, /info: 1 member of the archives before did not come back as they/);
+      assert.notMatch(third.text, anew);
+      assert.deepStrictEqual(third.sent.toSorted(), [cell("work", 3), ...heads].sort());
+      // From then on nothing of it is kept, and nothing more is said.
+      const fourth = yield* night(w, later);
+      assert.deepStrictEqual(fourth.sent, heads);
+      assert.notMatch(fourth.text, /did not come back/);
+      // Nobody knows of which members it is.
+      w.disk.audits.set(sessions[1], { failed });
+      const fifth = yield* night(w, later);
+      assert.include(fifth.text, `${second.name} did not come back as it was: all of it is sent`);
+    }),
+  );
 
   describe("begins anew", () => {
     it.effect("with the time that it takes at the rate of the last run that sent a good deal", () =>

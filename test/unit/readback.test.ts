@@ -13,7 +13,7 @@ import {
   world,
 } from "#test/support/readback";
 import { type Asked, framed, keyOf, type Lies, peer } from "#test/support/peer";
-import { linesOf, rootOf, tableOf } from "#test/support/reference";
+import { linesOf, memberIn, rootOf, tableOf } from "#test/support/reference";
 import { sha256 } from "#src/proof/texts";
 import { archiveOf } from "#test/support/archive";
 import { rng } from "#test/support/random";
@@ -201,6 +201,66 @@ describe("verify", () => {
       assert.strictEqual(gone.code, 6);
       assert.match(gone.text, /is not on the server any more/);
       assert.isDefined(w.disk.audits.get(session)?.failed);
+    }),
+  );
+  it.effect(
+    "finds every member that is bad, and knows which they are until all of it comes back",
+    () =>
+      Effect.gen(function* () {
+        const w = world();
+        const { session } = keep(w, "a.backup", small);
+        const digests = linesOf(tableOf(small)).map((line) => memberIn(line.trim())!.digest);
+        const twice = bent(bent(small, 1000), small.length - 1);
+        const spoiled = () => w.disk.audits.get(session)?.spoiled?.toSorted();
+        const wanted = [digests[0]!, digests.at(-1)!].sort();
+        for (const command of [["verify", "a.backup"], ["audit"]]) {
+          w.disk.audits.clear();
+          replace(w, "a.backup", twice);
+          const { code, text } = yield* qbackup(w, command);
+          assert.strictEqual(code, 6, text);
+          assert.deepStrictEqual(spoiled(), wanted);
+          if (command[0] === "verify") {
+            assert.match(
+              text,
+              /2 members did not come back as they were: block 0 of backup-header is/,
+            );
+          }
+          // What is found later comes to what is known.
+          replace(w, "a.backup", bent(small, 12_000));
+          assert.strictEqual((yield* qbackup(w, command)).code, 6);
+          assert.deepStrictEqual(spoiled(), [...wanted, digests[1]!].sort());
+        }
+        replace(w, "a.backup", small);
+        assert.strictEqual((yield* qbackup(w, ["verify", "a.backup"])).code, 0);
+        assert.hasAllKeys(w.disk.audits.get(session), ["whole"]);
+        // Where it was bad as a whole, its members do not say all.
+        const kept = w.shelf.committed.get("a.backup")!;
+        w.shelf.committed.delete("a.backup");
+        assert.strictEqual((yield* qbackup(w, ["verify", "a.backup"])).code, 6);
+        w.shelf.committed.set("a.backup", kept);
+        replace(w, "a.backup", twice);
+        assert.strictEqual((yield* qbackup(w, ["verify", "a.backup"])).code, 6);
+        assert.hasAllKeys(w.disk.audits.get(session), ["whole", "failed"]);
+      }),
+  );
+  it.effect("does not go on for ever where nearly all of it is bad", () =>
+    Effect.gen(function* () {
+      const w = world();
+      const qubes = Array.from({ length: 1003 }, (_, i) => ({ name: `q${i}`, qid: i + 2 }));
+      const files = qubes.map(({ qid }) => ({ path: `vm${qid}/private.img`, size: 1 }));
+      const { session } = keep(w, "a.backup", archiveOf({ seed: 5, files }), { qubes });
+      let given = 0;
+      const { code, text } = yield* qbackup(w, ["verify", "a.backup"], {
+        lies: {
+          frame: (frame) => {
+            given += 1;
+            return Buffer.from(frame).fill(1, 8);
+          },
+        },
+      });
+      assert.strictEqual(code, 6, text);
+      assert.isAbove(given, 1000, text);
+      assert.hasAllKeys(w.disk.audits.get(session), ["failed"]);
     }),
   );
   it.effect("an archive that lacks a qube, or has members that the manifest does not have", () =>

@@ -21,12 +21,28 @@ export const note = Effect.fnUntraced(function* (
     .pipe(Effect.catch(warned));
 });
 
+/** Members that are noted one by one; where there are more, the archive is bad as a whole. */
+const mostSpoiled = 1000;
+
+/** Something else came back: of these members, or of who knows what. */
+const cameBad = (
+  { spoiled, ...before }: Audit,
+  now: string,
+  members: ReadonlyArray<string> | undefined,
+): Audit => {
+  const told = before.failed === undefined ? [] : spoiled;
+  const all = told && members && [...new Set([...told, ...members])];
+  return all === undefined || all.length > mostSpoiled
+    ? { ...before, failed: now }
+    : { ...before, failed: now, spoiled: all };
+};
+
 /** Notes what a failure says of archives: that they are damaged, or only that they could not be read. */
 export const noteFailure = (sessions: ReadonlyArray<Session>, failure: RunFailed) => {
-  const { about, exit } = failure;
+  const { about, exit, members } = failure;
   if (exit === "integrity" && about !== "carrier") {
     return note(sessions, (before, now) =>
-      about === "decryption" ? { ...before, undecryptable: now } : { ...before, failed: now },
+      about === "decryption" ? { ...before, undecryptable: now } : cameBad(before, now, members),
     );
   }
   return about === "carrier" || exit === "link" || exit === "refused"

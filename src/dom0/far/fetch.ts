@@ -25,7 +25,7 @@ import type { Name, Session } from "#src/wire/names";
 import type { Failed } from "#src/wire/reply";
 import { parseReply, type Request } from "#src/wire/request";
 import type { Ask } from "#src/wire/verbs/read";
-import { failed, type RunFailed } from "#src/dom0/failure";
+import { failed, type RunFailed, spoiled } from "#src/dom0/failure";
 import { inLedger } from "#src/dom0/books/unusable";
 import { LinkBroken, reach, refusal } from "./call.ts";
 import { linkTimeout, persist, watchProgress, watchSilence } from "./retry.ts";
@@ -75,10 +75,10 @@ export const allOf = function* (list: Members) {
 export const somethingElse = (name: Name): RunFailed =>
   failed("integrity", `the server has something else under the name ${name}`);
 
-/** What it means that the server does not give a block which the archive must have. */
-const notGiven = (reply: Failed, what: string): RunFailed =>
+/** What it means that the server does not give a block of a member which the archive must have. */
+const notGiven = (reply: Failed, what: string, digest: string): RunFailed =>
   reply.code === "damaged" || reply.code === "pruned" || reply.code === "not-found"
-    ? failed("integrity", `${what} is lost: the server says ${reply.code}`)
+    ? spoiled(`${what} is lost: the server says ${reply.code}`, [digest])
     : refusal(reply);
 
 /** Bytes of tables that are kept in case that another archive needs them. */
@@ -331,7 +331,7 @@ export const openFar = Effect.fnUntraced(function* (destination: string) {
             through += frame.bytes.length;
             arrived(
               due,
-              bytes?.slice() ?? failed("integrity", `${what} is not what was backed up`),
+              bytes?.slice() ?? spoiled(`${what} is not what was backed up`, [want.of.digest]),
             );
             continue;
           }
@@ -342,7 +342,7 @@ export const openFar = Effect.fnUntraced(function* (destination: string) {
             return yield* new LinkBroken({ reason: "the server broke off" });
           }
           through += 1;
-          arrived(due, notGiven(reply, what));
+          arrived(due, notGiven(reply, what, want.of.digest));
         }
       });
       yield* Effect.raceFirst(

@@ -16,6 +16,7 @@ import {
   type Journal,
   memberAt,
   type Remembered,
+  countOf,
 } from "#src/archive/chain";
 import type { Chosen } from "#src/archive/compose";
 import { chunkPath } from "#src/archive/slots";
@@ -88,6 +89,8 @@ export const openChain = Effect.fnUntraced(function* (
   /** The chain begins with this run. */
   let fresh = false;
   let proposed = false;
+  /** Digests of members that are not kept: they did not come back as they were. */
+  let bad: ReadonlySet<string> = new Set();
   /** Nothing more is noted: what was lost once would be missing in the middle. */
   let deaf = false;
 
@@ -123,20 +126,32 @@ export const openChain = Effect.fnUntraced(function* (
       return { why: "the passphrase is another one" } satisfies Anew;
     }
     const audits = yield* inLedger(readBacks.all);
-    const bad = entries.find((entry) => {
-      const { failed, undecryptable } = audits.get(entry.session) ?? {};
-      if (failed === undefined && undecryptable === undefined) return false;
+    const members = new Set<string>();
+    for (const entry of entries) {
+      const { failed, spoiled, undecryptable } = audits.get(entry.session) ?? {};
+      if (failed === undefined && undecryptable === undefined) continue;
       const manifest = parseManifest(entry.manifest);
-      return (
-        manifest?.format === "slots" &&
-        manifest.server === of.server &&
-        manifest.series === of.series &&
-        manifest.run >= chain.began
-      );
-    });
-    return bad === undefined
-      ? undefined
-      : ({ why: `${bad.name} did not come back as it was` } satisfies Anew);
+      if (
+        manifest?.format !== "slots" ||
+        manifest.server !== of.server ||
+        manifest.series !== of.series ||
+        manifest.run < chain.began
+      ) {
+        continue;
+      }
+      if (undecryptable !== undefined || spoiled === undefined) {
+        return { why: `${entry.name} did not come back as it was` } satisfies Anew;
+      }
+      for (const digest of spoiled) members.add(digest);
+    }
+    bad = members;
+    const count = members.size === 0 ? 0 : countOf(chain, members);
+    if (count === 0) return;
+    yield* say(
+      "info",
+      line`${count} ${count === 1 ? "member" : "members"} of the archives before did not come back as they were: what is in them is sent anew`,
+    );
+    return;
   });
 
   const use = (chain: Chain | undefined) => {
@@ -289,7 +304,8 @@ export const openChain = Effect.fnUntraced(function* (
       const known = files.get(name);
       if (known !== undefined && chunk < known.chunks) {
         const cell = cellAt(newest!, known.first + chunk);
-        if (cell.mac === of.mac) return link(cell, known.first + chunk, "base");
+        if (cell.mac === of.mac && !bad.has(cell.digest))
+          return link(cell, known.first + chunk, "base");
       }
       const sent = packed.get(path);
       return sent?.cell.mac === of.mac ? link(sent.cell, sent.at, "new") : undefined;

@@ -10,7 +10,7 @@ import { blockSize } from "#src/wire/limits";
 import { line } from "#src/say/shown";
 import { command } from "#src/dom0/cli/command";
 import { alarmAfterFor, destinationFor } from "#src/dom0/qube/destination";
-import { failed, type RunFailed } from "#src/dom0/failure";
+import { failed, type RunFailed, together } from "#src/dom0/failure";
 import { openFar, trustedBy, type Want, wantOf } from "#src/dom0/far/fetch";
 import { alarmAfter, json, keepRunning, to } from "#src/dom0/cli/flags";
 import { type Known, knownArchives, unsound } from "#src/dom0/books/known";
@@ -277,7 +277,9 @@ const theAudit = Effect.fnUntraced(function* (options: AuditOptions, destination
           }),
         (want, _, failure) =>
           Effect.sync(() => {
-            for (const { target } of ofWant(want)) bad.set(target, failure);
+            for (const { target } of ofWant(want)) {
+              bad.set(target, together(bad.get(target), failure));
+            }
           }),
       )
       .pipe(

@@ -10,7 +10,7 @@ import { line, printable } from "#src/say/shown";
 import { command } from "#src/dom0/cli/command";
 import { checkUnpacker, decryptAll } from "#src/dom0/tool/decrypt";
 import { destinationFor, settingsFor } from "#src/dom0/qube/destination";
-import { failed, type RunFailed } from "#src/dom0/failure";
+import { failed, type RunFailed, spoiled } from "#src/dom0/failure";
 import {
   allOf,
   fromLedger,
@@ -162,19 +162,40 @@ const worth: { readonly [B in Anchor["by"]]: string } = {
     "it is whole and what the server's receipt says; not proven: that this is what dom0 backed up, and which qubes must be in it",
 };
 
-/** All members, proven, and looked at as they come. */
+/** Members that are gone on with, once they are not what was backed up. */
+const mostSpoiled = 1000;
+
+const badAs = (count: string, { message }: RunFailed, members?: ReadonlyArray<string>) => {
+  const said = `${count} members did not come back as they were: ${message}`;
+  return members === undefined ? failed("integrity", said) : spoiled(said, members);
+};
+
+/** All members, proven, and looked at as they come. Where one is bad, the others are looked for all the same. */
 const readBack = Effect.fnUntraced(function* (trusted: Trusted, { far, list }: Supply) {
   const { progress } = yield* Reporter;
   const walk = yield* memberWalk(trusted, list);
   let read = 0;
-  yield* far.blocks(allOf(list), (_want, _block, bytes) => {
-    read += bytes.length;
-    return Effect.andThen(
-      walk.push(bytes),
-      progress({ doing: line`verifying`, bytes: read, total: trusted.size }),
-    );
-  });
-  yield* walk.finish;
+  const bad = new Set<string>();
+  let first: RunFailed | undefined;
+  yield* far.blocks(
+    allOf(list),
+    (_want, _block, bytes) => {
+      read += bytes.length;
+      return Effect.andThen(
+        // What comes behind a hole is proven block by block, and no list any more.
+        first === undefined ? walk.push(bytes) : Effect.void,
+        progress({ doing: line`verifying`, bytes: read, total: trusted.size }),
+      );
+    },
+    (_want, _block, failure) => {
+      for (const digest of failure.members ?? []) bad.add(digest);
+      first ??= failure;
+      if (failure.members === undefined) return failure;
+      return bad.size > mostSpoiled ? badAs(`more than ${mostSpoiled}`, first) : Effect.void;
+    },
+  );
+  if (first === undefined) return yield* walk.finish;
+  return yield* bad.size === 1 ? first : badAs(`${bad.size}`, first, [...bad]);
 });
 
 /** Minutes that a server may take for reading a GiB: 1 MiB/s, and some to begin with. */
@@ -243,7 +264,7 @@ export const verify = Effect.fnUntraced(function* (options: VerifyOptions) {
     concurrency: 2,
   });
   if (!options.onServer && own !== undefined) {
-    yield* note([session], ({ failed: _cleared, undecryptable, ...before }, now) =>
+    yield* note([session], ({ failed: _cleared, spoiled: _too, undecryptable, ...before }, now) =>
       cameBack(before, {
         whole: now,
         ...(undecryptable === undefined || options.decrypt ? {} : { undecryptable }),

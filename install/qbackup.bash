@@ -22,9 +22,10 @@ _qbackup() {
     key:-*) _qbackup_words -h --help --version ;;
     passphrase:-*) _qbackup_words -h --help --version ;;
     recovery-sheet:-*) _qbackup_words -t --to -h --help --version ;;
+    selftest:-*) _qbackup_words -t --to -p --passphrase-file --yes -h --help --version ;;
     *:-*) _qbackup_words -f --prefix -t --to -p --passphrase-file -x --keep-running -o --terminal --include-dom0 --window --start-timeout --link-timeout --floor --expect-server --expect-every --qubes-timeout --compress-filter --format --alarm-after --wait-for -h --help --version ;;
-    " :"*) _qbackup_qubes run list verify audit restore ledger key passphrase recovery-sheet help ;;
-    help:*) _qbackup_words run list verify audit restore ledger key passphrase recovery-sheet ;;
+    " :"*) _qbackup_qubes run list verify audit restore ledger key passphrase recovery-sheet selftest help ;;
+    help:*) _qbackup_words run list verify audit restore ledger key passphrase recovery-sheet selftest ;;
     list:*) _qbackup_nothing ;;
     verify:*) _qbackup_nothing ;;
     audit:*) _qbackup_nothing ;;
@@ -33,6 +34,7 @@ _qbackup() {
     key:*) _qbackup_words show export import rotate ;;
     passphrase:*) _qbackup_words new ;;
     recovery-sheet:*) _qbackup_nothing ;;
+    selftest:*) _qbackup_nothing ;;
     *) _qbackup_qubes ;;
   esac
 }

@@ -44,6 +44,21 @@ export class Qubes extends Context.Service<
     readonly unsavable: (qube: Qube) => Effect.Effect<string | undefined, QubesError>;
     /** What the volumes of a qube that are backed up can hold at most, in bytes. */
     readonly capacity: (qube: Qube) => Effect.Effect<number, QubesError>;
+    /**
+     * Makes a halted AppVM, red, without a network and not part of the default set. Where this fails there
+     * may be one all the same: it is made first, and then set up.
+     */
+    readonly create: (qube: string) => Effect.Effect<void, QubesError>;
+    /** Gives it this tag. A restore gives it back to the qube that it makes. */
+    readonly mark: (qube: string, tag: string) => Effect.Effect<void, QubesError>;
+    /** The names of those that have this tag. */
+    readonly marked: (tag: string) => Effect.Effect<ReadonlyArray<string>, QubesError>;
+    /** Puts these bytes in place of the private volume of a halted qube, which is as large as they are then. */
+    readonly fill: (qube: string, image: Uint8Array) => Effect.Effect<void, QubesError>;
+    /** Removes a halted qube with all that it has, unasked. */
+    readonly remove: (qube: string) => Effect.Effect<void, QubesError>;
+    /** The release of Qubes, and of the packages that back up and restore, as far as that is known. */
+    readonly versions: Effect.Effect<ReadonlyArray<string>>;
     /** Sets the time of its last backup; undefined for a qube that never had one. */
     readonly setBackedUp: (qube: string, at: number | undefined) => Effect.Effect<void, QubesError>;
     /**

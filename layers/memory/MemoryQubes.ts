@@ -6,10 +6,17 @@ import { type Power, type Qube, Qubes, QubesError } from "#services/Qubes";
 
 export interface QubesTable {
   readonly qubes: Array<Qube>;
-  /** `list`, `power NAME`, `start NAME`, `shutdown NAME`, `unsavable NAME`, `capacity NAME`, `backed-up NAME AT`, `scratch`, `free`, in order. */
+  /**
+   * `list`, `power NAME`, `start NAME`, `shutdown NAME`, `unsavable NAME`, `capacity NAME`, `backed-up NAME AT`,
+   * `create NAME`, `mark NAME TAG`, `marked TAG`, `fill NAME`, `remove NAME`, `scratch`, `free`, in order.
+   */
   readonly calls: Array<string>;
   /** Qubes of which a volume keeps no snapshot, and that volume. */
   readonly unsavable: Map<string, string>;
+  /** The tags that qubes were given, `NAME TAG`. */
+  readonly tags: Set<string>;
+  /** What private volumes were filled with. */
+  readonly filled: Map<string, Uint8Array>;
   /** What each qube's volumes can hold, in bytes. */
   capacity: number;
   /** What qubesd's journal has of broken pipes; undefined where it may not be read. */
@@ -36,6 +43,8 @@ export const qubesTable = (qubes: ReadonlyArray<Qube>): QubesTable => ({
   qubes: [aQube("dom0", 0, { state: "Running", class: "AdminVM" }), ...qubes],
   calls: [],
   unsavable: new Map(),
+  tags: new Set(),
+  filled: new Map(),
   capacity: 2 ** 31,
   brokenPipes: 0,
   free: 10 * 2 ** 30,
@@ -85,6 +94,43 @@ export const memoryQubes = (table: QubesTable): Layer.Layer<Qubes> => {
       })).pipe(Effect.map(({ volume }) => volume)),
     capacity: ({ name }) =>
       call(`capacity ${name}`, `see how large ${name} is`, () => table.capacity),
+    create: (qube) =>
+      Effect.gen(function* () {
+        const doing = `make the qube ${qube}`;
+        const made = yield* call(`create ${qube}`, doing, () => ({ is: find(qube) < 0 }));
+        if (!made.is) return yield* new QubesError({ doing, detail: `VM ${qube} already exists` });
+        const qid = Math.max(...table.qubes.map((one) => one.qid)) + 1;
+        table.qubes.push(aQube(qube, qid, { included: false }));
+      }),
+    mark: (qube, tag) =>
+      Effect.asVoid(
+        call(`mark ${qube} ${tag}`, `tag ${qube}`, () =>
+          find(qube) < 0 ? undefined : table.tags.add(`${qube} ${tag}`),
+        ),
+      ),
+    marked: (tag) =>
+      call(`marked ${tag}`, `list the qubes with the tag ${tag}`, () =>
+        table.qubes.map(({ name }) => name).filter((name) => table.tags.has(`${name} ${tag}`)),
+      ),
+    fill: (qube, image) =>
+      Effect.asVoid(
+        call(`fill ${qube}`, `fill the private volume of ${qube}`, () =>
+          find(qube) < 0 ? undefined : table.filled.set(qube, new Uint8Array(image)),
+        ),
+      ),
+    remove: (qube) =>
+      Effect.asVoid(
+        call(`remove ${qube}`, `remove ${qube}`, () => {
+          const at = find(qube);
+          if (at < 0) return undefined;
+          table.qubes.splice(at, 1);
+          for (const tagged of table.tags) {
+            if (tagged.startsWith(`${qube} `)) table.tags.delete(tagged);
+          }
+          return true;
+        }),
+      ),
+    versions: Effect.succeed(["Qubes release 4.3 (R4.3)"]),
     setBackedUp: (qube, at) =>
       Effect.asVoid(
         call(`backed-up ${qube} ${at ?? "never"}`, `set the last backup of ${qube}`, () => {

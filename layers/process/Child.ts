@@ -175,14 +175,19 @@ export const run = (
   argv: Argv,
   options: {
     readonly limit: Duration.Input;
-    readonly input?: string;
+    readonly input?: string | Uint8Array;
     readonly env?: Env | undefined;
     readonly most?: number;
-  },
+  } & Pick<ChildOptions, "ask" | "grace">,
 ): Effect.Effect<Ran, ProgramError> =>
   Effect.gen(function* () {
-    const most = options.most ?? 1 << 20;
-    const it = yield* child(argv, { stdio: "pipe", env: options.env });
+    const { ask, env, grace, most = 1 << 20 } = options;
+    const it = yield* child(argv, {
+      stdio: "pipe",
+      env,
+      ...(ask === undefined ? {} : { ask }),
+      ...(grace === undefined ? {} : { grace }),
+    });
     const full = Deferred.makeUnsafe<never, ProgramError>();
     const shut = Deferred.makeUnsafe<void>();
     const chunks: Array<Buffer> = [];

@@ -7,7 +7,7 @@ import * as Layer from "effect/Layer";
 import * as Option from "effect/Option";
 import * as Schema from "effect/Schema";
 import { existsSync } from "node:fs";
-import { statfs } from "node:fs/promises";
+import { readFile, statfs } from "node:fs/promises";
 import { type Argv, type Env, type ProgramError, type Ran, run } from "#layers/process/Child";
 import { Qube, Qubes, QubesError } from "#services/Qubes";
 import { printable } from "#src/say/shown";
@@ -67,11 +67,16 @@ export const temporaryDirectory = (environment: string): string => {
 const keptBy = ({ class: kind }: Qube): ReadonlyArray<string> =>
   kind === "TemplateVM" || kind === "StandaloneVM" ? ["private", "root"] : ["private"];
 
+/** What it says of itself in a line; in Qubes alone. */
+const releaseFile = "/etc/qubes-release";
+/** Those of qvm-backup and of qubesd. */
+const packages = ["qubes-core-admin-client", "qubes-core-dom0"] as const;
+
 /** `env` is what the programs are given, and where they are looked for (PATH). */
 export const qubesCli = (env?: Env): Layer.Layer<Qubes> =>
   Layer.sync(Qubes, () => {
-    const call = (doing: string, argv: Argv) =>
-      run(argv, { limit, env }).pipe(
+    const call = (doing: string, argv: Argv, input?: Uint8Array) =>
+      run(argv, { limit, env, ...(input === undefined ? {} : { input }) }).pipe(
         Effect.mapError((error: ProgramError) => new QubesError({ doing, detail: error.message })),
       );
     const refused = (doing: string, { code, said }: Ran) =>
@@ -88,8 +93,8 @@ export const qubesCli = (env?: Env): Layer.Layer<Qubes> =>
                 600,
               ),
       });
-    const must = (doing: string, argv: Argv) =>
-      Effect.flatMap(call(doing, argv), (ran) =>
+    const must = (doing: string, argv: Argv, input?: Uint8Array) =>
+      Effect.flatMap(call(doing, argv, input), (ran) =>
         ran.code === 0 ? Effect.void : Effect.fail(refused(doing, ran)),
       );
 
@@ -151,6 +156,44 @@ export const qubesCli = (env?: Env): Layer.Layer<Qubes> =>
           bytes += size;
         }
         return bytes;
+      }),
+      create: (qube) =>
+        must(`make the qube ${printable(qube)}`, [
+          "qvm-create",
+          "--class=AppVM",
+          "--label=red",
+          "--property=netvm=",
+          "--property=include_in_backups=False",
+          qube,
+        ]),
+      mark: (qube, tag) => must(`tag ${printable(qube)}`, ["qvm-tags", qube, "add", tag]),
+      marked: Effect.fnUntraced(function* (tag: string) {
+        const doing = `list the qubes with the tag ${tag}`;
+        const ran = yield* call(doing, ["qvm-ls", "--raw-list", "--tags", tag]);
+        if (ran.code !== 0) return yield* refused(doing, ran);
+        return ran.stdout.split("\n").filter((name) => name !== "");
+      }),
+      fill: (qube, image) =>
+        must(
+          `fill the private volume of ${printable(qube)}`,
+          ["qvm-volume", "import", `${qube}:private`, "-", `--size=${image.length}`],
+          image,
+        ),
+      remove: (qube) => must(`remove ${printable(qube)}`, ["qvm-remove", "--force", qube]),
+      versions: Effect.gen(function* () {
+        const release = yield* Effect.tryPromise(() => readFile(releaseFile, "utf8")).pipe(
+          Effect.orElseSucceed(() => ""),
+        );
+        const asked = yield* run(
+          ["rpm", "-q", "--queryformat", "%{NAME} %{VERSION}-%{RELEASE}\n", ...packages],
+          { limit: "1 minute", env },
+        ).pipe(Effect.option);
+        const said = Option.match(asked, { onNone: () => "", onSome: (ran) => ran.stdout });
+        // Of what is not installed it says so on the same stream.
+        const known = said.split("\n").filter((line) => /^[a-z0-9-]+ [0-9][^ ]*$/.test(line));
+        return [release.trim(), ...known]
+          .filter((line) => line !== "")
+          .map((line) => printable(line, 120));
       }),
       setBackedUp: (qube, at) =>
         must(

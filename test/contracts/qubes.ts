@@ -61,6 +61,40 @@ export const qubesContract = (name: string, make: () => Layer.Layer<Qubes>) => {
     }),
   );
   test(
+    "makes a qube that no backup takes unasked, tags it, fills it, and removes it with its tag",
+    Effect.gen(function* () {
+      const qubes = yield* Qubes;
+      assert.deepStrictEqual(yield* qubes.marked("throw-away"), []);
+      yield* qubes.create("thrown");
+      yield* qubes.mark("thrown", "throw-away");
+      assert.deepStrictEqual(yield* qubes.marked("throw-away"), ["thrown"]);
+      const made = (yield* qubes.list).find(({ name }) => name === "thrown");
+      assert.deepInclude(made, { class: "AppVM", included: false, state: "Halted" });
+      yield* qubes.fill("thrown", new Uint8Array(3_000_000).fill(7));
+      yield* qubes.remove("thrown");
+      assert.isUndefined((yield* qubes.list).find(({ name }) => name === "thrown"));
+      assert.deepStrictEqual(yield* qubes.marked("throw-away"), []);
+    }),
+  );
+  test(
+    "makes no second qube of a name, and says of one that is not there that it could do nothing",
+    Effect.gen(function* () {
+      const qubes = yield* Qubes;
+      const twice = yield* Effect.flip(qubes.create("work"));
+      assert.match(twice.message, /^could not make the qube work: .*VM work already exists$/);
+      for (const [what, text] of [
+        [qubes.mark("nobody", "throw-away"), "could not tag nobody: "],
+        [
+          qubes.fill("nobody", new Uint8Array(512)),
+          "could not fill the private volume of nobody: ",
+        ],
+        [qubes.remove("nobody"), "could not remove nobody: "],
+      ] as const) {
+        assert.include((yield* Effect.flip(what)).message, text);
+      }
+    }),
+  );
+  test(
     "tells where qubesd's temporary files go, and what is free there",
     Effect.gen(function* () {
       const { free, path } = yield* (yield* Qubes).scratch;

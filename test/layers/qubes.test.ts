@@ -23,7 +23,12 @@ const tools = () => {
   const it = fresh();
   it.add(
     "qvm-ls",
-    `[ "$*" = "--raw-data --fields name,qid,state,class,include_in_backups,backup_timestamp" ] || exit 2
+    `case "$*" in
+"--raw-data --fields name,qid,state,class,include_in_backups,backup_timestamp") ;;
+"--raw-list --tags throw-away") [ ! -e "$DIR/tagged" ] || echo thrown; exit 0;;
+*) exit 2;;
+esac
+[ ! -e "$DIR/made" ] || echo "thrown|12|Halted|AppVM|False|-"
 echo "dom0|0|Running|AdminVM|True|-"
 echo "asleep|3|Paused|AppVM|False|-"
 echo "sys-backup|7|Halted|AppVM|False|-"
@@ -43,6 +48,33 @@ esac`,
 case $2 in asleep) ;; work|sys-backup) touch "$DIR/runs-$2";; *) echo "qvm-start: error: no such domain: '$2'" >&2; exit 2;; esac`,
   );
   it.add("qvm-shutdown", `[ "$1" = --wait ] || exit 9; rm -f "$DIR/runs-$2"`);
+  // What is refused is said as the genuine ones say it.
+  it.add(
+    "qvm-create",
+    `[ "$1 $2 $3 $4" = "--class=AppVM --label=red --property=netvm= --property=include_in_backups=False" ] || exit 9
+[ "$5" != work ] || { echo "app: Error creating VM: VM work already exists" >&2; exit 1; }
+touch "$DIR/made"`,
+  );
+  const unknown = (tool: string) =>
+    `echo "usage: ${tool} [--verbose] ..." >&2; echo "${tool}: error: no such domain: 'nobody'" >&2; exit 2`;
+  it.add(
+    "qvm-tags",
+    `[ "$2 $3" = "add throw-away" ] || exit 9
+[ "$1" = thrown ] || { ${unknown("qvm-tags")}; }
+touch "$DIR/tagged"`,
+  );
+  it.add(
+    "qvm-volume",
+    `[ "$1 $3" = "import -" ] || exit 9
+[ "$2" = thrown:private ] || { echo "qvm-volume: error: no vm 'nobody'" >&2; exit 1; }
+cat > "$DIR/image"; [ "$4" = "--size=$(wc -c < "$DIR/image")" ] || exit 9`,
+  );
+  it.add(
+    "qvm-remove",
+    `[ "$1" = --force ] || exit 9
+[ "$2" = thrown ] || { ${unknown("qvm-remove")}; }
+rm "$DIR/made" "$DIR/tagged"`,
+  );
   it.add("systemctl", `echo "LANG=C TMPDIR=/var/tmp"`);
   it.add("runs-work", "");
   return it;
@@ -178,6 +210,38 @@ case $2 in *:private) echo 2147483648;; odd:root) echo much;; *:root) echo 10737
         (yield* Effect.flip(of("odd", "TemplateVM"))).message,
         /how large odd is: .*number/,
       );
+    }),
+  );
+  it.live("fills a private volume with just these bytes", () =>
+    Effect.gen(function* () {
+      const it = tools();
+      const image = Uint8Array.from({ length: 300_000 }, (_, i) => i % 251);
+      yield* use(it, (qubes) => qubes.fill("thrown", image));
+      const got = fs.readFileSync(path.join(it.dir, "image"));
+      assert.isTrue(got.equals(image));
+      // A tool that goes before it has read them is no fault of the pipe's.
+      const error = yield* Effect.flip(use(it, (qubes) => qubes.fill("nobody", image)));
+      assert.match(
+        error.message,
+        /^could not fill .* of nobody: qvm-volume: error: no vm 'nobody'$/,
+      );
+    }),
+  );
+  it.live("tells the versions of the packages, as far as they are installed", () =>
+    Effect.gen(function* () {
+      const it = tools();
+      it.add(
+        "rpm",
+        `[ "$1 $2" = "-q --queryformat" ] || exit 9
+shift 3
+for name; do case $name in *client) echo "$name 4.3.34-1.fc41";; *) echo "package $name is not installed";; esac; done
+exit 1`,
+      );
+      const said = yield* use(it, (qubes) => qubes.versions);
+      assert.strictEqual(said.at(-1), "qubes-core-admin-client 4.3.34-1.fc41");
+      it.add("rpm", "exit 127");
+      const none = yield* use(it, (qubes) => qubes.versions);
+      assert.deepStrictEqual(none, said.slice(0, -1));
     }),
   );
   it.live("sets the last backup of a qube, or takes it away", () =>

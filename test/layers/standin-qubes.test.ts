@@ -1043,6 +1043,76 @@ describe("the other tools", () => {
     ]);
   });
 
+  it("qubes that are made, tagged, filled and removed", async () => {
+    const w = world();
+    const made = ["--class=AppVM", "--label=red", "--property=netvm=", "new"];
+    const off = "--property=include_in_backups=False";
+    expect(await said(w, "qvm-create", off, ...made)).toEqual(quiet(0));
+    const { class: kind, include_in_backups, label, netvm, qid, state } = w.qube("new");
+    expect([kind, include_in_backups, label, netvm, qid, state]).toEqual([
+      "AppVM",
+      false,
+      "red",
+      null,
+      5,
+      "Halted",
+    ]);
+    expect(await said(w, "qvm-create", ...made)).toEqual([
+      1,
+      "",
+      "app: Error creating VM: VM new already exists\n",
+    ]);
+    expect(await said(w, "qvm-create", "--label=red", "--property=netvm=work", "half")).toEqual([
+      2,
+      "",
+      "app: Error setting property netvm (but VM created): The work qube does not provide network\n",
+    ]);
+    expect(w.qube("half").include_in_backups).toBe(true);
+    for (const [args, text] of [
+      [["new2"], "--label option is mandatory"],
+      [["--label=red"], "VMNAME is mandatory"],
+      [["--label=red", "--property=netvm", "new2"], "invalid property token: 'netvm'"],
+    ] as const) {
+      expect(await said(w, "qvm-create", ...args)).toEqual([2, "", `qvm-create: error: ${text}\n`]);
+    }
+
+    expect(await said(w, "qvm-tags", "new", "add", "mine")).toEqual(quiet(0));
+    expect(await said(w, "qvm-tags", "new", "list", "mine")).toEqual([0, "mine\n", ""]);
+    expect(await said(w, "qvm-tags", "work", "list", "mine")).toEqual(quiet(1));
+    expect(await said(w, "qvm-ls", "--raw-list", "--tags", "mine")).toEqual([0, "new\n", ""]);
+    const nobody = (tool: string) => [2, "", `${tool}: error: no such domain: 'nobody'\n`];
+    expect(await said(w, "qvm-tags", "nobody", "add", "mine")).toEqual(nobody("qvm-tags"));
+
+    const into = (...more: ReadonlyArray<string>) => ["import", "new:private", "-", ...more];
+    const filled = async (...more: ReadonlyArray<string>) => {
+      const { code, stderr } = await run(w, "qvm-volume", into(...more), "some bytes");
+      return [code, stderr];
+    };
+    expect(await filled("--size=10")).toEqual([0, ""]);
+    const { file, size } = w.qube("new").volumes["private"]!;
+    expect([size, fs.readFileSync(file!, "latin1")]).toEqual([10, "some bytes"]);
+    for (const [bytes, why] of [
+      [11, "not enough data (copied 10 bytes, expected 11 bytes)"],
+      [9, "too much data (expected 9 bytes)"],
+    ] as const) {
+      expect(await filled(`--size=${bytes}`)).toEqual([1, `Error: Data import failed: ${why}\n`]);
+    }
+    w.change("new", { state: "Running" });
+    const runs = "Domain is not powered off: 'new'\n";
+    expect(await filled("--size=10")).toEqual([1, `Error: ${runs}`]);
+    expect(await said(w, "qvm-remove", "--force", "new")).toEqual([
+      1,
+      "",
+      `qvm-remove: error: ${runs}`,
+    ]);
+    w.change("new", { state: "Halted" });
+    expect((await said(w, "qvm-remove", "new"))[0]).toBe(1);
+    expect(await said(w, "qvm-remove", "--force", "new")).toEqual(quiet(0));
+    expect(fs.existsSync(file!)).toBe(false);
+    expect(await said(w, "qvm-remove", "--force", "nobody")).toEqual(nobody("qvm-remove"));
+    expect(await said(w, "qvm-ls", "--raw-list", "--tags", "mine")).toEqual([0, "", ""]);
+  });
+
   it("without qubesd: a chained traceback, and where it is caught one line", async () => {
     const w = world();
     const last =

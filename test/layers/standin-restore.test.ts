@@ -94,6 +94,28 @@ describe("qvm-backup-restore", { timeout: 20_000 }, () => {
     );
   });
 
+  it("makes qubes with their tags and data, where the world keeps what is restored", () => {
+    const w = world(network, { ...work, tags: ["mine"] });
+    const archive = backup(w);
+    const { settings } = w.state();
+    const file = path.join(w.dir, "qubes.json");
+    const state = JSON.parse(fs.readFileSync(file, "utf8"));
+    fs.writeFileSync(
+      file,
+      JSON.stringify({ ...state, settings: { ...settings, keepsRestored: true } }),
+    );
+    expect(restore(w, archive, "--verify-only").code).toBe(0);
+    expect(w.state().qubes.some(({ name }) => name === "work-1")).toBe(false);
+    expect(restore(w, archive, "--rename-conflicting").code).toBe(0);
+    const { tags, volumes } = w.qube("work-1");
+    expect(tags).toEqual(w.qube("work").tags.toSorted());
+    const image = path.join(w.dir, "image");
+    writeImage(imageOf({ name: "work" }, "private", w.qube("work").volumes["private"]!), image);
+    expect(fs.readFileSync(volumes["private"]!.file!).equals(fs.readFileSync(image))).toBe(true);
+    // The next one finds that name taken.
+    expect(restore(w, archive, "--rename-conflicting").stdout).toContain("renamed to 'work-2'");
+  });
+
   it("wants to be told of a filter that it does not know", unless(without("pzstd")), () => {
     const w = world(network, work);
     const archive = path.join(w.dir, "archive");

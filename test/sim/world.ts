@@ -6,6 +6,7 @@
 import { NodeServices } from "@effect/platform-node";
 import { Clock, type Context, Deferred, Effect, Exit, Fiber, Layer, Random, Scope } from "effect";
 import * as crypto from "node:crypto";
+import { Itself } from "#services/Itself";
 import { memorySealing } from "#layers/memory/MemorySealing";
 import { keysOf } from "#layers/files/FileSigner";
 import { type BooksDisk, booksDisk, memoryBooks } from "#layers/memory/MemoryBooks";
@@ -920,6 +921,7 @@ export class World {
       memorySettings({}),
       Layer.mock(QvmRestore, {}),
       memorySealing,
+      Layer.mock(Itself, { runtime: "" }),
     );
     run.fiber = this.go(
       Effect.andThen(

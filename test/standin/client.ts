@@ -18,6 +18,11 @@ export type Request =
       /** Null: back to what it is by default. */
       readonly value: string | null;
     }
+  | { readonly op: "create"; readonly vm: string; readonly label: string; readonly class: string }
+  | { readonly op: "remove"; readonly vm: string }
+  | { readonly op: "tag"; readonly vm: string; readonly tag: string }
+  /** The image lies in a file that is this volume's from now on. */
+  | { readonly op: "import"; readonly vm: string; readonly volume: string; readonly file: string }
   | { readonly op: "info" | "execute" | "cancel"; readonly profile: string };
 
 export type Reply =

@@ -15,6 +15,7 @@ import { readFaults, takeFault, takeFaults } from "./faults.ts";
 import type { Fault } from "./faults.ts";
 import { profileFile, readProfile } from "./profile.ts";
 import {
+  addQube,
   changeQube,
   endProcess,
   endSession,
@@ -22,6 +23,7 @@ import {
   processes,
   readState,
   remember,
+  removeQube,
   sleep,
   tmpdirOf,
 } from "./state.ts";
@@ -284,6 +286,45 @@ export class Qubesd {
       throw new QubesException(`Domain is not paused: '${name}'`, "QubesVMNotPausedError");
     }
     changeQube(this.#dir, name, { state: pause ? "Paused" : "Running" });
+  }
+
+  #create(name: string, label: string, kind: string): void {
+    if (name.length > 31) {
+      throw new QubesException("VM name must be shorter than 32 characters", "QubesValueError");
+    }
+    const { qubes } = this.#state();
+    const template = qubes.find((each) => each.class === "TemplateVM")?.name ?? null;
+    const made = addQube(this.#dir, {
+      name,
+      label,
+      class: kind,
+      template,
+      state: "Halted",
+      include_in_backups: true,
+      backup_timestamp: null,
+      tags: ["audiovm-dom0", "created-by-dom0", "guivm-dom0"],
+      volumes: { private: { size: 2 ** 31, data: 0 } },
+      files: {},
+    });
+    if (!made) throw new QubesException(`VM ${name} already exists`, "QubesValueError");
+  }
+
+  #remove(name: string): void {
+    const { state, volumes } = this.#qube(name);
+    if (state !== "Halted") {
+      throw new QubesException(`Domain is not powered off: '${name}'`, "QubesVMNotHaltedError");
+    }
+    removeQube(this.#dir, name);
+    for (const { file } of Object.values(volumes)) if (file !== undefined) fs.rmSync(file);
+  }
+
+  #import(vm: string, volume: string, file: string): void {
+    const { state, volumes } = this.#qube(vm);
+    if (state !== "Halted") {
+      throw new QubesException(`Domain is not powered off: '${vm}'`, "QubesVMNotHaltedError");
+    }
+    const { size } = fs.statSync(file);
+    changeQube(this.#dir, vm, { volumes: { ...volumes, [volume]: { size, file } } });
   }
 
   #set(vm: string, name: string, value: string | null): void {
@@ -571,6 +612,20 @@ export class Qubesd {
         return "";
       case "set":
         this.#set(request.vm, request.name, request.value);
+        return "";
+      case "create":
+        this.#create(request.vm, request.label, request.class);
+        return "";
+      case "remove":
+        this.#remove(request.vm);
+        return "";
+      case "tag": {
+        const { tags } = this.#qube(request.vm);
+        changeQube(this.#dir, request.vm, { tags: [...new Set([...tags, request.tag])] });
+        return "";
+      }
+      case "import":
+        this.#import(request.vm, request.volume, request.file);
         return "";
       case "info": {
         const fault = takeFaults(

@@ -23,7 +23,7 @@ import { passphraseFrom } from "./backup.ts";
 import { listQubes } from "./client.ts";
 import { takeFault } from "./faults.ts";
 import { SCRYPT_HEAD, SCRYPT_TAIL } from "./scrypt.ts";
-import { appendLine, hang, type Qube, readState } from "./state.ts";
+import { addQube, appendLine, changeQube, hang, type Qube, readState } from "./state.ts";
 
 const TOOL = "qvm-backup-restore";
 /** Where it unpacks. */
@@ -237,6 +237,8 @@ interface Domain {
   readonly class: string;
   readonly label: string;
   readonly providesNetwork: boolean;
+  readonly included: boolean;
+  readonly tags: ReadonlyArray<string>;
   readonly directory: string;
   /** The template in the backup. */
   readonly from: string | undefined;
@@ -265,6 +267,8 @@ const domainsOf = (xml: string): Array<Domain> =>
         class: /class="([^"]*)"/.exec(match[2]!)?.[1] ?? "AppVM",
         label: value('property name="label"') ?? "red",
         providesNetwork: value('property name="provides_network"') === "True",
+        included: value('property name="include_in_backups"') !== "False",
+        tags: [...text.matchAll(/<tag name="([^"]*)"/g)].map(([, tag]) => tag!),
         directory,
         from: template,
         template,
@@ -613,6 +617,23 @@ const restore = async (dir: string, argv: ReadonlyArray<string>): Promise<number
   }
 
   if (!verify) dependencies(domains, chosen, here);
+  const kept = settings.keepsRestored && !verify;
+  for (const { as, class: kind, included, label, netvm, qid, tags, template } of chosen) {
+    if (!kept || qid === 0) continue;
+    addQube(dir, {
+      name: as,
+      class: kind,
+      label,
+      tags,
+      template: template ?? null,
+      ...(netvm === undefined ? {} : { netvm }),
+      state: "Halted",
+      include_in_backups: included,
+      backup_timestamp: null,
+      volumes: {},
+      files: {},
+    });
+  }
 
   log("Extracting data: some MiB to restore");
   flush();
@@ -645,6 +666,9 @@ const restore = async (dir: string, argv: ReadonlyArray<string>): Promise<number
       const target = path.join(place, domain.as, inside);
       fs.mkdirSync(path.dirname(target), { recursive: true });
       fs.writeFileSync(target, data);
+      const volume = path.basename(target, ".img");
+      if (!kept || volume !== "private") continue;
+      changeQube(dir, domain.as, { volumes: { private: { size: data.length, file: target } } });
     }
   };
   const stops = fault("stop-reading");

@@ -11,6 +11,7 @@
  *     root/QUBE            its file system, as far as qrexec looks at it: etc/qubes-rpc and its kin
  *     etc/qubes/backup     the profiles of qvm-backup, with the passphrase in clear
  *     log/                 qubesd, and the stderr of every qube's services
+ *     volumes/             the images that were imported
  *     run/                 one file for each process that the stand-in started
  *     tmp/                 the temporary directory of qubesd, unless the settings name another
  */
@@ -87,6 +88,11 @@ export interface Settings {
    * the service always notices.
    */
   readonly agentCloses: boolean;
+  /**
+   * What is restored becomes a qube of this world, as in Qubes. Otherwise only its files are written, so
+   * that a test can restore the same archive again and again.
+   */
+  readonly keepsRestored: boolean;
 }
 
 export const defaults: Settings = {
@@ -105,6 +111,7 @@ export const defaults: Settings = {
   stopMs: 0,
   directIo: false,
   agentCloses: false,
+  keepsRestored: false,
 };
 
 export interface State {
@@ -139,6 +146,18 @@ export const changeQube = (
     if (qube === undefined) throw new Error(`no such qube: ${name}`);
     state.qubes[at] = { ...qube, ...change } as Qube;
     writeState(dir, state);
+  });
+
+/** One more qube, with the lowest id that is free; false where there is one of that name. */
+export const addQube = (dir: string, qube: Omit<Qube, "qid" | "uuid">): boolean =>
+  locked(dir, "state", () => {
+    const state = readState(dir);
+    if (state.qubes.some(({ name }) => name === qube.name)) return false;
+    let qid = 1;
+    while (state.qubes.some((each) => each.qid === qid)) qid++;
+    state.qubes.push({ ...qube, qid, uuid: crypto.randomUUID() });
+    writeState(dir, state);
+    return true;
   });
 
 export const removeQube = (dir: string, name: string): void =>

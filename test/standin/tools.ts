@@ -344,13 +344,40 @@ const qvmPrefs: Tool = async (dir, argv) => {
   return 0;
 };
 
-/** qvm-volume info VM:VOLUME PROPERTY, of what there is here. */
+/** Of the genuine one dd copies what it is given, and holds it against the size that it was told. */
+const importVolume = async (
+  dir: string,
+  vm: string,
+  volume: string,
+  input: string,
+  size: number | undefined,
+): Promise<number> => {
+  const bytes = fs.readFileSync(input === "-" ? 0 : input);
+  const wanted = size ?? bytes.length;
+  const wrong =
+    bytes.length < wanted
+      ? `not enough data (copied ${bytes.length} bytes, expected ${wanted} bytes)`
+      : bytes.length > wanted
+        ? `too much data (expected ${wanted} bytes)`
+        : undefined;
+  const file = path.join(dir, "volumes", `${vm}-${volume}.img`);
+  if (wrong === undefined) {
+    fs.mkdirSync(path.dirname(file), { recursive: true });
+    fs.writeFileSync(file, bytes);
+  } else {
+    complain(`Data import failed: ${wrong}`);
+    return 1;
+  }
+  return (await tried(dir, { op: "import", vm, volume, file })) ? 0 : 1;
+};
+
+/** `qvm-volume info VM:VOLUME PROPERTY`, of what there is here, and `qvm-volume import VM:VOLUME FILE`. */
 const qvmVolume: Tool = async (dir, argv) => {
   const tool = "qvm-volume";
-  const args = parseArguments(tool, argv, []);
-  const [verb, which = "", property] = args.rest;
-  if (!["info", "i"].includes(verb ?? ""))
-    throw new Exit(1, `the stand-in's ${tool} only knows: info`);
+  const args = parseArguments(tool, argv, [{ names: ["--size"], value: true }]);
+  const [verb = "", which = "", property] = args.rest;
+  if (!["info", "i", "import"].includes(verb))
+    throw new Exit(1, `the stand-in's ${tool} only knows: info, import`);
   const [vm = "", name, ...more] = which.split(":");
   if (name === undefined || more.length > 0) {
     throw usageError(tool, "expected a vm & volume combination like foo:bar");
@@ -362,6 +389,15 @@ const qvmVolume: Tool = async (dir, argv) => {
   if (volume === undefined && !["root", "private", "volatile", "kernel"].includes(name)) {
     throw new Exit(1, `${tool}: error: vm '${vm}' has no volume '${name}'`);
   }
+  const size = args.value("--size");
+  if (verb === "import") {
+    if (property === undefined)
+      throw usageError(tool, "the following arguments are required: PATH");
+    if (size !== undefined && !/^\d+$/.test(size))
+      throw usageError(tool, `argument --size: invalid int value: '${size}'`);
+    return importVolume(dir, vm, name, property, size === undefined ? undefined : Number(size));
+  }
+  if (size !== undefined) throw usageError(tool, `unrecognized arguments: --size=${size}`);
   const values: { readonly [name: string]: string } = {
     pool: "varlib",
     vid: `appvms/${vm}/${name}`,
@@ -391,6 +427,102 @@ const qvmVolume: Tool = async (dir, argv) => {
       return 1;
     }
     process.stdout.write(`${value}\n`);
+  }
+  return 0;
+};
+
+const labels = ["red", "orange", "yellow", "green", "gray", "blue", "purple", "black"];
+
+const qvmCreate: Tool = async (dir, argv) => {
+  const tool = "qvm-create";
+  const args = parseArguments(tool, argv, [
+    { names: ["--class", "-C"], value: true },
+    { names: ["--label", "-l"], value: true },
+    { names: ["--property", "--prop"], value: true },
+  ]);
+  const [vm, ...more] = args.rest;
+  if (more.length > 0) throw usageError(tool, `unrecognized arguments: ${more.join(" ")}`);
+  const set = args.values("--property").map((token) => {
+    const equals = token.indexOf("=");
+    if (equals < 0) throw usageError(tool, `invalid property token: '${token}'`);
+    return [token.slice(0, equals), token.slice(equals + 1)] as const;
+  });
+  const label = args.value("--label");
+  if (label === undefined) throw usageError(tool, "--label option is mandatory");
+  if (vm === undefined) throw usageError(tool, "VMNAME is mandatory");
+  if (!labels.includes(label)) {
+    throw usageError(tool, `no such label: '${label}'; available: ${labels.join(", ")}`);
+  }
+  const kind = args.value("--class") ?? "AppVM";
+  if (kind !== "AppVM") throw new Exit(1, `the stand-in's ${tool} only knows: AppVM`);
+  try {
+    await ask(dir, { op: "create", vm, label, class: kind });
+  } catch (error) {
+    if (!(error instanceof Refused)) throw error;
+    process.stderr.write(`app: Error creating VM: ${error.message}\n`);
+    return 1;
+  }
+  let code = 0;
+  for (const [name, value] of set) {
+    try {
+      await ask(dir, { op: "set", vm, name, value });
+    } catch (error) {
+      if (!(error instanceof Refused)) throw error;
+      process.stderr.write(
+        `app: Error setting property ${name} (but VM created): ${error.message}\n`,
+      );
+      code = 2;
+    }
+  }
+  return code;
+};
+
+const qvmRemove: Tool = async (dir, argv) => {
+  const tool = "qvm-remove";
+  const args = parseArguments(tool, argv, [{ names: ["--force", "-f"] }, ...everyQube]);
+  const qubes = select(tool, await listQubes(dir), args, true);
+  if (qubes.some(({ name }) => name === "dom0")) {
+    process.stderr.write("Domain 'dom0' cannot be removed.\n");
+    return 1;
+  }
+  if (!args.has("--force")) {
+    process.stderr.write("This will completely remove the selected VM(s)...\n");
+    throw new Exit(1, "Traceback (most recent call last):\nEOFError: EOF when reading a line");
+  }
+  for (const { name } of qubes) {
+    try {
+      await ask(dir, { op: "remove", vm: name });
+    } catch (error) {
+      if (!(error instanceof Refused)) throw error;
+      throw new Exit(1, `${tool}: error: ${error.message}`);
+    }
+  }
+  return 0;
+};
+
+/** `qvm-tags VM add TAG...` and `qvm-tags VM list [TAG]`. */
+const qvmTags: Tool = async (dir, argv) => {
+  const tool = "qvm-tags";
+  const args = parseArguments(tool, argv, []);
+  const [vm = "", verb = "list", ...words] = args.rest;
+  const [qube] = select(tool, await listQubes(dir), { ...args, rest: [vm] }, true);
+  if (["list", "ls", "l"].includes(verb)) {
+    const [tag] = words;
+    const tags = [...(qube?.tags ?? [])].sort();
+    if (tag !== undefined && !tags.includes(tag)) return 1;
+    for (const each of tag === undefined ? tags : [tag]) process.stdout.write(`${each}\n`);
+    return 0;
+  }
+  if (!["add", "a", "set"].includes(verb))
+    throw new Exit(1, `the stand-in's ${tool} only knows: list, add`);
+  if (words.length === 0) throw usageError(tool, "the following arguments are required: tag");
+  for (const tag of words) {
+    try {
+      await ask(dir, { op: "tag", vm, tag });
+    } catch (error) {
+      if (!(error instanceof Refused)) throw error;
+      throw new Exit(1, `${tool}: error: ${error.message}`);
+    }
   }
   return 0;
 };
@@ -517,6 +649,9 @@ export const tools: { readonly [name: string]: Tool } = {
   "qvm-pause": pausing("pause"),
   "qvm-unpause": pausing("unpause"),
   "qvm-volume": qvmVolume,
+  "qvm-create": qvmCreate,
+  "qvm-remove": qvmRemove,
+  "qvm-tags": qvmTags,
   "qubesd-query": qubesdQuery,
   "notify-send": notifySend,
   logger,

@@ -8,6 +8,7 @@ import * as fs from "node:fs";
 import { type BooksDisk, booksDisk, memoryBooks } from "#layers/memory/MemoryBooks";
 import { type LockTable, memoryLocks } from "#layers/memory/MemoryLocks";
 import { memoryNotifier, type Notification } from "#layers/memory/MemoryNotifier";
+import { itselfScript, type ItselfScript, memoryItself } from "#layers/memory/MemoryItself";
 import { memorySealing } from "#layers/memory/MemorySealing";
 import { inProcessQrexec, memoryPipe } from "#layers/memory/MemoryPipe";
 import { aQube, memoryQubes, type QubesTable, qubesTable } from "#layers/memory/MemoryQubes";
@@ -71,8 +72,15 @@ export const qbackup = Effect.fnUntraced(function* (
     readonly within?: Duration.Input;
     readonly out?: Array<string>;
     readonly settings?: Readonly<Record<string, string>>;
+    /** What comes of the commands that it runs as a person would. */
+    readonly itself?: ItselfScript;
+    /** What is typed. */
+    readonly typed?: string;
   } = {},
 ) {
+  const typed = memoryPipe();
+  yield* typed.sink.write(Buffer.from(options.typed ?? ""));
+  yield* typed.sink.end;
   const role = (options.around ?? identity)(dom0).pipe(
     Effect.provide(
       Layer.mergeAll(
@@ -80,7 +88,10 @@ export const qbackup = Effect.fnUntraced(function* (
           args: options.args ?? ["-t", "net", "-p", "/pass", "work", "mail", "vault"],
           env: {},
           watched: options.attended === true,
-          stdin: { read: () => Effect.die("stdin is read"), received: () => 0 },
+          stdin:
+            options.typed === undefined
+              ? { read: () => Effect.die("stdin is read"), received: () => 0 }
+              : typed.source,
           stdout: {
             write: (b) => Effect.sync(() => void options.out?.push(Buffer.from(b).toString())),
             end: Effect.void,
@@ -97,6 +108,7 @@ export const qbackup = Effect.fnUntraced(function* (
         memoryQvmBackup(w.script),
         Layer.mock(QvmRestore, {}),
         memorySealing,
+        memoryItself(options.itself ?? itselfScript(() => Effect.undefined)),
         memoryLocks(options.locks),
         memorySettings(options.settings ?? {}),
         inProcessQrexec(

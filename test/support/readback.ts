@@ -3,6 +3,7 @@ import { NodeServices } from "@effect/platform-node";
 import { assert } from "@effect/vitest";
 import { Duration, Effect, Fiber, Layer } from "effect";
 import { TestClock } from "effect/testing";
+import { Itself } from "#services/Itself";
 import { memorySealing } from "#layers/memory/MemorySealing";
 import { ledgerLine, parseLedger } from "#layers/files/FileLedger";
 import { type BooksDisk, booksDisk, memoryBooks } from "#layers/memory/MemoryBooks";
@@ -201,6 +202,7 @@ export const qbackup = Effect.fnUntraced(function* (
         memoryQubes(w.table),
         options.tools ?? Layer.mergeAll(Layer.mock(QvmBackup, {}), Layer.mock(QvmRestore, {})),
         memorySealing,
+        Layer.mock(Itself, { runtime: "" }),
         w.locks,
         memorySettings(options.settings ?? {}),
         inProcessQrexec(

@@ -6,6 +6,7 @@ import { Command as Cli } from "effect/cli";
 import * as fs from "node:fs";
 import { memoryBooks } from "#layers/memory/MemoryBooks";
 import { memoryNotifier, type Notification } from "#layers/memory/MemoryNotifier";
+import { Itself } from "#services/Itself";
 import { memorySealing } from "#layers/memory/MemorySealing";
 import { memoryReporter, type Said } from "#layers/memory/MemoryReporter";
 import { BytesError } from "#services/Bytes";
@@ -235,6 +236,7 @@ const cli = Effect.fnUntraced(function* (
         Layer.mock(QvmBackup, {}),
         Layer.mock(QvmRestore, {}),
         memorySealing,
+        Layer.mock(Itself, { runtime: "" }),
         Layer.mock(Settings, { get: () => Effect.succeed(undefined) }),
         NodeServices.layer,
       ),
@@ -496,6 +498,7 @@ describe("one definition of each command", () => {
         "key",
         "passphrase",
         "recovery-sheet",
+        "selftest",
       ],
     );
     for (const { command, flag, name } of every) {

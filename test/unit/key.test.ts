@@ -6,6 +6,7 @@ import { Effect, Layer, Schema } from "effect";
 import { type BooksDisk, booksDisk, memoryBooks } from "#layers/memory/MemoryBooks";
 import { memoryLocks } from "#layers/memory/MemoryLocks";
 import { memoryNotifier } from "#layers/memory/MemoryNotifier";
+import { Itself } from "#services/Itself";
 import { memorySealing } from "#layers/memory/MemorySealing";
 import { memoryPipe } from "#layers/memory/MemoryPipe";
 import { memoryReporter, type Said } from "#layers/memory/MemoryReporter";
@@ -59,6 +60,7 @@ const qbackup = Effect.fnUntraced(function* (
         Layer.mock(QvmBackup, {}),
         Layer.mock(QvmRestore, {}),
         memorySealing,
+        Layer.mock(Itself, { runtime: "" }),
         NodeServices.layer,
       ),
     ),

@@ -2,6 +2,7 @@
 import { assert, describe, it } from "@effect/vitest";
 import { Effect, Layer } from "effect";
 import { createHash } from "node:crypto";
+import { Itself } from "#services/Itself";
 import { memorySealing } from "#layers/memory/MemorySealing";
 import { parseLedger } from "#layers/files/FileLedger";
 import { QvmBackup } from "#services/QvmBackup";
@@ -538,6 +539,7 @@ describe("a ledger that is not what it was", () => {
             } as never),
             Layer.mock(QvmRestore, {}),
             memorySealing,
+            Layer.mock(Itself, { runtime: "" }),
           ),
         });
         assert.strictEqual(refused.code, 2, refused.text);

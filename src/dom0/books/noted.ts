@@ -7,6 +7,7 @@ import { Reporter } from "#services/Reporter";
 import { line } from "#src/say/shown";
 import { instantOf, type Session } from "#src/wire/names";
 import type { RunFailed } from "#src/dom0/failure";
+import { isOfTest } from "#src/dom0/qube/throwaway";
 import { inLedger, warned } from "./unusable.ts";
 
 /** Notes what a look at archives gave; a note that cannot be made does not change the result. */
@@ -63,7 +64,8 @@ export const cameBack = ({ unread: _read, ...before }: Audit, now: Partial<Audit
 const unreadFor = Effect.fnUntraced(function* (destination: string, limit: number) {
   const { entries } = yield* inLedger((yield* Ledger).entries);
   const audits = yield* inLedger((yield* ReadBacks).all);
-  const here = entries.filter((entry) => entry.destination === destination);
+  // That a self-test's archive came back says nothing of the others.
+  const here = entries.filter((entry) => entry.destination === destination && !isOfTest(entry));
   const [first] = here;
   if (first === undefined) return undefined;
   const reads = here.flatMap(({ session }) => {

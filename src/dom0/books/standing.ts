@@ -3,6 +3,7 @@ import { Effect } from "effect";
 import { type Entry, Ledger } from "#services/Ledger";
 import { type Audit, ReadBacks } from "#services/ReadBacks";
 import { line } from "#src/say/shown";
+import { isOfTest } from "#src/dom0/qube/throwaway";
 
 const two = (n: number): string => String(n).padStart(2, "0");
 
@@ -53,7 +54,7 @@ export const standing = Effect.fnUntraced(function* (names: ReadonlyArray<string
   const read = yield* Effect.all(books).pipe(Effect.option);
   if (read._tag === "None") return line``;
   const [{ entries }, audits] = read.value;
-  const last = (entries.at(-1)?.qubes ?? []).map(({ name }) => name);
+  const last = (entries.findLast((entry) => !isOfTest(entry))?.qubes ?? []).map(({ name }) => name);
   const listed = names.filter((name) =>
     entries.some(({ qubes }) => qubes.some((qube) => qube.name === name)),
   );

@@ -8,6 +8,7 @@ import { listCommand } from "#src/dom0/verbs/list";
 import { passphraseCommand } from "#src/dom0/verbs/passphrase";
 import { restoreCommand } from "#src/dom0/verbs/restore";
 import { runCommand } from "#src/dom0/verbs/run";
+import { selftestCommand } from "#src/dom0/verbs/selftest";
 import { sheetCommand } from "#src/dom0/verbs/sheet";
 import { verifyCommand } from "#src/dom0/verbs/verify";
 
@@ -21,6 +22,7 @@ const all = [
   keyCommand,
   passphraseCommand,
   sheetCommand,
+  selftestCommand,
 ] as const;
 
 /** In the order in which the help has them. */

@@ -28,6 +28,13 @@ export const expectServer = {
   help: "take no server whose key has another fingerprint",
 } as const;
 
+export const expectEvery = {
+  type: "text",
+  value: "TIME",
+  help: "promise the next archive of these qubes within this time: 36h, 8d",
+  setting: "QBKP_EXPECT_EVERY",
+} as const;
+
 export const json = { type: "switch", help: "for programs" } as const;
 
 /** Of an archive whose filter qvm-backup-restore does not know (docs/qubes.md, Restoring). */

@@ -5,7 +5,6 @@ import { Reporter } from "#services/Reporter";
 import { type Secrets, Signer } from "#services/Signer";
 import { line } from "#src/say/shown";
 import { fingerprint } from "#src/proof/keys";
-import { readExactLine } from "#src/wire/lines";
 import type { PublicKey } from "#src/wire/names";
 import { command } from "#src/dom0/cli/command";
 import { failed } from "#src/dom0/failure";
@@ -13,6 +12,7 @@ import { secretFromPaper, secretOnPaper } from "#src/dom0/books/paper";
 import { inLedger } from "#src/dom0/books/unusable";
 import { takeLock } from "#src/dom0/qube/destination";
 import { print } from "#src/dom0/cli/print";
+import { typedLine } from "#src/dom0/cli/typed";
 
 /** The two secrets, in the order in which they stand on the paper. */
 const names = ["signing", "series"] as const;
@@ -62,23 +62,15 @@ const toldToServer = Effect.gen(function* () {
   );
 });
 
-/** Lines that may be wrong before it is given up, and minutes to type one. */
+/** Lines that may be wrong before it is given up. */
 const lineTries = 10;
-const typingLimit = 10;
 
 /** One secret, as it is typed; a wrong line is asked for again. */
 const typed = Effect.fnUntraced(function* (name: (typeof names)[number]) {
-  const { stdin } = yield* Invocation;
   const { say } = yield* Reporter;
   yield* say("info", line`type the line that begins with ${name}, and Enter`);
   for (let wrong = 0; wrong < lineTries; wrong++) {
-    const text = yield* readExactLine(stdin).pipe(
-      Effect.catchTags({
-        WireError: () => Effect.succeed("?"),
-        BytesError: () => Effect.undefined,
-      }),
-      Effect.timeoutOrElse({ duration: `${typingLimit} minutes`, orElse: () => Effect.undefined }),
-    );
+    const text = yield* typedLine;
     if (text === undefined) break;
     if (text.trim() === "") continue;
     const secret = secretFromPaper(name, text.replace(new RegExp(`^\\s*${name}\\b`, "i"), ""));

@@ -10,6 +10,7 @@ import { parseManifest } from "#src/proof/texts";
 import { line, printable } from "#src/say/shown";
 import { instantOf } from "#src/wire/names";
 import { command } from "#src/dom0/cli/command";
+import { isOfTest } from "#src/dom0/qube/throwaway";
 import { destinationFor } from "#src/dom0/qube/destination";
 import { to } from "#src/dom0/cli/flags";
 import { onPaper } from "#src/dom0/books/head";
@@ -56,7 +57,7 @@ export const recoverySheet = Effect.fnUntraced(function* (options: {
     .reverse()
     .sort((a, b) => Date.parse(b.finished) - Date.parse(a.finished));
   for (const entry of ordered) {
-    if (entry.destination !== destination) continue;
+    if (entry.destination !== destination || isOfTest(entry)) continue;
     const audit = audits.get(entry.session);
     if (audit?.forgotten ?? audit?.failed ?? audit?.undecryptable) continue;
     const news = entry.qubes.map(({ name }) => `qube ${name}`);

@@ -10,6 +10,7 @@ import { line, printable } from "#src/say/shown";
 import { command } from "#src/dom0/cli/command";
 import { checkUnpacker, decryptAll } from "#src/dom0/tool/decrypt";
 import { destinationFor, settingsFor } from "#src/dom0/qube/destination";
+import { isOfTest } from "#src/dom0/qube/throwaway";
 import { failed, type RunFailed, spoiled } from "#src/dom0/failure";
 import {
   allOf,
@@ -91,7 +92,10 @@ const meant = Effect.fnUntraced(function* (
   const { known } = yield* knownArchives(destination);
   const [latest] = [...known.values()]
     .filter(
-      ({ audit, entry }) => audit.forgotten === undefined && entry.name.startsWith(name ?? ""),
+      ({ audit, entry }) =>
+        audit.forgotten === undefined &&
+        // One of a self-test is meant only where it is asked for.
+        (name === undefined ? !isOfTest(entry) : entry.name.startsWith(name)),
     )
     .sort((a, b) => (a.manifest.created < b.manifest.created ? 1 : -1));
   return latest === undefined

@@ -1052,6 +1052,14 @@ describe("what a failed run means", () => {
       assert.strictEqual((yield* qbackup(w, { args: ["-p", "/p", "zzz", "work"] })).code, 2);
       assert.include(w.notes.at(-1)!.body, `nothing was stored; the last proven backup of work is`);
       assert.notInclude(w.notes.at(-1)!.body, "zzz");
+      // A self-test is no such run.
+      w.disk.text += w.disk.text.replace(/"qubes":\[[^\]]*\],"manifest"/, () => {
+        const qubes = JSON.stringify([{ name: "qbackup-selftest", qid: 9 }]);
+        return `"qubes":${qubes},"manifest"`;
+      });
+      assert.strictEqual((yield* qbackup(w, { args: ["-p", "/p"] })).code, 2);
+      assert.include(w.notes.at(-1)!.body, "last proven backup of work, mail, vault is of");
+      w.disk.text = w.disk.text.split("\n", 1)[0]! + "\n";
       // One that came back damaged is no backup.
       const session = JSON.parse(w.disk.text).session;
       w.disk.audits.set(session, { failed: "2026-01-01T00:00:00Z" });

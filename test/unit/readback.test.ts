@@ -634,6 +634,39 @@ describe("what could not be read", () => {
       assert.notMatch((yield* qbackup(w, ["list"])).text, /read back through/);
     }),
   );
+  it.effect("that a self-test's archive came back says nothing of the others", () =>
+    Effect.gen(function* () {
+      const tested = { qubes: [{ name: "qbackup-selftest", qid: 9 }], at: "2026-03-02T04:00:00Z" };
+      const byName = { qubes: [{ name: "qid 9", qid: 9 }], rebuilt: true, at: tested.at };
+      for (const [name, how] of [
+        ["selftest-slots-2026-03-02T0500.backup", tested],
+        ["selftest-qvm-backup-2026-03-02T0500.backup", byName],
+      ] as const) {
+        const w = world();
+        yield* TestClock.setTime(Date.parse("2026-05-03T05:00:00Z"));
+        const { session } = keep(w, name, small, how);
+        // Of nothing but that, nobody need know whether it can be read.
+        assert.notMatch((yield* qbackup(w, ["list"])).text, /read back through/);
+        w.disk.audits.set(session, { whole: "2026-05-02T05:00:00Z" });
+        keep(w, "a.backup", small);
+        const { text } = yield* qbackup(w, ["list"]);
+        assert.match(text, /^warning: nothing was read back through net for 92 days/m);
+      }
+    }),
+  );
+  it.effect("nor is it the newest, unless it is asked for", () =>
+    Effect.gen(function* () {
+      const w = world();
+      keep(w, "a.backup", small);
+      const qubes = [{ name: "qbackup-selftest", qid: 9 }];
+      const name = "selftest-slots-2026-03-02T0500.backup";
+      keep(w, name, small, { qubes, at: "2026-03-02T04:00:00Z" });
+      assert.match((yield* qbackup(w, ["verify", "--newest"])).out, /^a\.backup: verified/);
+      // The qube that its ledger tells of is not in this archive: so it was that one.
+      const asked = yield* qbackup(w, ["verify", "--newest", "selftest-"]);
+      assert.include(asked.out + asked.text, name);
+    }),
+  );
   it.effect("an audit that could not read raises it too, and one that could does not", () =>
     Effect.gen(function* () {
       const w = world();

@@ -34,7 +34,7 @@ export interface BooksDisk {
   /**
    * In order: `entries`, `chain`, `append NAME`, `mend`; `audits`, `audited`; `reserve`, `unfinished`,
    * `mark`, `unmark`; `pinned QUBE`, `pin QUBE`; `keys`, `existing`, `run SERIES`, `secrets`, `take`;
-   * `chain`, `begin`, `note PATH`, `propose`, `adopt`, `forget`.
+   * `chain`, `begin`, `note PATH`, `propose`, `adopt` (and `adopted`, when the journal goes), `forget`.
    */
   readonly calls: Array<string>;
   /** The reason that a call fails for, and what helps; it works where there is none. Asked for every call. */
@@ -169,11 +169,15 @@ export const memoryBooks = (disk: BooksDisk = booksDisk()) => {
         disk.chains.set(file(which, ".next"), chainBytes(chain));
       }),
     adopt: (which) =>
-      call("adopt", () => {
-        disk.chains.set(file(which), disk.chains.get(file(which, ".next"))!);
-        disk.chains.delete(file(which, ".next"));
-        disk.chains.delete(file(which, ".journal"));
-      }),
+      Effect.andThen(
+        call("adopt", () => {
+          disk.chains.set(file(which), disk.chains.get(file(which, ".next"))!);
+          disk.chains.delete(file(which, ".next"));
+        }),
+        call("adopted", () => {
+          disk.chains.delete(file(which, ".journal"));
+        }),
+      ),
     forget: (which) =>
       call("forget", () => {
         for (const what of ["", ".next", ".journal"]) disk.chains.delete(file(which, what));

@@ -20,6 +20,8 @@ export interface QvmBackupScript {
   readonly chunks: ReadonlyArray<Chunk>;
   /** The files of a tapped backup; each is taken before a byte is written. */
   readonly files?: ReadonlyArray<Uint8Array>;
+  /** Waited for before each of them. */
+  readonly fileAfter?: Duration.Input;
   /** What the passphrase file holds. */
   readonly passphrase?: string;
   /** Never exits by itself, once it has written its bytes. */
@@ -117,6 +119,7 @@ export const memoryQvmBackup = (script: QvmBackupScript): Layer.Layer<QvmBackup>
         if (bytes === undefined) return Effect.as(Deferred.await(exit), undefined);
         taken.next += 1;
         let at = 0;
+        const { fileAfter } = script;
         const stream: Source = {
           received: () => at,
           read: (into, atLeast = 1) =>
@@ -132,7 +135,8 @@ export const memoryQvmBackup = (script: QvmBackupScript): Layer.Layer<QvmBackup>
           taken.done += 1;
           wake();
         });
-        return Effect.succeed({ stream, done });
+        const file = Effect.succeed({ stream, done });
+        return fileAfter === undefined ? file : Effect.delay(file, fileAfter);
       });
 
       const archive: Source = {

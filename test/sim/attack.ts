@@ -90,6 +90,28 @@ const parsed = ({ sent }: Capture): Trailer | undefined => {
   return undefined;
 };
 
+const sentPacks = new WeakMap<Capture, { readonly pieces: number; readonly pack: Buffer }>();
+/** The members that were sent, as far as they are whole. */
+export const packIn = (capture: Pick<Capture, "sent">): Buffer => {
+  const of = capture as Capture;
+  const pieces = of.sent.length;
+  const before = sentPacks.get(of);
+  if (before?.pieces === pieces) return before.pack;
+  const all = Buffer.concat(of.sent);
+  const parts: Array<Buffer> = [];
+  for (let at = all.indexOf(10) + 1; at + 4 <= all.length;) {
+    const length = all.readUInt32BE(at);
+    at += 4;
+    if (length > mebi) continue;
+    if (length === 0 || at + length > all.length) break;
+    parts.push(all.subarray(at, at + length));
+    at += length;
+  }
+  const pack = Buffer.concat(parts);
+  sentPacks.set(of, { pieces, pack });
+  return pack;
+};
+
 const putCommand = (ticket: Ticket, signature: string): string =>
   commandOf({ verb: "put", parameters: { ...ticket, signature } });
 

@@ -59,6 +59,8 @@ export interface LinkPlan {
   readonly broken?: Break;
   /** Flips a bit of the byte at this offset. */
   readonly corrupt?: { readonly direction: "up" | "down"; readonly at: number };
+  /** The carrier leaves out what is written `at`th, or sends it twice, later, or another in its place. */
+  readonly altered?: { readonly at: number; readonly how: "drop" | "twice" | "swap" | "older" };
   readonly capacity: number;
   /** Milliseconds that a write may take at most. */
   readonly delay: number;
@@ -97,10 +99,31 @@ export interface Attack {
 
 /** One night of a story in slots. */
 export interface NightPlan {
-  readonly qvm: "sound";
+  /**
+   * What qubesd does: cuts a file's stream, lists a file that never came or not one that did, fails, or
+   * hangs.
+   */
+  readonly qvm: "sound" | "cut" | "unlisted" | "missing" | "fails" | "hangs";
+  /** Milliseconds before each file. */
+  readonly pause: number;
   readonly dies?: Plan["dom0Dies"];
+  /**
+   * What happens before it: the server's power fails; dom0 is put back to what it was some nights ago; the
+   * passphrase becomes another one; what dom0 knows of its archives is lost.
+   */
+  readonly before?: "power" | "restored" | "passphrase" | "forgotten";
+  /** The qube through which it goes: behind `far` is another server. */
+  readonly to?: "net" | "far";
   /** Milliseconds until the next one. */
   readonly rest: number;
+}
+
+/** A story in slots: nights with trouble, after a calm one or not; others without any follow. */
+export interface SlotsPlan {
+  /** The server is hostile, and nothing else goes wrong. */
+  readonly hostile: boolean;
+  readonly calmFirst: boolean;
+  readonly nights: ReadonlyArray<NightPlan>;
 }
 
 export interface Plan {
@@ -156,7 +179,7 @@ export interface Plan {
   /** Another dom0, which keeps slots, uses the server from so many milliseconds on. */
   readonly nights?: { readonly seed: number; readonly after: number };
   /** The story is of backups in slots. */
-  readonly slots?: { readonly nights: ReadonlyArray<NightPlan> };
+  readonly slots?: SlotsPlan;
   /** How the story ends: the power fails once more, and this much of the unsynced is left. */
   readonly last: "nothing" | "any";
   /** Milliseconds between the trouble and the run that has to succeed. */
@@ -194,17 +217,102 @@ const isOfSlots = (seed: number): boolean => seed % 4 === 2;
 
 export const planOf = (seed: number): Plan => (isOfSlots(seed) ? slotsPlanOf : fullPlanOf)(seed);
 
-const slotsPlanOf = (seed: number): Plan => ({
-  ...planFor(1),
-  seed,
-  links: [],
-  deaths: [],
-  clocks: [],
-  pauses: [],
-  early: [],
-  qvm: { kind: "sound" },
-  slots: { nights: [] },
-});
+/** Bytes of a first night in slots, about: where links break. */
+const ofSlots = 80_000;
+
+/** A request of which a part arrives, and its answer too, is no link that breaks. */
+const behindRequest = (broken: Break): Break =>
+  "up" in broken.when ? { ...broken, when: { up: broken.when.up + 1000 } } : broken;
+
+const slotsPlanOf = (seed: number): Plan => {
+  const r = rng(seed ^ 0x5107);
+  for (let i = 0; i < 8; i++) r.next();
+  const likely = (chance: number) => r.next() < chance;
+  const times = <A>(counts: ReadonlyArray<number>, make: () => A): ReadonlyArray<A> =>
+    Array.from({ length: r.pick(counts) }, make);
+  const plain = sound(r);
+  const size = () => r.pick([3000, 20_000, ofSlots]);
+  const links = times([0, 0, 1, 2, 3], () => ({
+    ...sound(r),
+    ...(likely(0.85) ? { broken: behindRequest(aBreak(r, size())) } : {}),
+  }));
+  const hows = ["drop", "twice", "swap", "older"] as const;
+  const meddled: ReadonlyArray<LinkPlan> = likely(0.15)
+    ? [
+        likely(0.3)
+          ? { ...sound(r), corrupt: { direction: "up", at: r.int(0, size()) } }
+          : { ...sound(r), altered: { at: r.int(2, r.pick([6, 40])), how: r.pick(hows) } },
+      ]
+    : [];
+  let at = 0;
+  const deaths = times([0, 0, 0, 1, 2, 3], () => ({
+    at: (at += r.int(1, r.pick([12, 60, 300]))),
+    moment: r.pick(["before", "after"] as const),
+    ...(likely(0.6) ? { power: r.pick(["nothing", "any"] as const) } : {}),
+    told: likely(0.7),
+    away: r.pick([10, 3000, 40_000]),
+  }));
+  const twoServers = likely(0.2);
+  const faults = ["cut", "unlisted", "missing", "fails", "hangs"] as const;
+  const events = ["power", "restored", "restored", "passphrase", "forgotten"] as const;
+  const nights = times([1, 1, 2, 2, 3], (): NightPlan => ({
+    qvm: likely(0.12) ? r.pick(faults) : "sound",
+    pause: r.pick([0, 0, 2500, 20_000]),
+    ...(likely(0.4)
+      ? {
+          dies: {
+            at: r.int(1, r.pick([30, 60, 150])),
+            moment: r.pick(["before", "after"] as const),
+            torn: likely(0.5),
+          },
+        }
+      : {}),
+    ...(likely(0.3) ? { before: r.pick(events) } : {}),
+    ...(twoServers && likely(0.5) ? { to: "far" as const } : {}),
+    rest: r.pick([60_000, 3_600_000, 86_400_000]),
+  }));
+  const attack = likely(0.3)
+    ? {
+        seed: r.int(1, 2 ** 31),
+        by: r.pick(["key", "carrier", "carrier"] as const),
+        holdsBack: likely(0.3) ? r.pick(["trailer", "all"] as const) : undefined,
+        ...(likely(0.3) ? { quota: 8 * mebi } : {}),
+      }
+    : undefined;
+  return {
+    seed,
+    disorder: r.pick([0, 0, 0.1]),
+    archive: 0,
+    syncing: r.pick([0, 1, 30, 3000]),
+    prefix: r.pick(["", "laptop-"]),
+    running: likely(0.1),
+    keepRunning: likely(0.1),
+    links: [...links, ...meddled],
+    early: [],
+    sound: plain,
+    deaths,
+    ...(likely(0.1) ? { carrierDies: { call: r.int(0, 4), after: r.int(0, 60_000) } } : {}),
+    ...(likely(0.08)
+      ? {
+          disk: {
+            at: r.int(1, 300),
+            count: r.pick([1, 1, 2, 1000]),
+            reason: r.pick(["no-space", "io"] as const),
+          },
+        }
+      : {}),
+    ...(likely(0.12)
+      ? { books: { at: r.int(0, r.pick([8, 60])), count: r.pick([1, 2, 100]) } }
+      : {}),
+    clocks: [],
+    qvm: { kind: "sound" },
+    pauses: [],
+    slots: { hostile: likely(0.2), calmFirst: likely(0.5), nights },
+    ...(attack === undefined ? {} : { attack }),
+    last: r.pick(["nothing", "any"] as const),
+    rest: 0,
+  };
+};
 
 const fullPlanOf = (seed: number): Plan => {
   const r = rng(seed);

@@ -3,9 +3,12 @@
  * every one that has a receipt a reader of its own, written from the documents, must get the images of its
  * night, as long as the server keeps it; and what dom0 keeps to make the next one from must be true.
  */
-import { Effect } from "effect";
+import { Effect, Fiber } from "effect";
+import type { BooksDisk } from "#layers/memory/MemoryBooks";
 import { cheapKeys } from "#layers/memory/MemorySealing";
+import { inProcessQrexec, memoryPipe } from "#layers/memory/MemoryPipe";
 import { parseLedger } from "#layers/files/FileLedger";
+import { attack, outdated } from "#test/sim/attack";
 import {
   filesOf,
   firstImages,
@@ -19,8 +22,10 @@ import {
 } from "#test/sim/images";
 import type { NightPlan } from "#test/sim/plan";
 import type { Dom0, Run, Tapped, World } from "#test/sim/world";
+import { keyOf, type Lies, peer, type Shelf, shelf } from "#test/support/peer";
 import { type Rng, rng } from "#test/support/random";
 import {
+  gathered,
   linesOf,
   memberIn,
   membersOf,
@@ -30,6 +35,12 @@ import {
   tableOf,
 } from "#test/support/reference";
 import { macOf, notesIn, openSlots, type Opened, smallOf, volumeOf } from "#test/support/slots";
+
+/** No night may take longer. In simulated seconds. */
+const longest = 28 * 3600;
+
+/** The key of the other server. */
+const farKey = keyOf("server").publicKey;
 
 /** An archive that has a receipt. */
 interface Kept {
@@ -59,20 +70,36 @@ const packOf = (bytes: Buffer): Pack => {
   return found;
 };
 
-/** The members of an archive as they lie on the server; undefined where one is not there. */
-const archiveAt = (world: World, session: string): Pack | undefined => {
-  const look = (path: string): Buffer | undefined => {
-    const node = world.disk.find(path);
+/** A server, as its owner sees it. */
+interface Place {
+  readonly look: (what: "recipes" | "packs", session: string) => Buffer | undefined;
+  readonly lists: (name: string, session: string) => boolean;
+}
+const onDisk = ({ disk }: World): Place => ({
+  look: (what, session) => {
+    const node = disk.find(`.qbackup/${what}/${session}`);
     return node?.kind === "file" ? node.now.view() : undefined;
-  };
-  const recipe = look(`.qbackup/recipes/${session}`);
+  },
+  lists: (name) => disk.find(`${name}.manifest.json`) !== undefined,
+});
+const onShelf = ({ committed }: Shelf): Place => ({
+  look: (what, session) => {
+    const kept = [...committed.values()].find((one) => one.session === session);
+    return kept && (what === "packs" ? kept.bytes : Buffer.from(kept.recipe));
+  },
+  lists: (name, session) => committed.get(name)?.session === session,
+});
+
+/** The members of an archive as they lie there; undefined where one does not. */
+const archiveAt = ({ look }: Place, session: string): Pack | undefined => {
+  const recipe = look("recipes", session);
   if (recipe === undefined) return undefined;
   const found = new Map<string, Pack | undefined>();
   const lines: Array<string> = [];
   const members: Array<Buffer> = [];
   for (const [of, index] of spread(recipe.toString("latin1"))) {
     if (!found.has(of)) {
-      const bytes = look(`.qbackup/packs/${of}`);
+      const bytes = look("packs", of);
       found.set(of, bytes && packOf(bytes));
     }
     const pack = found.get(of);
@@ -131,10 +158,17 @@ const wrongNotes = (file: Buffer, lines: ReadonlyArray<string>, { files, header 
 class Witness {
   readonly kept = new Map<string, Kept>();
   readonly #world: World;
+  /** The other server. */
+  readonly #far: Shelf | undefined;
   readonly #opened = new Map<string, Opened>();
 
-  constructor(world: World) {
+  constructor(world: World, far?: Shelf) {
     this.#world = world;
+    this.#far = far;
+  }
+  #place(server: string): Place {
+    const far = this.#far !== undefined && server === farKey;
+    return far ? onShelf(this.#far) : onDisk(this.#world);
   }
 
   /** Takes note of the receipts in a ledger. */
@@ -157,11 +191,10 @@ class Witness {
       if (wrong !== undefined) this.#world.broken(`P1 ${when}: ${kept.name}: ${wrong}`);
     }
   }
-  #wrongWith({ name, number, root, run, session }: Kept): string | undefined {
-    const world = this.#world;
-    if (world.disk.find(`${name}.manifest.json`) === undefined)
-      return "it has a receipt, and is gone";
-    const found = archiveAt(world, session);
+  #wrongWith({ name, number, root, run, server, session }: Kept): string | undefined {
+    const place = this.#place(server);
+    if (!place.lists(name, session)) return "it has a receipt, and is gone";
+    const found = archiveAt(place, session);
     if (found === undefined) return "it has a receipt, and is not all there";
     if (rootOf(found.lines) !== root) return "it has a receipt, and is another one";
     if (this.#opened.has(session)) return undefined;
@@ -173,11 +206,54 @@ class Witness {
       return String(error);
     }
   }
+  /** Whether the server still has it as it was; and nobody takes it for that otherwise. */
+  intact(kept: Kept): boolean {
+    const wrong = this.#wrongWith(kept);
+    const found = archiveAt(this.#place(kept.server), kept.session);
+    if (wrong === undefined || found === undefined) return wrong === undefined;
+    if (rootOf(found.lines) === kept.root) {
+      this.#world.broken(`P1 ${kept.name}: ${wrong}`);
+      return false;
+    }
+    let header: string;
+    try {
+      ({ header } = openSlots(
+        Buffer.concat(found.members),
+        kept.run.tapped!.passphrase,
+        cheapKeys,
+      ));
+    } catch {
+      return false;
+    }
+    // All of it opens; who has the passphrase alone sees by the seal that it is mixed.
+    if (header.includes(`=${rootOf(found.lines.slice(2))}\nqbackup-run=${kept.number}\n`)) {
+      this.#world.broken(`P1 ${kept.name}: it is not what it was, and its seal holds`);
+    }
+    return false;
+  }
+
+  /** Members of the pack of a night. */
+  sentBy({ server, session }: Kept): number | undefined {
+    const pack = this.#place(server).look("packs", session);
+    return pack && packOf(pack).lines.length;
+  }
+
+  /** The server lists what it has, and what it lists is what it took. */
+  readonly checkList = Effect.fnUntraced({ self: this }, function* (this: Witness, when: string) {
+    const listed = yield* this.#world.list();
+    for (const { damaged, name } of listed) {
+      if (damaged) this.#world.broken(`${when}: ${name} is listed as damaged`);
+    }
+    for (const { name, server } of this.kept.values()) {
+      if (server !== farKey && !listed.some((one) => one.name === name)) {
+        this.#world.broken(`P1 ${when}: ${name} was stored, and is not listed`);
+      }
+    }
+    return listed;
+  });
 
   /** What a dom0 knows of its newest archive, with which a run has just ended well. */
-  checkNotes({ dom0: { books }, session }: Run): void {
-    const kept = this.kept.get(session ?? "");
-    if (kept === undefined) return;
+  checkNotes({ dom0: { books } }: Run, kept: Kept): void {
     const { series, server } = kept;
     const name = `chain.${sha256(`${server} ${series}`).toString("hex").slice(0, 16)}`;
     const wrong = (what: string) => this.#world.broken(`P2 the notes of ${kept.name}: ${what}`);
@@ -187,7 +263,7 @@ class Witness {
       if (books.chains.has(`${name}.${rest}`)) wrong(`a ${rest} is left`);
     }
     const opened = this.#opened.get(kept.session);
-    const found = archiveAt(this.#world, kept.session);
+    const found = archiveAt(this.#place(server), kept.session);
     if (opened === undefined || found === undefined) return;
     const what = wrongNotes(file, found.lines, opened);
     if (what !== undefined) wrong(what);
@@ -203,18 +279,135 @@ const settle = ({ table }: Dom0, { qubes }: Images): void => {
     kept("dom0", 0)!,
     ...qubes.map(({ qube }) => kept(qube.name, qube.qid) ?? qube),
     kept("net", 9)!,
+    kept("far", 10)!,
   );
 };
 
-const calm: NightPlan = { qvm: "sound", rest: 60_000 };
+/** What a dom0 is put back to: all that it keeps, as it was. */
+const copied = ({ chains, pins, runs, text, unfinished }: BooksDisk) => ({
+  text,
+  unfinished,
+  pins: new Map(pins),
+  runs: new Map(runs),
+  chains: new Map(chains),
+});
+const putBack = (books: BooksDisk, old: ReturnType<typeof copied>): void => {
+  books.text = old.text;
+  books.unfinished = old.unfinished;
+  for (const name of ["pins", "runs", "chains"] as const) {
+    const map = books[name] as Map<string, unknown>;
+    map.clear();
+    for (const [key, value] of old[name]) map.set(key, value);
+  }
+};
 
-const tapped = (r: Rng, images: Images): Tapped => {
+const tappedOf = (r: Rng, images: Images, passphrase: string, night: NightPlan): Tapped => {
+  const { pause, qvm } = night;
   const streams = streamsOf(r, images);
+  const names = streams.map(([name]) => name);
+  const files = streams.map(([, bytes]) => bytes);
+  // Of a qube that has others, or nothing of a qube would be there at all.
+  const other = names.findIndex((name, i) => i > 1 && names[i - 1]!.startsWith(name.slice(0, 4)));
+  const odd = other < 0 ? names.length - 1 : other;
+  const without = <A>(all: ReadonlyArray<A>) => all.filter((_, i) => i !== odd);
+  if (qvm === "cut") {
+    const at = r.int(0, files.length - 1);
+    const whole = files[at]!;
+    // Of what is no end mark at least nothing more is there; now and then, all of it.
+    const data = whole.findLastIndex((byte) => byte !== 0) + 1;
+    files[at] = whole.subarray(0, r.pick([r.int(1, data), data, Math.ceil(data / 512) * 512]));
+  }
   return {
     images,
-    files: streams.map(([, bytes]) => bytes),
-    listing: listingOf(streams.map(([name]) => name)),
-    passphrase: "correct horse",
+    files: qvm === "missing" ? without(files) : files,
+    listing: listingOf(qvm === "unlisted" ? without(names) : names),
+    passphrase,
+    pause,
+    whole: qvm === "sound" || qvm === "hangs" || qvm === "fails",
+  };
+};
+
+const calm: NightPlan = { qvm: "sound", pause: 0, rest: 86_400_000 };
+/** What is said where the next archive can not be built on what there is. */
+const anew =
+  /is not what was noted here|has not the archive|is not what the server has|nothing is known here|are? damaged/;
+
+/** A story, whichever: its one dom0, and what is in the qubes. */
+const scene = (world: World, checkRun: (world: World, run: Run) => void) => {
+  const r = rng(world.plan.seed ^ 0x1a6e5);
+  const home = world.dom0("home");
+  const shelfThere = shelf();
+  const witness = new Witness(world, shelfThere);
+  let images = firstImages(r);
+  let number = 0;
+  const wordsOf = (run: Run) => run.said.lines.map(({ text }) => text).join("\n");
+  const distant = (lies: Lies = {}) =>
+    inProcessQrexec(
+      peer(shelfThere, lies),
+      Effect.sync(() => ({ up: memoryPipe(), down: memoryPipe() })),
+    );
+  return {
+    r,
+    home,
+    shelf: shelfThere,
+    witness,
+    wordsOf,
+    /** A day goes by. */
+    change: () => {
+      images = nextImages(r, images);
+    },
+    /** A run, to its end, and the archive that it has stored. */
+    run: Effect.fnUntraced(function* (
+      night: NightPlan,
+      passphrase: string,
+      to: "net" | "far" = "net",
+      lies: Lies = {},
+    ) {
+      number += 1;
+      settle(home, images);
+      const run = world.start(
+        home,
+        {
+          id: `night ${number}`,
+          archive: Buffer.alloc(0),
+          qvm:
+            night.qvm === "hangs"
+              ? { kind: "hangs", at: 0 }
+              : night.qvm === "fails"
+                ? { kind: "exit", code: 1 }
+                : { kind: "sound" },
+          doomed: night.dies !== undefined,
+          tapped: tappedOf(r, images, passphrase, night),
+          to,
+          ...(night.dies === undefined ? {} : { dies: night.dies }),
+        },
+        to === "far" ? distant(lies) : undefined,
+      );
+      const began = world.universe.seconds;
+      const code = yield* world.end(run);
+      if (world.universe.seconds - began > longest) world.broken(`P5 ${run.id} took too long`);
+      witness.see(home);
+      const kept = [...witness.kept.values()].find((one) => one.run === run);
+      if (to === "far") run.session = kept?.session;
+      if (code !== undefined) checkRun(world, run);
+      if (code === 0 && kept === undefined) world.broken(`P2 ${run.id}: no receipt`);
+      return { run, kept };
+    }),
+    /** Has an archive of the other server verified: its exit code. */
+    verify: Effect.fnUntraced(function* ({ name }: Kept) {
+      const run = world.start(
+        home,
+        {
+          id: `verify ${number}`,
+          archive: Buffer.alloc(0),
+          qvm: { kind: "sound" },
+          doomed: false,
+          command: ["verify", "-t", "far", name],
+        },
+        distant(),
+      );
+      return yield* world.end(run);
+    }),
   };
 };
 
@@ -222,42 +415,270 @@ export const slotsTale = Effect.fnUntraced(function* (
   world: World,
   checkRun: (world: World, run: Run) => void,
 ) {
-  const r = rng(world.plan.seed ^ 0x5107);
-  const home = world.dom0("home");
-  const witness = new Witness(world);
+  const { plan } = world;
+  const { attack: attacked } = plan;
+  const { calmFirst, nights } = plan.slots!;
+  const { change, home, r, run: once, witness, wordsOf } = scene(world, checkRun);
   world.afterPowerLoss = () => witness.check("after a power loss");
-  let images = firstImages(r);
-  let number = 0;
+  let passphrase = "correct horse";
+  /** dom0, or what it knows, was put back. */
+  let restored = false;
+  const before: Array<ReturnType<typeof copied>> = [];
 
-  const night = Effect.fnUntraced(function* ({ dies }: NightPlan) {
-    number += 1;
-    settle(home, images);
-    const run = world.start(home, {
-      id: `night ${number}`,
-      archive: Buffer.alloc(0),
-      qvm: { kind: "sound" },
-      doomed: dies !== undefined,
-      tapped: tapped(r, images),
-      ...(dies === undefined ? {} : { dies }),
-    });
-    const code = yield* world.end(run);
-    witness.see(home);
-    if (code !== undefined) checkRun(world, run);
-    witness.check(`after night ${number}`);
-    if (code === 0) witness.checkNotes(run);
-    return run;
+  /** Nothing has happened for which an archive should be made of nothing but new members. */
+  const goesOn = () =>
+    !restored &&
+    !world.diskFailed &&
+    !world.booksFailed &&
+    !world.corrupted &&
+    attacked?.by !== "carrier";
+
+  const oneNight = Effect.fnUntraced(function* (night: NightPlan) {
+    before.push(copied(home.books));
+    const to = night.to ?? "net";
+    const server = home.books.pins.get(to);
+    const known = server !== undefined && home.books.text.includes(server);
+    const { kept, run } = yield* once(night, passphrase, to);
+    witness.check(`after ${run.id}`);
+    if (run.code === 0 && kept !== undefined && !world.booksFailed) witness.checkNotes(run, kept);
+    if (known && goesOn() && anew.test(wordsOf(run))) {
+      world.broken(`${run.id}: it begins anew for nothing: ${anew.exec(wordsOf(run))![0]}`);
+    }
+    return { run, kept };
   });
 
+  if (attacked !== undefined) {
+    yield* world.admit([home]);
+    if (attacked.quota !== undefined) world.options = ["--quota", `${attacked.quota}`];
+  }
+  if (calmFirst) {
+    world.calm = true;
+    const { run } = yield* oneNight(calm);
+    if (run.code !== 0) world.broken(`the first night exited with ${run.code}`);
+    yield* Effect.sleep(calm.rest);
+    change();
+    home.calls = home.puts = 0;
+    world.calm = false;
+  }
+  const attackedNight = r.pick(nights);
+  for (const night of nights) {
+    if (night.before === "power") {
+      yield* world.powerLoss({ power: r.pick(["nothing", "any"]), told: true, away: 10 });
+    } else if (night.before === "restored" && before.length > 0) {
+      putBack(home.books, r.pick(before));
+      restored = true;
+    } else if (night.before === "passphrase") passphrase = `${passphrase} ${r.int(1, 9)}`;
+    else if (night.before === "forgotten") {
+      home.books.chains.clear();
+      restored = true;
+    }
+    const runsBefore = new Set(world.runs);
+    const attacker =
+      attacked === undefined || night !== attackedNight
+        ? undefined
+        : world.go(
+            attack(
+              world,
+              attacked.seed,
+              attacked.by === "carrier" ? () => true : ({ by }) => runsBefore.has(by as Run),
+            ),
+          );
+    const { run } = yield* oneNight(night);
+    const mild =
+      !world.corrupted &&
+      !world.diskFailed &&
+      !world.booksFailed &&
+      !world.clockStepped &&
+      attacked?.by !== "carrier" &&
+      attacked?.quota === undefined &&
+      attacked?.holdsBack === undefined &&
+      night.qvm === "sound";
+    if (mild && run.code !== undefined && run.code !== 0) {
+      const text = wordsOf(run);
+      if (run.code !== 4 || !/no link to the server|no progress for/.test(text)) {
+        world.broken(
+          `${run.id}: a link that breaks made it exit with ${run.code}: ${text.slice(-300)}`,
+        );
+      }
+    }
+    yield* Effect.sleep(night.rest);
+    if (attacker !== undefined) yield* Fiber.interrupt(attacker);
+    if (r.next() < 0.7) change();
+  }
+
   world.calm = true;
-  for (let n = 0; n < 2; n++) {
-    const run = yield* night(calm);
-    if (run.code !== 0) {
-      const text = run.said.lines.map((line) => line.text).join("\n");
-      world.broken(`${run.id}: all is well, but it exited with ${run.code}: ${text.slice(-300)}`);
+  world.setClocks();
+  yield* Effect.sleep(3_600_000);
+  const late =
+    attacked === undefined
+      ? undefined
+      : world.go(attack(world, attacked.seed + 1, outdated(world)));
+  for (const last of [false, true]) {
+    const { kept, run } = yield* oneNight(calm);
+    if (run.code !== 0 || kept === undefined) {
+      world.broken(
+        `${run.id}: all is well, but it exited with ${run.code}: ${wordsOf(run).slice(-300)}`,
+      );
+    } else if (last && witness.sentBy(kept) !== 2) {
+      world.broken(`${run.id}: nothing has changed, and ${witness.sentBy(kept)} members were sent`);
+    }
+    if (late !== undefined) yield* Fiber.interrupt(late);
+    if (!last) yield* Effect.sleep(calm.rest);
+  }
+  yield* Effect.sleep(120_000);
+  if (world.serving > 0) world.broken("P5 a process of the server waits for ever");
+  yield* witness.checkList("at the end");
+  yield* world.powerLoss({ power: plan.last, told: true, away: 10 });
+  witness.check("after the last power loss");
+  const listed = yield* witness.checkList("after the last power loss");
+  if (!world.diskFailed && !world.booksFailed && !restored) {
+    for (const { name, session } of listed) {
+      if (!witness.kept.has(session)) world.broken(`P7 ${name} is on the server and in no ledger`);
+    }
+  }
+});
+
+/** What a server does to what it keeps; false where there is nothing to do that to. */
+const meddled = (r: Rng, shelf: Shelf, before: ReadonlyArray<Shelf>): string | undefined => {
+  const all = [...shelf.committed];
+  if (all.length === 0) return undefined;
+  const [name, kept] = r.pick(all);
+  const change = (but: Partial<(typeof all)[number][1]>) =>
+    shelf.committed.set(name, { ...kept, ...but });
+  const members = membersOf(kept.bytes).map(({ bytes }) => bytes);
+  const lines = linesOf(kept.table);
+  const [a, b] = [r.int(0, members.length - 1), r.int(0, members.length - 1)];
+  const swapped = <A>(of: ReadonlyArray<A>): Array<A> => {
+    const now = [...of];
+    [now[a], now[b]] = [of[b]!, of[a]!];
+    return now;
+  };
+  const recipe = spread(kept.recipe);
+  return r.pick<() => string | undefined>([
+    () => {
+      shelf.committed.delete(name);
+      return "drops an archive";
+    },
+    () => {
+      const old = before.length === 0 ? undefined : r.pick(before);
+      if (old === undefined) return undefined;
+      for (const what of ["committed", "incoming", "tickets"] as const) {
+        const map = shelf[what] as Map<string, unknown>;
+        map.clear();
+        for (const [key, value] of old[what]) map.set(key, value);
+      }
+      return "is what it was some nights ago";
+    },
+    () => {
+      if (a === b) return undefined;
+      change({ bytes: Buffer.concat(swapped(members)) });
+      return "swaps two members";
+    },
+    () => {
+      if (a === b) return undefined;
+      change({
+        bytes: Buffer.concat(swapped(members)),
+        table: swapped(lines).join(""),
+        leaves: swapped(kept.leaves),
+      });
+      return "swaps two members, and says so in its table";
+    },
+    () => {
+      const bytes = Buffer.from(kept.bytes);
+      bytes[r.int(0, bytes.length - 1)]! ^= 1;
+      change({ bytes });
+      return "changes a byte";
+    },
+    () => {
+      const at = r.int(0, recipe.length - 1);
+      change({ recipe: gathered(recipe.filter((_, i) => i !== at)) });
+      return "drops a member";
+    },
+    // Of the same path, of another night: it opens with the same passphrase.
+    () => {
+      const pathOf = ([of, index]: readonly [string, number]) => {
+        const pack = all.find(([, { session }]) => session === of)?.[1];
+        return pack && linesOf(pack.table)[index]?.split(" ")[0];
+      };
+      const others = all.flatMap(([, one]) => spread(one.recipe));
+      const places = recipe.flatMap((of, i) =>
+        others
+          .filter((one) => pathOf(one) === pathOf(of) && (one[0] !== of[0] || one[1] !== of[1]))
+          .map((one) => [i, one] as const),
+      );
+      if (places.length === 0) return undefined;
+      const [at, other] = r.pick(places);
+      change({ recipe: gathered(recipe.map((of, i) => (i === at ? other : of))) });
+      return "puts a member of another night in the place of one";
+    },
+    () => {
+      const upload = [...shelf.incoming.values()].find(({ members }) => members.length > 1);
+      if (upload === undefined) return undefined;
+      const last = upload.members.length - 1;
+      const [i, j] = [r.int(0, last), r.int(0, last)];
+      if (i === j) {
+        upload.members.splice(i, 1);
+        upload.leaves.splice(i, 1);
+        return "drops a member of an upload";
+      }
+      for (const list of [upload.members, upload.leaves] as ReadonlyArray<Array<unknown>>) {
+        [list[i], list[j]] = [list[j], list[i]];
+      }
+      return "swaps members of an upload";
+    },
+  ])();
+};
+
+/** A server that does what it likes with what it was given, between nights and in them. */
+export const hostileNights = Effect.fnUntraced(function* (
+  world: World,
+  checkRun: (world: World, run: Run) => void,
+) {
+  const { change, r, run: once, shelf, verify, witness, wordsOf } = scene(world, checkRun);
+  const before: Array<Shelf> = [];
+  const nights = r.int(2, 3);
+  for (let n = 1; n <= nights + 2; n++) {
+    const calmNow = n > nights;
+    const hex = r.bytes(32).toString("hex");
+    const lies: Lies =
+      calmNow || r.next() < 0.4
+        ? {}
+        : r.pick<Lies>([
+            {
+              dropAfter: () => r.int(1, 12),
+              ready: (reply, call) => (call > 3 ? undefined : reply),
+            },
+            { dropAfter: (call) => (call < 6 ? r.int(1, 12) : undefined) },
+            { ready: (reply) => ({ ...reply, running: hex }) },
+            { ready: (reply) => ({ ...reply, offset: reply.offset + 512 * r.int(1, 9) }) },
+            { ack: (reply) => ({ ...reply, running: hex }) },
+            { stored: (reply) => ({ ...reply, signature: keyOf("another").sign("receipt", hex) }) },
+          ]);
+    const { kept, run } = yield* once(calm, "correct horse", "far", lies);
+    if (run.code === 0 && kept !== undefined) {
+      const intact = witness.intact(kept);
+      const code = yield* verify(kept);
+      if ((code === 0) !== intact) {
+        world.broken(
+          `P1 ${kept.name} is ${intact ? "" : "not "}as it was; verify exits with ${code}`,
+        );
+      }
+      if (n === nights + 2 && !intact) world.broken(`${run.id}: a night later it is no better`);
+    } else if (n === 1 && Object.keys(lies).length === 0) {
+      world.broken(`${run.id}: nothing went wrong, but it exited with ${run.code}`);
+    } else if (n === nights + 2) {
+      world.broken(`${run.id}: it still exits with ${run.code}: ${wordsOf(run).slice(-300)}`);
     }
     yield* Effect.sleep(86_400_000);
-    images = nextImages(r, images);
+    if (r.next() < 0.7) change();
+    const was = { ...shelf };
+    for (const what of ["committed", "incoming", "tickets"] as const) {
+      (was as { [what: string]: unknown })[what] = new Map(shelf[what] as Map<string, unknown>);
+    }
+    if (n < nights && r.next() < 0.8) {
+      const what = meddled(r, shelf, before);
+      if (what !== undefined) world.note(`the server ${what}`);
+    }
+    before.push(was);
   }
-  yield* world.powerLoss({ power: world.plan.last, told: true, away: 10 });
-  witness.check("at the end");
 });

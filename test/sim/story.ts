@@ -10,7 +10,7 @@ import { attack, type Capture, outdated } from "#test/sim/attack";
 import { hostileTale } from "#test/sim/hostile";
 import { Nights, nightsKey } from "#test/sim/nights";
 import { archiveNumber, type Plan, planOf } from "#test/sim/plan";
-import { slotsTale } from "#test/sim/slots";
+import { hostileNights, slotsTale } from "#test/sim/slots";
 import { type Run, World } from "#test/sim/world";
 import { linesOf, membersOf, rootOf, tableOf } from "#test/support/reference";
 
@@ -146,7 +146,7 @@ const checkRun = (world: World, run: Run): void => {
       wrong("P2 no single entry in the ledger");
     } else {
       if (!run.sound) wrong("P2 qvm-backup did not write it whole, or did not exit 0");
-      const pinned = books.pins.get("net");
+      const pinned = books.pins.get(run.to);
       if (!(pinned && signatureHolds(pinned, "receipt", entry.receipt, entry.receiptSignature))) {
         wrong("P2 the receipt is not signed by the pinned key");
       }
@@ -174,9 +174,10 @@ const checkRun = (world: World, run: Run): void => {
   }
   const alone = world.runs.filter((other) => other.dom0 === dom0 && other.code === undefined);
   if (alone.length === 0 && !world.booksFailed && code !== 7) {
-    const started = table.calls.includes("start net");
-    const state = table.qubes.find(({ name }) => name === "net")!.state;
-    const wanted = world.plan.running || (world.plan.keepRunning && started) ? "Running" : "Halted";
+    const started = table.calls.includes(`start ${run.to}`);
+    const state = table.qubes.find(({ name }) => name === run.to)!.state;
+    const runs = world.plan.running && run.to === "net";
+    const wanted = runs || (world.plan.keepRunning && started) ? "Running" : "Halted";
     // A killed run leaves it running, and the next one puts that right unless it was told -x.
     if (state !== wanted && !(world.plan.keepRunning && state === "Running")) {
       wrong(`P7 the destination qube is ${state}`);
@@ -424,13 +425,13 @@ export const tell = (seed: number, plan: Plan = planOf(seed)): Told => {
   // Every twelfth story is about a liar; nothing else goes wrong in it.
   const hostile = seed % 12 === 11;
   const { books: _, ...honest } = plan;
-  const world = new World(hostile ? honest : plan);
+  const world = new World(hostile || plan.slots?.hostile === true ? honest : plan);
   const fiber = world.go(
     hostile
       ? Effect.map(hostileTale(world), (run) => checkRun(world, run))
       : plan.slots === undefined
         ? tale(world)
-        : slotsTale(world, checkRun),
+        : (plan.slots.hostile ? hostileNights : slotsTale)(world, checkRun),
   );
   try {
     if (!world.universe.run(fiber, plan.slots === undefined ? longest : longestOfNights)) {

@@ -45,7 +45,7 @@ import { dom0 } from "#src/dom0/cli/main";
 import { shell } from "#src/shell/main";
 import type { PublicKey } from "#src/wire/names";
 import { isVerb, parseReply, type Reply } from "#src/wire/request";
-import { type Capture, isTicket, type Trailer, trailerIn } from "#test/sim/attack";
+import { type Capture, isTicket, packIn, type Trailer, trailerIn } from "#test/sim/attack";
 import { type Images, slot } from "#test/sim/images";
 import { type Doom, gated, Life } from "#test/sim/life";
 import { type Nights, nightsKey } from "#test/sim/nights";
@@ -79,6 +79,10 @@ export interface Tapped {
   readonly files: ReadonlyArray<Buffer>;
   readonly listing: Buffer;
   readonly passphrase: string;
+  /** Milliseconds before each file. */
+  readonly pause: number;
+  /** All of it comes, and as it is listed. */
+  readonly whole: boolean;
 }
 
 /** One run of qbackup in a dom0. */
@@ -88,6 +92,8 @@ export interface Run {
   /** What qvm-backup writes in it, and whether all of that is an archive that it vouches for. */
   readonly archive: Buffer;
   readonly sound: boolean;
+  /** The qube through which it goes. */
+  readonly to: string;
   /** A backup in slots; `archive` is of no bytes then. */
   readonly tapped: Tapped | undefined;
   /** `SERVER RUN` of each ticket that it made. */
@@ -188,7 +194,9 @@ export class World {
   /** Called when the power has just failed, before anything runs again. */
   afterPowerLoss: () => void = () => {};
   readonly #processes = new Set<Process>();
-  /** Of each signer and series the highest run; what was seen since a crash. */
+  /** Of each signer and series the highest run for whose upload it was ready. */
+  readonly #ready = new Map<string, number>();
+  /** The same of what was seen since a crash. */
   readonly #highest = new Map<string, number>();
   #serverLocks: LockTable = new Map();
   #serverAway = false;
@@ -196,6 +204,8 @@ export class World {
   #serverSteps = 0;
   #deaths: Array<Death>;
   #entropy = 0;
+  /** One that a carrier has kept. */
+  #frame: Uint8Array | undefined;
   readonly #serverClock: Clock.Clock;
 
   constructor(plan: Plan) {
@@ -272,8 +282,9 @@ export class World {
       // At once: a sync that was under way has not happened.
       this.disk.crash(death.power === "any" ? () => this.random.next() : undefined);
       this.#serverLocks = new Map();
-      // What was seen of a run was perhaps on no disk yet.
+      // What was seen of a run was perhaps on no disk yet, unless it was told that it is.
       this.#highest.clear();
+      if (!this.diskFailed) for (const [of, run] of this.#ready) this.#highest.set(of, run);
       this.afterPowerLoss();
       return Effect.andThen(ending, Effect.sleep(death.away));
     }).pipe(
@@ -542,6 +553,29 @@ export class World {
     };
   }
 
+  /** What a carrier makes of the frames that it is given. */
+  #altering(alter: LinkPlan["altered"]) {
+    let count = 0;
+    let kept: Uint8Array | undefined;
+    return (bytes: Uint8Array): ReadonlyArray<Uint8Array> => {
+      if (alter === undefined) return [bytes];
+      count += 1;
+      if (kept !== undefined) {
+        const before = kept;
+        kept = undefined;
+        return [bytes, before];
+      }
+      const older = this.#frame;
+      if (bytes.length > 600) this.#frame = Buffer.from(bytes);
+      if (count !== alter.at) return [bytes];
+      this.corrupted = true;
+      this.note(`the carrier alters frame ${count}: ${alter.how}`);
+      if (alter.how === "swap") kept = Buffer.from(bytes);
+      if (alter.how === "older" && older !== undefined) return [older];
+      return alter.how === "twice" ? [bytes, bytes] : [];
+    };
+  }
+
   /** One call from dom0, through a carrier of its own, to the server. */
   #call(run: Run, service: string) {
     return Effect.gen({ self: this }, function* () {
@@ -590,7 +624,9 @@ export class World {
       const { attack } = this.plan;
       const capture: Capture = {
         by: run,
-        archive: run.archive,
+        get archive() {
+          return run.tapped === undefined ? run.archive : packIn(this);
+        },
         sign: (what, text) => keysOf(run.dom0.books.secrets!, false).sign(what, text),
         command: undefined,
         sent: [],
@@ -704,11 +740,12 @@ export class World {
             }),
           ),
       };
+      const altered = this.#altering(puts && !this.calm ? plan.altered : undefined);
       const stdin: Sink = {
         end: up.sink.end,
         write: (bytes) => {
           if (puts && attack !== undefined) capture.sent.push(Buffer.from(bytes));
-          return heldBack() ? Effect.void : up.sink.write(bytes);
+          return heldBack() ? Effect.void : Effect.forEach(altered(bytes), up.sink.write);
         },
       };
       return {
@@ -734,6 +771,11 @@ export class World {
       this.note(`${verb} says ${line.slice(0, 60)}`);
       if (reply.type === "stored") this.stored.set(name!, session!);
       if (reply.type === "error" && reply.code !== "busy") run.forsaken = true;
+      if (reply.type === "ready" && verb === "put") {
+        const [, , , , , series, number, , , signer] = command.split(" ");
+        const of = `${signer} ${series}`;
+        this.#ready.set(of, Math.max(this.#ready.get(of) ?? 0, Number(number)));
+      }
       if (reply.type === "ready" && "offset" in reply && session === run.session) {
         if (run.id === "first") Deferred.doneUnsafe(this.readied, Effect.void);
         if (reply.offset < run.acked && this.mustKeep(run)) {
@@ -777,6 +819,7 @@ export class World {
       aQube("mail", 3),
       aQube("vault", 4),
       aQube("net", 9, { included: false, state: this.plan.running ? "Running" : "Halted" }),
+      ...(this.plan.slots === undefined ? [] : [aQube("far", 10, { included: false })]),
     ]);
     const books = booksDisk();
     books.secrets = { signing: secret(`${name} signs`), series: secret(`${name} counts`) };
@@ -784,7 +827,7 @@ export class World {
     const { books: fault } = this.plan;
     let calls = 0;
     books.fails = (call) => {
-      if (fault === undefined || this.calm || !/append|mark|pin |run /.test(call)) return undefined;
+      if (fault === undefined || this.calm || !writing.test(call)) return undefined;
       calls += 1;
       if (calls <= fault.at || calls > fault.at + fault.count) return undefined;
       this.booksFailed = true;
@@ -804,11 +847,14 @@ export class World {
       readonly tapped?: Tapped;
       /** Instead of that of the plan. */
       readonly dies?: Plan["dom0Dies"];
+      readonly to?: string;
+      /** Another command than a backup. */
+      readonly command?: ReadonlyArray<string>;
     },
     /** Another far side than the carriers and the server of this world. */
     far?: Layer.Layer<Qrexec>,
   ): Run {
-    const { archive, qvm, tapped } = what;
+    const { archive, command, qvm, tapped, to = "net" } = what;
     const { keepRunning, pauses, prefix } = this.plan;
     const dom0Dies = tapped === undefined ? this.plan.dom0Dies : what.dies;
     const written =
@@ -824,8 +870,15 @@ export class World {
     }));
     const code = qvm.kind === "cut" || qvm.kind === "exit" ? qvm.code : 0;
     const script = qvmBackupScript({
-      chunks: tapped === undefined ? chunks : [{ bytes: tapped.listing, percent: 100 }],
-      ...(tapped === undefined ? {} : { files: tapped.files, passphrase: tapped.passphrase }),
+      chunks,
+      ...(tapped === undefined
+        ? {}
+        : {
+            chunks: [{ bytes: tapped.listing, percent: 100 }],
+            files: tapped.files,
+            fileAfter: tapped.pause,
+            passphrase: tapped.passphrase,
+          }),
       hangs: qvm.kind === "hangs",
       ends: { code, said: code === 0 ? [] : ["Backup error"] },
     });
@@ -837,8 +890,18 @@ export class World {
     const dies = () => {
       const { books } = where;
       const last = books.text.trimEnd().lastIndexOf("\n") + 1;
+      const doing = books.calls.at(-1) ?? "";
       // Only while the line is being written can it be torn.
-      if (dom0Dies?.torn === true && books.calls.at(-1)?.startsWith("append") === true) {
+      const during = dom0Dies?.torn === true && dom0Dies.moment === "after";
+      if (during && doing.startsWith("note ")) {
+        for (const [name, bytes] of books.chains) {
+          const begin = bytes.lastIndexOf("\n", -2) + 1;
+          if (!name.endsWith(".journal") || begin === 0) continue;
+          books.chains.set(name, bytes.subarray(0, begin + ((bytes.length - begin) >> 1)));
+          this.note("the last line of the journal is torn");
+        }
+      }
+      if (dom0Dies?.torn === true && doing.startsWith("append")) {
         books.text = books.text.slice(0, last + Math.floor((books.text.length - last) / 2));
         this.note("the last line of the ledger is torn");
       }
@@ -849,7 +912,9 @@ export class World {
       dom0: where,
       archive,
       sound:
-        qvm.kind === "sound" || (qvm.kind === "cut" && qvm.at === archive.length && code === 0),
+        (qvm.kind === "sound" && tapped?.whole !== false) ||
+        (qvm.kind === "cut" && qvm.at === archive.length && code === 0),
+      to,
       tapped,
       numbers: new Set(),
       script,
@@ -873,10 +938,10 @@ export class World {
       Layer.succeed(
         Invocation,
         gated(life, {
-          args: [
+          args: command ?? [
             ...(keepRunning ? ["-x"] : []),
             ...(prefix === "" ? [] : ["-f", prefix]),
-            ..."-t net -p /pass --window 16 --link-timeout 6 --qubes-timeout 5".split(" "),
+            ...`-t ${to} -p /pass --window 16 --link-timeout 6 --qubes-timeout 5`.split(" "),
             // In slots it is the default set, which changes.
             ...(tapped === undefined ? ["work", "mail", "vault"] : ["--format", "slots"]),
           ],
@@ -998,6 +1063,8 @@ export class World {
   }
 }
 
+/** Calls on the books that a full disk fails. */
+const writing = /append|mark|pin |run |begin|note |propose|adopt/;
 const isRuns = /^\.qbackup\/runs\/[0-9a-f]{64}$/;
 const readOnly = new Set([
   "self",

@@ -621,14 +621,33 @@ describe("a chain of nights", () => {
     );
     it.effect("and that became an archive of which nothing is known here begins anew", () =>
       Effect.gen(function* () {
+        // Much of it was noted, or nothing yet.
+        for (const noted of [100, 1]) {
+          const w = world();
+          assert.strictEqual((yield* broken(w, volumes, "vault", 100)).code, 6);
+          const before = new Map(
+            [...w.disk.chains].map(([name, bytes]) => [
+              name,
+              Buffer.from(bytes.toString("latin1").split("\n").slice(0, noted).join("\n") + "\n"),
+            ]),
+          );
+          yield* night(w, volumes);
+          w.disk.chains.clear();
+          for (const [name, bytes] of before) w.disk.chains.set(name, bytes);
+          const done = yield* night(w, later);
+          assert.match(done.text, /is not what was noted here of it; it begins anew/);
+        }
+      }),
+    );
+    it.effect("but not what no run of this dom0 has begun", () =>
+      Effect.gen(function* () {
         const w = world();
-        assert.strictEqual((yield* broken(w, volumes, "vault", 100)).code, 6);
-        const before = new Map(w.disk.chains);
-        yield* night(w, volumes);
-        w.disk.chains.clear();
-        for (const [name, bytes] of before) w.disk.chains.set(name, bytes);
-        const done = yield* night(w, later);
-        assert.match(done.text, /is not what was noted here of it; it begins anew/);
+        const { name } = yield* night(w, volumes);
+        const { receipt, receiptSignature: signature } = w.shelf.committed.get(name)!;
+        const ready = () => ({ type: "stored", receipt, signature });
+        const { code, text } = yield* attempt(w, handed(later), { lies: { ready } });
+        assert.strictEqual(code, 6, text);
+        assert.match(text, /unexpected reply from the server: stored/);
       }),
     );
   });

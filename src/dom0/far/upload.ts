@@ -70,8 +70,11 @@ export interface Beginning {
   readonly session: Session;
   /** The archive that it builds on. */
   readonly base: Ticket["base"];
-  /** The members of its pack that earlier runs have sent, in order: the first ones of them may be there. */
-  readonly noted: ReadonlyArray<Pick<Member, "digest" | "length">>;
+  /**
+   * The members of its pack that earlier runs have sent, in order: the first ones of them may be there.
+   * Undefined where this run is the first that knows of it.
+   */
+  readonly noted: ReadonlyArray<Pick<Member, "digest" | "length">> | undefined;
 }
 
 export interface UploadOptions extends Wanted {
@@ -137,7 +140,7 @@ const runningOfNone = packHasher().running();
  * none do.
  */
 const countOf = (
-  noted: Beginning["noted"],
+  noted: NonNullable<Beginning["noted"]>,
   offset: number,
   running: string,
 ): number | undefined => {
@@ -158,7 +161,7 @@ export const openUpload = Effect.fnUntraced(function* (options: UploadOptions) {
   const { highest, room: roomThere, server } = yield* meet(options);
   let beginning = yield* options.beginning(server, roomThere);
   /** What is there of the pack takes no more room, and of an earlier run's not all may be of use. */
-  const already = beginning.noted.reduce((sum, { length }) => sum + length, 0);
+  const already = (beginning.noted ?? []).reduce((sum, { length }) => sum + length, 0);
   const within = (free: number) => already + mostOf(free);
   const most = options.most && already + options.most;
   /**
@@ -331,9 +334,11 @@ export const openUpload = Effect.fnUntraced(function* (options: UploadOptions) {
     );
     if (first.type === "stored" && trailerSent) return first;
     if (!begun && (first.type === "ready" || first.type === "stored")) {
+      const { noted } = beginning;
       const count =
-        first.type === "ready" ? countOf(beginning.noted, first.offset, first.running) : undefined;
-      if (count === undefined && beginning.noted.length > 0) {
+        first.type === "ready" ? countOf(noted ?? [], first.offset, first.running) : undefined;
+      // Of a dom0 that was put back to what it was, it may even have become an archive meanwhile.
+      if (count === undefined && noted !== undefined) {
         yield* reporter.say(
           "warning",
           "what the server has of the upload that an earlier run began is not what was noted here of it; it begins anew",

@@ -168,10 +168,10 @@ export const openChain = Effect.fnUntraced(function* (
     packed = new Map();
     pack.forEach(([path, cell], at) => packed.set(path, { at, cell }));
   };
-  const beginningOf = (of: Session): Beginning => ({
+  const beginningOf = (of: Session, noted?: Journal["members"]): Beginning => ({
     session: of,
     base: newest?.session ?? "-",
-    noted: pack.map(([path, cell]) => memberAt(path, cell)),
+    noted: noted?.map(([path, cell]) => memberAt(path, cell)),
   });
   const sayAnew = ({ warning, why }: Anew, room: number, rate: number | undefined) =>
     Effect.gen(function* () {
@@ -204,7 +204,7 @@ export const openChain = Effect.fnUntraced(function* (
       identity = journal;
       usePack(journal.members);
       yield* say("info", line`an earlier run has sent a part of it: this one goes on with that`);
-      return beginningOf(journal.session);
+      return beginningOf(journal.session, journal.members);
     }
     usePack([]);
     if (newest === undefined) {

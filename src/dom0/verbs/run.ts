@@ -547,7 +547,7 @@ const backup = Effect.fnUntraced(function* (
     const series = keys.seriesOf({ ...asked, qubes: namedIn(selection.asked) });
     const atMost = yield* Fiber.join(most);
     const slots = yield* slotsFor(options, series, passphrase, atMost);
-    const alone = (of: Session): Beginning => ({ session: of, base: "-", noted: [] });
+    const alone = (of: Session): Beginning => ({ session: of, base: "-", noted: undefined });
     const upload = yield* openUpload({
       destination,
       keys,

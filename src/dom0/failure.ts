@@ -14,6 +14,8 @@ export class RunFailed extends Schema.TaggedError<RunFailed>()("RunFailed", {
    * refusal: the server has said no, so that there is nothing left to ask it.
    */
   about: Schema.optionalKey(Schema.Literals(["carrier", "decryption", "refusal"])),
+  /** Of a refusal: it is of what was sent, which no other time makes better. */
+  content: Schema.optionalKey(Schema.Boolean),
   /** Where it is only that members of an archive did not come back as they were: their digests. */
   members: Schema.optionalKey(Schema.Array(Schema.String)),
 }) {}
@@ -36,8 +38,12 @@ export const unable = (exit: Failure, message: string, hint?: string): RunFailed
   new RunFailed({ exit, ...cleaned(message, hint), about: "carrier" });
 
 /** As `failed`, where the server has decided. */
-export const rejected = (exit: Failure, message: string, hint?: string): RunFailed =>
-  new RunFailed({ exit, ...cleaned(message, hint), about: "refusal" });
+export const rejected = (
+  exit: Failure,
+  message: string,
+  hint?: string,
+  content = exit === "integrity",
+): RunFailed => new RunFailed({ exit, ...cleaned(message, hint), about: "refusal", content });
 
 /** As it was, but that the server may decide otherwise yet. */
 export const undecidedYet = ({ exit, hint, message }: RunFailed): RunFailed =>

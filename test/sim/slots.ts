@@ -32,7 +32,8 @@ import {
   rootOf,
   sha256,
   spread,
-  tableOf,
+  tableLine,
+  treeHash,
 } from "#test/support/reference";
 import { macOf, notesIn, openSlots, type Opened, smallOf, volumeOf } from "#test/support/slots";
 
@@ -57,14 +58,23 @@ interface Pack {
   readonly lines: ReadonlyArray<string>;
   readonly members: ReadonlyArray<Buffer>;
 }
+const cutBy = (bytes: Buffer, table: ReadonlyArray<string>): Pack => {
+  const lines: Array<string> = [];
+  const members: Array<Buffer> = [];
+  let at = 0;
+  for (const line of table) {
+    const member = memberIn(line.trimEnd())!;
+    const own = Buffer.from(bytes.subarray(at, (at += member.length)));
+    lines.push(tableLine(member, treeHash(own)));
+    members.push(own);
+  }
+  return { lines, members };
+};
 const packs = new Map<string, Pack>();
-/** The members of a pack, and its table; looked at often, and worked out once. */
-const packOf = (bytes: Buffer): Pack => {
-  const digest = sha256(bytes).toString("hex");
-  const found = packs.get(digest) ?? {
-    lines: linesOf(tableOf(bytes)),
-    members: membersOf(bytes).map((member) => Buffer.from(member.bytes)),
-  };
+/** The members of a pack as its table cuts it, with digests of what they are; worked out once. */
+const packOf = (bytes: Buffer, table: Buffer): Pack => {
+  const digest = sha256(sha256(bytes), table).toString("hex");
+  const found = packs.get(digest) ?? cutBy(bytes, linesOf(table.toString("latin1")));
   if (packs.size > 200) packs.clear();
   packs.set(digest, found);
   return found;
@@ -72,7 +82,7 @@ const packOf = (bytes: Buffer): Pack => {
 
 /** A server, as its owner sees it. */
 interface Place {
-  readonly look: (what: "recipes" | "packs", session: string) => Buffer | undefined;
+  readonly look: (what: "recipes" | "packs" | "tables", session: string) => Buffer | undefined;
   readonly lists: (name: string, session: string) => boolean;
 }
 const onDisk = ({ disk }: World): Place => ({
@@ -85,7 +95,8 @@ const onDisk = ({ disk }: World): Place => ({
 const onShelf = ({ committed }: Shelf): Place => ({
   look: (what, session) => {
     const kept = [...committed.values()].find((one) => one.session === session);
-    return kept && (what === "packs" ? kept.bytes : Buffer.from(kept.recipe));
+    if (kept === undefined || what === "packs") return kept?.bytes;
+    return Buffer.from(what === "recipes" ? kept.recipe : kept.table);
   },
   lists: (name, session) => committed.get(name)?.session === session,
 });
@@ -99,8 +110,8 @@ const archiveAt = ({ look }: Place, session: string): Pack | undefined => {
   const members: Array<Buffer> = [];
   for (const [of, index] of spread(recipe.toString("latin1"))) {
     if (!found.has(of)) {
-      const bytes = look("packs", of);
-      found.set(of, bytes && packOf(bytes));
+      const [bytes, table] = [look("packs", of), look("tables", of)];
+      found.set(of, bytes && table && packOf(bytes, table));
     }
     const pack = found.get(of);
     if (pack?.lines[index] === undefined) return undefined;
@@ -234,8 +245,8 @@ class Witness {
 
   /** Members of the pack of a night. */
   sentBy({ server, session }: Kept): number | undefined {
-    const pack = this.#place(server).look("packs", session);
-    return pack && packOf(pack).lines.length;
+    const table = this.#place(server).look("tables", session);
+    return table && linesOf(table.toString("latin1")).length;
   }
 
   /** The server lists what it has, and what it lists is what it took. */

@@ -767,19 +767,28 @@ describe("a chain of nights", () => {
         assert.lengthOf(w.disk.passphrases, 2);
       }),
     );
-    it.effect("after an archive that the server found another one than dom0", () =>
-      Effect.gen(function* () {
-        const w = world();
-        const { name } = yield* night(w, volumes);
-        const kept = w.shelf.committed.get(name)!;
-        const table = kept.table.replace(/[0-9a-f]{64}\n/, `${"0".repeat(64)}\n`);
-        w.shelf.committed.set(name, { ...kept, table });
-        const refused = yield* attempt(w, handed(volumes));
-        assert.strictEqual(refused.code, 6, refused.text);
-        assert.match(refused.text, /warning: .*: the next run sends all of it/);
-        assert.match(refused.text, /digest-mismatch/);
-        assert.match((yield* night(w, volumes)).text, anew);
-      }),
+    it.effect.each([
+      ["another member", 6, /digest-mismatch/],
+      ["fewer members", 5, /bad-request/],
+    ] as const)(
+      "after an archive that the server found another one than dom0: %s",
+      ([what, exit, said]) =>
+        Effect.gen(function* () {
+          const w = world();
+          const { name } = yield* night(w, volumes);
+          const kept = w.shelf.committed.get(name)!;
+          const table = kept.table.replace(/[0-9a-f]{64}\n/, `${"0".repeat(64)}\n`);
+          const recipe = `${kept.session} 0 1\n`;
+          w.shelf.committed.set(name, {
+            ...kept,
+            ...(what === "another member" ? { table } : { recipe }),
+          });
+          const refused = yield* attempt(w, handed(volumes));
+          assert.strictEqual(refused.code, exit, refused.text);
+          assert.match(refused.text, /warning: .*: the next run sends all of it/);
+          assert.match(refused.text, said);
+          assert.match((yield* night(w, volumes)).text, anew);
+        }),
     );
   });
 

@@ -69,13 +69,16 @@ export const undecided = ({ code, from }: Failed): boolean =>
   from === "carrier" || code === "internal";
 
 /** What an error reply of the server means for the run. */
-export const refusal = (reply: Failed): RunFailed =>
-  (undecided(reply) ? failed : rejected)(
-    integrityCodes.has(reply.code) ? "integrity" : "refused",
-    `the server refused (${reply.code}): ${printable(reply.message)}`,
+export const refusal = (reply: Failed): RunFailed => {
+  const exit = integrityCodes.has(reply.code) ? "integrity" : "refused";
+  const message = `the server refused (${reply.code}): ${printable(reply.message)}`;
+  const hint =
     closerAdvice.find(([code, said]) => code === reply.code && said.test(reply.message))?.[2] ??
-      advice[reply.code],
-  );
+    advice[reply.code];
+  return undecided(reply)
+    ? failed(exit, message, hint)
+    : rejected(exit, message, hint, exit === "integrity" || reply.code === "bad-request");
+};
 
 /** What shells on the way print, each line once in a run however often a call is made. */
 export const Preamble = Context.Reference<Set<string>>("qbackup/dom0/Preamble", {

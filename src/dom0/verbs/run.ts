@@ -639,8 +639,8 @@ const backup = Effect.fnUntraced(function* (
           }),
         ).pipe(
           // The server has not what it was made on, or has it otherwise: no later one can be made on that.
-          Effect.tapErrorTag("RunFailed", ({ about, exit }) =>
-            about === "refusal" && exit === "integrity"
+          Effect.tapErrorTag("RunFailed", ({ about, content }) =>
+            about === "refusal" && content === true
               ? (slots?.chain.forget ?? Effect.void)
               : Effect.void,
           ),

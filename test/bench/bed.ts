@@ -19,6 +19,10 @@ export const here = import.meta.dirname;
 export const programNode = "/usr/bin/node";
 export const aesGcm = ["-o", "Ciphers=^aes128-gcm@openssh.com"];
 
+/** What prints an archive of about so many bytes. */
+export const generated = (bytes: number) =>
+  `exec ${process.execPath} ${path.join(here, "archive.ts")} ${bytes}`;
+
 /** How ssh reaches the server: words in front of `ssh`, and options that win over the others. */
 export interface Link {
   readonly before: ReadonlyArray<string>;

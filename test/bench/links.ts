@@ -4,6 +4,7 @@ import { once } from "node:events";
 import * as fs from "node:fs";
 import * as path from "node:path";
 import { here, type Link, start } from "./bed.ts";
+import { until } from "#test/support/until";
 
 export interface Shaped {
   /** The address of this side, for sshd to listen on. */
@@ -11,6 +12,8 @@ export interface Shaped {
   /** Bytes that came in from there so far, and that went there. */
   readonly carried: () => { readonly up: number; readonly down: number };
   readonly link: (port: number) => Link;
+  /** Another rate from now on. */
+  readonly pace: (rate: string) => void;
   readonly stop: () => void;
 }
 
@@ -28,6 +31,11 @@ export const shapedLink = (rate: string): Shaped => {
     execFileSync(words[0]!, words.slice(1), { stdio: "pipe" });
   const inside = (...words: ReadonlyArray<string>) =>
     run("ip", "netns", "exec", namespace, ...words);
+  const pace = (to: string) => {
+    const shape = ["root", "tbf", "rate", to, "burst", "256kb", "latency", "20ms"];
+    run("tc", "qdisc", "replace", "dev", ours, ...shape);
+    inside("tc", "qdisc", "replace", "dev", theirs, ...shape);
+  };
   const stop = () => {
     // Its end of the pair goes with it, and with that ours.
     for (const words of [
@@ -42,15 +50,13 @@ export const shapedLink = (rate: string): Shaped => {
     }
   };
   try {
-    const shape = ["root", "tbf", "rate", rate, "burst", "256kb", "latency", "20ms"];
     run("ip", "netns", "add", namespace);
     run("ip", "link", "add", ours, "type", "veth", "peer", "name", theirs, "netns", namespace);
     run("ip", "addr", "add", `${net}.1/30`, "dev", ours);
     run("ip", "link", "set", ours, "up");
     inside("ip", "addr", "add", `${net}.2/30`, "dev", theirs);
     inside("ip", "link", "set", theirs, "up");
-    run("tc", "qdisc", "add", "dev", ours, ...shape);
-    inside("tc", "qdisc", "add", "dev", theirs, ...shape);
+    pace(rate);
   } catch (error) {
     stop();
     throw error;
@@ -63,6 +69,7 @@ export const shapedLink = (rate: string): Shaped => {
       before: ["ip", "netns", "exec", namespace],
       options: ["-o", `HostName=${net}.1`, ...hostKey(port)],
     }),
+    pace,
     stop,
   };
 };
@@ -73,11 +80,14 @@ export const counting = (file: string, link: Link) => ({
     ...link,
     options: ["-o", "LogLevel=VERBOSE", "-E", file, ...link.options],
   } satisfies Link,
-  /** Of all connections since it was last asked. */
-  sent: (): number => {
-    const said = fs.readFileSync(file, "latin1").matchAll(/^Transferred: sent ([0-9]+)/gm);
+  /** Of all connections since it was last asked. Some programs end before their ssh does. */
+  sent: async (): Promise<number> => {
+    const said = () => fs.readFileSync(file, "latin1");
+    const count = (what: RegExp) => [...said().matchAll(what)].length;
+    await until("ssh has ended", () => count(/^Transferred: /gm) === count(/^Authenticated to /gm));
+    const sent = said().matchAll(/^Transferred: sent ([0-9]+)/gm);
     fs.rmSync(file);
-    return [...said].reduce((sum, [, bytes]) => sum + Number(bytes), 0);
+    return [...sent].reduce((sum, [, bytes]) => sum + Number(bytes), 0);
   },
 });
 

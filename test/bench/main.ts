@@ -13,19 +13,28 @@ import * as fs from "node:fs";
 import * as os from "node:os";
 import * as path from "node:path";
 import { parseArgs } from "node:util";
-import { aesGcm, type Bed, endChildren, here, loopback, makeBed, programNode } from "./bed.ts";
+import {
+  aesGcm,
+  type Bed,
+  endChildren,
+  generated,
+  here,
+  loopback,
+  makeBed,
+  programNode,
+} from "./bed.ts";
 import { frameFile, serverKey } from "./frames.ts";
 import { longLink, type Shaped, shapedLink } from "./links.ts";
 import { GiB, interleave, load, median, MiB, paired, type Usage } from "./measure.ts";
 import { nights } from "./nights.ts";
-import { human, lines, log, row, s, say, timed } from "./table.ts";
+import { human, lines, log, row, s, say, speed, timed } from "./table.ts";
 import { isRoot } from "#test/support/server";
 
 const { values: given, positionals } = parseArgs({
   allowPositionals: true,
   options: {
     quick: { type: "boolean", default: false },
-    only: { type: "string", default: "abcdefghijklm" },
+    only: { type: "string", default: "abcdefghijklmn" },
     rounds: { type: "string" },
     size: { type: "string" },
     dir: { type: "string", default: os.tmpdir() },
@@ -42,12 +51,6 @@ const sizes = {
 };
 const auditBlocks = quick ? 5 : 459;
 const wanted = (item: string) => given.only.includes(item);
-
-/** How much of the other's speed: their time over ours, with the range over the rounds. */
-const speed = (ours: ReadonlyArray<number>, theirs: ReadonlyArray<number>) => {
-  const { least, most, ratio } = paired(theirs, ours);
-  return `${ratio.toFixed(2)}${ours.length === 1 ? "" : ` (${least.toFixed(2)} to ${most.toFixed(2)})`}`;
-};
 
 /** What each role used. */
 type Used = { readonly [role: string]: Usage };
@@ -358,9 +361,6 @@ const wholeJob = async (b: Bed, fast: Shaped | string, measured: number) => {
   );
 };
 
-const generated = (bytes: number) =>
-  `exec ${process.execPath} ${path.join(here, "archive.ts")} ${bytes}`;
-
 /** Peaks of all three programs while dom0 reads back; 1 is a small archive, 2 a large one. */
 const flatness = (small: number, one: Used, large: number, two: Used) => {
   const roles = ["dom0", "carrier", "server"];
@@ -480,7 +480,7 @@ const main = async () => {
     e: async () => void (linkRate = await overLinks(b, fast)),
     g: () => wholeJob(b, fast, linkRate),
     h: () => wayBack(b, fast),
-    ...nights(b, quick),
+    ...nights(b, quick, rounds, fast),
   };
   for (const [item, run] of Object.entries(parts)) {
     if (!wanted(item)) continue;

@@ -110,6 +110,15 @@ describe("what only some tests need", () => {
     assert.notInclude(calls, "sudo");
   });
 
+  it("may fail to be installed, and the tests go on without it", () => {
+    machine();
+    for (const name of ["ssh", "sshd", "scrypt"]) here.add(name, "exit 9");
+    here.add("sudo", "exit 1");
+    const { code, stderr, stdout } = need("test", { YES: "1" });
+    assert.deepStrictEqual([code, stderr], [0, ""]);
+    assert.match(stdout, /\nGoing on without them\. /);
+  });
+
   it("is not asked for by a suite that never needs it", () => {
     machine();
     for (const name of ["ssh", "sshd"]) here.add(name, "exit 9");

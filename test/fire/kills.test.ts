@@ -28,6 +28,7 @@ import {
   inTurns,
   type Parcel,
   pause,
+  type Put,
   removeScratch,
   scratch,
   seed,
@@ -95,34 +96,52 @@ const anotherOne = async (store: string): Promise<string | undefined> => {
   return cleaned(store, committed ? parcel : other);
 };
 
+/** What is wrong with what a kill left, and with who comes next. */
+const afterKill = async (
+  store: string,
+  killed: Put,
+  acked: number,
+  index: number,
+): Promise<string | undefined> => {
+  const safe = Math.max(acked, killed.acked);
+  const seen = await listedHere(store);
+  if (killed.stored !== undefined && seen !== 1) return "said to be stored, and not listed";
+  if (index % 3 === 2) {
+    const wrong = await anotherOne(store);
+    if (wrong !== undefined) return wrong;
+  } else {
+    let wrong = await again(store, safe);
+    // One that died behind its commit leaves names that take no space, for as long as any upload.
+    if (wrong === undefined && holdsOnly(store, [parcel]) !== undefined) {
+      wrong = await cleaned(store, parcel);
+    }
+    if (wrong !== undefined) return wrong;
+    if (!fs.readFileSync(path.join(store, parcel.name)).equals(parcel.archive)) return "differs";
+  }
+  // It reads and hashes what it finds.
+  await listedHere(store);
+  return undefined;
+};
+
+/**
+ * What is wrong after a kill at that call. How many there are is not the same each time: the last flush
+ * may come before the stream's end, or with it. Where this one does not come, the archive must be there.
+ */
 const killedAt = async (
   point: Point,
   before: (store: string) => Promise<number>,
   index: number,
-): Promise<string | undefined> => {
+): Promise<{ readonly killed: boolean; readonly wrong?: string | undefined }> => {
   const store = scratch();
   try {
     const acked = await before(store);
     const killed = await upload(store, parcel, {}, stopping(point, "signal=SIGKILL"));
-    if (killed.ran.code !== null) return `not killed, but exit ${killed.ran.code}`;
-    const safe = Math.max(acked, killed.acked);
-    const seen = await listedHere(store);
-    if (killed.stored !== undefined && seen !== 1) return "said to be stored, and not listed";
-    if (index % 3 === 2) {
-      const wrong = await anotherOne(store);
-      if (wrong !== undefined) return wrong;
-    } else {
-      let wrong = await again(store, safe);
-      // One that died behind its commit leaves names that take no space, for as long as any upload.
-      if (wrong === undefined && holdsOnly(store, [parcel]) !== undefined) {
-        wrong = await cleaned(store, parcel);
-      }
-      if (wrong !== undefined) return wrong;
-      if (!fs.readFileSync(path.join(store, parcel.name)).equals(parcel.archive)) return "differs";
+    if (killed.ran.code !== null) {
+      const whole = killed.ran.code === 0 && killed.stored !== undefined;
+      const wrong = whole ? holdsOnly(store, [parcel]) : `exit ${killed.ran.code}`;
+      return { killed: false, wrong };
     }
-    // It reads and hashes what it finds.
-    await listedHere(store);
-    return undefined;
+    return { killed: true, wrong: await afterKill(store, killed, acked, index) };
   } finally {
     fs.rmSync(store, { recursive: true, force: true });
   }
@@ -137,12 +156,16 @@ describe("kill -9", unless(noStrace), () => {
     assert.isDefined(counted.stored, counted.ran.stderr);
     const points = pointsOf(log);
     assert.isAbove(points.length, 30);
-    for (const what of ["kills", "system calls"]) tally(what, points.length);
-    const wrong = await inTurns(points, async (point, index) => {
-      const said = await killedAt(point, before, index);
-      return said === undefined ? undefined : `${point.nth}. ${point.text}: ${said}`;
+    tally("system calls", points.length);
+    let kills = 0;
+    const found = await inTurns(points, async (point, index) => {
+      const { killed, wrong } = await killedAt(point, before, index);
+      if (killed) kills += 1;
+      return wrong === undefined ? undefined : `${point.nth}. ${point.text}: ${wrong}`;
     });
-    assert.deepStrictEqual(wrong, []);
+    assert.deepStrictEqual(found, []);
+    tally("kills", kills);
+    assert.isAtLeast(kills, Math.floor(points.length * 0.95));
   });
 });
 

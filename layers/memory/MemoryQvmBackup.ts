@@ -18,6 +18,8 @@ export interface Chunk {
 
 export interface QvmBackupScript {
   readonly chunks: ReadonlyArray<Chunk>;
+  /** What it writes in their place where no files are tapped. */
+  readonly untapped?: ReadonlyArray<Chunk>;
   /** The files of a tapped backup; each is taken before a byte is written. */
   readonly files?: ReadonlyArray<Uint8Array>;
   /** Waited for before each of them. */
@@ -93,7 +95,8 @@ export const memoryQvmBackup = (script: QvmBackupScript): Layer.Layer<QvmBackup>
       const taken = { next: 0, done: 0 };
       yield* Effect.gen(function* () {
         yield* until(() => plan.tapped !== true || taken.done === (script.files?.length ?? 0));
-        for (const { after, bytes, percent: now } of script.chunks) {
+        const chunks = plan.tapped === true ? script.chunks : (script.untapped ?? script.chunks);
+        for (const { after, bytes, percent: now } of chunks) {
           if (after !== undefined) yield* Effect.sleep(after);
           if (bytes !== undefined) yield* write(bytes);
           if (now !== undefined) {

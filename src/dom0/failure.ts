@@ -12,8 +12,9 @@ export class RunFailed extends Schema.TaggedError<RunFailed>()("RunFailed", {
    * carrier: it, or the way to the server, does not work at all, which says nothing of an archive.
    * decryption: what lies there is what was backed up, but that was broken when it was made.
    * refusal: the server has said no, so that there is nothing left to ask it.
+   * tap: qubesd hands over no files, so that only qvm-backup itself can make an archive of them.
    */
-  about: Schema.optionalKey(Schema.Literals(["carrier", "decryption", "refusal"])),
+  about: Schema.optionalKey(Schema.Literals(["carrier", "decryption", "refusal", "tap"])),
   /** Of a refusal: it is of what was sent, which no other time makes better. */
   content: Schema.optionalKey(Schema.Boolean),
   /** Where it is only that members of an archive did not come back as they were: their digests. */
@@ -52,6 +53,17 @@ export const undecidedYet = ({ exit, hint, message }: RunFailed): RunFailed =>
 /** A member does not decrypt with the passphrase that its header was opened with. */
 export const undecryptable = (message: string, hint: string): RunFailed =>
   new RunFailed({ exit: "integrity", ...cleaned(message, hint), about: "decryption" });
+
+/** Nothing of the first file came, and qvm-backup is past it, or has failed there. */
+export const untapped = (): RunFailed =>
+  new RunFailed({
+    exit: "qubes",
+    ...cleaned(
+      "qubesd hands over no files here",
+      "--format qvm-backup needs none; journalctl -u qubesd may say why",
+    ),
+    about: "tap",
+  });
 
 /** Members of an archive, by their digests, did not come back as they were; all else may have. */
 export const spoiled = (message: string, members: ReadonlyArray<string>): RunFailed =>

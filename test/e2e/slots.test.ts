@@ -1,5 +1,6 @@
 /** Backups in slots by the built programs, and what is killed under them. */
 import { assert, describe, it } from "vitest";
+import { execFileSync } from "node:child_process";
 import { createHash, randomBytes } from "node:crypto";
 import * as fs from "node:fs";
 import * as path from "node:path";
@@ -12,16 +13,18 @@ import {
   qbackup,
   restore,
   setUp,
+  stored as whole,
   tidy,
   tidyRestore,
 } from "#test/support/runs";
 import { processesWith } from "#test/support/programs";
-import { noScrypt, noSshd, unless, without } from "#test/support/unless";
+import { noMount, noScrypt, noSshd, unless, without } from "#test/support/unless";
 import { execute, type Ran, type Whole, type WholeOptions } from "#test/support/whole";
 import { until } from "#test/support/until";
 
 /** Little of it can be made smaller: an upload of some thirty blocks. */
 const large: WholeOptions = {
+  format: "slots",
   qubes: [
     { name: "work", size: 40_000_000, data: 24_000_000 },
     { name: "vault", size: 9_000_000 },
@@ -29,8 +32,7 @@ const large: WholeOptions = {
   ],
 };
 const sha256 = (bytes: Buffer) => createHash("sha256").update(bytes).digest("hex");
-const start = (w: Whole) =>
-  w.start("-t", "net", "-p", w.passphraseFile, "--format", "slots", "-o", "work", "vault");
+const start = (w: Whole) => w.start("-t", "net", "-p", w.passphraseFile, "-o", "work", "vault");
 
 /** The archive is stored, proven by what comes back of it, and nothing of the run is left. */
 const stored = async (w: Whole, ran: Ran) => {
@@ -109,6 +111,24 @@ describe("a backup in slots", unless(noSshd, without("python3")), () => {
     cameBack(w, "work", "work-1");
   });
 
+  it(
+    "is one of qvm-backup's own archive, and told, where nothing may be run that lies with the books",
+    unless(noMount()),
+    async () => {
+      const w = await setUp(large);
+      fs.mkdirSync(w.state, { recursive: true, mode: 0o700 });
+      execFileSync("mount", ["-t", "tmpfs", "-o", "noexec,mode=700", "none", w.state]);
+      try {
+        const ran = await start(w).ended;
+        assert.match(ran.stderr, /warning: qubesd hands over no files here; so qvm-backup makes/);
+        const { manifest } = await whole(w, ran);
+        assert.strictEqual(manifest.format, "qvm-backup");
+      } finally {
+        execFileSync("umount", ["-l", w.state]);
+      }
+    },
+  );
+
   it("loses nothing by a scrypt of qubesd's that is killed", async () => {
     const w = await setUp(large);
     w.world.faults({ tool: "qvm-backup", kind: "temp-full" });
@@ -123,6 +143,7 @@ describe("a backup in slots", unless(noSshd, without("python3")), () => {
     "comes back with dom0's home, of block devices: %s",
     async (blockDevices) => {
       const w = await setUp({
+        format: "slots",
         settings: { blockDevices },
         qubes: [
           { name: "work", size: 150_000_000, data: 9_000_000, files: { "firewall.xml": "<x/>\n" } },
@@ -131,7 +152,7 @@ describe("a backup in slots", unless(noSshd, without("python3")), () => {
         ],
       });
       fs.writeFileSync(path.join(w.world.home("dom0"), "notes"), "of dom0\n");
-      const ran = await w.run("--format", "slots", "--include-dom0", "work", "vault");
+      const ran = await w.run("--include-dom0", "work", "vault");
       assert.strictEqual(ran.code, 0, ran.stderr);
       await tidy(w);
       const { name, manifest } = w.ledger().at(-1)!;
@@ -225,6 +246,7 @@ describe("a backup in slots", unless(noSshd, without("python3")), () => {
     unless(noScrypt),
     async () => {
       const w = await setUp({
+        format: "slots",
         qubes: [
           { name: "work", size: 150_000_000, data: 9_000_000, files: { "notes.txt": "a note\n" } },
           { name: "vault", size: 200_000 },

@@ -943,7 +943,7 @@ export class World {
             ...(prefix === "" ? [] : ["-f", prefix]),
             ...`-t ${to} -p /pass --window 16 --link-timeout 6 --qubes-timeout 5`.split(" "),
             // In slots it is the default set, which changes.
-            ...(tapped === undefined ? ["work", "mail", "vault"] : ["--format", "slots"]),
+            ...(tapped === undefined ? ["--format", "qvm-backup", "work", "mail", "vault"] : []),
           ],
           env: {},
           stdin: { read: () => Effect.die("stdin is read"), received: () => 0 },

@@ -110,7 +110,11 @@ export const qbackup = Effect.fnUntraced(function* (
         memorySealing,
         memoryItself(options.itself ?? itselfScript(() => Effect.undefined)),
         memoryLocks(options.locks),
-        memorySettings(options.settings ?? {}),
+        memorySettings({
+          // A script without files is one of qvm-backup's own archive.
+          ...(w.script.files === undefined ? { QBKP_FORMAT: "qvm-backup" } : {}),
+          ...options.settings,
+        }),
         inProcessQrexec(
           options.far ?? peer(w.shelf, options.lies),
           Effect.sync(() => ({ up: memoryPipe(), down: memoryPipe() })),

@@ -15,6 +15,8 @@ export interface WholeOptions {
   readonly serverOptions?: string;
   readonly qubes?: ReadonlyArray<QubeSpec>;
   readonly settings?: Partial<Settings>;
+  /** What a run makes where nothing else is said: qvm-backup's own archive, unless this says slots. */
+  readonly format?: "slots";
   /** The ssh that the carrier finds; gets the options that lead to the server in $OPTIONS. */
   readonly sshScript?: string;
   /** Milliseconds after which a run of qbackup is killed; four minutes by default. */
@@ -122,6 +124,8 @@ export const whole = async (options: WholeOptions = {}): Promise<Whole> => {
       program: dist("test/standin"),
       settings: { extraPath: [bin], ...options.settings },
     });
+    const format = options.format === "slots" ? {} : { QBKP_FORMAT: "qvm-backup" };
+    world = { ...world, env: { ...world.env, ...format } };
   } catch (error) {
     server.stop();
     throw error;

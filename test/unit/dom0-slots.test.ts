@@ -34,7 +34,7 @@ const image = (size: number, ...data: ReadonlyArray<readonly [at: number, byte: 
   return bytes;
 };
 const slot = 4_194_304;
-const args = ["-t", "net", "-p", "/pass", "--format", "slots", "work", "mail", "vault"];
+const args = ["-t", "net", "-p", "/pass", "work", "mail", "vault"];
 /** What qubesd writes besides: an empty chunk for each file. */
 const listing = (names: ReadonlyArray<string>) =>
   archiveOf({
@@ -150,7 +150,7 @@ describe("a run in slots", () => {
         }),
       );
       const { code, text } = yield* qbackup(w, {
-        args: ["-t", "net", "-p", "/pass", "--format", "slots", "--include-dom0", "work"],
+        args: ["-t", "net", "-p", "/pass", "--include-dom0", "work"],
       });
       assert.strictEqual(code, 0, text);
       const { files } = openSlots(archived(w), "correct horse", cheapKeys);
@@ -261,6 +261,7 @@ describe("a run in slots", () => {
   );
   it.effect.each([
     [["--format", "tar"], /no such format: tar/],
+    [["--format", "SLOTS"], /no such format: SLOTS/],
     [["--format", "slots", "--compress-filter", "zstd"], /--compress-filter is for the format/],
   ] as const)("%j is refused", ([flags, expected]) =>
     Effect.gen(function* () {
@@ -271,6 +272,84 @@ describe("a run in slots", () => {
       assert.strictEqual(w.shelf.calls, 0);
     }),
   );
+  it.effect("refuses a setting that names no format", () =>
+    Effect.gen(function* () {
+      const w = world(tiny, script());
+      const { code, text } = yield* qbackup(w, { args, settings: { QBKP_FORMAT: "tar" } });
+      assert.strictEqual(code, 2, text);
+      assert.match(text, /no such format: tar/);
+    }),
+  );
+
+  const formatOf = (w: World) => parseManifest(JSON.parse(w.disk.text).manifest)!.format;
+  it.effect.each([
+    [[], { QBKP_FORMAT: "qvm-backup" }],
+    [["--format", "qvm-backup"], { QBKP_FORMAT: "slots" }],
+    [["--compress-filter", "zstd"], {}],
+    [["--compress-filter", "zstd"], { QBKP_FORMAT: "slots" }],
+  ] as const)("is none where %j or %j asks for qvm-backup's own archive", ([flags, settings]) =>
+    Effect.gen(function* () {
+      const w = world(tiny, { files: [] });
+      const { code, text } = yield* qbackup(w, { args: [...flags, ...args], settings });
+      assert.strictEqual(code, 0, text);
+      assert.strictEqual(formatOf(w), "qvm-backup");
+      assert.lengthOf(w.script.started, 1);
+      assert.isUndefined(w.script.started[0]!.tapped);
+      assert.notInclude(text, "hands over no files");
+    }),
+  );
+
+  describe("where qubesd hands over no files", () => {
+    const told = /warning: qubesd hands over no files here; so qvm-backup makes this archive/;
+    it.effect.each([
+      ["compresses as ever", tiny],
+      ["runs something, of which nothing comes", listing(names)],
+    ] as const)("and %s, it is qvm-backup's own archive, told", ([, archive]) =>
+      Effect.gen(function* () {
+        const w = world(archive, { files: [], untapped: [{ bytes: tiny }] });
+        const { code, text } = yield* qbackup(w, { args });
+        assert.strictEqual(code, 0, text);
+        assert.match(text, told);
+        assert.deepStrictEqual(
+          w.script.started.map(({ tapped }) => tapped),
+          [true, undefined],
+        );
+        assert.strictEqual(w.script.cancelled, 1);
+        assert.strictEqual(formatOf(w), "qvm-backup");
+        assert.strictEqual(w.shelf.committed.size, 1);
+        tidy(w);
+      }),
+    );
+    const ends = { code: 1, said: ["Backup error: out of luck"] };
+    it.effect("and qvm-backup fails at the first, it is tried once without them", () =>
+      Effect.gen(function* () {
+        const heads = (archive: Buffer) =>
+          Buffer.concat(
+            membersOf(archive)
+              .slice(0, 2)
+              .map(({ bytes }) => bytes),
+          );
+        const untapped = [{ bytes: heads(tiny) }];
+        const w = world(heads(listing(names)), { files: [], untapped, ends });
+        const { code, text } = yield* qbackup(w, { args });
+        assert.match(text, told);
+        assert.strictEqual(code, 3, text);
+        assert.match(text, /exit code 1: Backup error: out of luck/);
+        assert.lengthOf(w.script.started, 2);
+        nothingProven(w);
+      }),
+    );
+    it.effect("because qvm-backup does not begin at all, nothing else is tried", () =>
+      Effect.gen(function* () {
+        const w = world(Buffer.alloc(0), { files: [], ends });
+        const { code, text } = yield* qbackup(w, { args });
+        assert.strictEqual(code, 3, text);
+        assert.notMatch(text, told);
+        assert.lengthOf(w.script.started, 1);
+        nothingProven(w);
+      }),
+    );
+  });
 });
 
 /** What each qube's volume holds in a night. */
@@ -426,7 +505,7 @@ describe("a chain of nights", () => {
       const turned = yield* night(w, { vault, work, mail });
       // Nothing but the list of qubes itself is another one.
       assert.deepStrictEqual(turned.sent, ["qubes.xml.000.enc", ...heads]);
-      const one = ["-t", "net", "-p", "/pass", "--format", "slots"];
+      const one = ["-t", "net", "-p", "/pass"];
       // Asked for the default set, which changes.
       const set = [...one];
       yield* night(w, volumes, { args: set });

@@ -23,7 +23,7 @@ import { packHasher } from "#src/proof/pack";
 import { leafOf } from "#src/proof/treehash";
 import { blockSize } from "#src/wire/limits";
 import type { View } from "#src/dom0/cli/view";
-import { failed } from "#src/dom0/failure";
+import { failed, untapped } from "#src/dom0/failure";
 import type { Upload } from "#src/dom0/far/upload";
 import type { Link, Linked, OpenChain } from "./chain.ts";
 
@@ -35,6 +35,8 @@ const step = 1_048_576;
 const smallLimit = 67_108_864;
 
 const qubesXml = "qubes.xml";
+/** What qvm-backup writes before the first file: backup-header and its proof. */
+export const headCount = 2;
 /** The directory of a file, `vm7` or `dom0-home`: none for qubes.xml. */
 const directoryOf = (name: string): string => name.split("/")[0]!;
 
@@ -270,6 +272,7 @@ export const takeFiles = Effect.fnUntraced(function* (
       if (read === 0) return;
       const fault = walk.push(buffer.subarray(0, read));
       if (fault !== undefined) return yield* fault;
+      if (view.taken === 0 && walk.members.length > headCount) return yield* untapped();
     }
   });
   yield* Effect.all([takeAll, walkAll], { concurrency: 2, discard: true });

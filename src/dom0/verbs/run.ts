@@ -9,7 +9,7 @@ import { type PassphraseFile, QvmBackup, type Running } from "#services/QvmBacku
 import { Reporter } from "#services/Reporter";
 import { RunMark, type Unfinished } from "#services/RunMark";
 import { FullChunk } from "#src/archive/parameters";
-import { ArchiveFault, Walk } from "#src/archive/walk";
+import { ArchiveFault, type Format, Walk } from "#src/archive/walk";
 import { humanSize, minutesOf } from "#src/say/format";
 import { exitCode, exitCodes, type Failure } from "#src/say/exit";
 import { blockSize } from "#src/wire/limits";
@@ -23,7 +23,7 @@ import { instantOf, isName, type Name, type Series, type Session } from "#src/wi
 import { line, printable } from "#src/say/shown";
 import { linkTimeout, standardFloor, startTimeout, tellAfterADay } from "#src/dom0/far/retry";
 import { command } from "#src/dom0/cli/command";
-import { failed, type RunFailed } from "#src/dom0/failure";
+import { failed, type RunFailed, untapped } from "#src/dom0/failure";
 import {
   alarmAfter,
   expectEvery,
@@ -53,7 +53,7 @@ import {
 } from "#src/dom0/tool/passphrase";
 import { looked, unsound } from "#src/dom0/books/known";
 import { type OpenChain, openChain } from "#src/dom0/tool/chain";
-import { takeFiles } from "#src/dom0/tool/slots";
+import { headCount, takeFiles } from "#src/dom0/tool/slots";
 import { alarmUnread } from "#src/dom0/books/noted";
 import { select, type Selection, withoutSnapshot } from "#src/dom0/qube/select";
 import { isOfTest } from "#src/dom0/qube/throwaway";
@@ -87,7 +87,7 @@ export interface RunOptions {
   readonly qubesTimeout: number;
   /** The program that compresses, instead of gzip. */
   readonly compressFilter: string | undefined;
-  /** `qvm-backup` or `slots`; anything else is refused. */
+  /** `slots` or `qvm-backup`; anything else is refused. */
   readonly format: string | undefined;
   /** Hours to wait for another run to end; undefined: half a day where nobody looks on, else none. */
   readonly waitFor: number | undefined;
@@ -184,10 +184,9 @@ const record = 10_240;
 const pump = Effect.fnUntraced(function* (
   running: Running,
   upload: Upload,
-  expected: ReadonlySet<string>,
+  walk: Walk,
   view: View,
 ) {
-  const walk = new Walk({ fullChunk: yield* FullChunk, expected });
   const pack = packHasher();
   const root = rootHasher();
   const read = Effect.fnUntraced(function* (into: Uint8Array) {
@@ -219,7 +218,7 @@ const pump = Effect.fnUntraced(function* (
     if (size === 0 || more < rest) {
       const counted = { size: walk.offset, members: root.members(), root: root.root() ?? "" };
       const recipe = wishLine({ of: "new", first: 0, count: counted.members });
-      return { walk, finish: Effect.succeed<Sent>({ counted, recipe }) };
+      return { finish: Effect.succeed<Sent>({ counted, recipe }) };
     }
   }
 });
@@ -299,16 +298,19 @@ const stream = Effect.fnUntraced(function* (
   view.running = running;
   view.upload = upload;
   view.waits = undefined;
+  const fullChunk = yield* FullChunk;
+  const { expected } = selection;
+  const walk = new Walk({ fullChunk, expected, listing: tapped });
   const way = Effect.gen(function* () {
-    if (slots === undefined) return yield* pump(running, upload, selection.expected, view);
-    const walk = new Walk({
-      fullChunk: yield* FullChunk,
-      expected: selection.expected,
-      listing: true,
-    });
+    if (slots === undefined) return yield* pump(running, upload, walk, view);
     const { finish } = yield* takeFiles(running, upload, slots.chain, slots.passphrase, walk, view);
-    return { walk, finish };
+    return { finish };
   });
+  /** Fails with this, unless it is that qvm-backup has begun, and no tap has. */
+  const unlessUntapped = (failure: RunFailed) =>
+    tapped && view.taken === 0 && (walk.fault !== undefined || walk.members.length >= headCount)
+      ? untapped()
+      : unlessGone(selection, failure);
   const pumped = yield* way.pipe(
     // A file that did not come whole, where its qube is gone.
     Effect.tapErrorTag("RunFailed", (failure) => unlessGone(selection, failure)),
@@ -321,8 +323,7 @@ const stream = Effect.fnUntraced(function* (
     Effect.raceFirst(watchScratch(scratch)),
   );
   if (pumped instanceof ArchiveFault) {
-    return yield* unlessGone(
-      selection,
+    return yield* unlessUntapped(
       failed("integrity", `qvm-backup wrote no whole archive: ${pumped.message}`, notWhole),
     );
   }
@@ -335,8 +336,7 @@ const stream = Effect.fnUntraced(function* (
   );
   if (ended.code !== 0) {
     const said = ended.said.at(-1);
-    return yield* unlessGone(
-      selection,
+    return yield* unlessUntapped(
       failed(
         "qubes",
         `qvm-backup failed with exit code ${ended.code}${said === undefined ? "" : `: ${said}`}`,
@@ -344,7 +344,7 @@ const stream = Effect.fnUntraced(function* (
       ),
     );
   }
-  const walked = pumped.walk.finish();
+  const walked = walk.finish();
   if (walked instanceof ArchiveFault) {
     return yield* unlessGone(
       selection,
@@ -462,7 +462,7 @@ const sayOld = Effect.fnUntraced(function* (series: Series, number: number) {
 
 /** What an archive of slots is made with; undefined where it is to be qvm-backup's own. */
 const slotsFor = Effect.fnUntraced(function* (
-  { format }: RunOptions,
+  format: Format,
   series: Series,
   { path }: PassphraseFile,
   most: number | undefined,
@@ -479,6 +479,7 @@ const noted = "put that right, then bring the receipt here: qbackup ledger rebui
 
 const backup = Effect.fnUntraced(function* (
   options: RunOptions,
+  format: Format,
   destination: string,
   passphrase: PassphraseFile,
   wanted: Name,
@@ -542,11 +543,11 @@ const backup = Effect.fnUntraced(function* (
     includeDom0: selection.includeDom0,
     prefix: options.prefix,
   };
-  const { name, server, counted, cost, first } = yield* Effect.gen(function* () {
+  const made = Effect.fnUntraced(function* (format: Format) {
     const keys = yield* ownKeys;
     const series = keys.seriesOf({ ...asked, qubes: namedIn(selection.asked) });
     const atMost = yield* Fiber.join(most);
-    const slots = yield* slotsFor(options, series, passphrase, atMost);
+    const slots = yield* slotsFor(format, series, passphrase, atMost);
     const alone = (of: Session): Beginning => ({ session: of, base: "-", noted: undefined });
     const upload = yield* openUpload({
       destination,
@@ -596,7 +597,7 @@ const backup = Effect.fnUntraced(function* (
       run: ticket.run,
       created: instantOf(now),
       ...counted,
-      format: options.format === "slots" ? "slots" : "qvm-backup",
+      format,
       next: promised === undefined ? null : instantOf(now + promised),
     });
     const signature = keys.sign("manifest", manifest);
@@ -663,19 +664,34 @@ const backup = Effect.fnUntraced(function* (
         ? line``
         : line`, of which ${humanSize(bytes.sent)} had to be sent; ${humanSize(bytes.read)} were read`;
     return { name, server, counted, cost, first };
-  }).pipe(
-    Effect.scoped,
-    Effect.onExit((exit) =>
-      Exit.isSuccess(exit) || course.reached === "stored"
-        ? Effect.void
-        : putBack(backedUp, (now) => now !== undefined && now >= began - 1),
+  });
+  const oneOf = (format: Format) =>
+    made(format).pipe(
+      Effect.scoped,
+      Effect.onExit((exit) =>
+        Exit.isSuccess(exit) || course.reached === "stored"
+          ? Effect.void
+          : putBack(backedUp, (now) => now !== undefined && now >= began - 1),
+      ),
+      // The next run has nothing to ask about it.
+      Effect.tapErrorTag("RunFailed", ({ about }) => {
+        if (about !== "refusal" || course.reached !== "sent") return Effect.void;
+        course.reached = "nothing";
+        return remark(withoutSubmission).pipe(Effect.catch(warned));
+      }),
+    );
+  const { name, server, counted, cost, first } = yield* oneOf(format).pipe(
+    Effect.catchTag("RunFailed", (failure) =>
+      failure.about === "tap"
+        ? Effect.andThen(
+            reporter.say(
+              "warning",
+              line`${failure.message}; so qvm-backup makes this archive, and all of it is sent`,
+            ),
+            oneOf("qvm-backup"),
+          )
+        : Effect.fail(failure),
     ),
-    // The next run has nothing to ask about it.
-    Effect.tapErrorTag("RunFailed", ({ about }) => {
-      if (about !== "refusal" || course.reached !== "sent") return Effect.void;
-      course.reached = "nothing";
-      return remark(withoutSubmission).pipe(Effect.catch(warned));
-    }),
   );
   yield* Fiber.interrupt(shown);
 
@@ -790,14 +806,15 @@ const theRun = Effect.fnUntraced(function* (options: RunOptions, course: Course)
     if (doubt !== undefined) yield* reporter.say("warning", line`${doubt}`);
   }
   if (options.compressFilter !== undefined) yield* checkFilter(options.compressFilter);
-  yield* checkFormat(options);
+  const format = yield* formatOf(options);
   yield* waitForLock(options.waitFor);
-  yield* alarm(alone(options, destination, passphrase, promised, course));
+  yield* alarm(alone(options, format, destination, passphrase, promised, course));
 });
 
 /** What only one run at a time may do. */
 const alone = Effect.fnUntraced(function* (
   options: RunOptions,
+  format: Format,
   destination: string,
   passphrase: PassphraseFile,
   promised: number | undefined,
@@ -814,7 +831,7 @@ const alone = Effect.fnUntraced(function* (
   );
   for (const found of recovered) yield* reporter.say("warning", line`after a killed run: ${found}`);
   const name = yield* archiveName(options.prefix);
-  const stored = yield* backup(options, destination, passphrase, name, promised, course);
+  const stored = yield* backup(options, format, destination, passphrase, name, promised, course);
   yield* notifier.notify("normal", "Backup stored and proven", stored);
 });
 
@@ -851,12 +868,22 @@ const checkFilter = Effect.fnUntraced(function* (program: string) {
   );
 });
 
-const checkFormat = Effect.fnUntraced(function* ({ compressFilter, format }: RunOptions) {
-  if (format !== undefined && format !== "qvm-backup" && format !== "slots") {
+const formatFlag = {
+  type: "text",
+  value: "FORMAT",
+  help: "of the archive: slots, the default, of which a night sends what changed; or qvm-backup, that tool's own",
+  setting: "QBKP_FORMAT",
+} as const;
+
+/** What was asked for; a filter that is named asks for qvm-backup's own, where nothing else is on the line. */
+const formatOf = Effect.fnUntraced(function* ({ compressFilter, format: given }: RunOptions) {
+  const asked = given ?? (compressFilter === undefined ? undefined : "qvm-backup");
+  const format = (yield* settingOr(asked, formatFlag)) ?? "slots";
+  if (format !== "qvm-backup" && format !== "slots") {
     return yield* failed(
       "usage",
       `no such format: ${printable(format, 40)}`,
-      "qvm-backup or slots",
+      "slots or qvm-backup",
     );
   }
   if (format === "slots" && compressFilter !== undefined) {
@@ -866,6 +893,7 @@ const checkFormat = Effect.fnUntraced(function* ({ compressFilter, format }: Run
       "leave it out, or give --format qvm-backup",
     );
   }
+  return format satisfies Format;
 });
 
 export const runCommand = command({
@@ -931,13 +959,9 @@ export const runCommand = command({
     compressFilter: {
       type: "text",
       value: "TOOL",
-      help: "instead of gzip: zstd takes a quarter of the time",
+      help: "instead of gzip, in the format qvm-backup: zstd takes a quarter of the time",
     },
-    format: {
-      type: "text",
-      value: "FORMAT",
-      help: "of the archive: qvm-backup, which is the default, or slots, of which a night sends what changed",
-    },
+    format: formatFlag,
     alarmAfter,
     waitFor: {
       type: "count",

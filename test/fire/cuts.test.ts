@@ -6,6 +6,7 @@
  * address their frames to a machine that is not there: no packet arrives, and nobody gets an error.
  */
 import { execFileSync, spawnSync } from "node:child_process";
+import { randomBytes } from "node:crypto";
 import { afterEach, assert, describe, it, type TestContext } from "vitest";
 import * as fs from "node:fs";
 import * as net from "node:net";
@@ -21,9 +22,10 @@ import { until } from "#test/support/until";
 const ip = (...args: ReadonlyArray<string>): void => {
   execFileSync("ip", args, { stdio: "pipe" });
 };
-/** Names that nobody else has, short enough for the kernel. */
-const namespace = `qbf${process.pid}`;
-const [outer, inner] = [`qa${process.pid}`, `qi${process.pid}`];
+/** Names that nobody else has, nor had before it was killed; short enough for the kernel. */
+const own = randomBytes(4).toString("hex");
+const namespace = `qbf${own}`;
+const [outer, inner] = [`qa${own}`, `qi${own}`];
 const [here, there] = [1, 2].map((n) => `10.231.${process.pid % 256}.${n}`) as [string, string];
 const nowhere = "02:00:00:00:00:01";
 

@@ -1,5 +1,6 @@
 import { assert, describe, it } from "@effect/vitest";
 import { execFileSync, spawnSync } from "node:child_process";
+import { randomBytes } from "node:crypto";
 import * as fs from "node:fs";
 import * as os from "node:os";
 import * as path from "node:path";
@@ -344,7 +345,7 @@ it(
 );
 
 describe("sshd", unless(noSshd), () => {
-  const user = `qbt${process.pid}`;
+  const user = `qbt${randomBytes(6).toString("hex")}`;
   let count = 0;
   /** A configuration of its own: its lines, and the folder where a drop-in of `user` goes. */
   const scene = (lines: (folder: string) => ReadonlyArray<string>, port = 2222) => {

@@ -112,7 +112,7 @@ export const qbackup = Effect.fnUntraced(function* (
         memoryLocks(options.locks),
         memorySettings({
           // A script without files is one of qvm-backup's own archive.
-          ...(w.script.files === undefined ? { QBKP_FORMAT: "qvm-backup" } : {}),
+          ...("files" in w.script ? {} : { QBKP_FORMAT: "qvm-backup" }),
           ...options.settings,
         }),
         inProcessQrexec(

@@ -1,5 +1,6 @@
 /** A real sshd on loopback with an account whose store qbackup-shell keeps; for tests and benchmarks. */
 import { type ChildProcess, execFileSync, spawn } from "node:child_process";
+import { randomBytes } from "node:crypto";
 import * as fs from "node:fs";
 import * as net from "node:net";
 import * as os from "node:os";
@@ -61,8 +62,6 @@ const listening = async (port: number, child: ChildProcess) => {
   throw new Error("sshd does not listen");
 };
 
-let accounts = 0;
-
 export const startServer = async (options: ServerOptions): Promise<Server> => {
   const { as, dir, shell } = options;
   if (as !== "forced-command" && !isRoot) throw new Error("a login shell needs root");
@@ -76,7 +75,8 @@ export const startServer = async (options: ServerOptions): Promise<Server> => {
   keygen(hostKey);
   keygen(key);
 
-  const account = isRoot ? `qbk${process.pid}x${accounts++}` : os.userInfo().username;
+  // Not of the process id: one that was killed leaves its account, and its number comes again.
+  const account = isRoot ? `qbk${randomBytes(6).toString("hex")}` : os.userInfo().username;
   if (isRoot) {
     const loginShell = as === "forced-command" ? "/bin/sh" : shell;
     execFileSync("useradd", ["-M", "-d", store, "-s", loginShell, "-p", "*", account], {

@@ -620,7 +620,10 @@ describe("one definition of each command", () => {
         const letter = flag.short === undefined ? "" : `-${flag.short}, `;
         assert.include(text, `${letter}--${flagName(key)}${value} ${flag.help}`);
         if (flag.setting !== undefined) {
-          assert.match(text, new RegExp(`--${flagName(key)} [^-]*\\[${flag.setting}\\]`));
+          assert.match(
+            text,
+            new RegExp(`--${flagName(key)} (?:(?! --?[a-z])[^])*\\[${flag.setting}\\]`),
+          );
         }
         if (flag.type === "count") {
           const usual = flag.default === undefined ? "" : `; default ${flag.default}`;

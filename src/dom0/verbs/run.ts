@@ -871,7 +871,7 @@ const checkFilter = Effect.fnUntraced(function* (program: string) {
 const formatFlag = {
   type: "text",
   value: "FORMAT",
-  help: "of the archive: slots, the default, of which a night sends what changed; or qvm-backup, that tool's own",
+  help: "slots, the default, sends what changed; qvm-backup all",
   setting: "QBKP_FORMAT",
 } as const;
 
@@ -959,7 +959,7 @@ export const runCommand = command({
     compressFilter: {
       type: "text",
       value: "TOOL",
-      help: "instead of gzip, in the format qvm-backup: zstd takes a quarter of the time",
+      help: "for qvm-backup, instead of gzip: zstd, say",
     },
     format: formatFlag,
     alarmAfter,

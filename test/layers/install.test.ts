@@ -537,7 +537,7 @@ describe("sshd", unless(noSshd), () => {
     for (const [line, told] of [
       [
         "AllowUsers admin alice@10.0.0.1",
-        /look whether AllowUsers lets qbt\d+ in:\n +\S*sshd_config:2:/,
+        /look whether AllowUsers lets qbt[0-9a-f]+ in:\n +\S*sshd_config:2:/,
       ],
       ["DenyUsers qbt*", /look whether DenyUsers lets/],
       ["AllowGroups wheel", /look whether AllowGroups lets/],

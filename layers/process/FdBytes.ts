@@ -149,15 +149,24 @@ const fromFile = (fd: number): Source & { readonly close: () => void } => {
   };
 };
 
-/** Reads a stream that node opened itself, as a child's stdout. */
+/**
+ * Reads a stream that node opened itself, as a child's stdout. What comes is held as it comes, up to the
+ * stream's own mark, and copied once.
+ */
 export const fromReadable = (stream: Readable): Source => {
-  let pending: Buffer = Buffer.alloc(0);
+  const held: Array<Buffer> = [];
+  let bytes = 0;
   let received = 0;
   let ended = false;
   let failed: Error | undefined;
   let wake: (() => void) | undefined;
   const ring = () => wake?.();
-  stream.on("readable", ring);
+  stream.on("data", (some: Buffer) => {
+    held.push(some);
+    bytes += some.length;
+    if (bytes >= stream.readableHighWaterMark) stream.pause();
+    ring();
+  });
   stream.on("error", (error) => {
     failed = error;
     ended = true;
@@ -169,24 +178,30 @@ export const fromReadable = (stream: Readable): Source => {
       ring();
     });
   }
+  /** As much as there is, and fits. */
+  const taken = (into: Uint8Array): number => {
+    let got = 0;
+    while (bytes > 0 && got < into.length) {
+      const first = held[0]!;
+      const part = first.subarray(0, into.length - got);
+      into.set(part, got);
+      got += part.length;
+      bytes -= part.length;
+      if (part.length === first.length) held.shift();
+      else held[0] = first.subarray(part.length);
+    }
+    received += got;
+    if (bytes === 0 && stream.isPaused()) stream.resume();
+    return got;
+  };
   return {
-    received: () => received + stream.readableLength,
+    received: () => received + bytes + stream.readableLength,
     read: (into, atLeast = 1) =>
       Effect.callback((done) => {
         let got = 0;
         const take = () => {
-          while (got < into.length) {
-            if (pending.length === 0) {
-              pending = (stream.read() as Buffer | null) ?? pending;
-              received += pending.length;
-              if (pending.length === 0) break;
-            }
-            const n = Math.min(pending.length, into.length - got);
-            into.set(pending.subarray(0, n), got);
-            pending = pending.subarray(n);
-            got += n;
-          }
-          if (got < atLeast && !ended) return;
+          got += taken(into.subarray(got));
+          if (got < atLeast && !(ended && bytes === 0)) return;
           wake = undefined;
           done(
             failed === undefined || got >= atLeast
@@ -198,7 +213,9 @@ export const fromReadable = (stream: Readable): Source => {
         take();
         return Effect.sync(() => {
           wake = undefined;
-          pending = Buffer.concat([into.subarray(0, got), pending]);
+          held.unshift(Buffer.from(into.subarray(0, got)));
+          bytes += got;
+          received -= got;
         });
       }),
   };

@@ -18,15 +18,24 @@ import { printable } from "#src/say/shown";
 
 /** Bytes that its pipe is to hold, in place of the 65,536 of a pipe: a third faster. */
 const pipe = 1_048_576;
+/**
+ * Bytes that the socket is to hold, two slots: so that something comes while one is looked at. Root alone
+ * may ask for more than some 200 KiB; with those, what reads and what looks take turns, half as fast.
+ */
+const ahead = 8_388_608;
 
 /** -ISs: nothing of root's environment or of this directory is loaded. */
 const script = (socket: string): string => `#!/usr/bin/python3 -ISs
 import fcntl, os, socket, sys
-try:
-    fcntl.fcntl(0, 1031, ${pipe})  # F_SETPIPE_SZ
-except OSError:
-    pass
 to = socket.socket(socket.AF_UNIX)
+for larger in (
+    lambda: fcntl.fcntl(0, 1031, ${pipe}),  # F_SETPIPE_SZ
+    lambda: to.setsockopt(socket.SOL_SOCKET, 32, ${ahead}),  # SO_SNDBUFFORCE
+):
+    try:
+        larger()
+    except OSError:
+        pass
 to.connect("${socket}")
 while True:
     some = os.read(0, ${pipe})

@@ -17,9 +17,12 @@ export interface Planted {
   readonly changes: ReadonlyArray<Change>;
   /** Stories within which it is found. */
   readonly within: number;
-  /** Of these about liars alone: nothing else finds it, and they are short. */
-  readonly lies?: true;
+  /** Of these of one kind alone, because no others find it: about liars, or about nights in slots. */
+  readonly of?: keyof typeof kinds;
 }
+
+/** The seeds of the stories of a kind. */
+const kinds = { lies: { FROM: "11", EVERY: "12" }, slots: { FROM: "2", EVERY: "4" } } as const;
 
 const one = (name: string, within: number, file: string, from: string, to = ""): Planted => ({
   name,
@@ -27,7 +30,8 @@ const one = (name: string, within: number, file: string, from: string, to = ""):
   changes: [{ file, from, to }],
 });
 
-const lied = (...of: Parameters<typeof one>): Planted => ({ ...one(...of), lies: true });
+const lied = (...of: Parameters<typeof one>): Planted => ({ ...one(...of), of: "lies" });
+const tapped = (...of: Parameters<typeof one>): Planted => ({ ...one(...of), of: "slots" });
 
 export const planted: ReadonlyArray<Planted> = [
   one(
@@ -239,13 +243,67 @@ export const planted: ReadonlyArray<Planted> = [
     "if (reply === undefined || isAnswer(reply)) return reply;",
     'if (reply === undefined || isAnswer(reply) || reply.type === "alive") return undefined;',
   ),
+  tapped(
+    "the MAC of a cell does not say which one it is",
+    100,
+    "src/archive/slots.ts",
+    "head.writeUInt32BE(chunk, 0);",
+  ),
+  tapped(
+    "a member is kept whatever is in it now",
+    100,
+    "src/dom0/tool/chain.ts",
+    "if (cell.mac === of.mac && !bad.has(cell.digest))",
+    "if (!bad.has(cell.digest))",
+  ),
+  tapped(
+    "what the server has of an upload is not held against what was noted",
+    400,
+    "src/dom0/far/upload.ts",
+    "return at === offset && pack.running() === running ? pack.whole() : undefined;",
+    "return running.length > 0 ? pack.whole() : undefined;",
+  ),
+  tapped(
+    "what the next archive is made from is noted before there is a receipt",
+    200,
+    "src/dom0/tool/chain.ts",
+    "        proposed = true;\n      }).pipe(orWarning),",
+    "        yield* chains.adopt(which!);\n      }).pipe(orWarning),",
+  ),
+  tapped(
+    "of an upload that broke off it does not matter what it builds on",
+    400,
+    "src/dom0/tool/chain.ts",
+    'journal.base === (newest?.session ?? "-") &&',
+  ),
+  tapped(
+    "the number of a run is on disk behind its ticket",
+    400,
+    "src/dom0/far/server.ts",
+    "const run = yield* inLedger((yield* Signer).nextRun(server, series, least));",
+    "const run = least + 1;\n  yield* inLedger((yield* Signer).nextRun(server, series, least));",
+  ),
+  tapped(
+    "the end of a stream is taken for the end of its file",
+    200,
+    "src/dom0/tool/slots.ts",
+    "if (next instanceof InnerFault) return yield* incomplete(name, next.message);",
+    "if (next instanceof InnerFault) {\n          if (taker === undefined) return yield* incomplete(name, next.message);\n          yield* taker.end;\n          files.push({ name: name!, links });\n          return;\n        }",
+  ),
+  tapped(
+    "what came is not held against what qubesd lists",
+    200,
+    "src/dom0/tool/slots.ts",
+    "if (odd !== undefined) {",
+    'if (odd === "") {',
+  ),
 ];
 
 const root = path.resolve(import.meta.dirname, "../..");
 
 /** A seed whose story finds it, or undefined when none of the first `count` does. */
 export const find = async (
-  { changes, lies, name }: Planted,
+  { changes, name, of }: Planted,
   count: number,
 ): Promise<{ readonly seed: number; readonly violation: string } | undefined> => {
   const dir = fs.mkdtempSync(path.join(os.tmpdir(), "planted-"));
@@ -265,7 +323,7 @@ export const find = async (
         text.replace(from, () => to),
       );
     }
-    const which = lies === true ? { FROM: "11", EVERY: "12" } : { FROM: "1", EVERY: "1" };
+    const which = of === undefined ? { FROM: "1", EVERY: "1" } : kinds[of];
     const env = { ...process.env, ...which, COUNT: `${count}`, ENOUGH: "1", WORKERS: "1" };
     delete (env as NodeJS.ProcessEnv)["SEED"];
     const said = await new Promise<string>((done) => {

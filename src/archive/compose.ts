@@ -46,6 +46,9 @@ export const composed = (chosen: Iterable<Chosen>): Composed => {
   };
 };
 
+/** Members before the first file: backup-header and its proof. */
+export const headCount = 2;
+
 /**
  * The text of `backup-header`. `seal` is the root of all members behind the two heads: the passphrase
  * authenticates this text, and so them, where members of many nights have one backup-id.

@@ -138,6 +138,16 @@ const isBackupHeader = (text: string, format: Format | "listing"): boolean => {
   );
 };
 
+/** What backup-header of slots says of the members behind the two heads: their root, and of which run they are. */
+export interface Seal {
+  readonly root: string;
+  readonly run: number;
+}
+const sealIn = (header: string): Seal => {
+  const said = (key: string) => new RegExp(`^${key}=(.*)$`, "m").exec(header)![1]!;
+  return { root: said("qbackup-seal"), run: parseNumber(said("qbackup-run"))! };
+};
+
 /** `digits` octal digits and the given end: the one way in which GNU tar writes a number. */
 const octal = (header: Buffer, at: number, digits: number, end = "\0"): number | undefined => {
   const field = header.toString("latin1", at, at + digits + end.length);
@@ -438,6 +448,7 @@ export class MemberWalk {
   #left = 0;
   #after = 0;
   #fault: ArchiveFault | undefined;
+  #seal: Seal | undefined;
 
   constructor(options: MemberOptions = {}) {
     this.#asked = options.format ?? "qvm-backup";
@@ -458,6 +469,10 @@ export class MemberWalk {
   /** Undefined only for a pack whose first header was not read yet. */
   get format(): Format | undefined {
     return this.#format;
+  }
+  /** Of slots, once backup-header was walked. */
+  get seal(): Seal | undefined {
+    return this.#seal;
   }
   /** Bytes walked so far. */
   get offset(): number {
@@ -591,10 +606,12 @@ export class MemberWalk {
 
   #head(bytes: Buffer, path: string): void {
     if (path === heads[0]) {
-      if (!isBackupHeader(bytes.toString("latin1"), this.#listing ? "listing" : this.#format!)) {
+      const text = bytes.toString("latin1");
+      if (!isBackupHeader(text, this.#listing ? "listing" : this.#format!)) {
         this.#fail("backup-header", "backup-header is not that of an encrypted version 4 backup");
         return;
       }
+      if (this.#format === "slots") this.#seal = sealIn(text);
     } else if (bytes.length > 0) {
       const sum = createHash("sha256").update(bytes.subarray(0, 48)).digest().subarray(0, 16);
       if (bytes.toString("latin1", 0, 7) !== "scrypt\0" || !sum.equals(bytes.subarray(48))) {

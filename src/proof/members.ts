@@ -223,9 +223,10 @@ export const archiveMembers = (count: number) => {
     /** Blocks of all members. */
     blocks: (): number => lengths.reduce((sum, length) => sum + blocksOf(length), 0),
     /** Over the lines of the members, in the archive's order; hex. */
-    root: (): string | undefined => {
+    /** Of all members, or of those from the `from`th (from 0) on. */
+    root: (from = 0): string | undefined => {
       const hasher = rootHasher();
-      for (let i = 0; i < count; i++) hasher.push(lineOf(at(i)));
+      for (let i = from; i < count; i++) hasher.push(lineOf(at(i)));
       return hasher.root();
     },
   };

@@ -1,13 +1,21 @@
 /** Backups in slots, from the files that qubesd hands over to the archive on the server. */
 import { assert, describe, it } from "@effect/vitest";
-import { Effect } from "effect";
+import { Effect, Layer } from "effect";
 import { cheapKeys } from "#layers/memory/MemorySealing";
 import { aQube } from "#layers/memory/MemoryQubes";
-import { qvmBackupScript, type QvmBackupScript } from "#layers/memory/MemoryQvmBackup";
+import {
+  memoryQvmBackup,
+  qvmBackupScript,
+  type QvmBackupScript,
+} from "#layers/memory/MemoryQvmBackup";
+import { memoryQvmRestore, qvmRestoreScript } from "#layers/memory/MemoryQvmRestore";
 import { SlotSize } from "#src/archive/parameters";
 import { ArchiveFault, archiveSize, Walk } from "#src/archive/walk";
 import { parseManifest } from "#src/proof/texts";
+import { keyOf, kept } from "#test/support/peer";
+import { qbackup as lookBack, world as newDom0 } from "#test/support/readback";
 import {
+  gathered,
   linesOf,
   memberIn,
   membersOf,
@@ -871,6 +879,80 @@ describe("a chain of nights", () => {
     );
   });
 
+  describe("read by a dom0 that has lost its ledger", () => {
+    /** Two nights on the server, and a dom0 that knows nothing of them, nor of who signed them. */
+    const twoNights = Effect.fnUntraced(function* () {
+      const w = world();
+      const first = yield* night(w, volumes);
+      const second = yield* night(w, later);
+      return { w, first, second, lost: { ...newDom0(), shelf: w.shelf } };
+    });
+    const restore = (lost: ReturnType<typeof newDom0>, name: string) => {
+      const says = ["qubesadmin.backup: -> Restoring work...", "qubesadmin.backup: -> Done."];
+      const script = qvmRestoreScript({ says });
+      const tools = Layer.merge(
+        memoryQvmBackup(qvmBackupScript({ chunks: [] })),
+        memoryQvmRestore(script),
+      );
+      return Effect.map(
+        lookBack(lost, ["restore", "--force", "--verify-only", "-p", "/pass", name], { tools }),
+        (ran) => ({ ...ran, fed: Buffer.concat(script.fed) }),
+      );
+    };
+    type Recipe = Array<readonly [session: string, index: number]>;
+    /** The server makes another archive of the second night, and signs for it. */
+    const changed = (w: World, name: string, how: (recipe: Recipe) => void) => {
+      const was = w.shelf.committed.get(name)!;
+      const members: Recipe = [...spread(was.recipe)];
+      how(members);
+      const recipe = gathered(members);
+      w.shelf.committed.set(name, { ...was, recipe });
+      const bytes = bytesOf(w, name);
+      const lines = membersOf(bytes).map((one) => tableLine(one, treeHash(one.bytes)));
+      const signer = keyOf("who comes");
+      const manifest = JSON.stringify({
+        ...JSON.parse(was.manifest),
+        signer: signer.publicKey,
+        members: lines.length,
+        root: rootOf(lines),
+        size: archiveSize("slots", bytes.length),
+      });
+      const signed = { at: "2026-01-31T04:00:00Z", key: keyOf("server"), signer, recipe };
+      w.shelf.committed.set(name, kept(was.bytes, manifest, signed));
+    };
+
+    it.effect("is whole, by its seal, and of that run", () =>
+      Effect.gen(function* () {
+        const { lost, second, w } = yield* twoNights();
+        const { run } = JSON.parse(w.shelf.committed.get(second.name)!.manifest);
+        const { code, fed, text } = yield* restore(lost, second.name);
+        assert.strictEqual(code, 0, text);
+        assert.include(text, `info: its seal holds: whole, and of run ${run}; `);
+        assert.isTrue(fed.equals(bytesOf(w, second.name)));
+      }),
+    );
+    it.effect.each([
+      [
+        "with a member of another night",
+        (recipe: Recipe, before: Recipe, at: number) => void (recipe[at] = before[at]!),
+      ],
+      ["without one that was not the only one of its file", (recipe: Recipe) => void recipe.pop()],
+    ] as const)("is refused %s", ([, how]) =>
+      Effect.gen(function* () {
+        const { first, lost, second, w } = yield* twoNights();
+        const at = membersOf(bytesOf(w, second.name)).findIndex(
+          ({ path }) => path === cell("work", 1),
+        );
+        const before: Recipe = [...spread(w.shelf.committed.get(first.name)!.recipe)];
+        changed(w, second.name, (recipe) => how(recipe, before, at));
+        const { code, text } = yield* restore(lost, second.name);
+        assert.strictEqual(code, 6, text);
+        assert.match(text, /its members are not those that it was sealed with/);
+        const verified = yield* lookBack(lost, ["verify", "--force", second.name]);
+        assert.strictEqual(verified.code, 6, verified.text);
+      }),
+    );
+  });
   it.effect("of a dom0 that was restored from a backup goes on with what it knows", () =>
     Effect.gen(function* () {
       const w = world();

@@ -19,6 +19,13 @@ export const extractAll = Effect.fnUntraced(function* (job: Job, { far, list }: 
   const walk = yield* memberWalk(job.archive.trusted, list);
   const left = yield* extract(job, { far, list, onBlock: walk.push });
   yield* walk.finish;
+  const run = walk.run();
+  if (job.proven === false && run !== undefined) {
+    yield* (yield* Reporter).say(
+      "info",
+      line`its seal holds: whole, and of run ${run}; whether there is a later one, it cannot say`,
+    );
+  }
   return left;
 });
 

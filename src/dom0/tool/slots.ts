@@ -13,7 +13,7 @@ import type { Running } from "#services/QvmBackup";
 import { Sealing } from "#services/Sealing";
 import type { Remembered } from "#src/archive/chain";
 import { SlotSize } from "#src/archive/parameters";
-import { backupHeader, composed, raiseSizes } from "#src/archive/compose";
+import { backupHeader, composed, headCount, raiseSizes } from "#src/archive/compose";
 import { InnerFault, innerReader, type Step } from "#src/archive/inner";
 import { type Made, member, memberPassphrase, saltSize, sealedMember } from "#src/archive/seal";
 import { type Cell, cellMac, chunkPath, isVolume, volumeCutter } from "#src/archive/slots";
@@ -35,8 +35,6 @@ const step = 1_048_576;
 const smallLimit = 67_108_864;
 
 const qubesXml = "qubes.xml";
-/** What qvm-backup writes before the first file: backup-header and its proof. */
-export const headCount = 2;
 /** The directory of a file, `vm7` or `dom0-home`: none for qubes.xml. */
 const directoryOf = (name: string): string => name.split("/")[0]!;
 

@@ -3,6 +3,7 @@
  * costs nothing, then each member as its bytes come by.
  */
 import { Effect } from "effect";
+import { headCount } from "#src/archive/compose";
 import { FullChunk } from "#src/archive/parameters";
 import { ArchiveFault, ListWalk, MemberWalk } from "#src/archive/walk";
 import type { Members } from "#src/proof/members";
@@ -35,7 +36,11 @@ export const checkList = Effect.fnUntraced(function* (
 /** Zeros that end an archive and belong to no member come in pieces of so many. */
 const zeros = new Uint8Array(10_240);
 
-/** A walk over the bytes of all members in their order; each must be what the list calls it. */
+/**
+ * A walk over the bytes of all members in their order; each must be what the list calls it. Slots have one
+ * backup-id for many nights, so that members of another one open as well: all that the header seals must be
+ * in the list. That the header is the one that was made, the passphrase tells, and qvm-backup-restore asks it.
+ */
 export const memberWalk = Effect.fnUntraced(function* (
   { format, name, size }: Pick<Trusted, "format" | "name" | "size">,
   list: Members,
@@ -56,15 +61,27 @@ export const memberWalk = Effect.fnUntraced(function* (
           });
     },
   });
+  /** The root that the header must have sealed, once that was looked at. */
+  let sealed: string | undefined;
   const push = (bytes: Uint8Array) =>
     Effect.suspend(() => {
       for (let at = 0; at < bytes.length && walk.fault === undefined;) {
         at += walk.take(bytes.subarray(at));
       }
-      return walk.fault === undefined ? Effect.void : broken(name, walk.fault.message);
+      if (walk.fault !== undefined) return broken(name, walk.fault.message);
+      if (sealed !== undefined || walk.seal === undefined) return Effect.void;
+      sealed = list.root(headCount);
+      return sealed === walk.seal.root
+        ? Effect.void
+        : broken(
+            name,
+            "its members are not those that it was sealed with: some are missing, changed, or of another night",
+          );
     });
   return {
     push,
+    /** Of slots: of which run it is, by its seal. */
+    run: () => walk.seal?.run,
     /** Says that all members were there. */
     finish: Effect.gen(function* () {
       while (walk.offset < size) {

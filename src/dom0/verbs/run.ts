@@ -8,6 +8,7 @@ import { type Qube, Qubes, type QubesError } from "#services/Qubes";
 import { type PassphraseFile, QvmBackup, type Running } from "#services/QvmBackup";
 import { Reporter } from "#services/Reporter";
 import { RunMark, type Unfinished } from "#services/RunMark";
+import { headCount } from "#src/archive/compose";
 import { FullChunk } from "#src/archive/parameters";
 import { ArchiveFault, type Format, Walk } from "#src/archive/walk";
 import { humanSize, minutesOf } from "#src/say/format";
@@ -53,7 +54,7 @@ import {
 } from "#src/dom0/tool/passphrase";
 import { looked, unsound } from "#src/dom0/books/known";
 import { type OpenChain, openChain } from "#src/dom0/tool/chain";
-import { headCount, takeFiles } from "#src/dom0/tool/slots";
+import { takeFiles } from "#src/dom0/tool/slots";
 import { alarmUnread } from "#src/dom0/books/noted";
 import { select, type Selection, withoutSnapshot } from "#src/dom0/qube/select";
 import { isOfTest } from "#src/dom0/qube/throwaway";

@@ -594,6 +594,14 @@ describe("recovery-sheet", () => {
       );
     }),
   );
+  it.effect("has the number of the run of slots, as it stands in their header", () =>
+    Effect.gen(function* () {
+      const w = withKeys();
+      keep(w, "a.backup", small, { manifest: { format: "slots", run: 58 } });
+      const { out } = yield* qbackup(w, ["recovery-sheet"]);
+      assert.match(out, /^ {6}2026-\S+ \S+ UTC, \d+ bytes, \d+ members, slots, run 58$/m);
+    }),
+  );
   it.effect("has the newest archive of every qube, also of jobs without a prefix", () =>
     Effect.gen(function* () {
       const w = withKeys();

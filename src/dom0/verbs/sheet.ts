@@ -28,10 +28,12 @@ const minute = (instant: string): string => instant.slice(0, 16).replace("T", " 
 const archiveLines = (entry: Entry, old: string | undefined): ReadonlyArray<string> => {
   const manifest = parseManifest(entry.manifest);
   if (manifest === undefined) return [];
+  // By the number in its header whoever has only the passphrase tells it from an older one.
+  const sealed = manifest.format === "slots" ? `, run ${manifest.run}` : "";
   const qubes = entry.qubes.map(({ name }) => name).join(" ");
   return [
     `   ${entry.name}`,
-    `      ${minute(entry.finished)} UTC, ${manifest.size} bytes, ${manifest.members} members, ${manifest.format}${entry.rebuilt === true ? ", rebuilt" : ""}`,
+    `      ${minute(entry.finished)} UTC, ${manifest.size} bytes, ${manifest.members} members, ${manifest.format}${sealed}${entry.rebuilt === true ? ", rebuilt" : ""}`,
     `      root ${manifest.root}`,
     `      ${printable(qubes, 70)}`,
     ...(old === undefined

@@ -291,6 +291,13 @@ export const planted: ReadonlyArray<Planted> = [
     "if (next instanceof InnerFault) {\n          if (taker === undefined) return yield* incomplete(name, next.message);\n          yield* taker.end;\n          files.push({ name: name!, links });\n          return;\n        }",
   ),
   tapped(
+    "what was sealed is not looked at",
+    400,
+    "src/dom0/tool/structure.ts",
+    "return sealed === walk.seal.root",
+    'return sealed !== ""',
+  ),
+  tapped(
     "what came is not held against what qubesd lists",
     200,
     "src/dom0/tool/slots.ts",

@@ -20,9 +20,10 @@ import {
   withoutSizes,
   xmlIn,
 } from "#test/sim/images";
+import { archiveSize } from "#src/archive/walk";
 import type { NightPlan } from "#test/sim/plan";
 import type { Dom0, Run, Tapped, World } from "#test/sim/world";
-import { keyOf, type Lies, peer, type Shelf, shelf } from "#test/support/peer";
+import { keyOf, kept as signed, type Lies, peer, type Shelf, shelf } from "#test/support/peer";
 import { type Rng, rng } from "#test/support/random";
 import {
   gathered,
@@ -236,8 +237,11 @@ class Witness {
     } catch {
       return false;
     }
-    // All of it opens; who has the passphrase alone sees by the seal that it is mixed.
-    if (header.includes(`=${rootOf(found.lines.slice(2))}\nqbackup-run=${kept.number}\n`)) {
+    // All of it opens; who has the passphrase alone sees by the seal that it is mixed, but for what stands
+    // around the text of the heads.
+    const seal = `=${rootOf(found.lines.slice(2))}\n`;
+    const mixed = this.#opened.get(kept.session)?.header.includes(seal) !== true;
+    if (mixed && header.includes(`${seal}qbackup-run=${kept.number}\n`)) {
       this.#world.broken(`P1 ${kept.name}: it is not what it was, and its seal holds`);
     }
     return false;
@@ -405,15 +409,19 @@ const scene = (world: World, checkRun: (world: World, run: Run) => void) => {
       return { run, kept };
     }),
     /** Has an archive of the other server verified: its exit code. */
-    verify: Effect.fnUntraced(function* ({ name }: Kept) {
+    verify: Effect.fnUntraced(function* (
+      { name }: Kept,
+      by = home,
+      ...words: ReadonlyArray<string>
+    ) {
       const run = world.start(
-        home,
+        by,
         {
           id: `verify ${number}`,
           archive: Buffer.alloc(0),
           qvm: { kind: "sound" },
           doomed: false,
-          command: ["verify", "-t", "far", name],
+          command: ["verify", "-t", "far", ...words, name],
         },
         distant(),
       );
@@ -642,6 +650,41 @@ const meddled = (r: Rng, shelf: Shelf, before: ReadonlyArray<Shelf>): string | u
   ])();
 };
 
+/** The server makes another archive of one, or does not, and vouches for it under a name of its own. */
+const forged = (r: Rng, shelf: Shelf, name: string): void => {
+  const was = shelf.committed.get(name)!;
+  const place = onShelf(shelf);
+  const before = archiveAt(place, was.session)!;
+  const recipe = [...spread(was.recipe)];
+  const pathOf = (line: string) => line.split(" ")[0];
+  const others = [...shelf.committed.values()].flatMap(({ session, table }) =>
+    linesOf(table).map((line, index) => ({ line, of: [session, index] as const })),
+  );
+  const places = before.lines.flatMap((line, at) =>
+    others
+      .filter((one) => at > 1 && pathOf(one.line) === pathOf(line) && one.line !== line)
+      .map(({ of }) => ({ at, of })),
+  );
+  const how = r.int(0, 2);
+  if (how === 0 && places.length > 0) {
+    const { at, of } = r.pick(places);
+    recipe[at] = of;
+  } else if (how === 1) recipe.splice(r.int(2, recipe.length - 1), 1);
+  shelf.committed.set(name, { ...was, recipe: gathered(recipe) });
+  const { lines, members } = archiveAt(place, was.session)!;
+  const signer = keyOf("nobody");
+  const manifest = JSON.stringify({
+    ...JSON.parse(was.manifest),
+    signer: signer.publicKey,
+    members: lines.length,
+    root: rootOf(lines),
+    size: archiveSize("slots", Buffer.concat(members).length),
+  });
+  const at = JSON.parse(was.receipt).stored;
+  const vouched = { at, key: keyOf("server"), signer, recipe: gathered(recipe) };
+  shelf.committed.set(name, signed(was.bytes, manifest, vouched));
+};
+
 /** A server that does what it likes with what it was given, between nights and in them. */
 export const hostileNights = Effect.fnUntraced(function* (
   world: World,
@@ -693,5 +736,18 @@ export const hostileNights = Effect.fnUntraced(function* (
       if (what !== undefined) world.note(`the server ${what}`);
     }
     before.push(was);
+  }
+  // A dom0 that has lost its ledger has nothing but the passphrase, and what that seals.
+  const there = [...witness.kept.values()].filter((kept) => witness.intact(kept));
+  if (there.length === 0) return;
+  const kept = r.pick(there);
+  forged(r, shelf, kept.name);
+  const { lines, members } = archiveAt(onShelf(shelf), kept.session)!;
+  const sealed = members[0]!.includes(`qbackup-seal=${rootOf(lines.slice(2))}\n`);
+  const code = yield* verify(kept, world.dom0("lost"), "--force");
+  if ((code === 0) !== sealed) {
+    world.broken(
+      `P1 ${kept.name} is ${sealed ? "" : "not "}as it was sealed; verify --force exits with ${code}`,
+    );
   }
 });

@@ -9,11 +9,16 @@ export type Level = "info" | "warning" | "error" | "hint";
 export interface Progress {
   /** What is being done, a word or two. */
   readonly doing: Line;
-  /** qvm-backup's own figure; it may pass 100 and is not linear (docs/qubes.md, Progress). */
+  /**
+   * qvm-backup's own figure, which may pass 100 and is not linear (docs/qubes.md, Progress); of slots the share of
+   * the volumes that was gone through, holes and all.
+   */
   readonly percent?: number | undefined;
   readonly bytes: number;
   /** Bytes that were read for them, where those are others. */
   readonly read?: number | undefined;
+  /** Bytes of those that are not as they were. */
+  readonly changed?: number | undefined;
   /** Bytes in all, where known. */
   readonly total?: number | undefined;
   /** What it waits for at the moment, where it is not simply going on. */

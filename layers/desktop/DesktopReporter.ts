@@ -47,7 +47,7 @@ export const meter = () => {
 };
 
 /**
- * Seconds that are left by what qvm-backup shows, from when it showed something first; it is not linear
+ * Seconds that are left by the share that is done, from when it showed something first; it is not linear
  * (docs/qubes.md, Progress), so nothing is said before it has come some way. Times in milliseconds.
  */
 export const estimate = () => {
@@ -86,10 +86,11 @@ export const progressLine = (
   const all: ReadonlyArray<readonly [text: string, rank: number]> = [
     ...(percent === undefined ? [] : [[`${percent.toFixed(2).padStart(6)}%`, 0] as const]),
     ...(now.read === undefined ? [] : [[`${humanSize(now.read)} read`, 3] as const]),
+    ...(now.changed === undefined ? [] : [[`${humanSize(now.changed)} changed`, 4] as const]),
     ...(moved
       ? [
           [`${humanSize(now.bytes)}${sending ? " sent" : ""}`, 2] as const,
-          [`${humanSize(rate)}/s`, 4] as const,
+          [`${humanSize(rate)}/s`, 5] as const,
         ]
       : []),
     [humanDuration(elapsed), 1],
@@ -104,13 +105,13 @@ export const progressLine = (
       .filter(([, rank]) => rank <= most)
       .map(([text]) => text)
       .join("  ");
-  const facts = joined(4);
+  const facts = joined(5);
   const label = sending ? "" : `${now.doing}  `;
   if (width === 0) return label + facts.trimStart();
   // As if every figure were at its longest: a bar that changes its length is no measure.
   const room = Math.min(40, width - label.length - Math.max(50, facts.length) - 3);
   if (percent === undefined || room < 5) {
-    const lines = [4, 3, 2, 1, 0].map((most) => label + joined(most).trimStart());
+    const lines = [5, 4, 3, 2, 1, 0].map((most) => label + joined(most).trimStart());
     return lines.find((line) => line.length <= width) ?? lines.at(-1)!.slice(0, width);
   }
   const full = Math.round((percent / 100) * room);

@@ -82,6 +82,15 @@ describe("the progress line", () => {
     );
     const read = { ...now, percent: undefined, read: 2 ** 33 };
     assert.match(progressLine(read, { ...of, width: 80 }), /^8\.0 GiB read {2}1\.2 GiB sent/);
+    const apart = { ...now, read: 2 ** 33, changed: 3 * 2 ** 29 };
+    assert.strictEqual(
+      progressLine(apart, { ...of, left: 100, width: 0 }),
+      "42.00%  8.0 GiB read  1.5 GiB changed  1.2 GiB sent  35.1 MiB/s  0:12:34  some 0:01:40 left",
+    );
+    assert.strictEqual(
+      progressLine(apart, { ...of, left: 100, width: 80 }),
+      "42.00%  8.0 GiB read  1.5 GiB changed  1.2 GiB sent  0:12:34  some 0:01:40 left",
+    );
     assert.strictEqual(
       progressLine({ doing: line`verifying`, bytes: 1024, total: 4096 }, { ...of, width: 0 }),
       "verifying  25.00%  1.0 KiB  35.1 MiB/s  0:12:34  0:00:00 left",

@@ -13,6 +13,11 @@ export interface View {
   running: Running | undefined;
   /** Bytes of files that qubesd has handed over. */
   taken: number;
+  /** Bytes of their volumes that were gone through, holes and all; and how many there are, where that is known. */
+  passed: number;
+  volumes: number | undefined;
+  /** Bytes of them that are not as they were. */
+  changed: number;
   /** Bytes of qvm-backup are awaited, and not room in the window. */
   reading: boolean;
 }
@@ -22,6 +27,9 @@ export const newView = (waits: Line): View => ({
   upload: undefined,
   running: undefined,
   taken: 0,
+  passed: 0,
+  volumes: undefined,
+  changed: 0,
   reading: false,
 });
 
@@ -48,9 +56,16 @@ export const showing = (view: View) =>
               ? line`waiting for qvm-backup`
               : line`waiting for the server`));
       // qvm-backup's own figure is of what its compressor gives back, which for slots is nothing.
-      const percent = view.taken > 0 ? undefined : view.running?.progress().percent;
-      const read = view.taken > 0 ? view.taken : undefined;
-      yield* progress({ doing: line`backing up`, percent, read, bytes: sent, waits });
+      const tapped = view.taken > 0;
+      const gone = view.volumes && Math.min(100, (100 * view.passed) / view.volumes);
+      yield* progress({
+        doing: line`backing up`,
+        percent: tapped ? gone : view.running?.progress().percent,
+        read: tapped ? view.taken : undefined,
+        changed: tapped ? view.changed : undefined,
+        bytes: sent,
+        waits,
+      });
       yield* Effect.sleep("1 second");
     }
   });

@@ -140,6 +140,7 @@ export const takeFiles = Effect.fnUntraced(function* (
       into[number] = kept;
       return;
     }
+    view.changed += parts.reduce((sum, part) => sum + part.length, 0);
     const path = chunkPath(name, number);
     // The reader goes on with the bytes while these are being made smaller; those of a wide cell are kept.
     const own = span > 1 ? parts : parts.map((part) => new Uint8Array(part));
@@ -165,12 +166,15 @@ export const takeFiles = Effect.fnUntraced(function* (
       }
     });
     return {
-      take: (next: Step) =>
-        next.type === "zeros"
-          ? cells(cutter.zeros(next.count))
-          : next.type === "slot"
-            ? cells(cutter.data(next.bytes))
-            : Effect.void,
+      take: (next: Step) => {
+        if (next.type === "zeros") {
+          view.passed += next.count * slot;
+          return cells(cutter.zeros(next.count));
+        }
+        if (next.type !== "slot") return Effect.void;
+        view.passed += next.bytes.length;
+        return cells(cutter.data(next.bytes));
+      },
       end: Effect.suspend(() =>
         Effect.andThen(
           cells(cutter.end()),

@@ -414,25 +414,31 @@ const namedIn = (asked: ReadonlyArray<string>): ReadonlyArray<string> =>
   asked.length === 1 ? asked : asked.filter((name) => name !== "dom0");
 
 /**
- * What the archive of these qubes can have at most, in bytes: what their volumes can hold, and of a
- * hundredth and a half what tar, the compressor and scrypt add to it where nothing gets smaller. Not
- * known for dom0's home, nor where Qubes does not say how large a volume is.
+ * What the volumes of each of these qubes can hold, in bytes. Not known for dom0's home, nor where Qubes does
+ * not say how large a volume is.
  */
-const mostOf = Effect.fnUntraced(function* (qubes: ReadonlyArray<Qube>) {
+const sizesOf = Effect.fnUntraced(function* (qubes: ReadonlyArray<Qube>) {
   const { capacity } = yield* Qubes;
-  const sizes = yield* Effect.forEach(
+  return yield* Effect.forEach(
     qubes,
     (qube) =>
       qube.qid === 0 ? Effect.undefined : Effect.orElseSucceed(capacity(qube), () => undefined),
     { concurrency: 4 },
   );
+});
+
+/**
+ * What an archive of those volumes can have at most, in bytes: to what they hold, tar, the compressor and
+ * scrypt add a hundredth and a half where nothing gets smaller.
+ */
+const mostOf = (sizes: ReadonlyArray<number | undefined>): number | undefined => {
   let most = 64 * 1_048_576;
   for (const size of sizes) {
     if (size === undefined) return undefined;
     most += size + Math.ceil(size / 64) + 1_048_576;
   }
   return most;
-});
+};
 
 /** Bytes of the newest archive of this series, if all of it was sent; 0 where there is none. */
 const lastSize = Effect.fnUntraced(function* (destination: string, series: Series) {
@@ -513,7 +519,7 @@ const backup = Effect.fnUntraced(function* (
   const scratch = yield* Fiber.join(scratched).pipe(
     Effect.catchTag("QubesError", (e) => failed("qubes", e.message)),
   );
-  const most = yield* Effect.forkScoped(mostOf(selection.qubes));
+  const sizes = yield* Effect.forkScoped(sizesOf(selection.qubes));
   yield* Effect.forkScoped(
     tellAfterADay(
       line`the backup through ${destination}`,
@@ -547,7 +553,9 @@ const backup = Effect.fnUntraced(function* (
   const made = Effect.fnUntraced(function* (format: Format) {
     const keys = yield* ownKeys;
     const series = keys.seriesOf({ ...asked, qubes: namedIn(selection.asked) });
-    const atMost = yield* Fiber.join(most);
+    const volumes = yield* Fiber.join(sizes);
+    const atMost = mostOf(volumes);
+    view.volumes = volumes.reduce<number>((sum, size) => sum + (size ?? 0), 0) || undefined;
     const slots = yield* slotsFor(format, series, passphrase, atMost);
     const alone = (of: Session): Beginning => ({ session: of, base: "-", noted: undefined });
     const upload = yield* openUpload({

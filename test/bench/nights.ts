@@ -281,19 +281,22 @@ export const nights = (b: Bed, quick: boolean, rounds: number, fast: Shaped | st
     const same = await beside(await it.night(), "next");
     row("(i) the same, nothing changed", ...same, "40 KiB");
 
-    const before = path.join(b.dir, "before");
-    execFileSync("cp", ["--sparse=always", it.image, before]);
-    it.day();
-    const { bytes, slots } = difference(before, it.image);
-    fs.rmSync(before);
-    const what = `(i) after a day that changed ${human(bytes)} in ${slots} slots`;
+    const changing = () => {
+      const before = path.join(b.dir, "before");
+      execFileSync("cp", ["--sparse=always", it.image, before]);
+      it.day();
+      const { bytes, slots } = difference(before, it.image);
+      fs.rmSync(before);
+      return `changed ${human(bytes)} in ${slots} slots`;
+    };
+    const what = `(i) after a day that ${changing()}`;
     row(what, ...(await beside(await it.night(), "next")), "155 MiB");
 
     const days = quick ? 2 : 7;
     for (let n = 2; n <= days; n++) {
-      it.day();
+      const day = changing();
       const costs = await beside(await it.night(), "next");
-      if (n === days) row(`(i) after ${days} such days`, ...costs, "");
+      if (n === days) row(`(i) after ${days} such days, the last of which ${day}`, ...costs, "");
     }
     for (const { repository } of others) fs.rmSync(repository, { recursive: true, force: true });
   };

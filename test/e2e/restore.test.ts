@@ -302,6 +302,25 @@ describe("--paranoid", () => {
     assert.lengthOf(paths(w)[2]!, members.length);
     await tidyRestore(w);
   });
+  it("does so of slots, each of whose members the tool counts as a file", async () => {
+    const w = await setUp({
+      format: "slots",
+      qubes: [
+        { name: "work", size: 400_000_000, data: 30_000_000 },
+        { name: "net", size: 0, include: false },
+      ],
+    });
+    const backedUp = await w.run("work");
+    assert.strictEqual(backedUp.code, 0, backedUp.stderr);
+    const { manifest, name } = w.ledger().at(-1)!;
+    assert.include(manifest, '"format":"slots"');
+    fs.symlinkSync(dist("qubes.BackupCarrier"), path.join(w.dir, "bin/qubes.BackupCarrier"));
+    const ran = await restore(w, "--paranoid", "--rename-conflicting", name);
+    assert.strictEqual(ran.code, 0, ran.stderr);
+    cameBack(w, "work", "work-1");
+    assert.lengthOf(paths(w)[2]!, JSON.parse(manifest).members);
+    await tidyRestore(w);
+  });
   it("prints no block that is not the one that dom0 knows", async () => {
     const { w, members, name } = await setUpCarrier();
     const file = path.join(w.server.store, name);

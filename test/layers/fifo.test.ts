@@ -366,6 +366,8 @@ echo "Backup error: Got empty response from qubesd." >&2; exit 1`,
       );
       assert.strictEqual(Buffer.from(Redacted.value(taken)).toString(), "correct horse");
       assert.notInclude(String(taken) + JSON.stringify(taken), "horse");
+      // Whoever holds it leaves no core.
+      assert.match(fs.readFileSync("/proc/self/limits", "utf8"), /^Max core file size +1 +1 /m);
       const gone = yield* check(undefined);
       assert.match(`${gone}`, /could not use the passphrase file \S+: there is no such file\)/);
       const open = yield* check("correct horse", 0o640);

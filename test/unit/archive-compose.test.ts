@@ -1,6 +1,6 @@
 /** Archives put together of new members and of kept ones; their heads; sizes that a restore counts by. */
 import { assert, describe, it } from "@effect/vitest";
-import { backupHeader, type Chosen, composed, raiseSizes } from "#src/archive/compose";
+import { backupHeader, type Chosen, composed, headCount, raiseSizes } from "#src/archive/compose";
 import { member, sealedMember } from "#src/archive/seal";
 import { ArchiveFault, archiveSize, Walk } from "#src/archive/walk";
 import { parseWish, resolver, type Run, runLine } from "#src/proof/recipe";
@@ -22,6 +22,9 @@ const of = (which: Chosen["of"], at: number, i = at): Chosen => ({
 });
 
 describe("an archive", () => {
+  it("has two members before its files: backup-header and its proof", () => {
+    assert.strictEqual(headCount, 2);
+  });
   it("has the lines of its members in its own order", () => {
     const chosen = [of("new", 2), of("base", 0, 7), of("new", 0), of("new", 1)];
     const made = composed(chosen);

@@ -943,6 +943,19 @@ describe("slots", () => {
     }
     assert.strictEqual(found([...headed(headerText + seal), one]), "backup-header");
   });
+  it("are told by what their header seals, once it was walked", () => {
+    const sealedBy = (bytes: Buffer, format: "qvm-backup" | "slots") => {
+      const w = new MemberWalk({ ...small, format });
+      assert.isUndefined(w.seal);
+      w.take(bytes);
+      assert.isUndefined(w.fault);
+      return w.seal;
+    };
+    const [head] = slotHeads(headerText + seal);
+    assert.deepStrictEqual(sealedBy(head!, "slots"), { root: "ab".repeat(32), run: 58 });
+    assert.isUndefined(sealedBy(head!.subarray(0, 512), "slots"));
+    assert.isUndefined(sealedBy(headed(headerText)[0]!, "qvm-backup"));
+  });
 
   it("a list has members of its own format, by their lengths", () => {
     const begun = (format: "qvm-backup" | "slots" | "pack", size: number, length: number) =>

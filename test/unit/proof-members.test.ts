@@ -117,6 +117,8 @@ describe("a table", () => {
       assert.strictEqual(of.blocks(), 4);
       assert.strictEqual(of.count, 4);
       assert.strictEqual(of.root(), rootOf([3, 4, 50, 1].map((i) => lineOfRoot(i, sha256))));
+      assert.strictEqual(of.root(2), rootOf([50, 1].map((i) => lineOfRoot(i, sha256))));
+      assert.isUndefined(of.root(4));
     }
   });
   it("goes on to the last member that is wanted, at least", () => {

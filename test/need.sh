@@ -45,6 +45,7 @@ while read -r suites program package what; do
 done <<'END'
 test,demo,bench,proof ssh openssh-client the ssh that the backups go through
 test,demo,bench,proof sshd openssh-server an sshd, which only the tests start, on loopback; the package's own stays off
+test?,demo,bench,proof python3 python3 hands over what qubesd reads, as in dom0, which has it
 test,bench?,proof scrypt scrypt opens archives as a person without Qubes would
 test? zstd zstd opens archives that were compressed with it
 test? apparmor_parser apparmor reads the profile of qbackup-shell

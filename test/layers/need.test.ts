@@ -121,7 +121,7 @@ describe("what only some tests need", () => {
 
   it("is not asked for by a suite that never needs it", () => {
     machine();
-    for (const name of ["ssh", "sshd"]) here.add(name, "exit 9");
+    for (const name of ["ssh", "sshd", "python3"]) here.add(name, "exit 9");
     const { code, stdout } = need("demo");
     assert.strictEqual(code, 0);
     assert.strictEqual(stdout.split("\n").length, 2, stdout);

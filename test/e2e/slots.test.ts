@@ -31,8 +31,18 @@ const large: WholeOptions = {
     { name: "net", size: 0, include: false },
   ],
 };
+/** So much that a tap is at work yet when some of it has arrived, whatever is under way: some 30 MB. */
+const larger: WholeOptions = {
+  format: "slots",
+  qubes: [
+    { name: "work", size: 160_000_000, data: 120_000_000 },
+    { name: "vault", size: 200_000 },
+    { name: "net", size: 0, include: false },
+  ],
+};
 const sha256 = (bytes: Buffer) => createHash("sha256").update(bytes).digest("hex");
-const start = (w: Whole) => w.start("-t", "net", "-p", w.passphraseFile, "-o", "work", "vault");
+const start = (w: Whole) =>
+  w.start("-t", "net", "-p", w.passphraseFile, "--window", "16", "-o", "work", "vault");
 
 /** The archive is stored, proven by what comes back of it, and nothing of the run is left. */
 const stored = async (w: Whole, ran: Ran) => {
@@ -294,7 +304,7 @@ describe("a backup in slots", unless(noSshd, without("python3")), () => {
   );
 
   it("kill -9 of qbackup in the middle: the tap ends, and the next run goes on", async () => {
-    const w = await setUp(large);
+    const w = await setUp(larger);
     for (const mebibytes of [0, 3, 12]) {
       const { child, ended } = start(w);
       // Of the run before something may still arrive, so a tap of this one says that it is under way.
@@ -336,7 +346,7 @@ describe("a backup in slots", unless(noSshd, without("python3")), () => {
   it.each([false, true])(
     "a tap that is killed: nothing is stored, which is said, of block devices: %s",
     async (blockDevices) => {
-      const w = await setUp({ ...large, settings: { blockDevices } });
+      const w = await setUp({ ...larger, settings: { blockDevices } });
       const { child, ended } = start(w);
       await until("something arrived", () => w.arrived() > 0 || child.exitCode !== null);
       await until("a tap is killed", () => {

@@ -60,6 +60,8 @@ describe("a recipe", () => {
     assert.isFalse(reads(3, `${a} 1 1`, `${a} 0 2`));
     assert.isFalse(reads(3, `${a} 1 1`, `${b} 1 1`, `${a} 1 1`));
     assert.isTrue(reads(2, `${a} 1 1`, `${b} 1 1`));
+    // None, of an archive that has one.
+    assert.isFalse(takes(archiveMembers(1).recipe(), ""));
   });
   it("has no more packs than an archive may have", () => {
     const packs = (many: number) =>

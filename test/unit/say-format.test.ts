@@ -59,6 +59,7 @@ it.each([
   [7199, "120 minutes"],
   [7200, "2 hours"],
   [46_000, "13 hours"],
+  [36_000_000, "10000 hours"],
 ] as const)("%d seconds are roughly %s", (seconds, text) =>
   assert.strictEqual(roughly(seconds), text),
 );

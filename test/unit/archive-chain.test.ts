@@ -6,6 +6,7 @@ import {
   cellsOf,
   type Chain,
   chainBytes,
+  countOf,
   type Journal,
   journalLine,
   journalText,
@@ -58,6 +59,24 @@ const chain: Chain = {
   ],
   cells: cellsOf(cells),
 };
+
+it("an archive has so many members with one of some digests", () => {
+  const digests = ["1", "2", "3", "2"].map((digit) => hex(digit));
+  const cells = cellsOf(digests.map((digest, n) => ({ ...remembered(n + 1), digest })));
+  for (const [wanted, count] of [
+    [[], 0],
+    [["1"], 1],
+    [["2"], 2],
+    [["3", "2"], 3],
+    [["1", "2", "3"], 4],
+    [["4"], 0],
+  ] as const) {
+    assert.strictEqual(countOf({ cells }, new Set(wanted.map((digit) => hex(digit)))), count);
+  }
+  // Nor is what stands behind the last one.
+  assert.strictEqual(countOf({ cells }, new Set([""])), 0);
+  assert.strictEqual(countOf({ cells: Buffer.alloc(0) }, new Set([hex("1")])), 0);
+});
 
 describe("a chain", () => {
   it("remembers of each member what it is known by, in 64 bytes", () => {

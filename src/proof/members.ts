@@ -222,8 +222,7 @@ export const archiveMembers = (count: number) => {
     bytes: (): number => lengths.reduce((sum, length) => sum + length, 0),
     /** Blocks of all members. */
     blocks: (): number => lengths.reduce((sum, length) => sum + blocksOf(length), 0),
-    /** Over the lines of the members, in the archive's order; hex. */
-    /** Of all members, or of those from the `from`th (from 0) on. */
+    /** Over the lines of the members from the `from`th (from 0) on, in the archive's order; hex. */
     root: (from = 0): string | undefined => {
       const hasher = rootHasher();
       for (let i = from; i < count; i++) hasher.push(lineOf(at(i)));

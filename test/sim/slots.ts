@@ -23,7 +23,7 @@ import {
 import { archiveSize } from "#src/archive/walk";
 import type { NightPlan } from "#test/sim/plan";
 import type { Dom0, Run, Tapped, World } from "#test/sim/world";
-import { keyOf, kept as signed, type Lies, peer, type Shelf, shelf } from "#test/support/peer";
+import { keyOf, type Lies, peer, remade, type Shelf, shelf } from "#test/support/peer";
 import { type Rng, rng } from "#test/support/random";
 import {
   gathered,
@@ -672,17 +672,8 @@ const forged = (r: Rng, shelf: Shelf, name: string): void => {
   } else if (how === 1) recipe.splice(r.int(2, recipe.length - 1), 1);
   shelf.committed.set(name, { ...was, recipe: gathered(recipe) });
   const { lines, members } = archiveAt(place, was.session)!;
-  const signer = keyOf("nobody");
-  const manifest = JSON.stringify({
-    ...JSON.parse(was.manifest),
-    signer: signer.publicKey,
-    members: lines.length,
-    root: rootOf(lines),
-    size: archiveSize("slots", Buffer.concat(members).length),
-  });
-  const at = JSON.parse(was.receipt).stored;
-  const vouched = { at, key: keyOf("server"), signer, recipe: gathered(recipe) };
-  shelf.committed.set(name, signed(was.bytes, manifest, vouched));
+  const size = archiveSize("slots", Buffer.concat(members).length);
+  shelf.committed.set(name, remade(was, gathered(recipe), { lines, size }));
 };
 
 /** A server that does what it likes with what it was given, between nights and in them. */

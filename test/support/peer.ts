@@ -188,6 +188,27 @@ export const kept = (
   },
 ): Kept => keep(bytes, manifest, signer.sign("manifest", manifest), key, at, recipe);
 
+/**
+ * What a server makes of an archive that it has: another one, of these members, that it vouches for with a
+ * key of its own in dom0's place. `lines` are those of a table, `size` is that of a plain file, in bytes.
+ */
+export const remade = (
+  was: Kept,
+  recipe: string,
+  { lines, size }: { readonly lines: ReadonlyArray<string>; readonly size: number },
+): Kept => {
+  const signer = keyOf("who comes");
+  const manifest = JSON.stringify({
+    ...JSON.parse(was.manifest),
+    signer: signer.publicKey,
+    members: lines.length,
+    root: rootOf(lines),
+    size,
+  });
+  const at = JSON.parse(was.receipt).stored;
+  return kept(was.bytes, manifest, { at, key: keyOf("server"), signer, recipe });
+};
+
 const keep = (
   bytes: Buffer,
   manifest: string,

@@ -12,7 +12,7 @@ import { memoryQvmRestore, qvmRestoreScript } from "#layers/memory/MemoryQvmRest
 import { SlotSize } from "#src/archive/parameters";
 import { ArchiveFault, archiveSize, Walk } from "#src/archive/walk";
 import { parseManifest } from "#src/proof/texts";
-import { keyOf, kept } from "#test/support/peer";
+import { remade } from "#test/support/peer";
 import { qbackup as lookBack, world as newDom0 } from "#test/support/readback";
 import {
   gathered,
@@ -913,16 +913,10 @@ describe("a chain of nights", () => {
       w.shelf.committed.set(name, { ...was, recipe });
       const bytes = bytesOf(w, name);
       const lines = membersOf(bytes).map((one) => tableLine(one, treeHash(one.bytes)));
-      const signer = keyOf("who comes");
-      const manifest = JSON.stringify({
-        ...JSON.parse(was.manifest),
-        signer: signer.publicKey,
-        members: lines.length,
-        root: rootOf(lines),
-        size: archiveSize("slots", bytes.length),
-      });
-      const signed = { at: "2026-01-31T04:00:00Z", key: keyOf("server"), signer, recipe };
-      w.shelf.committed.set(name, kept(was.bytes, manifest, signed));
+      w.shelf.committed.set(
+        name,
+        remade(was, recipe, { lines, size: archiveSize("slots", bytes.length) }),
+      );
     };
 
     it.effect("is whole, by its seal, and of that run", () =>

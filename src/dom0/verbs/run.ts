@@ -304,8 +304,7 @@ const stream = Effect.fnUntraced(function* (
   const walk = new Walk({ fullChunk, expected, listing: tapped });
   const way = Effect.gen(function* () {
     if (slots === undefined) return yield* pump(running, upload, walk, view);
-    const { finish } = yield* takeFiles(running, upload, slots.chain, slots.passphrase, walk, view);
-    return { finish };
+    return yield* takeFiles(running, upload, slots.chain, slots.passphrase, walk, view);
   });
   /** Fails with this, unless it is that qvm-backup has begun, and no tap has. */
   const unlessUntapped = (failure: RunFailed) =>
@@ -902,7 +901,7 @@ const formatOf = Effect.fnUntraced(function* ({ compressFilter, format: given }:
       "leave it out, or give --format qvm-backup",
     );
   }
-  return format satisfies Format;
+  return format;
 });
 
 export const runCommand = command({

@@ -181,8 +181,12 @@ export const tableOf = (pack: Buffer): string =>
     .map((member) => tableLine(member, treeHash(member.bytes)))
     .join("");
 
-/** The lines of a text, each with its newline. */
-export const linesOf = (text: string): ReadonlyArray<string> => text.match(/[^\n]*\n/g) ?? [];
+/** The lines of a text, each with its newline. By a pattern a long last one without would take for ever. */
+export const linesOf = (text: string): ReadonlyArray<string> =>
+  text
+    .split("\n")
+    .slice(0, -1)
+    .map((line) => `${line}\n`);
 
 /** The root (hex) of an archive: over the lines of its members, each with its newline. */
 export const rootOf = (lines: ReadonlyArray<string>): string =>

@@ -80,6 +80,22 @@ const unlessLive = <A>(
     Effect.orElseSucceed(() => undefined),
   );
 
+/** Sessions of uploads that are kept no longer, as `clean` removes them. */
+export const expired = Effect.fnUntraced(function* (
+  store: WritableStore,
+): Effect.fn.Return<ReadonlyArray<Session>, SafeFsError, Locks> {
+  const now = yield* Clock.currentTimeMillis;
+  const found: Array<Session> = [];
+  for (const [session, names] of yield* leftovers(store)) {
+    const over = Effect.gen(function* () {
+      if ((yield* settledOf(store, session)) !== undefined) return false;
+      return !(yield* kept(store, session, names, now));
+    });
+    if ((yield* unlessLive(store, session, over)) === true) found.push(session);
+  }
+  return found;
+});
+
 /** Removes what has been kept for long enough; `own` is spared: its client is here, however late. */
 export const clean = Effect.fnUntraced(function* (
   store: WritableStore,
@@ -113,27 +129,33 @@ export const clean = Effect.fnUntraced(function* (
   }
 });
 
-/**
- * Removes the oldest kept upload of the series of `ticket`, other than its own and no other signer's:
- * false where there is none.
- */
-export const makeRoom = Effect.fnUntraced(function* (
+/** Kept uploads of the series of `ticket`, the oldest first: not its own, nor another signer's, nor a live one. */
+export const spare = Effect.fnUntraced(function* (
   store: WritableStore,
   { series, session: own, signer }: Ticket,
-): Effect.fn.Return<boolean, SafeFsError, Locks> {
+): Effect.fn.Return<ReadonlyArray<Session>, SafeFsError, Locks> {
   const { incoming } = store;
   const found: Array<{ readonly session: Session; readonly at: number }> = [];
   for (const session of (yield* leftovers(store)).keys()) {
     const ticket = session === own ? undefined : (yield* ticketOf(incoming, session))?.ticket;
     if (ticket?.signer !== signer || ticket.series !== series) continue;
-    found.push({ session, at: (yield* touched(incoming, `${session}.ticket`)) ?? 0 });
+    const at = (yield* touched(incoming, `${session}.ticket`)) ?? 0;
+    if ((yield* unlessLive(store, session, Effect.succeed(true))) === true) {
+      found.push({ session, at });
+    }
   }
-  for (const { session } of found.toSorted((a, b) => a.at - b.at)) {
-    const work = Effect.as(
-      discard(store, session, "its room was needed for a newer one of the same series"),
-      true,
-    );
-    if ((yield* unlessLive(store, session, work)) === true) return true;
-  }
-  return false;
+  return found.toSorted((a, b) => a.at - b.at).map(({ session }) => session);
 });
+
+/** Removes one of these; where somebody has gone on with it just now, it stays. */
+export const makeRoom = (
+  store: WritableStore,
+  session: Session,
+): Effect.Effect<void, never, Locks> =>
+  Effect.asVoid(
+    unlessLive(
+      store,
+      session,
+      discard(store, session, "its room was needed for a newer one of the same series"),
+    ),
+  );

@@ -101,10 +101,10 @@ export interface Room {
 /** How full a store is. `quota` is in bytes. */
 export interface Gauge {
   /**
-   * What an upload may have that begins now; `session` is that upload, whose own bytes count for
-   * nothing. All uploads that are under way have what their tickets ask for.
+   * What an upload may have that begins now; the bytes of the uploads `freed` count for nothing: its
+   * own, and those that could go. All uploads that are under way have what their tickets ask for.
    */
-  readonly room: (session?: string) => Effect.Effect<Room, SafeFsError, Locks>;
+  readonly room: (freed?: ReadonlyArray<string>) => Effect.Effect<Room, SafeFsError, Locks>;
   /**
    * How many bytes more the store may have as it is on disk; too many are a negative number. What is
    * committed is counted anew only where the number of packs has changed, or `all` is true.
@@ -124,14 +124,15 @@ export const gauge = (store: Store, quota: number | undefined): Gauge => {
     return counted.bytes;
   }, Effect.scoped);
   return {
-    room: Effect.fnUntraced(function* (session) {
+    room: Effect.fnUntraced(function* (freed = []) {
+      const without = new Set(freed);
       const free = yield* (own ?? root).free;
       let used = own === undefined || quota === undefined ? 0 : yield* committed(own, false);
       let coming = 0;
-      let mine = 0;
+      let back = 0;
       for (const [of, { bytes, linked }] of own === undefined ? [] : yield* uploads(own)) {
-        if (of === session) {
-          mine = bytes;
+        if (without.has(of)) {
+          back += bytes;
           if (linked > 0 && quota !== undefined) used -= yield* published(own!, of);
           continue;
         }
@@ -140,7 +141,7 @@ export const gauge = (store: Store, quota: number | undefined): Gauge => {
         used += all - linked;
         coming += all - bytes;
       }
-      const onDisk = free + mine - leastFree - coming;
+      const onDisk = free + back - leastFree - coming;
       const allowed = (quota ?? Number.MAX_SAFE_INTEGER) - used;
       return {
         bytes: Math.max(0, Math.min(onDisk, allowed)),
@@ -156,9 +157,3 @@ export const gauge = (store: Store, quota: number | undefined): Gauge => {
     }),
   };
 };
-
-/** What an upload may have that begins now. */
-export const roomNow = (
-  store: Store,
-  quota: number | undefined,
-): Effect.Effect<Room, SafeFsError, Locks> => gauge(store, quota).room();

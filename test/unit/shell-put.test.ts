@@ -1952,6 +1952,31 @@ describe("the quota", () => {
       }
     }),
   );
+
+  it.effect("that is short in any case costs nothing that is kept", () =>
+    Effect.gen(function* () {
+      for (const short of ["quota", "no-space"]) {
+        const disk = new Disk();
+        const world = memoryWorld(disk);
+        for (const n of [1, 2]) {
+          yield* upload(world, { archive: medium, ...nth(n), cutAt: upTo(medium, 20) });
+        }
+        const there = leftovers(disk);
+        const room = 100_000;
+        const args = short === "quota" ? ["--quota", String(disk.used + room)] : [];
+        if (short === "no-space") disk.capacity = disk.used + 64 * blockSize + room;
+        // Were both of them to go, there would be room for about so much.
+        const most = 2 * offsetOf(medium, 20) + room;
+        const put: Upload = { archive: medium, ...nth(3), args };
+        const far = yield* upload(world, { ...put, bytes: most + 20_000 });
+        assert.strictEqual(codeOf(far.replies), short);
+        assert.deepStrictEqual(leftovers(disk), there, short);
+        const near = yield* open(world, { ...put, bytes: most - 20_000 });
+        assert.deepInclude(yield* near.next, { type: "ready" }, short);
+        assert.deepStrictEqual([come(disk, 1), come(disk, 2)], [undefined, undefined], short);
+      }
+    }).pipe(Effect.scoped),
+  );
 });
 
 describe("cleaning", () => {
@@ -2094,6 +2119,35 @@ describe("cleaning", () => {
       assert.strictEqual((yield* run(world, { args, command: "c" }, small)).code, 0);
       assert.isUndefined(come(disk));
     }),
+  );
+
+  it.effect("comes before a refusal for want of room, whosever it is", () =>
+    Effect.gen(function* () {
+      for (const short of ["quota", "no-space"]) {
+        const disk = new Disk();
+        const world = memoryWorld(disk);
+        const days = (n: number) => TestClock.adjust(n * 24 * 3600 * 1000);
+        yield* upload(world, { ...firstNight, cutAt: upTo(first, 5) });
+        const args = short === "quota" ? ["--quota", String(disk.used + 1000)] : [];
+        if (short === "no-space") disk.capacity = disk.used + 64 * blockSize;
+        const room = Effect.map(ask(world, "about", [], args), ({ replies: [said] }) =>
+          said?.type === "about" ? said.room : Number.NaN,
+        );
+        const put: Upload = { archive: first, ...nth(2), series: `x-${series}`, args };
+        const bytes = offsetOf(first, 5) - 1000;
+        const early = yield* upload(world, { ...put, bytes });
+        assert.strictEqual(codeOf(early.replies), short);
+        yield* days(29);
+        assert.isBelow(yield* room, bytes, short);
+        yield* days(1);
+        // What it says is what a ticket gets; and it is a ticket that removes something.
+        assert.isAbove(yield* room, bytes, short);
+        assert.isDefined(come(disk));
+        const late = yield* open(world, { ...put, bytes });
+        assert.deepInclude(yield* late.next, { type: "ready" }, short);
+        assert.isUndefined(come(disk), short);
+      }
+    }).pipe(Effect.scoped),
   );
 
   it.effect("does not hold up a put behind thousands of leftovers", () =>

@@ -7,10 +7,11 @@ import { version } from "#src/say/version";
 import { instantOf } from "#src/wire/names";
 import type { Request } from "#src/wire/request";
 import type { Conversation } from "#src/shell/voice";
+import { expired } from "#src/store/clean";
 import { readSigners } from "#src/store/signers";
 import { keepKey, type WritableStore } from "#src/store/store";
 import { highestTicket } from "#src/store/tickets";
-import { roomNow } from "#src/store/usage";
+import { gauge } from "#src/store/usage";
 
 const unconfined = "unconfined";
 
@@ -32,7 +33,8 @@ export const about = Effect.fnUntraced(function* (
   { options, store, voice }: Conversation<WritableStore>,
 ) {
   const ticket = of === undefined ? undefined : yield* highestTicket(store, of.signer, of.series);
-  const room = yield* roomNow(store, options.quota);
+  // What a ticket that is short of room would have removed is in nobody's way.
+  const room = yield* gauge(store, options.quota).room(yield* expired(store));
   // The key that is announced must not be lost by a power loss.
   yield* keepKey(store);
   yield* voice.say({

@@ -16,7 +16,7 @@ import { type Frame, frames } from "#src/wire/frames";
 import { blockSize } from "#src/wire/limits";
 import { instantOf, type Session, Signature } from "#src/wire/names";
 import type { Request } from "#src/wire/request";
-import { clean, makeRoom } from "#src/store/clean";
+import { clean, makeRoom, spare } from "#src/store/clean";
 import { commit, hold, nameIsFree, rehearse, seat, type Whole } from "#src/store/commit";
 import { type Failure, LinkLost, noRoom, type Refused, refuse } from "#src/store/failure";
 import { isPruned } from "#src/store/packs";
@@ -280,14 +280,28 @@ const sameUpload = Effect.fnUntraced(function* (store: WritableStore, { ticket }
     : yield* refuse("not-permitted", "that session is of another series");
 });
 
-/** Refused where there is less room than the ticket asks for, and nothing of its series in the way. */
+/**
+ * Refused where there is less room than the ticket asks for. What nobody comes back for goes first, then
+ * what is kept of the same series, the oldest first; but none of that where all of it would not do.
+ */
 const hasRoom = Effect.fnUntraced(function* (store: WritableStore, ticket: Ticket, usage: Gauge) {
-  for (;;) {
-    const { bytes, short } = yield* usage.room(ticket.session);
-    if (ticket.bytes <= bytes) return;
-    if (yield* makeRoom(store, ticket)) continue;
-    return yield* noRoom(short);
+  const { session } = ticket;
+  /** Which limit stands in the way without these uploads; undefined where none does. */
+  const short = (freed: ReadonlyArray<Session> = []) =>
+    Effect.map(usage.room([session, ...freed]), (room) =>
+      ticket.bytes <= room.bytes ? undefined : room.short,
+    );
+  if ((yield* short()) === undefined) return;
+  yield* Effect.ignore(clean(store, session));
+  const others = yield* spare(store, ticket);
+  const never = yield* short(others);
+  if (never !== undefined) return yield* noRoom(never);
+  for (const other of others) {
+    if ((yield* short()) === undefined) return;
+    yield* makeRoom(store, other);
   }
+  const still = yield* short();
+  if (still !== undefined) return yield* noRoom(still);
 });
 
 /** Why nothing of an upload is of use any more, for who asks again; undefined where it is. */

@@ -179,12 +179,15 @@ export const keepFinding = Effect.fnUntraced(function* (
 ): Effect.fn.Return<void, SafeFsError> {
   yield* Effect.scoped(
     Effect.gen(function* () {
+      if (finding === undefined) {
+        const own = yield* whereFound(root.directory(".qbackup"));
+        const damaged = own && (yield* whereFound(own.directory(findings)));
+        if (damaged === undefined || (yield* find(damaged, session)) === undefined) return;
+        yield* clear(damaged, session);
+        return yield* damaged.sync;
+      }
       const own = yield* root.ensure(".qbackup", 0o700);
-      const damaged = yield* own.ensure(findings, 0o700);
-      if (finding === undefined && (yield* find(damaged, session)) === undefined) return;
-      if (finding !== undefined) yield* writeText(damaged, session, `${finding}\n`);
-      else yield* clear(damaged, session);
-      yield* damaged.sync;
+      yield* writeText(yield* own.ensure(findings, 0o700), session, `${finding}\n`);
       yield* own.sync;
     }),
   );

@@ -723,6 +723,36 @@ describe("check", () => {
     }),
   );
 
+  it.effect.each(["read-only", "no-space"] as const)(
+    "tells what it found where it cannot be kept, and logs that it is not: %s",
+    (reason) =>
+      Effect.gen(function* () {
+        const { disk, lines, world } = nights();
+        disk.fault = ({ operation }) =>
+          ["read", "open", "sync"].includes(operation) ? undefined : reason;
+        const verdict = Effect.fnUntraced(function* () {
+          const from = world.journal.length;
+          const { code, said } = yield* lines("check second");
+          const logged = world.journal
+            .slice(from)
+            .map(({ text }) => /verdict=(\S+)/.exec(text)![1]);
+          return [code, said.at(-1)!["code"] ?? said.at(-1)!["type"], logged];
+        });
+        // Nothing is to be kept of an archive that is whole, nor to be made for it.
+        assert.deepStrictEqual(yield* verdict(), [0, "checked", ["begun", "done"]]);
+        const [[, spoil]] = faults as [(typeof faults)[number]];
+        const sound = disk.bytes(`.qbackup/packs/${first}`)!;
+        spoil(disk);
+        const unkept = (end: string) => ["begun", "finding-not-kept", end];
+        assert.deepStrictEqual(yield* verdict(), [6, "damaged", unkept("damaged")]);
+        disk.fault = () => undefined;
+        assert.deepStrictEqual(yield* verdict(), [6, "damaged", ["begun", "damaged"]]);
+        disk.fault = ({ operation }) => (operation === "remove" ? reason : undefined);
+        ontoDisk(disk)(`.qbackup/packs/${first}`, sound);
+        assert.deepStrictEqual(yield* verdict(), [0, "checked", unkept("done")]);
+      }),
+  );
+
   it.effect("finds what was never whole, though every digest fits", () =>
     Effect.gen(function* () {
       const { disk, kept, lines, maker } = nights();

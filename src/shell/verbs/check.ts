@@ -1,6 +1,6 @@
 /**
- * `check NAME`: the server reads, hashes and walks an archive again. What it finds is kept, and listed
- * until the archive is found whole again.
+ * `check NAME`: the server reads, hashes and walks an archive again. What it finds is kept, where it can
+ * be, and listed until the archive is found whole again.
  */
 import { Clock, Effect, ScopedCache } from "effect";
 import { FullChunk } from "#src/archive/parameters";
@@ -104,7 +104,7 @@ const findingOf = (failure: Failure): string | undefined => {
 
 export const check = Effect.fnUntraced(function* (
   { name }: Request<"check">,
-  { store, voice }: Conversation<Store>,
+  { log, store, voice }: Conversation<Store>,
 ) {
   const { said } = yield* archiveOf(store, name);
   const { members: count, root, session, size } = said;
@@ -113,17 +113,20 @@ export const check = Effect.fnUntraced(function* (
     listFault(store, said, fullChunk),
     Effect.scoped(readAll(store, said, fullChunk)),
   );
+  // Whoever asks is told, and the disk may be full, read-only or broken.
+  const keep = (finding: string | undefined) =>
+    Effect.catch(keepFinding(store, session, finding), () => log("finding-not-kept"));
   yield* Effect.raceFirst(whole, voice.watch).pipe(
     Effect.catch((failure) =>
       Effect.gen(function* () {
         const finding = findingOf(failure);
         if (finding === undefined) return yield* failure;
         const now = instantOf(yield* Clock.currentTimeMillis);
-        yield* keepFinding(store, session, `${now} ${finding}`);
+        yield* keep(`${now} ${finding}`);
         return yield* refuse("damaged", finding);
       }),
     ),
   );
-  yield* keepFinding(store, session, undefined);
+  yield* keep(undefined);
   yield* voice.say({ type: "checked", size, members: count, root });
 });

@@ -1060,11 +1060,14 @@ describe("what a failed run means", () => {
       assert.strictEqual((yield* qbackup(w, { args: ["-p", "/p"] })).code, 2);
       assert.include(w.notes.at(-1)!.body, "last proven backup of work, mail, vault is of");
       w.disk.text = w.disk.text.split("\n", 1)[0]! + "\n";
-      // One that came back damaged is no backup.
+      // One that came back damaged, does not decrypt, or was let go, is no backup.
       const session = JSON.parse(w.disk.text).session;
-      w.disk.audits.set(session, { failed: "2026-01-01T00:00:00Z" });
-      const worse = yield* qbackup(w, { args: ["-t", "net", "-p", "/p", "vault"] });
-      assert.include(worse.text, "nothing was stored; there is no proven backup of vault");
+      for (const what of ["failed", "undecryptable", "forgotten"]) {
+        w.disk.audits.set(session, { [what]: "2026-01-01T00:00:00Z" });
+        w.said.lines.length = 0;
+        const worse = yield* qbackup(w, { args: ["-t", "net", "-p", "/p", "vault"] });
+        assert.include(worse.text, "nothing was stored; there is no proven backup of vault", what);
+      }
     }),
   );
 });

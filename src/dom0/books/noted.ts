@@ -57,6 +57,19 @@ export const cameBack = ({ unread: _read, ...before }: Audit, now: Partial<Audit
   ...now,
 });
 
+/** What speaks against an archive since it was last read, and since when: no restore is to count on it. */
+export const faultOf = ({
+  failed,
+  undecryptable,
+}: Audit): { readonly at: string; readonly of: "bytes" | "decryption" } | undefined => {
+  if (failed !== undefined) return { at: failed, of: "bytes" };
+  return undecryptable === undefined ? undefined : { at: undecryptable, of: "decryption" };
+};
+
+/** Whether it still counts as a backup: nothing speaks against it, and its owner has not let it go. */
+export const counts = (audit: Audit = {}): boolean =>
+  audit.forgotten === undefined && faultOf(audit) === undefined;
+
 /**
  * For how many days nothing was read back of what is behind this qube, where that is too long; the
  * time since the first backup, where nothing ever was. Undefined where all is well.

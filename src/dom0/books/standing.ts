@@ -3,6 +3,7 @@ import { Effect } from "effect";
 import { type Entry, Ledger } from "#services/Ledger";
 import { type Audit, ReadBacks } from "#services/ReadBacks";
 import { line } from "#src/say/shown";
+import { counts } from "#src/dom0/books/noted";
 import { isOfTest } from "#src/dom0/qube/throwaway";
 
 const two = (n: number): string => String(n).padStart(2, "0");
@@ -23,10 +24,9 @@ export const lastBackups = (
   entries: ReadonlyArray<Entry>,
   audits: ReadonlyMap<string, Audit>,
 ): string => {
-  const good = entries.filter(({ rebuilt, session }) => {
-    const audit = audits.get(session);
-    return rebuilt !== true && audit?.failed === undefined && audit?.forgotten === undefined;
-  });
+  const good = entries.filter(
+    ({ rebuilt, session }) => rebuilt !== true && counts(audits.get(session)),
+  );
   const dates = new Map<string, Array<string>>();
   for (const name of names) {
     const last = good.findLast(({ qubes }) => qubes.some((qube) => qube.name === name));

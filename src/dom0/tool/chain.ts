@@ -24,6 +24,7 @@ import { parseManifest, type Ticket } from "#src/proof/texts";
 import { instantOf, type PublicKey, type Series, type Session } from "#src/wire/names";
 import { humanSize, roughly } from "#src/say/format";
 import { line } from "#src/say/shown";
+import { faultOf } from "#src/dom0/books/noted";
 import { inLedger } from "#src/dom0/books/unusable";
 import { type Beginning, newSession } from "#src/dom0/far/upload";
 import { checkerFor } from "./passphrase.ts";
@@ -128,8 +129,9 @@ export const openChain = Effect.fnUntraced(function* (
     const audits = yield* inLedger(readBacks.all);
     const members = new Set<string>();
     for (const entry of entries) {
-      const { failed, spoiled, undecryptable } = audits.get(entry.session) ?? {};
-      if (failed === undefined && undecryptable === undefined) continue;
+      const audit = audits.get(entry.session) ?? {};
+      if (faultOf(audit) === undefined) continue;
+      const { spoiled, undecryptable } = audit;
       const manifest = parseManifest(entry.manifest);
       if (
         manifest?.format !== "slots" ||

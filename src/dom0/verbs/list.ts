@@ -14,7 +14,7 @@ import { alarmAfterFor, destinationFor } from "#src/dom0/qube/destination";
 import { failed } from "#src/dom0/failure";
 import { alarmAfter, json, keepRunning, to } from "#src/dom0/cli/flags";
 import { type Known, knownArchives, storedOf, unsound } from "#src/dom0/books/known";
-import { alarmUnread, note } from "#src/dom0/books/noted";
+import { alarmUnread, faultOf, note } from "#src/dom0/books/noted";
 import { newestOf, readPruned, tombstoneDiffers, tooYoung } from "#src/dom0/books/pruned";
 import { inLedger } from "#src/dom0/books/unusable";
 import {
@@ -133,16 +133,13 @@ const rowOf = (archive: Archive, books: Books): Row => {
   const note = differs(archive, mine, books);
   if (note !== undefined) return { ...both, proof: "changed", note };
   const checked = { ...both, ...readBack(mine.audit) };
-  const { failed: changed, sampled, undecryptable, whole } = mine.audit;
-  if (changed !== undefined) {
-    return {
-      ...checked,
-      proof: "damaged",
-      note: `it did not come back as it was on ${day(changed)}`,
-    };
-  }
-  if (undecryptable !== undefined) {
-    const why = `a member did not decrypt on ${day(undecryptable)}: back up again`;
+  const { sampled, whole } = mine.audit;
+  const fault = faultOf(mine.audit);
+  if (fault !== undefined) {
+    const why =
+      fault.of === "bytes"
+        ? `it did not come back as it was on ${day(fault.at)}`
+        : `a member did not decrypt on ${day(fault.at)}: back up again`;
     return { ...checked, proof: "damaged", note: why };
   }
   if (archive.damaged) return { ...checked, proof: "damaged", note: saysDamaged };

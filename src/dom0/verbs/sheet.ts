@@ -15,6 +15,7 @@ import { destinationFor } from "#src/dom0/qube/destination";
 import { to } from "#src/dom0/cli/flags";
 import { onPaper } from "#src/dom0/books/head";
 import { looked } from "#src/dom0/books/known";
+import { counts } from "#src/dom0/books/noted";
 import { inLedger } from "#src/dom0/books/unusable";
 import { underAnother } from "#src/dom0/tool/passphrase";
 import { print } from "#src/dom0/cli/print";
@@ -60,8 +61,7 @@ export const recoverySheet = Effect.fnUntraced(function* (options: {
     .sort((a, b) => Date.parse(b.finished) - Date.parse(a.finished));
   for (const entry of ordered) {
     if (entry.destination !== destination || isOfTest(entry)) continue;
-    const audit = audits.get(entry.session);
-    if (audit?.forgotten ?? audit?.failed ?? audit?.undecryptable) continue;
+    if (!counts(audits.get(entry.session))) continue;
     const news = entry.qubes.map(({ name }) => `qube ${name}`);
     if (entry.rebuilt === true || news.length === 0) news.push(`prefix ${entry.asked.prefix}`);
     if (news.every((one) => seen.has(one))) continue;

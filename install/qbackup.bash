@@ -15,7 +15,7 @@ _qbackup() {
   esac
   case "$command:$word" in
     list:-*) _qbackup_words -t --to -x --keep-running --json --alarm-after --receipts -h --help --version ;;
-    verify:-*) _qbackup_words -t --to -p --passphrase-file -x --keep-running --json --on-server --decrypt -Z --compression-filter --newest --force --qubes-timeout -h --help --version ;;
+    verify:-*) _qbackup_words -t --to -p --passphrase-file -x --keep-running --json --on-server --decrypt -Z --compression-filter --newest --force --qubes-timeout --wait-for -h --help --version ;;
     audit:-*) _qbackup_words -t --to -x --keep-running --json --alarm-after --budget --blocks -h --help --version ;;
     restore:-*) _qbackup_words -t --to -p --passphrase-file -x --keep-running --verify-only --exclude --skip-dom0-home --rename-conflicting --skip-conflicting --ignore-missing --skip-broken --ignore-username-mismatch --ignore-size-limit -Z --compression-filter --force --paranoid --qubes-timeout -h --help --version ;;
     ledger:-*) _qbackup_words -t --to -x --keep-running --expect-server -h --help --version ;;

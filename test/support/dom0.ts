@@ -17,6 +17,7 @@ import {
   qvmBackupScript,
   type QvmBackupScript,
 } from "#layers/memory/MemoryQvmBackup";
+import { memoryQvmRestore, type QvmRestoreScript } from "#layers/memory/MemoryQvmRestore";
 import { memoryReporter, type Said } from "#layers/memory/MemoryReporter";
 import { memorySettings } from "#layers/memory/MemorySettings";
 import { Invocation } from "#services/Invocation";
@@ -74,6 +75,8 @@ export const qbackup = Effect.fnUntraced(function* (
     readonly settings?: Readonly<Record<string, string>>;
     /** What comes of the commands that it runs as a person would. */
     readonly itself?: ItselfScript;
+    /** How qvm-backup-restore behaves, where it is to be called. */
+    readonly restore?: QvmRestoreScript;
     /** What is typed. */
     readonly typed?: string;
   } = {},
@@ -106,7 +109,9 @@ export const qbackup = Effect.fnUntraced(function* (
         memoryBooks(w.disk),
         memoryQubes(w.table),
         memoryQvmBackup(w.script),
-        Layer.mock(QvmRestore, {}),
+        options.restore === undefined
+          ? Layer.mock(QvmRestore, {})
+          : memoryQvmRestore(options.restore),
         memorySealing,
         memoryItself(options.itself ?? itselfScript(() => Effect.undefined)),
         memoryLocks(options.locks),

@@ -6,6 +6,7 @@ import { type LockTable } from "#layers/memory/MemoryLocks";
 import { inProcessQrexec } from "#layers/memory/MemoryPipe";
 import { aQube } from "#layers/memory/MemoryQubes";
 import { qvmBackupScript, type QvmBackupScript } from "#layers/memory/MemoryQvmBackup";
+import { qvmRestoreScript } from "#layers/memory/MemoryQvmRestore";
 import { Invocation } from "#services/Invocation";
 import { fingerprint, privateKeyPem, readPrivateKey } from "#src/proof/keys";
 import { parseManifest } from "#src/proof/texts";
@@ -1229,6 +1230,66 @@ describe("another run is under way", () => {
     yield* Fiber.interrupt(first);
     return { ...ended, w };
   });
+  /** `verify --decrypt --newest` beside a run that stores an archive after three hours. */
+  const decrypting = Effect.fnUntraced(function* (
+    attended: boolean,
+    args: ReadonlyArray<string> = [],
+  ) {
+    const locks: LockTable = new Map();
+    const w = world();
+    assert.strictEqual((yield* qbackup(w)).code, 0);
+    const [before] = [...w.shelf.committed.keys()];
+    w.script = qvmBackupScript({ chunks: [{ bytes: tiny, after: "3 hours" }] });
+    const first = yield* Effect.forkChild(
+      qbackup(w, {
+        locks,
+        within: "10 hours",
+        args: ["-t", "net", "-p", "/p", "--qubes-timeout=600", "work", "mail", "vault"],
+      }),
+    );
+    for (let i = 0; i < 50; i++) yield* Effect.yieldNow;
+    const says = ["work", "mail", "vault"].map(
+      (name) => `qubesadmin.backup: -> Restoring ${name}...`,
+    );
+    const restore = qvmRestoreScript({ says: [...says, "qubesadmin.backup: -> Done."] });
+    const out: Array<string> = [];
+    const ended = yield* qbackup(
+      { ...w, said: { lines: [], progress: [] } },
+      {
+        locks,
+        attended,
+        restore,
+        within: "20 hours",
+        args: ["verify", "-t", "net", "-p", "/p", "--decrypt", "--newest", ...args],
+        out,
+      },
+    );
+    yield* Fiber.interrupt(first);
+    const after = [...w.shelf.committed.keys()].find((name) => name !== before);
+    return { ...ended, after, out: out.join(""), tools: restore.started.length };
+  });
+  it.effect("a decryption that nobody looks at waits, and takes what is the newest then", () =>
+    Effect.gen(function* () {
+      const { after, code, out, text, tools } = yield* decrypting(false);
+      assert.strictEqual(code, 0, text);
+      assert.match(text, /info: another run is under way: waiting for it, up to 12 h/);
+      assert.match(after ?? "", /backup$/);
+      assert.include(out, `${after}: verified, and all of it decrypts\n`);
+      assert.strictEqual(tools, 1);
+    }),
+  );
+  it.effect("a person who decrypts is told at once, unless they are to wait", () =>
+    Effect.gen(function* () {
+      const { code, seconds, text, tools } = yield* decrypting(true);
+      assert.deepStrictEqual([code, tools], [7, 0], text);
+      assert.isBelow(seconds, 30);
+      assert.match(text, /error: another run is under way/);
+      const patient = yield* decrypting(true, ["--wait-for=5"]);
+      assert.strictEqual(patient.code, 0, patient.text);
+      const hasty = yield* decrypting(false, ["--wait-for=0"]);
+      assert.strictEqual(hasty.code, 7, hasty.text);
+    }),
+  );
   it.effect("a person is told at once", () =>
     Effect.gen(function* () {
       const { code, seconds, text, w } = yield* busy(true);

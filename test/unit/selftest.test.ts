@@ -89,7 +89,7 @@ describe("selftest", () => {
             const how = ["-o", "--wait-for", "0", "-f", prefix, "--format", format];
             return [
               ["run", ...to, ...how, mine],
-              ["verify", ...to, "--decrypt", "--json", "--newest", prefix],
+              ["verify", ...to, "--decrypt", "--json", "--wait-for", "0", "--newest", prefix],
               ["restore", ...to, "--rename-conflicting", name],
             ];
           }),

@@ -67,6 +67,15 @@ export const alarmAfter = {
   help: "an alarm when nothing was read back for so long",
 } as const;
 
+export const waitFor = {
+  type: "count",
+  value: "HOURS",
+  least: 0,
+  most: 168,
+  unit: "hours",
+  help: "how long to wait for another run to end; 12 where there is no terminal, else 0",
+} as const;
+
 /** How long `tool` may be silent. */
 export const qubesTimeout = <const Tool extends string>(tool: Tool) =>
   ({

@@ -117,14 +117,15 @@ export const takeLock = Effect.gen(function* () {
   );
 });
 
-/** Hours that a run which nobody looks at waits for another: no night's work takes longer. */
+/** Hours for which what nobody looks at waits for a run: no night's work takes longer. */
 const unattended = 12;
 /** Between two looks; a run that only just ended has waited for nobody. */
 const again = "15 seconds";
 
 /**
- * As takeLock, but waits for so many hours. A run by a timer or cron waits unless it is told not to: its
- * qubes would not be backed up otherwise, every night. A person is told at once.
+ * As takeLock, but waits for so many hours. What a timer or cron has started waits unless it is told not to:
+ * otherwise these qubes would not be backed up, every night, or nothing decrypted for a month. A person is told
+ * at once.
  */
 export const waitForLock = Effect.fnUntraced(function* (hours: number | undefined) {
   const { watched } = yield* Invocation;

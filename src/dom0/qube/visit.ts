@@ -6,7 +6,7 @@ import { Qubes } from "#services/Qubes";
 import { line } from "#src/say/shown";
 import { awaiting } from "#src/dom0/cli/view";
 import { newSession } from "#src/dom0/far/upload";
-import { lockOf, startDestination, takeLock } from "./destination.ts";
+import { lockOf, startDestination } from "./destination.ts";
 
 /**
  * Has the destination qube run until the scope closes. A look may take hours, and a backup is not to
@@ -15,8 +15,8 @@ import { lockOf, startDestination, takeLock } from "./destination.ts";
 export const visit = Effect.fnUntraced(function* (options: {
   readonly destination: string;
   readonly keepRunning: boolean;
-  /** Not beside a run: fails while one is under way, and none may begin. */
-  readonly exclusive?: boolean;
+  /** The caller holds the lock on runs, and goes on holding it: none may begin meanwhile. */
+  readonly alone?: boolean;
 }) {
   const { destination, keepRunning } = options;
   const { place } = yield* Ledger;
@@ -24,8 +24,7 @@ export const visit = Effect.fnUntraced(function* (options: {
   const qubes = yield* Qubes;
   const session = yield* newSession;
   yield* awaiting(line`waiting for ${destination} to start`);
-  if (options.exclusive === true) {
-    yield* takeLock;
+  if (options.alone === true) {
     yield* startDestination({ destination, keepRunning, session });
     return yield* awaiting(line`waiting for the server`);
   }

@@ -34,6 +34,7 @@ import {
   passphraseFile,
   qubesTimeout,
   to,
+  waitFor,
 } from "#src/dom0/cli/flags";
 import {
   alarmAfterFor,
@@ -971,14 +972,7 @@ export const runCommand = command({
     },
     format: formatFlag,
     alarmAfter,
-    waitFor: {
-      type: "count",
-      value: "HOURS",
-      least: 0,
-      most: 168,
-      unit: "hours",
-      help: "how long to wait for another run to end; 12 where there is no terminal, else 0",
-    },
+    waitFor,
   },
   args: { qubes: { label: "VMS", least: 0, most: Infinity } },
   // A scheduled one has nobody who reads its stderr.

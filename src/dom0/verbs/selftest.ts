@@ -237,7 +237,7 @@ const roundTrip = Effect.fnUntraced(function* (
   const { name } = yield* step(
     `${format}: read back and decrypt`,
     Effect.gen(function* () {
-      const reading = ["--decrypt", "--json", "--newest", prefix];
+      const reading = ["--decrypt", "--json", "--wait-for", "0", "--newest", prefix];
       const printed = yield* commanded(["verify", ...settings, ...reading]);
       return archiveIn(printed) ?? (yield* failed("bug", "verify does not say what it has read"));
     }),

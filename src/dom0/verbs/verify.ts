@@ -9,7 +9,7 @@ import { isName, type Name } from "#src/wire/names";
 import { line, printable } from "#src/say/shown";
 import { command } from "#src/dom0/cli/command";
 import { checkUnpacker, decryptAll } from "#src/dom0/tool/decrypt";
-import { destinationFor, settingsFor } from "#src/dom0/qube/destination";
+import { destinationFor, settingsFor, waitForLock } from "#src/dom0/qube/destination";
 import { isOfTest } from "#src/dom0/qube/throwaway";
 import { failed, type RunFailed, spoiled } from "#src/dom0/failure";
 import {
@@ -30,6 +30,7 @@ import {
   passphraseFile,
   qubesTimeout,
   to,
+  waitFor,
 } from "#src/dom0/cli/flags";
 import { knownArchives } from "#src/dom0/books/known";
 import { cameBack, note, noteFailure } from "#src/dom0/books/noted";
@@ -55,6 +56,8 @@ export interface VerifyOptions {
   readonly force: boolean;
   /** Takes the newest archive of the ledger whose name begins with `name`. */
   readonly newest: boolean;
+  /** As of a run, for `decrypt` alone. */
+  readonly waitFor: number | undefined;
   readonly name: string | undefined;
 }
 
@@ -225,7 +228,11 @@ const onServer = Effect.fnUntraced(function* ({ manifest, name }: Anchor, destin
 export const verify = Effect.fnUntraced(function* (options: VerifyOptions) {
   yield* checkUnpacker(options.compressionFilter);
   const destination = yield* destinationFor(options.to);
-  const name = yield* meant(options, destination);
+  let name = yield* meant(options, destination);
+  if (options.decrypt) {
+    yield* waitForLock(options.waitFor);
+    name = yield* meant(options, destination); // a run may have stored a newer one meanwhile
+  }
   const own = yield* ownAnchor(name, destination);
   if (own === undefined && !options.force) {
     return yield* yield* notKnown(name, destination);
@@ -235,9 +242,7 @@ export const verify = Effect.fnUntraced(function* (options: VerifyOptions) {
     Effect.tapError(look, (failure) =>
       own === undefined ? Effect.void : noteFailure([own.manifest.session], failure),
     );
-  yield* noted(
-    visit({ destination, keepRunning: options.keepRunning, exclusive: options.decrypt }),
-  );
+  yield* noted(visit({ destination, keepRunning: options.keepRunning, alone: options.decrypt }));
   const anchor = own ?? (yield* theirAnchor(name, destination));
   const { manifest } = anchor;
   const { members, root, session, size } = manifest;
@@ -334,6 +339,7 @@ archive. Nothing is stored. A link that breaks is made again.`,
       help: "for an archive that the ledger does not know: hold it against the server's receipt",
     },
     qubesTimeout: qubesTimeout("qvm-backup-restore"),
+    waitFor: { ...waitFor, help: `${waitFor.help} (--decrypt)` },
   },
   either: [["onServer", "decrypt"]],
   args: { name: { ...archive, least: 0 } },

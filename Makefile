@@ -34,8 +34,8 @@ sources = $(wildcard package.json rolldown.config.mjs) \
 	$(shell find src services layers test/standin -name '*.ts' 2>/dev/null)
 tools = node_modules/.bin/rolldown
 
-# What is filled in has been looked at by then (prefix, stores).
-fill = sed -e "s|@PREFIX@|$$PREFIX|g" -e "s|@STORES@|$${store:-/home/*}|g"
+# What is filled in has been looked at by then (prefix).
+fill = sed -e "s|@PREFIX@|$$PREFIX|g"
 
 .PHONY: help install build bundle check test test-apparmor test-newcomer bench demo clean dom0 templatevm appvm server server-aa server-sshd \
 	uninstall-dom0 uninstall-templatevm uninstall-appvm uninstall-server uninstall-server-aa \
@@ -54,7 +54,8 @@ help:
 	@echo "                                 key='LINE' for the carrier's public key, signer=KEY for dom0's,"
 	@echo "                                 options='WORDS' for more of qbackup-shell's"
 	@echo '  make server-sshd user=NAME     the part of it that is for sshd, alone'
-	@echo '  make server-aa                 the AppArmor profile of the shell; store="DIR..." likewise'
+	@echo '  make server-aa                 the AppArmor profile of the shell, for the stores of all accounts;'
+	@echo '                                 store="DIR..." instead of /home/* besides'
 	@echo '  make templatevm                the carrier, for all AppVMs of this TemplateVM'
 	@echo '  make appvm                     the carrier, in this AppVM alone; to=ACCOUNT@HOST for its'
 	@echo '                                 ssh key and its setting'
@@ -132,7 +133,7 @@ dom0: prefix node dist/qbackup
 	install -D -m 644 install/30-qbackup.policy $(policy)
 	install -D -m 644 install/qbackup.1 $(mandir)/qbackup.1
 	install -D -m 644 install/qbackup.bash $(completions)/qbackup
-	mkdir -p $(unitdir)
+	[ -d $(unitdir) ] || install -d -m 755 $(unitdir)
 	for unit in qbackup qbackup-audit qbackup-verify; do \
 	  $(fill) "install/$$unit@.service" > $(unitdir)/"$$unit@.service" && \
 	  install -m 644 "install/$$unit@.timer" $(unitdir)/"$$unit@.timer" && \
@@ -182,10 +183,7 @@ uninstall-server-sshd:
 	$(server) uninstall_sshd
 
 server-aa:
-	$(server) stores
-	mkdir -p "$$DESTDIR"/etc/apparmor.d
-	$(fill) apparmor/qbackup-shell > $(profile)
-	chmod 644 $(profile)
+	$(server) profile
 	@[ -n "$$DESTDIR" ] || if [ -d /sys/kernel/security/apparmor ]; then apparmor_parser -r $(profile); \
 	  else echo 'warning: this kernel runs without AppArmor; the profile is not in force' >&2; fi
 

@@ -1,7 +1,7 @@
 #!/bin/sh
-# What "make server", "make server-sshd" and their uninstall targets do. All that they are given comes
-# in the environment: DESTDIR, PREFIX, user, store, quota, options, key, signer, reloaded, and sshd_config, the
-# file that sshd starts from.
+# What "make server", "make server-sshd", "make server-aa" and their uninstall targets do. All that they are
+# given comes in the environment: DESTDIR, PREFIX, user, store, quota, options, key, signer, reloaded, and
+# sshd_config, the file that sshd starts from.
 #
 # The order is the point: first the sshd drop-in, tried against what sshd really makes of it; then sshd
 # reads it; then the account. So there is no moment at which the account can log in without it.
@@ -32,7 +32,7 @@ shared() {
 	esac
 }
 
-# prefix: PREFIX alone; words: what the server's targets take; stores: the list for the profile.
+# prefix: PREFIX alone; words: what the server's targets take.
 prefix() {
 	plain "$PREFIX" || fail 'PREFIX must be an absolute path of plain characters'
 }
@@ -85,13 +85,12 @@ public_key() {
 	[ "$(printf '%s' "$key" | wc -l)" = 0 ] &&
 		printf '%s\n' "$key" | grep -Eq '^(ssh-ed25519|ssh-rsa|ecdsa-sha2-nistp(256|384|521)|sk-[a-z0-9-]+@openssh\.com) AAAA[A-Za-z0-9+/]+=*( [ -~]*)?$'
 }
+# A list of stores for the profile, * for a part of a path.
 stores() {
-	prefix
-	case $store in
+	case $1 in
 	*[!A-Za-z0-9._+@/*\ -]*) fail 'store must be absolute paths of plain characters, with * for a part of one' ;;
 	esac
-	set -f
-	for each in $store; do
+	for each in $1; do
 		plain "$(printf %s "$each" | tr '*' x)" || fail 'store must be absolute paths of plain characters, without ..'
 		case $each in
 		/ | /\** | /*\*\**) fail "store=$each: too much of the file system for backups alone" ;;
@@ -99,7 +98,49 @@ stores() {
 		*) ! shared "${each%/}" || fail "store=$each: that directory is not for backups alone" ;;
 		esac
 	done
-	set +f
+}
+# Whether a list of stores has this one; a * is no / there.
+has() {
+	for each in $1; do
+		# shellcheck disable=SC2254 # It is a pattern.
+		case $2 in
+		$each) [ "$(printf %s "$each" | tr -cd /)" != "$(printf %s "$2" | tr -cd /)" ] || return 0 ;;
+		esac
+	done
+	return 1
+}
+# The store of each account that was set up.
+set_up() {
+	for file in "$DESTDIR${sshd_config%/*}"/sshd_config.d/*qbackup-*.conf; do
+		[ ! -f "$file" ] || sed -n 's/^[[:space:]]*ForceCommand .* --root \([^ ]*\).*/\1/p' "$file" | head -n 1
+	done
+}
+# The profile covers what is given, or else what it covered before, or else all homes; and in any case the stores
+# that were set up: an account whose store was forgotten here could store nothing any more.
+profile() {
+	prefix
+	plain "$sshd_config" || fail 'sshd_config must be an absolute path of plain characters'
+	file=$DESTDIR/etc/apparmor.d/qbackup-shell
+	roots=$(set_up | tr '\n' ' ')
+	set -f
+	stores "$store"
+	if [ -z "$store" ] && [ -f "$file" ]; then
+		store=$(sed -n 's/^@{QBACKUP_STORES} *= *//p' "$file" | head -n 1)
+		if ! (stores "$store") 2>/dev/null; then
+			printf 'qbackup: error: %s covers %s, of which not all can be kept\n' "$file" "$store" >&2
+			hint "say what it is to cover: make server-aa store='DIR...'; the stores of all accounts are added"
+			exit 1
+		fi
+	fi
+	store=${store:-/home/*}
+	stores "$roots"
+	for root in $roots; do
+		has "$store" "$root" || store="$store $root"
+	done
+	[ -d "${file%/*}" ] || install -d -m 755 "${file%/*}"
+	sed -e "s|@PREFIX@|$PREFIX|g" -e "s|@STORES@|$store|g" "${0%/*}/../apparmor/qbackup-shell" >"$file"
+	chmod 644 "$file"
+	say "The profile covers: $store"
 }
 
 field() { getent passwd "$user" | cut -d: -f"$1"; }
@@ -136,7 +177,7 @@ paths() {
 }
 
 write_dropin() {
-	mkdir -p "$DESTDIR$folder"
+	[ -d "$DESTDIR$folder" ] || install -d -m 755 "$DESTDIR$folder"
 	sed -e "s|@PREFIX@|$PREFIX|g" -e "s|@USER@|$user|g" -e "s|@STORE@|$root|g" \
 		-e "s|@OPTIONS@|${quota:+ --quota $quota}${options:+ $options}|g" "$here/sshd.conf" >"$DESTDIR$dropin.new"
 	chmod 644 "$DESTDIR$dropin.new"
@@ -296,7 +337,7 @@ sshd_part() {
 	[ ! -f "$dropin" ] || cp -p "$dropin" "$work/before"
 	write_dropin
 	# Where an sshd of root confines what it does before a login; at boot systemd makes it.
-	mkdir -p /run/sshd 2>/dev/null || :
+	[ -d /run/sshd ] || install -d -m 755 /run/sshd 2>/dev/null || :
 	if ! sshd -t -f "$sshd_config" || ! in_force; then
 		if [ -f "$work/before" ]; then
 			mv -f "$work/before" "$dropin"

@@ -49,6 +49,14 @@ const files = (folder: string): ReadonlyArray<string> =>
         .sort()
     : [];
 
+/** Every directory from a folder on that not everybody may look into, with its permissions. */
+const closed = (folder: string): ReadonlyArray<string> =>
+  ["", ...fs.readdirSync(folder, { recursive: true, encoding: "utf8" })]
+    .map((name) => path.join(folder, name))
+    .filter((name) => fs.statSync(name).isDirectory())
+    .map((name) => `${(fs.statSync(name).mode & 0o7777).toString(8)} ${name}`)
+    .filter((line) => !line.startsWith("755 "));
+
 beforeEach(() => fs.rmSync(stage, { recursive: true, force: true }));
 
 const targets: ReadonlyArray<
@@ -105,6 +113,7 @@ describe("staged", () => {
         process.umask(umask);
       }
       assert.deepStrictEqual(files(stage), installed);
+      assert.deepStrictEqual(closed(stage), []);
       if (target === "server") must("uninstall-server-sshd", `DESTDIR=${stage}`, ...args);
       must(`uninstall-${target}`, `DESTDIR=${stage}`, ...args);
       assert.deepStrictEqual(files(stage), []);
@@ -170,6 +179,51 @@ describe("staged", () => {
     assert.strictEqual(forced(), `${moved} ${options}`);
     must("server", `DESTDIR=${stage}`, "user=b", "options=none");
     assert.strictEqual(forced(), moved);
+  });
+
+  it("the profile covers every store that was set up, whatever is said when it is made anew", () => {
+    const folder = path.join(stage, "etc/ssh/sshd_config.d");
+    const profile = path.join(stage, "etc/apparmor.d/qbackup-shell");
+    /** What the profile covers by its own word, which is what was told. */
+    const covered = (...args: ReadonlyArray<string>) => {
+      const told = must(...args, `DESTDIR=${stage}`);
+      const [, stores] = /^@\{QBACKUP_STORES\} = (.*)$/m.exec(fs.readFileSync(profile, "utf8"))!;
+      assert.include(told, `The profile covers: ${stores}\n`);
+      return stores!.split(" ");
+    };
+    assert.deepStrictEqual(covered("server-aa"), ["/home/*"]);
+    assert.deepStrictEqual(covered("server", "server-aa", "user=a", "store=/srv/a"), ["/srv/a"]);
+    // The same once more, without the word: the store stays where it is, and stays covered.
+    assert.deepStrictEqual(covered("server", "server-aa", "user=a"), ["/srv/a"]);
+    assert.deepStrictEqual(covered("server", "server-aa", "user=b"), ["/srv/a", "/home/b"]);
+    assert.deepStrictEqual(covered("server", "server-aa", "user=c", "store=/srv/c"), [
+      "/srv/c",
+      "/srv/a",
+      "/home/b",
+    ]);
+    // A list, and what it has not.
+    assert.deepStrictEqual(covered("server-aa", "store=/srv/* /data/b"), [
+      "/srv/*",
+      "/data/b",
+      "/home/b",
+    ]);
+    assert.deepStrictEqual(covered("server-aa"), ["/srv/*", "/data/b", "/home/b"]);
+    // One that was taken out of the profile comes back, since its account is set up; the default as well.
+    fs.rmSync(profile);
+    assert.deepStrictEqual(covered("server-aa"), ["/home/*", "/srv/a", "/srv/c"]);
+    // Of an account that is gone nothing is left but what the profile had.
+    fs.rmSync(path.join(folder, "00-qbackup-a.conf"));
+    assert.deepStrictEqual(covered("server-aa"), ["/home/*", "/srv/a", "/srv/c"]);
+    // What cannot be kept is not thrown away in silence.
+    const before = fs.readFileSync(profile, "utf8").replace("/srv/a", "@{HOME}/x");
+    fs.writeFileSync(profile, before);
+    const refused = make("server-aa", `DESTDIR=${stage}`);
+    assert.notStrictEqual(refused.status, 0);
+    assert.match(
+      refused.text,
+      /error: \S*qbackup-shell covers \/home\/\* @\{HOME\}\/x .*\n.*hint: .*store=/,
+    );
+    assert.strictEqual(fs.readFileSync(profile, "utf8"), before);
   });
 
   const long = "a".repeat(33);

@@ -28,21 +28,38 @@ words() {
 	esac
 	shift
 	for setting in "$@"; do
-		there=$(set_to "$setting")
+		there=$(meant "$(set_to "$setting")")
 		[ -z "$there" ] || [ "$there" = "$to" ] || [ "$setting" = QBKP_PASS_FILE ] ||
-			fail "$bashrc sets $setting to something else already: $there"
+			fail "$(set_in "$setting") sets $setting to something else already: $there"
 	done
 }
 
-# What ~/.bashrc says of a setting, as it is written there.
+# What is said of a setting, as it is written, in the first file that says something: as the programs look for it.
 set_to() {
-	[ ! -f "$bashrc" ] || sed -n "s/^[[:space:]]*\(export[[:space:]]\{1,\}\)\{0,1\}$1=//p" "$bashrc" | tail -n 1
+	file=$(set_in "$1")
+	[ -z "$file" ] || sed -n "s/^[[:space:]]*\(export[[:space:]]\{1,\}\)\{0,1\}$1=//p" "$file" | tail -n 1
+}
+set_in() {
+	for file in "$home/.bash_profile" "$bashrc" "$home/.profile"; do
+		! grep -Eqs "^[[:space:]]*(export[[:space:]]+)?$1=" "$file" || { say "$file"; return; }
+	done
+}
+# What that means: without its quotes, and with this home for ~ and $HOME where they stand for it.
+meant() {
+	case $1 in
+	\'*) it=${1#?} it=${it%%\'*} && say "$it" && return ;;
+	\"*) it=${1#?} it=${it%%\"*} ;;
+	*) it=${1%%[[:space:];]*} && case $it in '~'/*) it=$home/${it#*/} ;; esac ;;
+	esac
+	# shellcheck disable=SC2016 # As it is written.
+	case $it in '$HOME'/* | '${HOME}'/*) it=$home/${it#*/} ;; esac
+	say "$it"
 }
 
-# setting NAME VALUE: a line of ~/.bashrc, unless it has one.
+# setting NAME VALUE: a line of ~/.bashrc, unless it is set.
 setting() {
 	if [ -n "$(set_to "$1")" ]; then
-		say "$bashrc: $1=$(set_to "$1"), as it was"
+		say "$(set_in "$1"): $1=$(set_to "$1"), as it was"
 		return
 	fi
 	# shellcheck disable=SC2016 # It is the inner shell that expands.
@@ -65,8 +82,16 @@ dom0() {
 	setting QBKP_DEST_VM "$to"
 	# shellcheck disable=SC2088 # qbackup expands it.
 	setting QBKP_PASS_FILE '~/.qbackup-passphrase'
-	[ -e "$home/.qbackup-passphrase" ] ||
+	passphrase=$(meant "$(set_to QBKP_PASS_FILE)")
+	if [ "$passphrase" != "$home/.qbackup-passphrase" ]; then
+		if [ -e "$passphrase" ]; then
+			say "The passphrase is in $passphrase: leave it there"
+		else
+			say "The passphrase belongs into $passphrase, which is not there yet"
+		fi
+	elif [ ! -e "$passphrase" ]; then
 		say 'Next: the passphrase, one line and then Ctrl-D: install -m 600 /dev/stdin ~/.qbackup-passphrase'
+	fi
 }
 
 case $1 in

@@ -351,6 +351,100 @@ it.each([
   assert.strictEqual(done.status === 0, done.stderr === "");
 });
 
+describe("the settings of somebody who has some already", () => {
+  /** Runs a function of client.sh in a home with these files; what it says, and what they are then. */
+  const client = (does: string, to: string, there: Readonly<Record<string, string>>) => {
+    const home = path.join(temporary(), "home");
+    fs.mkdirSync(path.join(home, ".ssh"), { recursive: true });
+    fs.writeFileSync(path.join(home, ".ssh/id_ed25519"), "");
+    fs.writeFileSync(path.join(home, ".ssh/id_ed25519.pub"), "ssh-ed25519 AAAA\n");
+    for (const [name, text] of Object.entries(there)) {
+      fs.writeFileSync(path.join(home, name), text.replaceAll("@HOME@", home));
+    }
+    const bin = path.join(home, "../bin");
+    fs.mkdirSync(bin);
+    script(path.join(bin, "getent"), `echo "me:x:0:0::${home}:/bin/sh"`);
+    const done = spawnSync("sh", ["install/client.sh", does], {
+      encoding: "utf8",
+      env: {
+        PATH: `${bin}:/usr/sbin:/usr/bin:/sbin:/bin`,
+        SUDO_USER: os.userInfo().username,
+        DESTDIR: "",
+        to,
+      },
+    });
+    const file = path.join(home, ".bashrc");
+    const bashrc = fs.existsSync(file) ? fs.readFileSync(file, "utf8") : "";
+    fs.rmSync(path.dirname(home), { recursive: true });
+    const told = (done.stdout + done.stderr).replaceAll(home, "~");
+    return { bashrc: bashrc.replaceAll(home, "~"), status: done.status, told };
+  };
+  const next =
+    "Next: the passphrase, one line and then Ctrl-D: install -m 600 /dev/stdin ~/.qbackup-passphrase\n";
+  const inUse = "QBKP_PASS_FILE=~/.qbackup-passphrase\n";
+
+  // /etc/hostname stands for a passphrase file of before, elsewhere: it is only looked whether it is there.
+  it.each([
+    [{}, next],
+    [{ ".bashrc": inUse }, next],
+    [{ ".bashrc": 'export QBKP_PASS_FILE="$HOME/.qbackup-passphrase"\n' }, next],
+    [{ ".bashrc": "QBKP_PASS_FILE=${HOME}/.qbackup-passphrase # mine\n" }, next],
+    [{ ".bashrc": "QBKP_PASS_FILE=@HOME@/.qbackup-passphrase\n" }, next],
+    [{ ".qbackup-passphrase": "secret\n" }, ""],
+    [
+      { ".bashrc": "QBKP_PASS_FILE=/etc/hostname\n" },
+      "The passphrase is in /etc/hostname: leave it there\n",
+    ],
+    [
+      { ".bashrc": "QBKP_PASS_FILE='/etc/hostname'\n" },
+      "The passphrase is in /etc/hostname: leave it there\n",
+    ],
+    // What is read first counts, and the last one in it.
+    [
+      { ".bash_profile": "QBKP_PASS_FILE=/etc/hostname\n", ".bashrc": inUse },
+      "The passphrase is in /etc/hostname: leave it there\n",
+    ],
+    [
+      { ".profile": "export QBKP_PASS_FILE=/etc/hostname\n" },
+      "The passphrase is in /etc/hostname: leave it there\n",
+    ],
+    [
+      { ".bashrc": "QBKP_PASS_FILE=/nothing/there\n" },
+      "The passphrase belongs into /nothing/there, which is not there yet\n",
+    ],
+  ] as const)("dom0: %j", (there, told) => {
+    const done = client("dom0", "backups-vm", { ...there });
+    assert.strictEqual(done.status, 0, done.told);
+    const last = done.told.split("\n").filter((line) => line !== "" && !line.startsWith("~/"));
+    assert.strictEqual(last.map((line) => `${line}\n`).join(""), told);
+    // No second assignment of what is set anywhere that is read.
+    const set = Object.values(there).join("").includes("QBKP_PASS_FILE=");
+    const added = "QBKP_DEST_VM=backups-vm\n" + (set ? "" : inUse);
+    const before = (there as { readonly ".bashrc"?: string })[".bashrc"] ?? "";
+    assert.strictEqual(done.bashrc, before.replaceAll("@HOME@", "~") + added);
+  });
+
+  it.each([
+    ["dom0", "backups-vm", 'QBKP_DEST_VM="backups-vm"'],
+    ["dom0", "backups-vm", "export QBKP_DEST_VM='backups-vm' # the carrier"],
+    ["dom0", "backups-vm", "QBKP_DEST_VM=backups-vm; export QBKP_DEST_VM"],
+    ["appvm", "a@b.example", 'SSH_CONN="a@b.example"'],
+  ] as const)("%s to=%s is what %s says", (target, to, line) => {
+    const there = { ".bashrc": `${line}\n` };
+    const checked = client(`check_${target}`, to, there);
+    assert.deepStrictEqual([checked.status, checked.told], [0, ""]);
+    const done = client(target, to, there);
+    assert.strictEqual(done.bashrc.split("\n")[0], line);
+    assert.lengthOf(
+      done.bashrc.match(new RegExp(target === "dom0" ? "_DEST_VM=" : "SSH_CONN=", "g"))!,
+      1,
+    );
+    const other = client(`check_${target}`, `x${to}`, there);
+    assert.strictEqual(other.status, 1);
+    assert.include(other.told, `something else already: ${to}\n`);
+  });
+});
+
 describe("systemd", unless(without("systemd-analyze")), () => {
   // Worth another try: a link that failed; for what only reads, also a backup that is under way.
   it.each([

@@ -116,6 +116,11 @@ describe("the end of a call", () => {
       const failure = refusal({ type: "error", code: "not-permitted", message });
       assert.match(failure.hint!, hint);
     }
+    // Nights share packs: whoever removes archives for room loses them, and has no more of it.
+    for (const code of ["no-space", "quota"] as const) {
+      const { hint } = refusal({ type: "error", code, message: "no room" });
+      assert.match(hint!, /larger .*removing archives by name/);
+    }
   });
   it.each(passing)("%s", (_, code, said, reason) => {
     const failure = meaning({ code, said }, "net");

@@ -39,8 +39,10 @@ const integrityCodes: ReadonlySet<Code> = new Set([
 const advice: { readonly [C in Code]?: string } = {
   "no-directory": "make the directory on the server first; qbackup makes none",
   exists: "wait a minute for another name, or choose one with -f",
-  "no-space": "free space on the server",
-  quota: "the server's owner has set a quota for this store",
+  "no-space":
+    "it needs a larger disk, or less of what else is on it: removing archives by name frees nothing there",
+  quota:
+    "the server's owner has set a quota for this store: a larger one helps, removing archives by name does not",
   signature:
     "see whether the clock here is right, and whether the key was changed: qbackup key show",
   "not-permitted": "the server's owner decides what may be done there",

@@ -453,7 +453,8 @@ whose names begin with PREFIX, or all. PROOF is one of:
   damaged     something else came back when it was last read, a member did not
               decrypt (verify, audit, restore), or the server found it so
   missing     the ledger has it, the server does not
-  pruned      the server's owner let it go by a rule, and signed that
+  pruned      the server has signed that its owner let it go by a rule, which no
+              program here does yet
 
 READ BACK: when the archive was read in full, or how many of its blocks were
 sampled; of two days, the first is the oldest reading. "failed" and a day where

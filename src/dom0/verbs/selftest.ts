@@ -94,10 +94,7 @@ const consent = Effect.fnUntraced(function* (destination: string, agreed: boolea
     "info",
     line`this makes the qube ${throwAway} with ${humanSize(imageSize)}, backs it up through ${destination} in both formats, restores it as ${broughtBack}, and removes both; it takes some minutes`,
   );
-  yield* say(
-    "info",
-    line`the server keeps two small archives, selftest-..., which its owner alone can remove`,
-  );
+  yield* say("info", line`the server keeps two small archives, selftest-..., for good`);
   if (agreed) return;
   const { watched } = yield* Invocation;
   if (watched !== true) {
@@ -319,7 +316,7 @@ const test = Effect.fnUntraced(function* (
   if (kept.length > 0) {
     yield* say(
       "hint",
-      line`the server keeps ${kept.join(" and ")}; where its owner removes them: qbackup ledger forget ${kept.join(" ")}`,
+      line`the server keeps ${kept.join(" and ")}; to have audit pass over them: qbackup ledger forget ${kept.join(" ")}`,
     );
   }
   if (first === undefined) return;

@@ -296,10 +296,14 @@ describe("a backup in slots", unless(noSshd, without("python3")), () => {
       const [one, two] = membersIn(bytes).filter(({ size }) => size === 128);
       bytes.copy(bytes, one!.start + 512, two!.start + 512, two!.start + two!.length);
       fs.writeFileSync(file, bytes);
-      await recover("check", file);
-      const ran = await tried("extract", file, "all", path.join(w.dir, "other"));
-      assert.strictEqual(ran.code, 1);
-      assert.match(ran.stderr, /its members are not those that it was sealed with/);
+      for (const args of [
+        ["check", file],
+        ["extract", file, "all", path.join(w.dir, "other")],
+      ]) {
+        const ran = await tried(...args);
+        assert.strictEqual(ran.code, 1);
+        assert.match(ran.stderr, /its members are not those that it was sealed with/);
+      }
     },
   );
 

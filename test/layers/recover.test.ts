@@ -7,6 +7,7 @@ import * as os from "node:os";
 import * as path from "node:path";
 import * as zlib from "node:zlib";
 import { archiveOf, slotOf } from "#test/support/archive";
+import { padTo } from "#test/support/tar";
 import { linesOf, membersOf, rootOf, tableOf } from "#test/support/reference";
 import { ontoFolder, storeMaker } from "#test/support/stores";
 import { decrypted, unpacked } from "#test/standin/restore";
@@ -135,6 +136,58 @@ describe.each(named)("%s", unless(noScrypt), (_, shell) => {
     for (const other of [`\ufeff${passphrase}`, ` ${passphrase}`, `${passphrase}\u200b`]) {
       fs.writeFileSync(file, other);
       assert.strictEqual(recover(shell, ["list", good], file).code, 1, JSON.stringify(other));
+    }
+  });
+
+  it("holds slots against the seal in their header, for which nobody needs the passphrase", () => {
+    const body = (seed: number) => Buffer.alloc(300 + seed, seed);
+    const behind = [
+      slotOf("qubes.xml.000.enc", body(1)),
+      slotOf("vm2/private.img.000.enc", body(2)),
+      slotOf("vm2/private.img.001.enc", body(3)),
+      slotOf("vm3/private.img.000.enc", body(4)),
+      slotOf("vm3/private.img.001.enc", body(5)),
+    ];
+    const unended = (members: ReadonlyArray<Buffer>, seal: string) => {
+      const text = `version=4\nqbackup-seal=${seal}\nqbackup-run=7\n`;
+      const heads = [
+        slotOf("backup-header", Buffer.from(text)),
+        slotOf("backup-header.hmac", body(6)),
+      ];
+      return Buffer.concat([...heads, ...members]);
+    };
+    const seal = rootOf(linesOf(tableOf(unended(behind, "-"))).slice(2));
+    const archive = (...args: Parameters<typeof unended>) =>
+      padTo(Buffer.concat([unended(...args), Buffer.alloc(1024)]), 10_240);
+    const file = path.join(dir, "sealed");
+    const check = (bytes: Buffer) => {
+      fs.writeFileSync(file, bytes);
+      return recover(shell, ["check", file], "/nonexistent");
+    };
+    const good = check(archive(behind, seal));
+    assert.strictEqual(good.code, 0, good.stderr);
+    assert.match(
+      good.stderr,
+      /^its seal holds, but only the passphrase tells.*\nwhole, as far as that shows/,
+    );
+    const changed = [...behind];
+    changed[3] = slotOf("vm3/private.img.000.enc", body(7));
+    for (const bad of [
+      archive(behind.slice(0, -1), seal), // cut off at the end of a member
+      archive(behind.slice(0, -2), seal), // a whole file is missing
+      archive([behind[0]!, behind[3]!, behind[4]!, behind[1]!, behind[2]!], seal),
+      archive(changed, seal),
+      archive(behind, "0".repeat(64)),
+      archive(behind, ""),
+    ]) {
+      const { code, stderr } = check(bad);
+      assert.deepStrictEqual(
+        [code, stderr],
+        [
+          1,
+          "qbackup-recover: error: its members are not those that it was sealed with: some are missing, damaged, or of another night\n",
+        ],
+      );
     }
   });
 

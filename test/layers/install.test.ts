@@ -16,10 +16,10 @@ for (const name of ["Makefile", "install", "apparmor"]) {
   fs.cpSync(name, path.join(tree, name), { recursive: true });
 }
 fs.mkdirSync(path.join(tree, "dist"));
-// The shell stands in for the real one: it says how it was called, and knows whether it made an identity.
+// The shell stands in for the real one: it says how it was called, and knows which identity a store has.
 const stub = `case $1 in
-identity) [ -e "$3/.made" ] || exit 5 ;;
-init) touch "$3/.made" || exit ;;
+identity) cat "$3/.made" 2>/dev/null || exit 5 ;;
+init) echo "a new identity" >"$3/.made" || exit ;;
 esac
 printf '%s\\n' "\${SSH_ORIGINAL_COMMAND-}" "$*" "NODE_OPTIONS=\${NODE_OPTIONS-unset}" "$(id -un)"`;
 for (const name of ["qbackup", "qubes.BackupCarrier", "qbackup-shell"]) {
@@ -814,4 +814,65 @@ describe("sshd", unless(noSshd), () => {
       spawnSync("userdel", ["--remove", user]);
     }
   });
+
+  /** What the page has root type on the new machine for a store that moves there. */
+  const moving = /## A store that moves[^]*?```\n([^]*?)```/
+    .exec(fs.readFileSync("docs/stolen.md", "utf8"))![1]!
+    .trim()
+    .split("\n");
+  it.each(["its home", "elsewhere"])(
+    "a store that moves, as the page says it, to %s",
+    unless(notRoot, without("useradd")),
+    async (where) => {
+      const account = `${user}m`;
+      const store = where === "elsewhere" ? path.join(tree, "moved") : `/home/${account}`;
+      const prefix = path.join(tree, "prefix3");
+      const port = await freePort();
+      const at = scene((folder) => [include(folder)], port);
+      const key = fs.readFileSync(at.at("key.pub"), "utf8").trim();
+      // As another machine had it, of an account that has another number here.
+      const old = path.join(tree, "old");
+      fs.mkdirSync(path.join(old, ".qbackup"), { recursive: true });
+      fs.writeFileSync(path.join(old, ".made"), "the identity of before\n");
+      execFileSync("chown", ["-R", "4321:4321", old]);
+      execFileSync("chmod", ["-R", "go=", old]);
+      const stop = await runSshd(at.config, port);
+      try {
+        let told = "";
+        for (const line of moving) {
+          const typed = line
+            .replace(
+              /^rsync -aH OLD:STORE\/ STORE\/$/,
+              `mkdir -p ${store} && cp -a ${old}/. ${store}/`,
+            )
+            .replace(" server-aa ", " ") // it is this machine's
+            .replace("make -C qbackup", `make --silent PREFIX=${prefix} sshd_config=${at.config}`)
+            .replace("/usr/bin/", `${prefix}/bin/`)
+            .replace(/'ssh-ed25519 .*'/, `'${key}'`)
+            .replaceAll("ACCOUNT", account)
+            .replaceAll("STORE", store);
+          const done = spawnSync("sh", ["-c", typed], { cwd: tree, encoding: "utf8" });
+          told = `${done.stdout}${done.stderr}`;
+          assert.strictEqual(done.status, 0, `${typed}\n${told}`);
+        }
+        assert.match(told, /The server's identity, to compare.*\nthe identity of before\n/);
+        assert.include(told, "lets the key in\n");
+        const home = `/home/${account}`;
+        assert.strictEqual(fs.readFileSync(`${home}/.ssh/authorized_keys`, "utf8"), `${key}\n`);
+        const { mode, uid } = fs.statSync(path.join(store, ".qbackup"));
+        assert.deepStrictEqual([mode & 0o777, uid], [0o700, fs.statSync(home).uid]);
+        assert.strictEqual(fs.statSync(store).mode & 0o777, 0o700);
+        const forced = `ForceCommand ${prefix}/bin/qbackup-shell --root ${store} --no-init\n`;
+        const dropIn = path.join(at.folder, `00-qbackup-${account}.conf`);
+        assert.include(fs.readFileSync(dropIn, "utf8"), forced);
+        // No second identity anywhere.
+        if (where === "elsewhere") assert.isFalse(fs.existsSync(`${home}/.made`));
+      } finally {
+        await stop();
+        spawnSync("userdel", ["--remove", account]);
+        fs.rmSync(old, { recursive: true });
+        fs.rmSync(store, { recursive: true, force: true });
+      }
+    },
+  );
 });

@@ -250,6 +250,33 @@ describe("a run in slots", () => {
       assert.strictEqual(code, 0, text);
     }),
   );
+  it.effect(
+    "needs next to no room for qubesd's temporary files, whatever qvm-backup's own would",
+    () =>
+      Effect.gen(function* () {
+        const w = world(tiny, script());
+        w.table.free = 32 * 2 ** 20;
+        const { code, text } = yield* qbackup(w, { args });
+        assert.strictEqual(code, 0, text);
+        assert.notInclude(text, "are free in");
+        const full = world(tiny, script());
+        full.table.free = 2 ** 20;
+        const refused = yield* qbackup(full, { args });
+        assert.strictEqual(refused.code, 3, refused.text);
+        assert.match(
+          refused.text,
+          /error: only 1.0 MiB are free in .*\nhint: free some space there$/m,
+        );
+        // Where no tap begins, qvm-backup makes the archive, with chunks of its own.
+        const other = world(tiny, { chunks: [{ bytes: tiny }], files: [] });
+        other.table.free = 32 * 2 ** 20;
+        const untapped = yield* qbackup(other, { args });
+        assert.strictEqual(untapped.code, 3, untapped.text);
+        assert.match(untapped.text, /so qvm-backup makes this archive/);
+        assert.match(untapped.text, /only 32.0 MiB are free in .*\nhint: .*cut short/);
+        nothingProven(other);
+      }),
+  );
   it.effect("ends as soon as what qubesd lists is no list", () =>
     Effect.gen(function* () {
       const chunks = [{ bytes: listing(names).fill(1, 0, 9) }];

@@ -98,11 +98,14 @@ export interface RunOptions {
 }
 
 /**
- * Bytes that qubesd needs for the chunks that pile up while the target is slow (docs/qubes.md,
- * Temporary files).
+ * Bytes that qubesd needs where it puts its temporary files (docs/qubes.md, Temporary files): for chunks that
+ * pile up while the target is slow. In slots its chunks are empty, one for each file, beside them `qubes.xml`; and
+ * nothing of that is used, so that none of it can be cut short unseen.
  */
-const scratchWanted = 1_300_000_000;
-const scratchLeast = 256 * 1_048_576;
+const scratchFor = {
+  "qvm-backup": { least: 256 * 1_048_576, wanted: 1_300_000_000 },
+  slots: { least: 16 * 1_048_576, wanted: 0 },
+} as const satisfies Record<Format, unknown>;
 
 interface Scratch {
   readonly path: string;
@@ -125,35 +128,42 @@ const archiveName = Effect.fnUntraced(function* (prefix: string) {
       );
 });
 
-const checkScratch = Effect.gen(function* () {
-  const { path, free } = yield* (yield* Qubes).scratch;
-  const left = yield* free;
-  if (left < scratchLeast) {
-    return yield* failed(
-      "qubes",
-      `only ${humanSize(left)} are free in ${path}, where qubesd puts its temporary files`,
-      "free space there: chunks that do not fit would be cut short",
-    );
-  }
-  if (left < scratchWanted) {
-    yield* (yield* Reporter).say(
-      "warning",
-      line`${humanSize(left)} are free in ${path}; with a slow link qubesd may need 1.3 GB there. The run stops if it fills`,
-    );
-  }
-  return { path, free };
-});
+const checkScratch = Effect.fnUntraced(
+  function* (format: Format) {
+    const { path, free } = yield* (yield* Qubes).scratch;
+    const { least, wanted } = scratchFor[format];
+    const left = yield* free;
+    if (left < least) {
+      return yield* failed(
+        "qubes",
+        `only ${humanSize(left)} are free in ${path}, where qubesd puts its temporary files`,
+        format === "slots"
+          ? "free some space there"
+          : "free space there: chunks that do not fit would be cut short",
+      );
+    }
+    if (left < wanted) {
+      yield* (yield* Reporter).say(
+        "warning",
+        line`${humanSize(left)} are free in ${path}; with a slow link qubesd may need 1.3 GB there. The run stops if it fills`,
+      );
+    }
+    return { path, free };
+  },
+  Effect.catchTag("QubesError", (e) => failed("qubes", e.message)),
+);
 
-/** Fails as soon as a chunk might be cut short for lack of room: the stream would not show it. */
-const watchScratch = (scratch: Scratch) =>
+/** Fails as soon as a chunk might be cut short for lack of room: the stream would not show it, or say something else. */
+const watchScratch = (scratch: Scratch, format: Format) =>
   Effect.gen(function* () {
     for (;;) {
       yield* Effect.sleep("1 second");
       const left = yield* scratch.free.pipe(Effect.mapError((e) => failed("qubes", e.message)));
-      if (left < scratchLeast) {
+      if (left < scratchFor[format].least) {
+        const short = format === "slots" ? "" : ": chunks may have been cut short";
         return yield* failed(
           "qubes",
-          `only ${humanSize(left)} are left in ${scratch.path}: chunks may have been cut short`,
+          `only ${humanSize(left)} are left in ${scratch.path}, where qubesd puts its temporary files${short}`,
           "free space there and run again",
         );
       }
@@ -321,7 +331,7 @@ const stream = Effect.fnUntraced(function* (
     ),
     Effect.raceFirst(upload.broken),
     Effect.raceFirst(watchQvmBackup(running, view, options.qubesTimeout)),
-    Effect.raceFirst(watchScratch(scratch)),
+    Effect.raceFirst(watchScratch(scratch, tapped ? "slots" : "qvm-backup")),
   );
   if (pumped instanceof ArchiveFault) {
     return yield* unlessUntapped(
@@ -500,7 +510,7 @@ const backup = Effect.fnUntraced(function* (
   const shown = yield* Effect.forkScoped(showing(view));
   // Three programs that take their time each, and need nothing of each other.
   const power = yield* Effect.forkScoped(qubes.power(destination));
-  const scratched = yield* Effect.forkScoped(checkScratch);
+  const scratched = yield* Effect.forkScoped(checkScratch(format));
   const all = yield* qubes.list.pipe(Effect.mapError((e) => failed("qubes", e.message)));
   const selection = yield* select(options, all);
   course.known = true;
@@ -516,9 +526,7 @@ const backup = Effect.fnUntraced(function* (
       `${meant === undefined ? "" : `did you mean ${meant}? `}qvm-ls lists the qubes`,
     );
   }
-  const scratch = yield* Fiber.join(scratched).pipe(
-    Effect.catchTag("QubesError", (e) => failed("qubes", e.message)),
-  );
+  const scratch = yield* Fiber.join(scratched);
   const sizes = yield* Effect.forkScoped(sizesOf(selection.qubes));
   yield* Effect.forkScoped(
     tellAfterADay(
@@ -697,7 +705,8 @@ const backup = Effect.fnUntraced(function* (
               "warning",
               line`${failure.message}; so qvm-backup makes this archive, and all of it is sent`,
             ),
-            oneOf("qvm-backup"),
+            // Which needs more room.
+            Effect.andThen(checkScratch("qvm-backup"), oneOf("qvm-backup")),
           )
         : Effect.fail(failure),
     ),

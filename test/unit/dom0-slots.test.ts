@@ -299,8 +299,8 @@ describe("a run in slots", () => {
     }),
   );
   it.effect.each([
-    [["--format", "tar"], /no such format: tar/],
-    [["--format", "SLOTS"], /no such format: SLOTS/],
+    [["--format", "tar"], /error: --format knows slots and qvm-backup, not tar/],
+    [["--format", "SLOTS"], /error: --format knows slots and qvm-backup, not SLOTS/],
     [["--format", "slots", "--compress-filter", "zstd"], /--compress-filter is for the format/],
   ] as const)("%j is refused", ([flags, expected]) =>
     Effect.gen(function* () {
@@ -316,7 +316,7 @@ describe("a run in slots", () => {
       const w = world(tiny, script());
       const { code, text } = yield* qbackup(w, { args, settings: { QBKP_FORMAT: "tar" } });
       assert.strictEqual(code, 2, text);
-      assert.match(text, /no such format: tar/);
+      assert.match(text, /error: QBKP_FORMAT knows slots and qvm-backup, not tar/);
     }),
   );
 

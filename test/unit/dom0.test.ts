@@ -1735,8 +1735,12 @@ describe("the next archive", () => {
       for (const wrong of ["1", "0h", "d", "1m", "99999h", "1d "]) {
         const { code, shelf, text } = yield* promised(wrong);
         assert.strictEqual(code, 2, text);
-        assert.match(text, /--expect-every takes hours, days or weeks/);
+        assert.match(text, /error: --expect-every takes hours, days or weeks/);
         assert.strictEqual(shelf.calls, 0);
+        // Whoever gave no flag looks in the settings.
+        const setting = yield* promised("", { QBKP_EXPECT_EVERY: wrong });
+        assert.strictEqual(setting.code, 2, setting.text);
+        assert.match(setting.text, /error: QBKP_EXPECT_EVERY takes hours, days or weeks/);
       }
     }),
   );

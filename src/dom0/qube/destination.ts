@@ -28,6 +28,13 @@ export const settingOr = Effect.fnUntraced(function* (
   return yield* saidBy(setting);
 });
 
+/** What a wrong value of settingOr came from: the flag that was given, or else its setting. */
+export const saidIn = (
+  given: string | undefined,
+  name: string,
+  { setting }: Settable<Text>,
+): string => (given !== undefined && given !== "" ? `--${flagName(name)}` : setting);
+
 const saidBy = Effect.fnUntraced(function* (setting: string) {
   return yield* (yield* Settings)
     .get(setting)

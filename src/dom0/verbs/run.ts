@@ -38,6 +38,7 @@ import {
 } from "#src/dom0/cli/flags";
 import {
   alarmAfterFor,
+  saidIn,
   settingOr,
   settingsFor,
   startDestination,
@@ -810,7 +811,7 @@ const theRun = Effect.fnUntraced(function* (options: RunOptions, course: Course)
   const { destination, passphraseFile } = yield* settingsFor(options);
   const alarm = alarmUnread(destination, yield* alarmAfterFor(options.alarmAfter));
   yield* archiveName(options.prefix); // a wrong prefix is known before anything is waited for
-  const promised = yield* promiseOf(yield* settingOr(options.expectEvery, expectEvery));
+  const promised = yield* promiseOf(options.expectEvery);
   yield* checkFingerprint(options.expectServer);
   const passphrase = yield* checkPassphrase(passphraseFile);
   if (passphrase.unfit !== undefined) {
@@ -856,13 +857,14 @@ const alone = Effect.fnUntraced(function* (
 const hours = { h: 1, d: 24, w: 168 } as const;
 
 /** Milliseconds until the next archive is promised. */
-const promiseOf = Effect.fnUntraced(function* (text: string | undefined) {
+const promiseOf = Effect.fnUntraced(function* (given: string | undefined) {
+  const text = yield* settingOr(given, expectEvery);
   if (text === undefined) return undefined;
   const [, count = "", unit = ""] = /^([1-9][0-9]{0,3})([hdw])$/.exec(text) ?? [];
   if (unit === "") {
     return yield* failed(
       "usage",
-      `--expect-every takes hours, days or weeks, not ${printable(text, 40)}`,
+      `${saidIn(given, "expectEvery", expectEvery)} takes hours, days or weeks, not ${printable(text, 40)}`,
       "36h for a backup each night, 8d for one a week",
     );
   }
@@ -900,8 +902,8 @@ const formatOf = Effect.fnUntraced(function* ({ compressFilter, format: given }:
   if (format !== "qvm-backup" && format !== "slots") {
     return yield* failed(
       "usage",
-      `no such format: ${printable(format, 40)}`,
-      "slots or qvm-backup",
+      `${saidIn(given, "format", formatFlag)} knows slots and qvm-backup, not ${printable(format, 40)}`,
+      "leave it out, and it is slots",
     );
   }
   if (format === "slots" && compressFilter !== undefined) {

@@ -2,6 +2,7 @@
 // @effect-diagnostics processEnv:off -- the script is run as a person would run it.
 import { execFile, execFileSync, spawnSync } from "node:child_process";
 import { afterAll, assert, beforeAll, describe, it } from "vitest";
+import * as crypto from "node:crypto";
 import * as fs from "node:fs";
 import * as os from "node:os";
 import * as path from "node:path";
@@ -191,6 +192,23 @@ describe.each(named)("%s", unless(noScrypt), (_, shell) => {
     }
   });
 
+  it("reads any part of a file, whatever its length and wherever it begins", () => {
+    const text = fs.readFileSync(script, "utf8");
+    const [part] = /^part\(\) \{\n[^}]*\n\}$/m.exec(text) ?? [];
+    assert.isDefined(part);
+    const file = path.join(dir, "parts");
+    const bytes = crypto.randomBytes(41 * 512);
+    fs.writeFileSync(file, bytes);
+    // In blocks of 512, of which 20 are what a member of qvm-backup's is a multiple of.
+    const all = Array.from({ length: 400 }, (_, i) => [1 + (i % 20), Math.floor(i / 20)] as const);
+    const calls = all.map(([long, at]) => `part "$1" ${long * 512} ${at * 512}`);
+    const [program, ...rest] = shell;
+    const args = [...rest, "-c", `${part}\n${calls.join("\n")}`, "-", file];
+    const got = execFileSync(program!, args, { maxBuffer: 1e7 });
+    const parts = all.map(([long, at]) => bytes.subarray(at * 512, (at + long) * 512));
+    assert.isTrue(got.equals(Buffer.concat(parts)));
+  });
+
   it("refuses what is not whole, not there, or not decrypted", () => {
     const bytes = fs.readFileSync(sampleFile("multichunk"));
     const members = membersOf(bytes);
@@ -326,9 +344,14 @@ describe.each(shells.map((shell) => [shell.join(" "), shell] as const))(
     const header = "version=4\nencrypted=True\nqbackup-seal=0\n";
     const slots = Buffer.concat([
       slotOf("backup-header", Buffer.from(header)),
-      ...["backup-header.hmac", "qubes.xml.000.enc", "vm2/private.img.000.enc"].map((path, i) =>
-        slotOf(path, Buffer.alloc(1_200_000 * i + 700, i)),
-      ),
+      // The third one has 8,192 bytes from 2,048 on: neither is a multiple of 10,240, and their bits are.
+      ...(
+        [
+          ["backup-header.hmac", 400],
+          ["qubes.xml.000.enc", 7_680],
+          ["vm2/private.img.000.enc", 2_400_700],
+        ] as const
+      ).map(([path, size], i) => slotOf(path, Buffer.alloc(size, i))),
     ]);
     let count = 0;
     const aStore = () => {

@@ -35,12 +35,13 @@ const recover = (
   shell: ReadonlyArray<string>,
   args: ReadonlyArray<string>,
   file = path.join(dir, "passphrase"),
+  programs = process.env["PATH"],
 ) => {
   const [program, ...rest] = shell;
   const ran = spawnSync(program!, [...rest, script, ...args], {
     encoding: "utf8",
     timeout: 60_000,
-    env: { PATH: process.env["PATH"], PASSPHRASE_FILE: file, TMPDIR: dir },
+    env: { PATH: programs, PASSPHRASE_FILE: file, TMPDIR: dir },
   });
   return { code: ran.status, stdout: ran.stdout, stderr: ran.stderr };
 };
@@ -189,6 +190,24 @@ describe.each(named)("%s", unless(noScrypt), (_, shell) => {
           "qbackup-recover: error: its members are not those that it was sealed with: some are missing, damaged, or of another night\n",
         ],
       );
+    }
+  });
+
+  it("says what is missing here, and does not blame the passphrase", () => {
+    const bin = fs.mkdtempSync(path.join(dir, "bin-"));
+    for (const place of ["/bin", "/usr/bin"]) {
+      for (const name of fs.readdirSync(place)) {
+        const here = path.join(bin, name);
+        if (name !== "scrypt" && !fs.existsSync(here)) fs.symlinkSync(path.join(place, name), here);
+      }
+    }
+    for (const args of [
+      ["list", sampleFile("tiny")],
+      ["extract", sampleFile("tiny"), "all", dir],
+    ]) {
+      const ran = recover(shell, args, path.join(dir, "passphrase"), bin);
+      assert.strictEqual(ran.code, 1);
+      assert.match(ran.stderr, /^qbackup-recover: error: it needs scrypt, which is not installed/m);
     }
   });
 
@@ -546,10 +565,38 @@ describe.each(shells.map((shell) => [shell.join(" "), shell] as const))(
         assert.strictEqual(ran.code, 0, ran.stderr);
         assert.isTrue(ran.bytes!.equals(one));
       }
-      fs.writeFileSync(file, bent(one, 500).subarray(0, 2_000_000));
-      const wrong = fetch(store, "one.backup", { file });
-      assert.strictEqual(wrong.code, 1);
-      assert.match(wrong.stderr, /backup-header is not what was backed up/);
+    });
+
+    it.each(servers)("from %s: what is spoiled in a file is fetched anew", (_what, from) => {
+      const store = aStore();
+      const file = path.join(dir, `${shell[0]}-part-${count++}`);
+      const [, , , large] = partsOf(one);
+      for (const [there, said] of [
+        [bent(one, one.length - large!.length), /: vm2\/private.img.000.enc in it is not what/],
+        [bent(one, one.length - 1), /: vm3\/private.img.000.enc in it is not what was backed up; /],
+        [Buffer.concat([one, Buffer.alloc(700, 1)]), /^(?!.*in it is not what)/s],
+      ] as const) {
+        fs.writeFileSync(file, there);
+        const ran = fetch(store, "one.backup", { file, ...(from === undefined ? {} : { from }) });
+        assert.strictEqual(ran.code, 0, ran.stderr);
+        assert.isTrue(ran.bytes!.equals(one));
+        assert.match(ran.stderr, said);
+      }
+    });
+
+    it.each(servers)("from %s: a file that is something else stays as it is", (_what, from) => {
+      const store = aStore();
+      const file = path.join(dir, `${shell[0]}-other-${count++}`);
+      for (const other of [Buffer.from("diary"), two, bent(one, 500)]) {
+        fs.writeFileSync(file, other);
+        const ran = fetch(store, "one.backup", { file, ...(from === undefined ? {} : { from }) });
+        assert.strictEqual(ran.code, 1);
+        assert.include(
+          ran.stderr,
+          `${file} is something else than one.backup, and is left as it is`,
+        );
+        assert.isTrue(ran.bytes!.equals(other));
+      }
     });
 
     it("goes on where a link broke", () => {
@@ -660,5 +707,5 @@ it("is clean for shellcheck", unless(without("shellcheck")), () => {
   execFileSync("shellcheck", ["-s", "sh", script], { stdio: "pipe" });
 });
 it("is short enough to be copied", () => {
-  assert.isBelow(fs.readFileSync(script, "utf8").split("\n").length, 430);
+  assert.isBelow(fs.readFileSync(script, "utf8").split("\n").length, 460);
 });

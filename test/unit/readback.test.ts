@@ -243,6 +243,46 @@ describe("verify", () => {
         assert.hasAllKeys(w.disk.audits.get(session), ["whole", "failed"]);
       }),
   );
+  it.effect("what was found bad by the time that the link is gone for good is noted and told", () =>
+    Effect.gen(function* () {
+      const digests = linesOf(tableOf(small)).map((line) => memberIn(line.trim())!.digest);
+      const refused = { type: "error", code: "internal", message: "not now" } as const;
+      for (const command of [["verify", "a.backup"], ["audit"]]) {
+        for (const [places, opened] of [
+          [[1000], undefined],
+          [[1000, 12_000], undefined],
+          // It comes back, and then gives nothing any more.
+          [[1000], refused],
+        ] as const) {
+          const w = world();
+          const { session } = keep(w, "a.backup", small);
+          replace(w, "a.backup", places.reduce(bent, small));
+          let reads = 0;
+          const { code, text } = yield* qbackup(w, command, {
+            lies: {
+              frame: (frame, { member }) => (member > 1 ? "cut" : frame),
+              opened: (reply) => {
+                reads += 1;
+                return opened !== undefined && reads > 3 ? opened : reply;
+              },
+            },
+          });
+          assert.strictEqual(code, 6, text);
+          const audit = w.disk.audits.get(session);
+          assert.isDefined(audit?.failed);
+          assert.deepStrictEqual(
+            audit?.spoiled?.toSorted(),
+            digests.slice(0, places.length).toSorted(),
+          );
+          if (command[0] === "verify") {
+            assert.match(text, /block 0 of backup-header is lost/);
+            assert.match(text, /what was not read by then is not known: /);
+            assert.notMatch(text, /what was read by then is proven/);
+          }
+        }
+      }
+    }),
+  );
   it.effect("does not go on for ever where nearly all of it is bad", () =>
     Effect.gen(function* () {
       const w = world();
@@ -1208,6 +1248,16 @@ describe("a hostile server on the way back", () => {
       assert.strictEqual(nights, 3);
     }),
   );
+  /** Half an hour of signs of life, and then a refusal. */
+  const slow = Effect.fnUntraced(function* ({ stdout }: Parameters<ReturnType<typeof peer>>[0]) {
+    for (let i = 0; i < 25; i++) {
+      yield* stdout.write(Buffer.from('\n{"type":"alive"}\n').subarray(i && 1));
+      yield* Effect.sleep("70 seconds");
+    }
+    const refused = '{"type":"error","code":"internal","message":"no"}\n';
+    yield* stdout.write(Buffer.from(refused));
+    return 5;
+  });
   it.effect("one that is slow in each of many calls is given up after a day", () =>
     Effect.gen(function* () {
       const w = world();
@@ -1219,21 +1269,42 @@ describe("a hostile server on the way back", () => {
         far: (invocation, service) =>
           service.endsWith("+list")
             ? honest(invocation, service)
-            : Effect.gen(function* () {
-                for (let i = 0; i < 25; i++) {
-                  yield* invocation.stdout.write(
-                    Buffer.from('\n{"type":"alive"}\n').subarray(i && 1),
-                  );
-                  yield* Effect.sleep("70 seconds");
-                }
-                const refused = '{"type":"error","code":"internal","message":"no"}\n';
-                yield* invocation.stdout.write(Buffer.from(refused));
-                return 5;
-              }).pipe(Effect.orElseSucceed(() => 1)),
+            : slow(invocation).pipe(Effect.orElseSucceed(() => 1)),
       });
       assert.strictEqual(code, 4, text);
       assert.match(text, /did not finish within a day/);
       assert.strictEqual(out, "");
+    }),
+  );
+  it.effect("an audit that is given up after a day tells what it has found by then", () =>
+    Effect.gen(function* () {
+      const w = world();
+      const bytes = anArchive(3, 50_000);
+      const sessions = Array.from(
+        { length: 240 },
+        (_, i) => keep(w, `a${i}.backup`, bytes).session,
+      );
+      const [first] = sessions;
+      w.shelf.committed.delete("a0.backup");
+      const honest = peer(w.shelf);
+      let calls = 0;
+      const { code, text } = yield* qbackup(w, ["audit"], {
+        within: "25 hours",
+        far: (invocation, service) =>
+          !service.endsWith("+recipe") || calls++ === 0
+            ? honest(invocation, service)
+            : slow(invocation).pipe(Effect.orElseSucceed(() => 1)),
+      });
+      assert.strictEqual(code, 6, text);
+      assert.match(text, /^warning: a0.backup: a0.backup is not on the server any more$/m);
+      assert.match(
+        text,
+        /^error: 1 of 240 archives did not come back as they were; .*within a day/m,
+      );
+      assert.isDefined(w.disk.audits.get(first!)?.failed);
+      for (const session of sessions.slice(1)) {
+        assert.hasAllKeys(w.disk.audits.get(session), ["unread"]);
+      }
     }),
   );
   it.effect("one that is alive for ever is given up, in list, manifest, check and read", () =>

@@ -104,6 +104,8 @@ export const openFar = Effect.fnUntraced(function* (destination: string) {
   /** Texts that are waited for; a block that is. */
   let texts = 0;
   let waiting = false;
+  /** Every block that came was what was backed up. */
+  let proven = true;
   const writing = yield* Semaphore.make(1);
 
   /** What can never be waited for too long, and in what time it is to get through. */
@@ -116,7 +118,8 @@ export const openFar = Effect.fnUntraced(function* (destination: string) {
         bytesAwaited: () => waiting || texts > 0,
         up: () => link !== undefined || texts > 0,
         linkTimeout,
-        soFar: () => "what was read by then is proven",
+        soFar: () =>
+          proven ? "what was read by then is proven" : "not all that was read by then is sound",
       }),
     );
   const persistence = {
@@ -298,6 +301,7 @@ export const openFar = Effect.fnUntraced(function* (destination: string) {
     let over = false;
     const arrived = (due: Due<W>, bytes: Uint8Array | RunFailed) => {
       asked.answered(true);
+      proven &&= bytes instanceof Uint8Array;
       came.push({ due, bytes });
       waiting = false;
       there.openUnsafe();

@@ -295,9 +295,44 @@ const theAudit = Effect.fnUntraced(function* (options: AuditOptions, destination
       );
     return { wants, counts };
   });
-  const { counts, wants } = yield* sampling.pipe(withinADay, noting);
+  const notedBad = Effect.suspend(() =>
+    Effect.forEach(bad, ([{ entry }, failure]) => noteFailure([entry.session], failure), {
+      discard: true,
+    }),
+  );
+  const toldBad = Effect.suspend(() =>
+    Effect.forEach(
+      bad,
+      ([{ entry }, failure]) =>
+        failure === gone ? Effect.void : say("warning", line`${entry.name}: ${failure.message}`),
+      { discard: true },
+    ),
+  );
+  const damaged = () => [...bad.values()].filter((failure) => resultOf(failure) === "damaged");
+  const badly = (after = "") =>
+    failed(
+      "integrity",
+      `${damaged().length} of ${targets.length} archives did not come back as they were${after}`,
+      "qbackup verify NAME reads one as a whole; make a new backup meanwhile",
+    );
+  const { counts, wants } = yield* sampling.pipe(
+    withinADay,
+    Effect.catch((failure) =>
+      Effect.gen(function* () {
+        const rest = targets.filter((target) => !bad.has(target));
+        yield* noteFailure(
+          rest.map(({ entry }) => entry.session),
+          failure,
+        );
+        yield* notedBad;
+        // What ended it takes nothing back of what was found before.
+        if (damaged().length === 0) return yield* failure;
+        yield* toldBad;
+        return yield* badly(`; ${failure.message}`);
+      }),
+    ),
+  );
 
-  const damaged = [...bad.values()].filter((failure) => resultOf(failure) === "damaged");
   const good = targets.filter((target) => !bad.has(target) && counts.has(target));
   const of = new Map(looked.map((one) => [one.target, one.of]));
   const sampled = new Map(
@@ -309,7 +344,7 @@ const theAudit = Effect.fnUntraced(function* (options: AuditOptions, destination
   yield* note([...sampled.keys()], (before, at, session) =>
     cameBack(before, { sampled: { at, ...sampled.get(session)! } }),
   );
-  for (const [{ entry }, failure] of bad) yield* noteFailure([entry.session], failure);
+  yield* notedBad;
   const rows = targets.map((target) => {
     const { entry, manifest } = target;
     const failure = bad.get(target);
@@ -355,17 +390,9 @@ const theAudit = Effect.fnUntraced(function* (options: AuditOptions, destination
   }
   const [only] = bad.values();
   // A cause that is the only one is told as the error itself.
-  if (only !== undefined && rows.length === 1 && damaged.length === 0) return yield* only;
-  for (const [{ entry }, failure] of bad) {
-    if (failure !== gone) yield* say("warning", line`${entry.name}: ${failure.message}`);
-  }
-  if (damaged.length > 0) {
-    return yield* failed(
-      "integrity",
-      `${damaged.length} of ${rows.length} archives did not come back as they were`,
-      "qbackup verify NAME reads one as a whole; make a new backup meanwhile",
-    );
-  }
+  if (only !== undefined && rows.length === 1 && damaged().length === 0) return yield* only;
+  yield* toldBad;
+  if (damaged().length > 0) return yield* badly();
   if (gone !== undefined) return yield* gone;
   if (only !== undefined) {
     return yield* failed(

@@ -184,7 +184,9 @@ const readBack = Effect.fnUntraced(function* (trusted: Trusted, { far, list }: S
   let read = 0;
   const bad = new Set<string>();
   let first: RunFailed | undefined;
-  yield* far.blocks(
+  const told = (found: RunFailed) =>
+    bad.size === 1 ? found : badAs(`${bad.size}`, found, [...bad]);
+  const reading = far.blocks(
     allOf(list),
     (_want, _block, bytes) => {
       read += bytes.length;
@@ -201,8 +203,18 @@ const readBack = Effect.fnUntraced(function* (trusted: Trusted, { far, list }: S
       return bad.size > mostSpoiled ? badAs(`more than ${mostSpoiled}`, first) : Effect.void;
     },
   );
-  if (first === undefined) return yield* walk.finish;
-  return yield* bad.size === 1 ? first : badAs(`${bad.size}`, first, [...bad]);
+  yield* reading.pipe(
+    // What broke it off takes nothing back of what was found before.
+    Effect.mapError((failure) => {
+      if (first?.members === undefined || failure.exit === "integrity") return failure;
+      const { members, message } = told(first);
+      return spoiled(
+        `${message}; what was not read by then is not known: ${failure.message}`,
+        members!,
+      );
+    }),
+  );
+  return yield* first === undefined ? walk.finish : told(first);
 });
 
 /** Minutes that a server may take for reading a GiB: 1 MiB/s, and some to begin with. */

@@ -680,6 +680,47 @@ describe("a tool that does not end as it should", () => {
       assert.match(text, /restored from a.backup: work$/m);
     }),
   );
+  it.effect("so too where the ledger knows no names, or nothing at all", () =>
+    Effect.gen(function* () {
+      const row = (name: string) =>
+        ` ${name} |  AppVM | <-- A VM with the same name already exists on the host!`;
+      const nothing =
+        'qubesadmin.backup: Error extracting data: unable to read the qubes backup file /x (2): b"tar: --occurrence is meaningless without a file list\\n"';
+      for (const [kept, force] of [
+        [{ rebuilt: true }, []],
+        [{ known: false }, ["--force"]],
+      ] as const) {
+        const w = world();
+        const { session } = keep(w, "a.backup", anArchive(1, 3_000_000), kept);
+        const restoring = (
+          script: Parameters<typeof qvmRestoreScript>[0],
+          ...more: Array<string>
+        ) => run(w, [...force, ...more, "a.backup"], qvmRestoreScript(script));
+        const all = yield* restoring({ says: said("work", "mail") });
+        assert.strictEqual(all.code, 0, all.text);
+        assert.match(all.text, /restored from a.backup: work, mail$/m);
+
+        // Nothing of the data is read, or some of it.
+        for (const [stop, says, end] of [
+          [0, [row("work"), row("mail"), nothing, ...said()], /restored nothing from a.backup$/m],
+          [1_500_000, [row("mail"), ...said("work")], /restored from a.backup: work$/m],
+          [undefined, [row("mail"), ...said("work")], /restored from a.backup: work$/m],
+        ] as const) {
+          const script = { stopsAfter: [undefined, undefined, stop], says };
+          const ran = yield* restoring(script, "--skip-conflicting");
+          assert.strictEqual(ran.code, 0, ran.text);
+          assert.match(ran.text, end);
+          assert.match(ran.text, /left out, as asked for: (?:work, )?mail$/m);
+          assert.notMatch(ran.text, /all qubes$/m);
+          assert.isUndefined(w.disk.audits.get(session)?.failed);
+        }
+        // What nobody has asked it to leave out must come.
+        const refused = yield* restoring({ says: [row("mail"), ...said("work")] });
+        assert.strictEqual(refused.code, 3, refused.text);
+        assert.match(refused.text, /not restored whole: mail; .*same name already exists/);
+      }
+    }),
+  );
 });
 
 it.effect(

@@ -29,7 +29,7 @@ export interface Job {
   readonly plan: Omit<RestorePlan, "see">;
   /** The directories that the last pass needs; all, if it is not said. */
   readonly directories?: ReadonlySet<string>;
-  /** The qubes that must come back. */
+  /** The qubes that must come back; none where it is all, and nobody here knows their names. */
   readonly names: ReadonlyArray<string>;
   /** The tool was told to leave out what does not fit. */
   readonly maySkip: boolean;
@@ -267,7 +267,16 @@ const givingBack = ({ remarks, renamed }: RestoreLog): string | undefined => {
     : `nothing needs to be restored again; set it by hand: ${listed(commands, "; ")}`;
 };
 
-/** Fails for whatever is not as it must be, with the qubes that it concerns. Gives what was left out. */
+/** What came of the qubes that were asked for, by their names in the archive. */
+export interface Outcome {
+  readonly came: ReadonlyArray<string>;
+  readonly left: ReadonlyArray<string>;
+}
+
+/**
+ * Fails for whatever is not as it must be, with the qubes that it concerns. Where nobody here knows which
+ * qubes there are, what the tool has begun and what it says that it leaves out are all.
+ */
 export const judge = Effect.fnUntraced(function* (
   job: Pick<Job, "archive" | "directories" | "names" | "maySkip" | "plan" | "proven">,
   ended: Ended,
@@ -278,7 +287,8 @@ export const judge = Effect.fnUntraced(function* (
   const called = calledIn(log);
   const done = plan.verifyOnly ? "verified" : "restored whole";
   const text = [...log.faults, ...ended.said].join("\n");
-  const left = names.filter((name) => !log.begun.has(name));
+  const asked = names.length > 0 ? names : [...new Set([...log.begun, ...log.leftOut.keys()])];
+  const left = asked.filter((name) => !log.begun.has(name));
   const why = [...new Set(left.flatMap((name) => log.leftOut.get(name) ?? []))].join("; ");
   const leftOut = `qvm-backup-restore left it out${why === "" ? "" : `: ${why}`}`;
   const idle = log.idle();
@@ -328,12 +338,13 @@ export const judge = Effect.fnUntraced(function* (
         "nothing needs to be restored again: set what the warnings above name by hand",
     );
   }
-  return left;
+  const outcome: Outcome = { came: asked.filter((name) => log.begun.has(name)), left };
+  return outcome;
 });
 
 /**
- * Runs qvm-backup-restore over the archive. Succeeds when all that was asked for came through, and
- * gives the qubes that were left out, where that was asked for. The list was looked at before.
+ * Runs qvm-backup-restore over the archive. Succeeds when all that was asked for came through, but for
+ * what it was told to leave out. The list was looked at before.
  */
 export const extract = Effect.fnUntraced(function* (job: Job, supply: Supply) {
   const { archive, directories, maySkip, plan, timeout } = job;
@@ -432,7 +443,7 @@ export const extract = Effect.fnUntraced(function* (job: Job, supply: Supply) {
     ),
   );
   yield* tell(log);
-  const left = yield* judge(job, ended, log);
+  const outcome = yield* judge(job, ended, log);
   // Only members of qubes that it was told to leave out may not have been read.
   const name = nameOf(archive);
   const missed = data.find(
@@ -444,5 +455,5 @@ export const extract = Effect.fnUntraced(function* (job: Job, supply: Supply) {
       `qvm-backup-restore stopped reading before the end of ${list.at(missed).path}, and exited 0`,
     );
   }
-  return left;
+  return outcome;
 }, Effect.scoped);

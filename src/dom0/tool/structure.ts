@@ -80,6 +80,8 @@ export const memberWalk = Effect.fnUntraced(function* (
     });
   return {
     push,
+    /** All members have come by. */
+    through: () => walk.offset >= list.bytes(),
     /** Of slots: of which run it is, by its seal. */
     run: () => walk.seal?.run,
     /** Says that all members were there. */

@@ -278,7 +278,7 @@ export const restore = Effect.fnUntraced(function* (asked: RestoreOptions) {
     return yield* own ? extract(job, { far, list }) : extractAll(job, { far, list });
   });
   const restoring = options.paranoid ? paranoid(trusted, jobOf({ trusted, qubes })) : fetched;
-  const left = yield* restoring.pipe(
+  const { came } = yield* restoring.pipe(
     // In the paranoid mode it is the carrier's word.
     Effect.tapError((failure) =>
       known === undefined || options.paranoid
@@ -286,14 +286,13 @@ export const restore = Effect.fnUntraced(function* (asked: RestoreOptions) {
         : noteFailure([known.entry.session], failure),
     ),
   );
-  const came = names.filter((qube) => !left.includes(qube));
   yield* say(
     "info",
     options.verifyOnly
       ? line`${name}: all that was asked for decrypts${known === undefined || rebuilt || options.paranoid ? "" : ", and is what was backed up"}`
-      : left.length > 0 && came.length === 0
+      : came.length === 0
         ? line`restored nothing from ${name}`
-        : line`restored from ${name}: ${came.length === 0 ? "all qubes" : listed(came)}`,
+        : line`restored from ${name}: ${listed(came)}`,
   );
 }, Effect.scoped);
 

@@ -75,7 +75,7 @@ export interface Shelf {
   readonly gone: Map<string, { readonly since: string; readonly why: string }>;
   /** Tombstones, by name. */
   readonly pruned: Map<string, { readonly tombstone: string; readonly signature: string }>;
-  /** Bytes that an upload may have. */
+  /** Bytes that all uploads together may have. */
   room: number;
   /** Of that, what others keep. */
   reserved: number;
@@ -285,6 +285,13 @@ const changed = <R extends Reply>(
   call: number,
 ) => (change === undefined ? reply : change(reply, call));
 
+/** Bytes that an upload may have, of which its own take nothing away. */
+const roomOf = (shelf: Shelf, session?: string): number =>
+  [...shelf.incoming].reduce(
+    (left, [of, upload]) => (of === session ? left : left - offsetOf(upload)),
+    shelf.room,
+  );
+
 const about: Serve = Effect.fnUntraced(function* ({ call, key, lies, request, say, shelf }) {
   const of = request["of"] as { signer: string; series: string } | undefined;
   const top = of === undefined ? undefined : shelf.tickets.get(`${of.signer} ${of.series}`);
@@ -298,7 +305,7 @@ const about: Serve = Effect.fnUntraced(function* ({ call, key, lies, request, sa
     server: key.publicKey,
     signers: shelf.signers.map(fingerprintOf),
     quota: null,
-    room: shelf.room,
+    room: Math.max(0, roomOf(shelf)),
     reserved: shelf.reserved,
     clock: yield* now,
     confined: null,
@@ -537,7 +544,7 @@ const put: Serve = Effect.fnUntraced(function* ({ call, key, lies, request, say,
             ? fail("gone", "that upload was removed", gone)
             : base !== "-" && packOf(shelf, base) === undefined
               ? fail("not-found", "there is no such base")
-              : ticket.bytes > shelf.room
+              : ticket.bytes > roomOf(shelf, session)
                 ? fail("quota", "there is no room for that")
                 : undefined;
   if (refusal !== undefined) {

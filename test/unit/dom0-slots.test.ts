@@ -737,6 +737,54 @@ describe("a chain of nights", () => {
         }
       }),
     );
+    type Upload = World["shelf"]["incoming"] extends Map<string, infer U> ? U : never;
+    const removed = { since: "2026-01-01T00:00:00Z", why: "there was no room" };
+    it.effect.each([
+      ["was removed", (w: World, session: string) => void w.shelf.gone.set(session, removed)],
+      ["is lost", () => undefined],
+      [
+        "became an archive",
+        (w: World, session: string) => {
+          const [kept] = [...w.shelf.committed.values()];
+          w.shelf.committed.set("another.backup", { ...kept!, session });
+        },
+      ],
+      [
+        "has less than was noted",
+        (w: World, session: string, upload: Upload) => {
+          upload.members.pop();
+          upload.leaves.pop();
+          w.shelf.incoming.set(session, upload);
+        },
+      ],
+      [
+        "has none of what was noted",
+        (w: World, session: string, upload: Upload) => {
+          upload.leaves.splice(0, 1, [Buffer.alloc(32)]);
+          w.shelf.incoming.set(session, upload);
+        },
+      ],
+    ] as const)("and %s, in all the room that there is", ([what, change]) =>
+      Effect.gen(function* () {
+        for (const capacity of [2 ** 31, undefined]) {
+          const w = world();
+          if (capacity === undefined) {
+            w.table.fails = (call) => (call.startsWith("capacity") ? "no such volume" : undefined);
+          }
+          const big = { ...volumes, work: rng(1).bytes(12 * slot) };
+          if (what === "became an archive") yield* night(w, volumes);
+          assert.strictEqual((yield* broken(w, big, "vault", 100)).code, 6);
+          const [[session, upload]] = [...w.shelf.incoming] as [[string, Upload]];
+          const sent = upload.members.reduce((sum, { length }) => sum + length, 0);
+          w.shelf.incoming.delete(session);
+          change(w, session, upload);
+          // Enough for all of it, and not for what was sent once more.
+          w.shelf.room = big.work.length + sent / 2;
+          const done = yield* night(w, big);
+          assert.isAbove(done.length, sent);
+        }
+      }),
+    );
     it.effect("and that became an archive of which nothing is known here begins anew", () =>
       Effect.gen(function* () {
         // Much of it was noted, or nothing yet.

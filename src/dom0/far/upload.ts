@@ -104,7 +104,7 @@ export interface UploadOptions extends Wanted {
 /** A link that broke is told by EPIPE at once; why it did may still be on its way. Seconds. */
 const lastWords = 4;
 /** Tickets that are tried in one run, each for a reason that the server gave. */
-const ticketTries = 4;
+const ticketTries = 8;
 
 export const newSession = Effect.map(Invocation, ({ entropy }) =>
   Session.make(Buffer.from(entropy(16)).toString("hex")),
@@ -113,6 +113,10 @@ export const newSession = Effect.map(Invocation, ({ entropy }) =>
 /** A name beside one that is taken: six digits of the session, before the `.backup` that it ends in. */
 const nextTo = (name: Name, session: Session): string =>
   `${name.replace(/\.backup$/, "")}-${session.slice(0, 6)}${name.endsWith(".backup") ? ".backup" : ""}`;
+
+/** Bytes of the members that earlier runs have sent. */
+const bytesOf = ({ noted = [] }: Beginning): number =>
+  noted.reduce((sum, { length }) => sum + length, 0);
 
 /** All the room that there is, less what other things may take of it meanwhile. */
 const mostOf = (room: number): number => room - Math.ceil(room / 64);
@@ -160,16 +164,23 @@ export const openUpload = Effect.fnUntraced(function* (options: UploadOptions) {
   const reporter = yield* Reporter;
   const { highest, room: roomThere, server } = yield* meet(options);
   let beginning = yield* options.beginning(server, roomThere);
-  /** What is there of the pack takes no more room, and of an earlier run's not all may be of use. */
-  const already = (beginning.noted ?? []).reduce((sum, { length }) => sum + length, 0);
-  const within = (free: number) => already + mostOf(free);
-  const most = options.most && already + options.most;
+  /**
+   * Bytes of the pack that the server is taken to have: they take no more room, and of an earlier run's not
+   * all may be of use. Before it is ready, it is those that were noted, or none.
+   */
+  let already = bytesOf(beginning);
+  /** The server has not the room for all that was noted and the rest: how much it has is to be seen first. */
+  let unsure = false;
+  /** In bytes; as it last said. */
+  let free = roomThere;
+  const within = (room: number) => already + mostOf(room);
+  const most = () => options.most && already + options.most;
   /**
    * BYTES of the ticket: the server keeps so much free for the upload, and takes no more. What the
    * archive can have at most is asked for first, for which the server removes what it may; if that is
    * not enough, what there is.
    */
-  let bytes = most ?? within(roomThere);
+  let bytes = most() ?? within(free);
   const ticketFor = (least: number, name: Name) => {
     const { base, session } = beginning;
     return newTicket(options, server, least, { name, session, base, bytes });
@@ -177,7 +188,7 @@ export const openUpload = Effect.fnUntraced(function* (options: UploadOptions) {
   let ticket = yield* ticketFor(highest, options.name);
   const fits = (room: number) => within(room) >= Math.max(1, options.least);
   /** Nobody knows how much it will be, and there is too little for what it was the last time. */
-  let tight = most === undefined && !fits(roomThere);
+  let tight = most() === undefined && !fits(free);
   let tickets = 1;
   /** The manifest is made, or being made, by this ticket. */
   let settled = false;
@@ -281,11 +292,23 @@ export const openUpload = Effect.fnUntraced(function* (options: UploadOptions) {
   /** All that there is; where others keep the rest for the moment, it is waited for. */
   const whatThereIs = Effect.gen(function* () {
     const { reserved, room } = yield* roomNow(options);
-    if (fits(room) || reserved === 0) return within(room);
+    free = room;
+    if (fits(room) || reserved === 0) return Math.min(within(room), most() ?? Infinity);
     return yield* new LinkBroken({
       reason: "other uploads to that server keep its room for themselves",
       busy: true,
     });
+  });
+
+  /** Another upload in the place of this one, of which nothing is there. */
+  const other = Effect.fnUntraced(function* (missing: "base" | "session") {
+    beginning = yield* options.another(missing);
+    already = bytesOf(beginning);
+    unsure = false;
+    bytes = most() ?? within(free);
+    // What was there of the old one may be room by now.
+    tight = most() === undefined && !begun;
+    return yield* ticketFor(ticket.run, ticket.name);
   });
 
   /** Another ticket, for what the server refused of the last one; undefined where none helps. */
@@ -297,25 +320,29 @@ export const openUpload = Effect.fnUntraced(function* (options: UploadOptions) {
       return yield* ticketFor(Math.max(least, run), name);
     }
     if (refused.code === "exists" && !begun && name === options.name) {
-      const other = nextTo(name, session);
-      if (!isName(other)) return undefined;
-      yield* reporter.say("info", line`the server has ${name} already; storing as ${other}`);
-      return yield* ticketFor(run, other);
+      const beside = nextTo(name, session);
+      if (!isName(beside)) return undefined;
+      yield* reporter.say("info", line`the server has ${name} already; storing as ${beside}`);
+      return yield* ticketFor(run, beside);
     }
-    if ((refused.code === "quota" || refused.code === "no-space") && bytes === most) {
-      if (begun) return undefined;
-      bytes = Math.min(yield* whatThereIs, bytes);
-      return bytes > 0 ? yield* ticketFor(run, name) : undefined;
+    if ((refused.code === "quota" || refused.code === "no-space") && !begun) {
+      if (bytes === most()) {
+        bytes = yield* whatThereIs;
+        return bytes > 0 ? yield* ticketFor(run, name) : undefined;
+      }
+      if (already === 0) return undefined;
+      already = 0;
+      unsure = true;
+      tight = true;
+      return ticket;
     }
     // Nothing of it has left the window, so another upload can take its place.
     if (refused.code === "gone" && acked === 0) {
       yield* reporter.say("warning", line`${removed(refused)}; it begins anew`);
-      beginning = yield* options.another("session");
-      return yield* ticketFor(run, name);
+      return yield* other("session");
     }
     if (refused.code === "not-found" && ticket.base !== "-" && !begun) {
-      beginning = yield* options.another("base");
-      return yield* ticketFor(run, name);
+      return yield* other("base");
     }
     return undefined;
   });
@@ -347,7 +374,14 @@ export const openUpload = Effect.fnUntraced(function* (options: UploadOptions) {
           yield* Effect.ignore(call.stdin.write(giveUpFrame));
           yield* Effect.timeoutOption(call.ended, "5 seconds");
         }
-        beginning = yield* options.another("session");
+        ticket = yield* other("session");
+        tickets += 1;
+        return undefined;
+      }
+      if (first.type === "ready" && unsure && first.offset > 0) {
+        already = first.offset;
+        unsure = false;
+        bytes = Math.min(within(free), most() ?? Infinity);
         ticket = yield* ticketFor(ticket.run, ticket.name);
         tickets += 1;
         return undefined;
@@ -359,9 +393,9 @@ export const openUpload = Effect.fnUntraced(function* (options: UploadOptions) {
       }
     }
     if (isFailed(first)) {
-      const other = yield* otherTicket(first);
+      const next = yield* otherTicket(first);
       // It may have been settled on the old one while the number of this one went to the disk.
-      if (other === undefined || settled) {
+      if (next === undefined || settled) {
         const why =
           first.code === "gone"
             ? rejected("refused", removed(first), "run again: the backup begins anew")
@@ -369,7 +403,7 @@ export const openUpload = Effect.fnUntraced(function* (options: UploadOptions) {
         // An older connection, which has the trailer, may be at its commit while this one is refused.
         return yield* trailerSent ? undecidedYet(why) : why;
       }
-      ticket = other;
+      ticket = next;
       tickets += 1;
       return undefined;
     }
@@ -488,7 +522,7 @@ export const openUpload = Effect.fnUntraced(function* (options: UploadOptions) {
         buffer.set(lengthPrefix(size));
         blocks.push({ buffer, start: pushed, end: pushed + size, running });
         pushed += size;
-        return pushed > bytes && bytes !== most ? Deferred.fail(over, tooLarge()) : work.open;
+        return pushed > bytes && bytes !== most() ? Deferred.fail(over, tooLarge()) : work.open;
       }),
     finish: ({ manifest, recipe, signature }) =>
       Effect.suspend(() => {

@@ -6,7 +6,7 @@
 import { createHash } from "node:crypto";
 import { Option, Schema } from "effect";
 import { lineOf, type Member, parseMember, rootHasher } from "#src/proof/table";
-import { Count, parseNumber, Session, Sha256 } from "#src/wire/names";
+import { Count, parseNumber, PublicKey, Session, Sha256 } from "#src/wire/names";
 import { chunkPath } from "./slots.ts";
 import { padding, tarBlock } from "./ustar.ts";
 import { BackupId } from "./walk.ts";
@@ -145,6 +145,8 @@ export const parseChain = (file: Buffer): Chain | undefined => {
 /** An upload that is not committed: the members of its pack, as far as dom0 has noted them. */
 export interface Journal extends Identity {
   readonly session: Session;
+  /** By whose tickets the server takes it: nobody else goes on with it. */
+  readonly signer: PublicKey;
   /** The archive that it builds on. */
   readonly base: Session | "-";
   readonly members: ReadonlyArray<readonly [path: string, Remembered]>;
@@ -153,6 +155,7 @@ export interface Journal extends Identity {
 const JournalHead = Schema.Struct({
   ...identity,
   session: Session,
+  signer: PublicKey,
   base: Schema.Union([Schema.Literal("-"), Session]),
 });
 const decodeJournal = Schema.decodeOption(Schema.fromJsonString(JournalHead));

@@ -308,7 +308,8 @@ export const booksContract = (name: string, make: () => Layer.Layer<Books>) => {
     Effect.gen(function* () {
       const chains = yield* Chains;
       const { cells: _cells, files: _files, root: _root, ...identity } = chainOf(1);
-      const journal: Journal = { ...identity, base: "-", members: [["a.000.enc", cellOf(1)]] };
+      const first = [["a.000.enc", cellOf(1)]] as const;
+      const journal: Journal = { ...identity, signer: key("A"), base: "-", members: first };
       yield* chains.begin(which, journal);
       yield* chains.note(which, "a.001.enc", cellOf(2));
       yield* chains.note(which, "a.001.enc", cellOf(3));

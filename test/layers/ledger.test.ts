@@ -21,8 +21,8 @@ import {
   type Books,
   booksContract,
   chainOf,
-  entry,
   key,
+  entry,
   submission,
   unfinished,
 } from "#test/contracts/ledger";
@@ -87,7 +87,12 @@ describe("FileBooks", () => {
           yield* (yield* Chains).adopt(which);
           yield* (yield* Chains).addPassphrase({ salt: "0".repeat(64), check: "1".repeat(64) });
           yield* propose;
-          yield* (yield* Chains).begin(which, { ...chainOf(1), base: "-", members: [] });
+          yield* (yield* Chains).begin(which, {
+            ...chainOf(1),
+            signer: key("A"),
+            base: "-",
+            members: [],
+          });
         }),
       ).pipe(Effect.ensuring(Effect.sync(() => process.umask(old))));
       for (const dir of [place, path.dirname(place)]) {

@@ -56,6 +56,8 @@ export interface Kept {
 
 /** An upload that is not committed. */
 interface Incoming {
+  /** `SIGNER SERIES`: nobody else goes on with it. */
+  readonly owner: string;
   /** The members that are whole, and the blocks of the one under way, each with its digest. */
   readonly members: Array<Buffer>;
   readonly leaves: Array<ReadonlyArray<Buffer>>;
@@ -513,10 +515,11 @@ const put: Serve = Effect.fnUntraced(function* ({ call, key, lies, request, say,
     yield* first({ type: "stored", receipt: there.receipt, signature: there.receiptSignature });
     return 0;
   }
-  const top = shelf.tickets.get(`${signer} ${series}`);
+  const owner = `${signer} ${series}`;
+  const top = shelf.tickets.get(owner);
   /** Whether the ticket still is, or may become, the highest of its series. */
   const fresh = () => {
-    const highest = shelf.tickets.get(`${signer} ${series}`);
+    const highest = shelf.tickets.get(owner);
     return (
       highest === undefined ||
       run > highest.ticket.run ||
@@ -524,7 +527,7 @@ const put: Serve = Effect.fnUntraced(function* ({ call, key, lies, request, say,
     );
   };
   const stale = () => {
-    const highest = shelf.tickets.get(`${signer} ${series}`)!;
+    const highest = shelf.tickets.get(owner)!;
     return fail("stale", "a later run was admitted", {
       ticket: ticketText(highest.ticket, key.publicKey),
       signature: highest.signature,
@@ -542,17 +545,20 @@ const put: Serve = Effect.fnUntraced(function* ({ call, key, lies, request, say,
           ? fail("exists", "taken")
           : gone !== undefined
             ? fail("gone", "that upload was removed", gone)
-            : base !== "-" && packOf(shelf, base) === undefined
-              ? fail("not-found", "there is no such base")
-              : ticket.bytes > roomOf(shelf, session)
-                ? fail("quota", "there is no room for that")
-                : undefined;
+            : (shelf.incoming.get(session)?.owner ?? owner) !== owner
+              ? fail("not-permitted", "that session is of another series")
+              : base !== "-" && packOf(shelf, base) === undefined
+                ? fail("not-found", "there is no such base")
+                : ticket.bytes > roomOf(shelf, session)
+                  ? fail("quota", "there is no room for that")
+                  : undefined;
   if (refusal !== undefined) {
     yield* first(refusal);
     return 5;
   }
   // As a server whose other words refuse the ticket: nothing of it is noted.
   const upload = shelf.incoming.get(session) ?? {
+    owner,
     members: [],
     leaves: [],
     blocks: [],
@@ -565,7 +571,7 @@ const put: Serve = Effect.fnUntraced(function* ({ call, key, lies, request, say,
   const said = changed(lies.ready, ready, call) as { readonly type?: string } | string | undefined;
   if (typeof said === "object" && said.type === "ready") {
     shelf.incoming.set(session, upload);
-    shelf.tickets.set(`${signer} ${series}`, { ticket, signature });
+    shelf.tickets.set(owner, { ticket, signature });
     if (shelf.signers.length === 0) shelf.signers.push(signer);
   }
   yield* say(said);

@@ -15,7 +15,7 @@ import {
   parseJournal,
   type Remembered,
 } from "#src/archive/chain";
-import { Session } from "#src/wire/names";
+import { PublicKey, Session } from "#src/wire/names";
 import { rootOf } from "#test/support/reference";
 
 const hex = (letter: string, length = 64) => letter.repeat(length);
@@ -140,6 +140,7 @@ describe("a journal", () => {
   const journal: Journal = {
     ...identity,
     session,
+    signer: PublicKey.make(hex("A", 43)),
     base: "-",
     members: paths.map((path, i) => [path, cells[i]!]),
   };
@@ -193,6 +194,7 @@ describe("a journal", () => {
   });
   it.each([
     ["session", "c"],
+    ["signer", "A"],
     ["base", "--"],
     ["id", "7"],
     ["key", ""],

@@ -11,6 +11,7 @@ import {
 import { memoryQvmRestore, qvmRestoreScript } from "#layers/memory/MemoryQvmRestore";
 import { SlotSize } from "#src/archive/parameters";
 import { ArchiveFault, archiveSize, Walk } from "#src/archive/walk";
+import { privateKeyPem, readPrivateKey } from "#src/proof/keys";
 import { parseManifest } from "#src/proof/texts";
 import { remade } from "#test/support/peer";
 import { qbackup as lookBack, world as newDom0 } from "#test/support/readback";
@@ -782,6 +783,37 @@ describe("a chain of nights", () => {
           w.shelf.room = big.work.length + sent / 2;
           const done = yield* night(w, big);
           assert.isAbove(done.length, sent);
+        }
+      }),
+    );
+    it.effect("but not under another key than that which began it; the chain goes on", () =>
+      Effect.gen(function* () {
+        for (const known of ["the signer", "another one"]) {
+          const w = world();
+          yield* night(w, volumes);
+          assert.strictEqual((yield* broken(w, later, "vault", 100)).code, 6);
+          w.disk.secrets = { ...w.disk.secrets!, signing: Buffer.alloc(32, 7) };
+          // The owner lets the new one in.
+          w.shelf.signers.length = 0;
+          if (known === "another one") {
+            const [name, journal] = [...w.disk.chains].find(([file]) => /journal/.test(file))!;
+            const { publicKey } = readPrivateKey(privateKeyPem(w.disk.secrets.signing))!;
+            const text = journal.toString("latin1").replace(/(?<="signer":")[^"]+/, publicKey);
+            w.disk.chains.set(name, Buffer.from(text, "latin1"));
+          }
+          const [session] = [...w.shelf.incoming.keys()];
+          const done = yield* night(w, later);
+          assert.match(
+            done.text,
+            known === "the signer"
+              ? /info: .* was signed with another key of this dom0: it begins anew/
+              : /warning: the server takes the upload that an earlier run began for another's; it begins anew/,
+          );
+          assert.deepStrictEqual(done.sent, itsOwn);
+          assert.notMatch(done.text, anew);
+          // It is not of this key's series, so it is left where it is.
+          assert.deepStrictEqual([...w.shelf.incoming.keys()], [session]);
+          assert.deepStrictEqual((yield* night(w, later)).sent, heads);
         }
       }),
     );

@@ -1074,6 +1074,8 @@ describe("an archive of slots", () => {
       for (const change of [{ signer: otherDom0 }, { series: `x-${series}` }]) {
         const { replies } = yield* upload(world, { ...put, run: 3, cutAt: 0, ...change });
         assert.strictEqual(codeOf(replies), "not-permitted");
+        // By these words dom0 knows that another session helps.
+        assert.include(JSON.stringify(replies), '"that session is of another series"');
       }
       const lines = [...firstLines];
       const end = yield* upload(world, {

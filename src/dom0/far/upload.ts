@@ -106,6 +106,9 @@ const lastWords = 4;
 /** Tickets that are tried in one run, each for a reason that the server gave. */
 const ticketTries = 8;
 
+/** What the server says of an upload that was begun by another signer, or for another series. */
+const ofAnother = /^that session is of another series$/;
+
 export const newSession = Effect.map(Invocation, ({ entropy }) =>
   Session.make(Buffer.from(entropy(16)).toString("hex")),
 );
@@ -339,6 +342,13 @@ export const openUpload = Effect.fnUntraced(function* (options: UploadOptions) {
     // Nothing of it has left the window, so another upload can take its place.
     if (refused.code === "gone" && acked === 0) {
       yield* reporter.say("warning", line`${removed(refused)}; it begins anew`);
+      return yield* other("session");
+    }
+    if (refused.code === "not-permitted" && ofAnother.test(refused.message) && !begun) {
+      yield* reporter.say(
+        "warning",
+        "the server takes the upload that an earlier run began for another's; it begins anew",
+      );
       return yield* other("session");
     }
     if (refused.code === "not-found" && ticket.base !== "-" && !begun) {

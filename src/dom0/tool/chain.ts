@@ -63,9 +63,10 @@ const lastRate = (entries: ReadonlyArray<Entry>, server: PublicKey): number | un
   return last && last.bytes!.sent / last.bytes!.seconds;
 };
 
-/** The chain of a series. `most` is what one archive can have at most, in bytes, where that is known. */
+/** The chain of a series, whose tickets have this signer. `most` is what one archive can have at most, in bytes, where that is known. */
 export const openChain = Effect.fnUntraced(function* (
   series: Series,
+  signer: PublicKey,
   passphrase: Redacted.Redacted<Uint8Array>,
   most: number | undefined,
 ) {
@@ -198,6 +199,7 @@ export const openChain = Effect.fnUntraced(function* (
     use(wrong === undefined ? last : undefined);
     const goesOn =
       journal !== undefined &&
+      journal.signer === signer &&
       journal.base === (newest?.session ?? "-") &&
       // What stands there of an archive that nothing can be built on is of its chain, or of the next one.
       (journal.key === last?.key) === (newest !== undefined) &&
@@ -207,6 +209,12 @@ export const openChain = Effect.fnUntraced(function* (
       usePack(journal.members);
       yield* say("info", line`an earlier run has sent a part of it: this one goes on with that`);
       return beginningOf(journal.session, journal.members);
+    }
+    if (journal !== undefined && journal.signer !== signer) {
+      yield* say(
+        "info",
+        line`what an earlier run has sent of it was signed with another key of this dom0: it begins anew`,
+      );
     }
     usePack([]);
     if (newest === undefined) {
@@ -235,6 +243,7 @@ export const openChain = Effect.fnUntraced(function* (
       id,
       key,
       session: upload!,
+      signer,
       base: newest?.session ?? "-",
       members: pack,
     });

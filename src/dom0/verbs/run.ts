@@ -20,7 +20,14 @@ import { wishLine } from "#src/proof/recipe";
 import { lineOf, rootHasher } from "#src/proof/table";
 import { manifestText, parseManifest } from "#src/proof/texts";
 import { leafOf } from "#src/proof/treehash";
-import { instantOf, isName, type Name, type Series, type Session } from "#src/wire/names";
+import {
+  instantOf,
+  isName,
+  type Name,
+  type PublicKey,
+  type Series,
+  type Session,
+} from "#src/wire/names";
 import { line, printable } from "#src/say/shown";
 import { linkTimeout, standardFloor, startTimeout, tellAfterADay } from "#src/dom0/far/retry";
 import { command } from "#src/dom0/cli/command";
@@ -482,6 +489,7 @@ const sayOld = Effect.fnUntraced(function* (series: Series, number: number) {
 const slotsFor = Effect.fnUntraced(function* (
   format: Format,
   series: Series,
+  signer: PublicKey,
   { path }: PassphraseFile,
   most: number | undefined,
 ) {
@@ -489,7 +497,8 @@ const slotsFor = Effect.fnUntraced(function* (
   const passphrase = yield* passphraseOf(path);
   const number = yield* passphraseNumber(passphrase);
   yield* sayOld(series, number);
-  const slots: Slots = { chain: yield* openChain(series, passphrase, most), number, passphrase };
+  const chain = yield* openChain(series, signer, passphrase, most);
+  const slots: Slots = { chain, number, passphrase };
   return slots;
 });
 
@@ -565,7 +574,7 @@ const backup = Effect.fnUntraced(function* (
     const volumes = yield* Fiber.join(sizes);
     const atMost = mostOf(volumes);
     view.volumes = volumes.reduce<number>((sum, size) => sum + (size ?? 0), 0) || undefined;
-    const slots = yield* slotsFor(format, series, passphrase, atMost);
+    const slots = yield* slotsFor(format, series, keys.signer, passphrase, atMost);
     const alone = (of: Session): Beginning => ({ session: of, base: "-", noted: undefined });
     const upload = yield* openUpload({
       destination,

@@ -42,6 +42,14 @@ const identity = {
 const Identity = Schema.Struct(identity);
 export type Identity = typeof Identity.Type;
 
+/** That alone, of something that has more. */
+export const identityOf = ({ began, check, id, key }: Identity): Identity => ({
+  id,
+  key,
+  check,
+  began,
+});
+
 const Head = Schema.Struct({
   ...identity,
   session: Session,
@@ -121,8 +129,9 @@ const sumSize = 32;
 const decodeHead = Schema.decodeOption(Schema.fromJsonString(Head));
 const sha256 = (bytes: Uint8Array) => createHash("sha256").update(bytes).digest();
 
-/** As a file. */
-export const chainBytes = ({ cells, ...head }: Chain): Buffer => {
+/** As a file; what else the object has is left out. */
+export const chainBytes = ({ cells, files, root, session, ...shared }: Chain): Buffer => {
+  const head: typeof Head.Type = { ...identityOf(shared), session, root, files };
   const bytes = Buffer.concat([Buffer.from(`${magic}${JSON.stringify(head)}\n`), cells]);
   return Buffer.concat([bytes, sha256(bytes)]);
 };
@@ -164,9 +173,11 @@ const decodeJournal = Schema.decodeOption(Schema.fromJsonString(JournalHead));
 export const journalLine = (path: string, cell: Remembered): string =>
   `${cell.mac} ${cell.span} ${cell.present} ${lineOf(memberAt(path, cell))}`;
 
-/** As a file, to whose end more lines can be written. */
-export const journalText = ({ members, ...head }: Journal): string =>
-  [`${JSON.stringify(head)}\n`, ...members.map((each) => journalLine(...each))].join("");
+/** As a file, to whose end more lines can be written; what else the object has is left out. */
+export const journalText = ({ base, members, session, signer, ...shared }: Journal): string => {
+  const head: typeof JournalHead.Type = { ...identityOf(shared), session, signer, base };
+  return [`${JSON.stringify(head)}\n`, ...members.map((each) => journalLine(...each))].join("");
+};
 
 const parseLine = (text: string): readonly [string, Remembered] | undefined => {
   const [mac, spanText, presentText, ...rest] = text.split(" ");

@@ -97,8 +97,18 @@ export const notesIn = (file: Buffer): Notes => {
   if (text.toString("latin1", 0, first) !== "qbackup chain 1")
     throw new Error("these are no notes");
   const cells = text.subarray(second + 1);
+  const { began, check, files, id, key, root, session, ...more } = JSON.parse(
+    text.toString("utf8", first + 1, second),
+  );
+  const odd = Object.keys(more);
+  if (odd.length > 0) throw new Error(`the notes have ${odd.join(", ")}, too`);
+  if (began === undefined || check === undefined) throw new Error("the notes lack a word");
   return {
-    ...(JSON.parse(text.toString("utf8", first + 1, second)) as Omit<Notes, "members">),
+    id,
+    key,
+    session,
+    root,
+    files,
     members: Array.from({ length: cells.length / 64 }, (_, i) => {
       const cell = cells.subarray(64 * i, 64 * (i + 1));
       return {

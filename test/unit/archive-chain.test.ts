@@ -99,6 +99,13 @@ describe("a chain", () => {
     assert.deepStrictEqual(parseChain(bytes), chain);
     assert.isTrue(bytes.toString("latin1").startsWith('qbackup chain 1\n{"id":"20261128T0'));
   });
+  it("says of itself what it is, and no more than that", () => {
+    const more = { ...chain, base: "-", members: cells.map((cell, i) => [paths[i]!, cell]) };
+    assert.isTrue(chainBytes(more).equals(chainBytes(chain)));
+    const [, head = ""] = chainBytes(more).toString("latin1").split("\n");
+    const keys = ["id", "key", "check", "began", "session", "root", "files"];
+    assert.deepStrictEqual(Object.keys(JSON.parse(head)), keys);
+  });
   it("of which a byte is another one, or missing, is none", () => {
     const bytes = chainBytes(chain);
     for (let at = 0; at < bytes.length; at++) {
@@ -157,6 +164,12 @@ describe("a journal", () => {
     const widest = { ...remembered(1), span: 255, present: 0xffff };
     const full: Journal = { ...journal, members: [["vm7/notes.txt.000.enc", widest]] };
     assert.deepStrictEqual(parseJournal(journalText(full)), full);
+  });
+  it("says of itself what it is, and no more than that", () => {
+    const more = { ...journal, root, files: chain.files, cells: chain.cells };
+    assert.strictEqual(journalText(more), text);
+    const keys = ["id", "key", "check", "began", "session", "signer", "base"];
+    assert.deepStrictEqual(Object.keys(JSON.parse(text.split("\n")[0]!)), keys);
   });
   it("that a crash tore has what is whole of it", () => {
     const lines = text.split("\n");

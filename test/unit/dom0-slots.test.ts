@@ -29,7 +29,7 @@ import { archiveOf } from "#test/support/archive";
 import { nothingProven, qbackup, tidy, tiny, type World, world } from "#test/support/dom0";
 import { ended, gnuHeader, gnuSparse, gnuTar, tarwriter } from "#test/support/inner";
 import { rng } from "#test/support/random";
-import { openSlots, smallOf, volumeOf } from "#test/support/slots";
+import { notesIn, openSlots, smallOf, volumeOf } from "#test/support/slots";
 
 const xmlOf = (...directories: ReadonlyArray<string>) =>
   Buffer.from(
@@ -621,6 +621,11 @@ describe("a chain of nights", () => {
         // No member of the pack was made twice.
         assert.strictEqual(new Set(done.sent).size, done.sent.length);
         assert.isBelow(done.bytes.sent, done.length);
+        // What is kept of the archive has nothing of the upload.
+        const notes = [...w.disk.chains.values()];
+        assert.lengthOf(notes, 1);
+        assert.lengthOf(notesIn(notes[0]!).members, membersOf(bytesOf(w, done.name)).length);
+        assert.isBelow(notes[0]!.length, 1024 + 64 * notesIn(notes[0]!).members.length);
         assert.deepStrictEqual((yield* night(w, volumes)).sent, heads);
       }),
     );

@@ -13,6 +13,7 @@ import {
   cellAt,
   cellsOf,
   type Identity,
+  identityOf,
   type Journal,
   memberAt,
   type Remembered,
@@ -205,7 +206,7 @@ export const openChain = Effect.fnUntraced(function* (
       (journal.key === last?.key) === (newest !== undefined) &&
       journal.check === (yield* checkOf(journal.key));
     if (goesOn) {
-      identity = journal;
+      identity = identityOf(journal);
       usePack(journal.members);
       yield* say("info", line`an earlier run has sent a part of it: this one goes on with that`);
       return beginningOf(journal.session, journal.members);
@@ -230,18 +231,14 @@ export const openChain = Effect.fnUntraced(function* (
         lastRate(entries, server),
       );
       yield* begin;
-    } else identity = newest;
+    } else identity = identityOf(newest);
     return beginningOf(yield* session);
   });
 
   /** The journal as it now must be. */
   const journal = Effect.suspend(() => {
-    const { began, check, id, key } = identity!;
     return chains.begin(which!, {
-      began,
-      check,
-      id,
-      key,
+      ...identity!,
       session: upload!,
       signer,
       base: newest?.session ?? "-",

@@ -11,8 +11,12 @@ export const Audit = Schema.Struct({
   whole: Schema.optionalKey(Instant),
   /** Something else came back than what was backed up; only a `whole` clears it. */
   failed: Schema.optionalKey(Instant),
-  /** Of which members, by their digests, where it is of no more; absent where that is not known. */
+  /** Of which members, by their digests; absent where of none that is known. */
   spoiled: Schema.optionalKey(Schema.Array(Sha256)),
+  /** There may be others among them. */
+  vague: Schema.optionalKey(Schema.Literal(true)),
+  /** They are too many to be noted one by one. */
+  many: Schema.optionalKey(Schema.Literal(true)),
   /** A member does not decrypt, so it was made broken; only a decryption of all of it clears it. */
   undecryptable: Schema.optionalKey(Instant),
   /** Since then nothing of it could be read, whatever the reason was; what comes back clears it. */

@@ -880,10 +880,43 @@ describe("a chain of nights", () => {
       const fourth = yield* night(w, later);
       assert.deepStrictEqual(fourth.sent, heads);
       assert.notMatch(fourth.text, /did not come back/);
-      // Nobody knows of which members it is.
+      // Nobody knows of which members it is, of an older one: all else is kept, and what to do is said.
       w.disk.audits.set(sessions[1], { failed });
       const fifth = yield* night(w, later);
-      assert.include(fifth.text, `${second.name} did not come back as it was: all of it is sent`);
+      assert.deepStrictEqual(fifth.sent, heads);
+      assert.include(fifth.text, `warning: ${second.name} did not come back as it was, and of`);
+      assert.match(fifth.text, /hint: qbackup verify, of the newest archive, tells; .* forget/);
+      // Not, once all of the newest came back later than that.
+      const newest = JSON.parse(w.disk.text.trim().split("\n").at(-1)!).session;
+      w.disk.audits.set(newest, { whole: "2026-01-01T00:00:01Z" });
+      for (let n = 0; n < 2; n++) {
+        const sixth = yield* night(w, later);
+        assert.deepStrictEqual(sixth.sent, heads);
+        assert.notMatch(sixth.text, /did not come back/);
+      }
+      // Nor where the owner has removed it; what is known of it counts all the same.
+      const spoiled = [digestOf(third.name, cell("work", 3))];
+      w.disk.audits.set(sessions[1], { failed, spoiled, vague: true, forgotten: failed });
+      const seventh = yield* night(w, later);
+      assert.notMatch(seventh.text, /is not known/);
+      assert.deepStrictEqual(seventh.sent.toSorted(), [cell("work", 3), ...heads].sort());
+    }),
+  );
+  it.effect.each([
+    ["of the newest, and nobody knows of which members", -1, {}],
+    ["of the newest, and of some of its members nobody knows", -1, { spoiled: [], vague: true }],
+    ["and too many members are bad to be noted", 0, { many: true }],
+  ] as const)("sends all of it where that did not come back: %s", ([, which, audit]) =>
+    Effect.gen(function* () {
+      const w = world();
+      yield* night(w, volumes);
+      yield* night(w, volumes);
+      const entry = JSON.parse(w.disk.text.trim().split("\n").at(which)!);
+      w.disk.audits.set(entry.session, { failed: "2026-01-01T00:00:00Z", ...audit });
+      const { text } = yield* night(w, volumes);
+      assert.include(text, `${entry.name} did not come back as it was: all of it is sent`);
+      const after = yield* night(w, volumes);
+      assert.deepStrictEqual(after.sent, heads);
     }),
   );
 

@@ -240,7 +240,11 @@ describe("verify", () => {
         w.shelf.committed.set("a.backup", kept);
         replace(w, "a.backup", twice);
         assert.strictEqual((yield* qbackup(w, ["verify", "a.backup"])).code, 6);
-        assert.hasAllKeys(w.disk.audits.get(session), ["whole", "failed"]);
+        assert.hasAllKeys(w.disk.audits.get(session), ["whole", "failed", "spoiled", "vague"]);
+        assert.deepStrictEqual(spoiled(), wanted);
+        replace(w, "a.backup", small);
+        assert.strictEqual((yield* qbackup(w, ["verify", "a.backup"])).code, 0);
+        assert.hasAllKeys(w.disk.audits.get(session), ["whole"]);
       }),
   );
   it.effect("what was found bad by the time that the link is gone for good is noted and told", () =>
@@ -300,7 +304,7 @@ describe("verify", () => {
       });
       assert.strictEqual(code, 6, text);
       assert.isAbove(given, 1000, text);
-      assert.hasAllKeys(w.disk.audits.get(session), ["failed"]);
+      assert.hasAllKeys(w.disk.audits.get(session), ["failed", "many"]);
     }),
   );
   it.effect("an archive that lacks a qube, or has members that the manifest does not have", () =>

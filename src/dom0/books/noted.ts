@@ -25,17 +25,29 @@ export const note = Effect.fnUntraced(function* (
 /** Members that are noted one by one; where there are more, the archive is bad as a whole. */
 const mostSpoiled = 1000;
 
+/** Something else came back once, and of which members is not known, or not of all. */
+export const isVague = ({ failed, many, spoiled, vague }: Audit): boolean =>
+  failed !== undefined && many !== true && (spoiled === undefined || vague === true);
+
+/** Without what is noted of something else that came back. */
+export const notBad = ({
+  failed: _failed,
+  many: _many,
+  spoiled: _spoiled,
+  vague: _vague,
+  ...rest
+}: Audit): Audit => rest;
+
 /** Something else came back: of these members, or of who knows what. */
-const cameBad = (
-  { spoiled, ...before }: Audit,
-  now: string,
-  members: ReadonlyArray<string> | undefined,
-): Audit => {
-  const told = before.failed === undefined ? [] : spoiled;
-  const all = told && members && [...new Set([...told, ...members])];
-  return all === undefined || all.length > mostSpoiled
-    ? { ...before, failed: now }
-    : { ...before, failed: now, spoiled: all };
+const cameBad = (before: Audit, now: string, members: ReadonlyArray<string> | undefined): Audit => {
+  const rest = notBad(before);
+  const { many, spoiled = [] } = before.failed === undefined ? {} : before;
+  const all = [...new Set([...spoiled, ...(members ?? [])])];
+  if (many === true || all.length > mostSpoiled) return { ...rest, failed: now, many: true };
+  const vague = isVague(before) || members === undefined ? ({ vague: true } as const) : {};
+  return all.length === 0
+    ? { ...rest, failed: now }
+    : { ...rest, failed: now, spoiled: all, ...vague };
 };
 
 /** Notes what a failure says of archives: that they are damaged, or only that they could not be read. */

@@ -25,7 +25,7 @@ import { parseManifest, type Ticket } from "#src/proof/texts";
 import { instantOf, type PublicKey, type Series, type Session } from "#src/wire/names";
 import { humanSize, roughly } from "#src/say/format";
 import { line } from "#src/say/shown";
-import { faultOf } from "#src/dom0/books/noted";
+import { faultOf, isVague } from "#src/dom0/books/noted";
 import { inLedger } from "#src/dom0/books/unusable";
 import { type Beginning, newSession } from "#src/dom0/far/upload";
 import { checkerFor } from "./passphrase.ts";
@@ -129,24 +129,42 @@ export const openChain = Effect.fnUntraced(function* (
       return { why: "the passphrase is another one" } satisfies Anew;
     }
     const audits = yield* inLedger(readBacks.all);
+    /** What was looked at of this chain. */
+    const seen = entries.flatMap(({ manifest: text, name, session }) => {
+      const audit = audits.get(session);
+      const manifest = audit && parseManifest(text);
+      return manifest?.format === "slots" &&
+        manifest.server === of.server &&
+        manifest.series === of.series &&
+        manifest.run >= chain.began
+        ? [{ name, session, run: manifest.run, audit: audit! }]
+        : [];
+    });
     const members = new Set<string>();
-    for (const entry of entries) {
-      const audit = audits.get(entry.session) ?? {};
+    const doubted: Array<string> = [];
+    for (const { audit, name, run, session } of seen) {
+      const { failed, forgotten, many, spoiled, undecryptable } = audit;
       if (faultOf(audit) === undefined) continue;
-      const { spoiled, undecryptable } = audit;
-      const manifest = parseManifest(entry.manifest);
-      if (
-        manifest?.format !== "slots" ||
-        manifest.server !== of.server ||
-        manifest.series !== of.series ||
-        manifest.run < chain.began
-      ) {
-        continue;
+      const unknown = isVague(audit) && forgotten === undefined;
+      if (undecryptable !== undefined || many === true || (unknown && session === chain.session)) {
+        return { why: `${name} did not come back as it was` } satisfies Anew;
       }
-      if (undecryptable !== undefined || spoiled === undefined) {
-        return { why: `${entry.name} did not come back as it was` } satisfies Anew;
-      }
-      for (const digest of spoiled) members.add(digest);
+      for (const digest of spoiled ?? []) members.add(digest);
+      // What later ones have of it came back since, where all of one of them did.
+      const allays = (later: (typeof seen)[number]) =>
+        later.run > run && (later.audit.whole ?? "") > failed!;
+      if (unknown && !seen.some(allays)) doubted.push(name);
+    }
+    if (doubted.length > 0) {
+      const others = doubted.length === 1 ? "" : ` and ${doubted.length - 1} more`;
+      yield* say(
+        "warning",
+        line`${doubted[0]!}${others} did not come back as it was, and of which members is not known: this archive may have some of them, too`,
+      );
+      yield* say(
+        "hint",
+        "qbackup verify, of the newest archive, tells; what was removed on purpose, qbackup ledger forget takes off the books",
+      );
     }
     bad = members;
     const count = members.size === 0 ? 0 : countOf(chain, members);

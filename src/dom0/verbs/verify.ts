@@ -33,7 +33,7 @@ import {
   waitFor,
 } from "#src/dom0/cli/flags";
 import { knownArchives } from "#src/dom0/books/known";
-import { cameBack, note, noteFailure } from "#src/dom0/books/noted";
+import { cameBack, notBad, note, noteFailure } from "#src/dom0/books/noted";
 import { inLedger } from "#src/dom0/books/unusable";
 import { ask, contentOf, fetchRecord, nextReply, recordDiffers } from "#src/dom0/far/remote";
 import { checkServer } from "#src/dom0/far/server";
@@ -200,7 +200,9 @@ const readBack = Effect.fnUntraced(function* (trusted: Trusted, { far, list }: S
       for (const digest of failure.members ?? []) bad.add(digest);
       first ??= failure;
       if (failure.members === undefined) return failure;
-      return bad.size > mostSpoiled ? badAs(`more than ${mostSpoiled}`, first) : Effect.void;
+      return bad.size > mostSpoiled
+        ? badAs(`more than ${mostSpoiled}`, first, [...bad])
+        : Effect.void;
     },
   );
   yield* reading.pipe(
@@ -285,8 +287,8 @@ export const verify = Effect.fnUntraced(function* (options: VerifyOptions) {
     concurrency: 2,
   });
   if (!options.onServer && own !== undefined) {
-    yield* note([session], ({ failed: _cleared, spoiled: _too, undecryptable, ...before }, now) =>
-      cameBack(before, {
+    yield* note([session], ({ undecryptable, ...before }, now) =>
+      cameBack(notBad(before), {
         whole: now,
         ...(undecryptable === undefined || options.decrypt ? {} : { undecryptable }),
       }),

@@ -5,7 +5,7 @@
 import { Context, type Effect, Schema } from "effect";
 import type { LedgerError } from "#services/Ledger";
 import type { Chain, Journal, Remembered } from "#src/archive/chain";
-import { type PublicKey, type Series, Sha256 } from "#src/wire/names";
+import { Count, type PublicKey, type Series, Sha256 } from "#src/wire/names";
 
 /** Which chain. */
 export interface Which {
@@ -26,7 +26,12 @@ export interface Links {
 }
 
 /** Of a passphrase: `check` is made of its keys with this salt, at the price of a member of slots. */
-export const PassphraseMark = Schema.Struct({ salt: Sha256, check: Sha256 });
+export const PassphraseMark = Schema.Struct({
+  salt: Sha256,
+  check: Sha256,
+  /** By which the ledger names it; absent: its place among them, counted from 1. */
+  number: Schema.optionalKey(Count),
+});
 export type PassphraseMark = typeof PassphraseMark.Type;
 
 export class Chains extends Context.Service<

@@ -1003,6 +1003,39 @@ describe("a chain of nights", () => {
         assert.lengthOf(w.disk.passphrases, 2);
       }),
     );
+    it.effect("no number stands for two passphrases, though what they are known by was lost", () =>
+      Effect.gen(function* () {
+        const w = world();
+        const used = () => JSON.parse(w.disk.text.trim().split("\n").at(-1)!).passphrase;
+        const first = yield* night(w, volumes);
+        yield* night(w, volumes, { passphrase: "battery staple" });
+        assert.strictEqual(used(), 2);
+        w.disk.passphrases.length = 0;
+        // The newest archive says what it was made with.
+        const same = yield* night(w, volumes, { passphrase: "battery staple" });
+        assert.strictEqual(used(), 2);
+        assert.deepStrictEqual(same.sent, heads);
+        assert.notMatch(same.text, /need/);
+        assert.strictEqual(
+          (yield* night(w, volumes, { passphrase: "battery staple" })).sent.length,
+          2,
+        );
+        assert.strictEqual(used(), 2);
+        // And where it was made with another one, or says nothing any more.
+        w.disk.passphrases.length = 0;
+        w.disk.chains.clear();
+        const other = yield* night(w, volumes);
+        assert.strictEqual(used(), 3);
+        assert.match(
+          other.text,
+          new RegExp(`warning: ${first.name} to .*, 4 archives, still need`),
+        );
+        yield* night(w, volumes, { passphrase: "one more" });
+        assert.strictEqual(used(), 4);
+        yield* night(w, volumes);
+        assert.strictEqual(used(), 3);
+      }),
+    );
     it.effect.each([
       ["another member", 6, /digest-mismatch/],
       ["fewer members", 5, /bad-request/],

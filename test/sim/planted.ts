@@ -253,8 +253,8 @@ export const planted: ReadonlyArray<Planted> = [
     "a member is kept whatever is in it now",
     100,
     "src/dom0/tool/chain.ts",
-    "if (cell.mac === of.mac && !bad.has(cell.digest))",
-    "if (!bad.has(cell.digest))",
+    "if (cell.mac === of.mac && !bad.has(cell.digest) && at !== undefined)",
+    "if (!bad.has(cell.digest) && at !== undefined)",
   ),
   tapped(
     "what the server has of an upload is not held against what was noted",
@@ -274,7 +274,7 @@ export const planted: ReadonlyArray<Planted> = [
     "of an upload that broke off it does not matter what it builds on",
     400,
     "src/dom0/tool/chain.ts",
-    'journal.base === (newest?.session ?? "-") &&',
+    "journal.base === base &&",
   ),
   tapped(
     "the number of a run is on disk behind its ticket",

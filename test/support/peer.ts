@@ -68,6 +68,8 @@ interface Incoming {
 /** What the peer keeps from call to call. */
 export interface Shelf {
   readonly committed: Map<string, Kept>;
+  /** Of archives that were pruned, what others may have of their packs. */
+  readonly left: Array<Kept>;
   readonly incoming: Map<string, Incoming>;
   /** The highest ticket of `SIGNER SERIES`. */
   readonly tickets: Map<string, { readonly ticket: Ticket; readonly signature: string }>;
@@ -89,6 +91,7 @@ export interface Shelf {
 }
 export const shelf = (): Shelf => ({
   committed: new Map(),
+  left: [],
   incoming: new Map(),
   tickets: new Map(),
   signers: [],
@@ -247,7 +250,7 @@ const keep = (
 /** The lines of an archive's members, out of the tables of its packs. */
 const linesOn = (shelf: Shelf, recipe: string, own?: Kept): ReadonlyArray<string> => {
   const tables = new Map(
-    [...shelf.committed.values(), ...(own === undefined ? [] : [own])].map(({ session, table }) => [
+    [...packsOf(shelf), ...(own === undefined ? [] : [own])].map(({ session, table }) => [
       session,
       linesOf(table),
     ]),
@@ -386,7 +389,14 @@ const recipe: Serve = Effect.fnUntraced(function* (talk) {
   return yield* textual(talk, "recipe", lies.recipe?.(text, request["name"] as string) ?? text);
 });
 
+/** What lies in packs, whatever became of their archives. */
+export const packsOf = ({ committed, left }: Pick<Shelf, "committed" | "left">) => [
+  ...committed.values(),
+  ...left,
+];
 const packOf = (shelf: Shelf, session: string) =>
+  packsOf(shelf).find((kept) => kept.session === session);
+const archiveOf = (shelf: Shelf, session: string) =>
   [...shelf.committed.values()].find((kept) => kept.session === session);
 
 const table: Serve = Effect.fnUntraced(function* (talk) {
@@ -510,7 +520,7 @@ const put: Serve = Effect.fnUntraced(function* ({ call, key, lies, request, say,
     yield* first(wrong);
     return 5;
   }
-  const there = packOf(shelf, session);
+  const there = archiveOf(shelf, session);
   if (there !== undefined) {
     yield* first({ type: "stored", receipt: there.receipt, signature: there.receiptSignature });
     return 0;
@@ -547,7 +557,7 @@ const put: Serve = Effect.fnUntraced(function* ({ call, key, lies, request, say,
             ? fail("gone", "that upload was removed", gone)
             : (shelf.incoming.get(session)?.owner ?? owner) !== owner
               ? fail("not-permitted", "that session is of another series")
-              : base !== "-" && packOf(shelf, base) === undefined
+              : base !== "-" && archiveOf(shelf, base) === undefined
                 ? fail("not-found", "there is no such base")
                 : ticket.bytes > roomOf(shelf, session)
                   ? fail("quota", "there is no room for that")
@@ -660,7 +670,7 @@ const committed = (
     return fail("bad-request", `the manifest is not the ticket's: ${differs?.[0] ?? "its form"}`);
   }
   if (upload.blocks.length > 0) return fail("incomplete", "the last member is not whole");
-  const old = base === "-" ? "" : (packOf(shelf, base)?.recipe ?? "");
+  const old = base === "-" ? "" : (archiveOf(shelf, base)?.recipe ?? "");
   const runs = resolved(recipe, session, upload.members.length, old);
   if (runs === undefined) return fail("bad-request", "the recipe leads outside of what is here");
   const made = keep(Buffer.concat(upload.members), manifest, signed, key, at, runs);

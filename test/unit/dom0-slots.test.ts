@@ -13,7 +13,7 @@ import { SlotSize } from "#src/archive/parameters";
 import { ArchiveFault, archiveSize, Walk } from "#src/archive/walk";
 import { privateKeyPem, readPrivateKey } from "#src/proof/keys";
 import { parseManifest } from "#src/proof/texts";
-import { remade } from "#test/support/peer";
+import { packsOf, remade } from "#test/support/peer";
 import { qbackup as lookBack, world as newDom0 } from "#test/support/readback";
 import {
   gathered,
@@ -417,7 +417,7 @@ describe("a chain of nights", () => {
   };
   /** The members of an archive of the shelf, in its order, each out of the pack that has it. */
   const bytesOf = (w: World, name: string) => {
-    const packs = new Map([...w.shelf.committed.values()].map((kept) => [kept.session, kept]));
+    const packs = new Map(packsOf(w.shelf).map((kept) => [kept.session, kept]));
     const read = new Map<string, ReturnType<typeof membersOf>>();
     const { recipe } = w.shelf.committed.get(name)!;
     return Buffer.concat(
@@ -1141,6 +1141,69 @@ describe("a chain of nights", () => {
       assert.deepStrictEqual((yield* night(w, later)).sent, itsOwn);
     }),
   );
+  describe("of a dom0 that was put back, and whose archive was pruned since", () => {
+    /** Three nights, of which dom0 knows the first, and the server has the others. */
+    const putBack = Effect.fnUntraced(function* () {
+      const w = world();
+      const first = yield* night(w, volumes);
+      const [text, chains] = [w.disk.text, new Map(w.disk.chains)];
+      yield* night(w, later);
+      const third = yield* night(w, later);
+      w.disk.text = text;
+      w.disk.chains.clear();
+      for (const [name, bytes] of chains) w.disk.chains.set(name, bytes);
+      w.shelf.left.push(w.shelf.committed.get(first.name)!);
+      w.shelf.committed.delete(first.name);
+      return { w, third };
+    });
+    it.effect("keeps what the newest one has of it", () =>
+      Effect.gen(function* () {
+        const { third, w } = yield* putBack();
+        const again = yield* night(w, later);
+        assert.include(
+          again.text,
+          `warning: the archive that this one was to build on is not on the server any more; it builds on ${third.name}`,
+        );
+        assert.deepStrictEqual(again.sent, itsOwn);
+        const now = { ...later, mail: image(700, [0, 1]) };
+        const next = yield* night(w, now);
+        assert.deepStrictEqual(
+          next.sent.toSorted(),
+          [cell("mail", 0), cell("mail", 1), ...heads].sort(),
+        );
+        assert.notMatch(next.text, /builds on/);
+      }),
+    );
+    it.effect.each([
+      [
+        "is of another signer",
+        (w: World, name: string) => {
+          const kept = w.shelf.committed.get(name)!;
+          const lines = linesOf(kept.table);
+          w.shelf.committed.set(name, remade(kept, kept.recipe, { lines, size: 1024 }));
+        },
+      ],
+      [
+        "has other members than were signed for",
+        (w: World, name: string) => {
+          const kept = w.shelf.committed.get(name)!;
+          const recipe = gathered(spread(kept.recipe).toReversed());
+          w.shelf.committed.set(name, { ...kept, recipe });
+        },
+      ],
+    ] as const)("sends all of it where the newest one %s", ([, change]) =>
+      Effect.gen(function* () {
+        const { third, w } = yield* putBack();
+        for (const name of w.shelf.committed.keys()) {
+          if (name !== third.name) w.shelf.committed.delete(name);
+        }
+        change(w, third.name);
+        const { code, text } = yield* attempt(w, handed(later));
+        assert.strictEqual(code, 0, text);
+        assert.match(text, /warning: the server has not the archive that this one was to build on/);
+      }),
+    );
+  });
   it.effect(
     "whose notes cannot be written stores its archive, says so, and costs more the next time",
     () =>

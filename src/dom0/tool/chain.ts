@@ -5,6 +5,7 @@
 import { Clock, Effect, type Redacted } from "effect";
 import { Chains, type Which } from "#services/Chains";
 import { Invocation } from "#services/Invocation";
+import type { Qrexec } from "#services/Qrexec";
 import { type Entry, Ledger } from "#services/Ledger";
 import { ReadBacks } from "#services/ReadBacks";
 import { Reporter } from "#services/Reporter";
@@ -27,6 +28,8 @@ import { humanSize, roughly } from "#src/say/format";
 import { line } from "#src/say/shown";
 import { faultOf, isVague } from "#src/dom0/books/noted";
 import { inLedger } from "#src/dom0/books/unusable";
+import { openFar, trustedBy } from "#src/dom0/far/fetch";
+import { type Archive, fetchRecord, listArchives } from "#src/dom0/far/remote";
 import { type Beginning, newSession } from "#src/dom0/far/upload";
 import { checkerFor } from "./passphrase.ts";
 
@@ -64,8 +67,48 @@ const lastRate = (entries: ReadonlyArray<Entry>, server: PublicKey): number | un
   return last && last.bytes!.sent / last.bytes!.seconds;
 };
 
+/**
+ * The newest archive of a series that the server has, signed by this dom0, and which of its members has
+ * which digest; undefined where there is none, or it is not what was signed for.
+ */
+const newestThere = Effect.fnUntraced(
+  function* (destination: string, { series, server }: Which, signer: PublicKey) {
+    let newest: Archive | undefined;
+    yield* listArchives(destination, undefined, (page) =>
+      Effect.sync(() => {
+        for (const { archive } of page) {
+          if (archive?.series !== series || archive.signer !== signer || archive.damaged) continue;
+          if (archive.run! > (newest?.run ?? 0)) newest = archive;
+        }
+      }),
+    );
+    const signed = newest && (yield* fetchRecord(destination, newest.name));
+    const { manifest } = signed ?? {};
+    if (
+      manifest?.format !== "slots" ||
+      manifest.signer !== signer ||
+      manifest.series !== series ||
+      manifest.server !== server
+    ) {
+      return undefined;
+    }
+    const list = yield* (yield* openFar(destination)).members(trustedBy(manifest, destination));
+    const places = new Map<string, number>();
+    for (let i = 0; i < list.count; i++) places.set(list.at(i).digest, i);
+    return { name: manifest.name, session: manifest.session, places };
+  },
+  Effect.scoped,
+  (it) =>
+    Effect.catchIf(
+      it,
+      ({ exit }) => exit !== "link",
+      () => Effect.undefined,
+    ),
+);
+
 /** The chain of a series, whose tickets have this signer. `most` is what one archive can have at most, in bytes, where that is known. */
 export const openChain = Effect.fnUntraced(function* (
+  destination: string,
   series: Series,
   signer: PublicKey,
   passphrase: Redacted.Redacted<Uint8Array>,
@@ -78,10 +121,15 @@ export const openChain = Effect.fnUntraced(function* (
   const { say } = yield* Reporter;
   const invocation = yield* Invocation;
   const session = Effect.provideService(newSession, Invocation, invocation);
+  const around = yield* Effect.context<Qrexec | Reporter | Ledger>();
 
   let which: Which | undefined;
   let identity: Identity | undefined;
   let newest: Chain | undefined;
+  /** The archive that this one builds on: that, or another one that has members of it. */
+  let base: Session | "-" = "-";
+  /** Of such another one: which of its members has which digest. */
+  let places: ReadonlyMap<string, number> | undefined;
   /** Which member of that archive the first one of a file is, and how many it has. */
   let files = new Map<string, { readonly first: number; readonly chunks: number }>();
   let upload: Session | undefined;
@@ -178,6 +226,8 @@ export const openChain = Effect.fnUntraced(function* (
 
   const use = (chain: Chain | undefined) => {
     newest = chain;
+    base = chain?.session ?? "-";
+    places = undefined;
     files = new Map();
     let first = 0;
     for (const { chunks, name } of chain?.files ?? []) {
@@ -192,7 +242,7 @@ export const openChain = Effect.fnUntraced(function* (
   };
   const beginningOf = (of: Session, noted?: Journal["members"]): Beginning => ({
     session: of,
-    base: newest?.session ?? "-",
+    base,
     noted: noted?.map(([path, cell]) => memberAt(path, cell)),
   });
   const sayAnew = ({ warning, why }: Anew, room: number, rate: number | undefined) =>
@@ -219,7 +269,7 @@ export const openChain = Effect.fnUntraced(function* (
     const goesOn =
       journal !== undefined &&
       journal.signer === signer &&
-      journal.base === (newest?.session ?? "-") &&
+      journal.base === base &&
       // What stands there of an archive that nothing can be built on is of its chain, or of the next one.
       (journal.key === last?.key) === (newest !== undefined) &&
       journal.check === (yield* checkOf(journal.key));
@@ -259,7 +309,7 @@ export const openChain = Effect.fnUntraced(function* (
       ...identity!,
       session: upload!,
       signer,
-      base: newest?.session ?? "-",
+      base,
       members: pack,
     });
   });
@@ -270,12 +320,25 @@ export const openChain = Effect.fnUntraced(function* (
 
   const another = Effect.fnUntraced(function* (missing: "base" | "session") {
     if (missing === "base") {
-      yield* say(
-        "warning",
-        "the server has not the archive that this one was to build on: all of it is sent",
-      );
-      use(undefined);
-      yield* begin;
+      const there =
+        places === undefined
+          ? yield* Effect.provide(newestThere(destination, which!, signer), around)
+          : undefined;
+      if (there !== undefined) {
+        yield* say(
+          "warning",
+          line`the archive that this one was to build on is not on the server any more; it builds on ${there.name}, and keeps what that has of it`,
+        );
+        base = there.session;
+        places = there.places;
+      } else {
+        yield* say(
+          "warning",
+          "the server has not the archive that this one was to build on: all of it is sent",
+        );
+        use(undefined);
+        yield* begin;
+      }
     }
     const of = yield* session;
     // What this run has made is still to be sent, in the same order.
@@ -330,8 +393,9 @@ export const openChain = Effect.fnUntraced(function* (
       const known = files.get(name);
       if (known !== undefined && chunk < known.chunks) {
         const cell = cellAt(newest!, known.first + chunk);
-        if (cell.mac === of.mac && !bad.has(cell.digest))
-          return link(cell, known.first + chunk, "base");
+        const at = places === undefined ? known.first + chunk : places.get(cell.digest);
+        if (cell.mac === of.mac && !bad.has(cell.digest) && at !== undefined)
+          return link(cell, at, "base");
       }
       const sent = packed.get(path);
       return sent?.cell.mac === of.mac ? link(sent.cell, sent.at, "new") : undefined;

@@ -488,6 +488,7 @@ const sayOld = Effect.fnUntraced(function* (series: Series, number: number) {
 /** What an archive of slots is made with; undefined where it is to be qvm-backup's own. */
 const slotsFor = Effect.fnUntraced(function* (
   format: Format,
+  destination: string,
   series: Series,
   signer: PublicKey,
   { path }: PassphraseFile,
@@ -497,7 +498,7 @@ const slotsFor = Effect.fnUntraced(function* (
   const passphrase = yield* passphraseOf(path);
   const number = yield* passphraseNumber(passphrase);
   yield* sayOld(series, number);
-  const chain = yield* openChain(series, signer, passphrase, most);
+  const chain = yield* openChain(destination, series, signer, passphrase, most);
   const slots: Slots = { chain, number, passphrase };
   return slots;
 });
@@ -574,7 +575,7 @@ const backup = Effect.fnUntraced(function* (
     const volumes = yield* Fiber.join(sizes);
     const atMost = mostOf(volumes);
     view.volumes = volumes.reduce<number>((sum, size) => sum + (size ?? 0), 0) || undefined;
-    const slots = yield* slotsFor(format, series, keys.signer, passphrase, atMost);
+    const slots = yield* slotsFor(format, destination, series, keys.signer, passphrase, atMost);
     const alone = (of: Session): Beginning => ({ session: of, base: "-", noted: undefined });
     const upload = yield* openUpload({
       destination,

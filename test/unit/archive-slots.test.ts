@@ -7,6 +7,7 @@ import {
   chunkPath,
   isVolume,
   slotSize,
+  stayingChunks,
   volumeCutter,
   widest,
 } from "#src/archive/slots";
@@ -177,6 +178,54 @@ describe("cells", () => {
       assert.deepStrictEqual(again.cells, cells);
       assert.isTrue(again.head.equals(cut(after).head));
     }
+  });
+});
+
+describe("cells that stay", () => {
+  const head = { span: 0, present: 0 };
+  const single = { span: 1, present: 1 };
+  const wide = (...slots: ReadonlyArray<number>) => ({
+    span: widest,
+    present: slots.reduce((present, slot) => present | (1 << slot), 0),
+  });
+  const empty = { span: 1, present: 0 };
+  it.each([
+    ["nothing", [], 0],
+    ["a file that is no volume", [head, head], 2],
+    ["a volume without data", [head, empty, wide()], 3],
+    ["data in cells of one slot", [head, single, wide(), single], 4],
+    // Of four slots with data, one and two.
+    ["a quarter in wide cells", [head, single, single, single, wide(15)], 5],
+    ["more than that", [head, single, wide(), single, wide(0, 15), single], 4],
+    ["more than that, in several", [head, single, wide(3), empty, single, wide(0)], 2],
+    ["all of it in a wide cell", [head, wide(...Array(16).keys())], 1],
+  ] as const)("of %s", (_, known, expected) => {
+    assert.strictEqual(stayingChunks(known), expected);
+  });
+  it("are all in the second night after data came, and all data is in cells of one slot then", () => {
+    let cutAnew = 0;
+    for (let seed = 1; seed <= 50; seed++) {
+      const r = rng(seed);
+      let now = dots(r.int(0, 300));
+      let known = cut(now).cells;
+      /** The next night: whether all stayed. */
+      const night = () => {
+        const stay = stayingChunks(known);
+        const layout = known.slice(0, stay).map(({ span }) => span);
+        const all = stay === known.length;
+        known = cut(now, now.length * slotSize, slotSize, layout).cells;
+        return all;
+      };
+      for (let fills = 0; fills < 4; fills++) {
+        now = now.replace(/\./g, (one) => (r.int(0, 9) === 0 ? "x" : one));
+        night();
+        if (night()) continue;
+        cutAnew += 1;
+        assert.isTrue(night());
+        assert.isTrue(known.every(({ present, span }) => span === 1 || present === 0));
+      }
+    }
+    assert.isAbove(cutAnew, 20);
   });
 });
 

@@ -514,17 +514,20 @@ describe("a chain of nights", () => {
       Effect.gen(function* () {
         const w = world();
         const of = (work: Buffer) => ({ ...volumes, work });
-        const sparse = image(60 * slot, [0, 1], [59 * slot, 2]);
+        const sparse = image(60 * slot, ...[0, 1, 2, 3, 4, 5].map((n) => [n * slot, 1] as const), [
+          59 * slot,
+          2,
+        ]);
         yield* night(w, of(sparse));
         // A cell of many slots that are zeros, of which two are no more: it is one chunk still.
         const wide = changedAt(changedAt(sparse, 20 * slot), 22 * slot + 5);
         assert.deepStrictEqual((yield* night(w, of(wide))).sent, [
-          cell("work", 10),
+          cell("work", 15),
           cell("work", 0),
           ...heads,
         ]);
         assert.deepStrictEqual((yield* night(w, of(changedAt(wide, 22 * slot)))).sent, [
-          cell("work", 10),
+          cell("work", 15),
           ...heads,
         ]);
         const grown = Buffer.concat([wide, image(2 * slot + 100, [slot, 7])]);
@@ -536,6 +539,29 @@ describe("a chain of nights", () => {
         yield* night(w, of(sparse.subarray(0, 5 * slot)));
         assert.deepStrictEqual((yield* night(w, of(sparse.subarray(0, 5 * slot)))).sent, heads);
       }),
+  );
+  it.effect("cuts a volume anew that was empty first and filled then, once", () =>
+    Effect.gen(function* () {
+      const w = world();
+      const of = (work: Buffer) => ({ ...volumes, work });
+      const r = rng(5);
+      const full = r.bytes(48 * slot);
+      const day = (...slots: ReadonlyArray<number>) =>
+        slots.reduce((bytes, n) => changedAt(bytes, n * slot + 9), full);
+      yield* night(w, of(image(48 * slot, [0, 1])));
+      yield* night(w, of(full));
+      // From the first cell of many slots on; those before it stay.
+      const moved = yield* night(w, of(day(3, 30)));
+      assert.strictEqual(moved.sent[0], cell("work", 4));
+      assert.deepStrictEqual(moved.sent.slice(1), [
+        ...Array.from({ length: 48 - 9 }, (_, i) => cell("work", 10 + i)),
+        "qubes.xml.000.enc",
+        ...heads,
+      ]);
+      const again = yield* night(w, of(day(3, 30, 10, 21, 47)));
+      assert.deepStrictEqual(again.sent, [...[11, 22, 48].map((n) => cell("work", n)), ...heads]);
+      assert.isBelow(again.bytes.sent, 4 * slot);
+    }),
   );
   it.effect("takes qubes that come and go, in any order, and another one with an old id", () =>
     Effect.gen(function* () {
@@ -627,6 +653,34 @@ describe("a chain of nights", () => {
         assert.lengthOf(notesIn(notes[0]!).members, membersOf(bytesOf(w, done.name)).length);
         assert.isBelow(notes[0]!.length, 1024 + 64 * notesIn(notes[0]!).members.length);
         assert.deepStrictEqual((yield* night(w, volumes)).sent, heads);
+      }),
+    );
+    it.effect("in the middle of a volume that is cut anew, as often as it takes", () =>
+      Effect.gen(function* () {
+        const w = world();
+        const of = (work: Buffer) => ({ ...volumes, work });
+        const r = rng(6);
+        const holed = r.bytes(64 * slot).fill(0, 12 * slot, 36 * slot);
+        yield* night(w, of(image(64 * slot, [0, 1])));
+        yield* night(w, of(holed));
+        let now = holed;
+        for (const [slots, changed] of [
+          [14, 1],
+          [56, 13],
+          [60, 23],
+        ] as const) {
+          // One slot stays in its place; two were zeros, one of them of a cell of many that was sent.
+          now = changedAt(now, changed * slot);
+          const { code, text } = yield* broken(w, of(now), "work", slots * slot);
+          assert.strictEqual(code, 6, text);
+        }
+        const done = yield* night(w, of(now));
+        assert.match(done.text, /an earlier run has sent a part of it/);
+        // All that came before was of use, less what changed since.
+        const twice = done.sent.filter((path, i) => done.sent.indexOf(path) !== i);
+        assert.isAtMost(twice.length, 2);
+        assert.isBelow(done.bytes.sent, 12 * slot);
+        assert.deepStrictEqual((yield* night(w, of(now))).sent, heads);
       }),
     );
     it.effect("of a later night, with what has changed since made anew", () =>

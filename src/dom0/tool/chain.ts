@@ -21,7 +21,7 @@ import {
   countOf,
 } from "#src/archive/chain";
 import type { Chosen } from "#src/archive/compose";
-import { chunkPath } from "#src/archive/slots";
+import { chunkPath, stayingChunks } from "#src/archive/slots";
 import { parseManifest, type Ticket } from "#src/proof/texts";
 import { instantOf, type PublicKey, type Series, type Session } from "#src/wire/names";
 import { humanSize, roughly } from "#src/say/format";
@@ -106,6 +106,11 @@ const newestThere = Effect.fnUntraced(
     ),
 );
 
+/** Of `count` members of an archive, from the `first`th on; one after the other, for there may be very many. */
+function* cellsIn(chain: Chain, first: number, count: number) {
+  for (let index = first; index < first + count; index++) yield cellAt(chain, index);
+}
+
 /** The chain of a series, whose tickets have this signer. `most` is what one archive can have at most, in bytes, where that is known. */
 export const openChain = Effect.fnUntraced(function* (
   destination: string,
@@ -130,7 +135,7 @@ export const openChain = Effect.fnUntraced(function* (
   let base: Session | "-" = "-";
   /** Of such another one: which of its members has which digest. */
   let places: ReadonlyMap<string, number> | undefined;
-  /** Which member of that archive the first one of a file is, and how many it has. */
+  /** Which member of that archive the first one of a file is, and how many of its members can be kept. */
   let files = new Map<string, { readonly first: number; readonly chunks: number }>();
   let upload: Session | undefined;
   /** The members of the pack, in its order; found again by their path, of two the later one. */
@@ -231,7 +236,7 @@ export const openChain = Effect.fnUntraced(function* (
     files = new Map();
     let first = 0;
     for (const { chunks, name } of chain?.files ?? []) {
-      files.set(name, { first, chunks });
+      files.set(name, { first, chunks: stayingChunks(cellsIn(chain!, first, chunks)) });
       first += chunks;
     }
   };
@@ -366,7 +371,10 @@ export const openChain = Effect.fnUntraced(function* (
     /** The backup-id, and the key of the MACs. */
     backupId: () => identity!.id,
     macKey: () => Buffer.from(identity!.key, "hex"),
-    /** The spans of the cells that a volume has already. */
+    /**
+     * The spans of the cells that a volume has already. Of one that is cut anew the rest of them are all
+     * made anew, so what an earlier run has made of them stands in its pack, none missing.
+     */
     *layoutOf(name: string) {
       const known = files.get(name);
       let chunk = 1;

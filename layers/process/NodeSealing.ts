@@ -2,7 +2,7 @@
 import * as Effect from "effect/Effect";
 import * as Layer from "effect/Layer";
 import { scrypt } from "node:crypto";
-import { deflateRaw, gzip } from "node:zlib";
+import { createGzip, deflateRaw } from "node:zlib";
 import { Sealing } from "#services/Sealing";
 import { keysSize, slotCost } from "#src/archive/seal";
 
@@ -17,24 +17,54 @@ const called = (call: (done: (error: Error | null, result: Buffer) => void) => v
     call((error, result) => done(error === null ? Effect.succeed(result) : Effect.die(error))),
   );
 
-const placesOf = (bytes: Buffer): Buffer => {
-  const step = Math.floor((bytes.length - probe.bytes) / (probe.places - 1));
-  return step < probe.bytes
-    ? bytes
-    : Buffer.concat(
-        Array.from({ length: probe.places }, (_, i) =>
-          bytes.subarray(i * step, i * step + probe.bytes),
-        ),
-      );
+/** So many bytes of the parts together, from byte `at` on. */
+const cut = (
+  parts: ReadonlyArray<Uint8Array>,
+  at: number,
+  bytes: number,
+): ReadonlyArray<Uint8Array> => {
+  let start = 0;
+  return parts.flatMap((part) => {
+    const from = at - start;
+    start += part.length;
+    return from < part.length && from + bytes > 0
+      ? [part.subarray(Math.max(0, from), from + bytes)]
+      : [];
+  });
 };
+
+const placesOf = (parts: ReadonlyArray<Uint8Array>): Buffer => {
+  const size = parts.reduce((sum, { length }) => sum + length, 0);
+  const step = Math.floor((size - probe.bytes) / (probe.places - 1));
+  return Buffer.concat(
+    step < probe.bytes
+      ? parts
+      : Array.from({ length: probe.places }, (_, i) => cut(parts, i * step, probe.bytes)).flat(),
+  );
+};
+
+/** Bytes of a piece of what comes out. */
+const pieceSize = 262_144;
 
 export const nodeSealing: Layer.Layer<Sealing> = Layer.succeed(Sealing, {
   keys: (passphrase, salt) => called((done) => scrypt(passphrase, salt, keysSize, slotCost, done)),
-  gzip: Effect.fnUntraced(function* (parts: ReadonlyArray<Uint8Array>) {
-    const bytes = Buffer.concat(parts);
-    const tried = placesOf(bytes);
+  gzip: Effect.fnUntraced(function* (parts: Array<Uint8Array>) {
+    const tried = placesOf(parts);
     const smaller = yield* called((done) => deflateRaw(tried, { level: 1 }, done));
     const level = smaller.length > tried.length * (1 - worth) ? 0 : 1;
-    return yield* called((done) => gzip(bytes, { level }, done));
+    return yield* Effect.callback<Array<Uint8Array>>((done) => {
+      const stream = createGzip({ level, chunkSize: pieceSize });
+      const pieces: Array<Uint8Array> = [];
+      stream.on("data", (piece: Buffer) => pieces.push(piece));
+      stream.on("error", (error) => done(Effect.die(error)));
+      stream.on("end", () => done(Effect.succeed(pieces)));
+      const next = () => {
+        const part = parts.shift();
+        if (part === undefined) stream.end();
+        else stream.write(part, next);
+      };
+      next();
+      return Effect.sync(() => stream.destroy());
+    });
   }),
 });

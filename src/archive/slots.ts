@@ -146,6 +146,8 @@ export const volumeCutter = (
     return found.map((span) => cell(span, []));
   };
   return {
+    /** The next slot is in a cell with others, and is kept until those came. */
+    isWide: (): boolean => known !== undefined && known.span > 1,
     /** Gives the cells that end with them, those that are known. */
     zeros: (count: number): ReadonlyArray<Cell> => {
       const cells: Array<Cell> = [];

@@ -25,16 +25,21 @@ const contract = (name: string, layer: Layer.Layer<Sealing>) => {
       for (const key of made) assert.strictEqual(key.length, keysSize);
       assert.deepStrictEqual(yield* keys(one, salts[0]), made[0]);
     }));
-  test("gives one gzip member of the parts, that gunzip knows", ({ gzip }) =>
+  test("gives one gzip member of the parts, that gunzip knows, and keeps none of them", ({
+    gzip,
+  }) =>
     Effect.gen(function* () {
       for (const parts of [
         [],
         [one, other],
         [Buffer.alloc(70_000, "text "), Buffer.alloc(0), one],
         [randomBytes(200_000)],
-      ]) {
-        const packed = yield* gzip(parts);
-        assert.isTrue(gunzipSync(packed).equals(Buffer.concat(parts)));
+        [randomBytes(700_000), Buffer.alloc(700_000, "text "), randomBytes(7)],
+      ] as Array<Array<Uint8Array>>) {
+        const plain = Buffer.concat(parts);
+        const packed = Buffer.concat(yield* gzip(parts));
+        assert.isTrue(gunzipSync(packed).equals(plain));
+        assert.lengthOf(parts, 0);
       }
     }));
 };
@@ -49,15 +54,22 @@ it.live("NodeSealing: has the keys of scrypt", () =>
 );
 it.live("NodeSealing: makes smaller what gets smaller, and only wraps the rest", () =>
   Effect.gen(function* () {
-    const { gzip } = yield* Sealing;
+    const sealing = yield* Sealing;
+    const gzip = (parts: ReadonlyArray<Uint8Array>) =>
+      Effect.map(sealing.gzip([...parts]), (pieces) => Buffer.concat(pieces));
     const [text, noise] = [Buffer.alloc(4_194_304, "some text, "), randomBytes(4_194_304)];
     assert.isBelow((yield* gzip([text])).length, 100_000);
     assert.isBelow((yield* gzip([noise])).length, noise.length + 1000);
     // Wrapped, a part of it stands there as it was.
-    assert.isTrue(Buffer.from(yield* gzip([noise])).includes(noise.subarray(0, 1000)));
-    assert.isFalse(Buffer.from(yield* gzip([text])).includes(text.subarray(0, 1000)));
+    assert.isTrue((yield* gzip([noise])).includes(noise.subarray(0, 1000)));
+    assert.isFalse((yield* gzip([text])).includes(text.subarray(0, 1000)));
     // By what is tried of it: four places, the last one at the end.
     const mixed = Buffer.concat([noise.subarray(0, 2_097_152), text.subarray(0, 2_097_152)]);
     assert.isBelow((yield* gzip([mixed])).length, mixed.length * 0.6);
+    // Wherever one part ends and the next begins.
+    const parts = Array.from({ length: 40 }, (_, i) =>
+      mixed.subarray(i * 105_000, (i + 1) * 105_000),
+    );
+    assert.strictEqual((yield* gzip(parts)).equals(yield* gzip([mixed])), true);
   }).pipe(Effect.provide(nodeSealing)),
 );

@@ -145,10 +145,11 @@ it("a member opens with scrypt, by its passphrase alone", unless(noScrypt), () =
   const passphrase = memberPassphrase("20261128T030000-7", member, Buffer.from("correct horse"));
   const salt = some(saltSize);
   const keys = scryptSync(passphrase, salt, keysSize, slotCost);
-  const made = sealedMember(member, salt, keys, plain);
+  const made = sealedMember(member, salt, keys, [plain]);
+  const bytes = Buffer.concat([...made.pieces]);
   const open = (text: string) =>
     spawnSync("scrypt", ["dec", "--passphrase", "env:PASSPHRASE", "-"], {
-      input: made.bytes.subarray(512, 512 + made.size),
+      input: bytes.subarray(512, 512 + made.size),
       env: { ...process.env, PASSPHRASE: text },
     });
   assert.isTrue(open("20261128T030000-7!vm7/private.img.017!correct horse").stdout.equals(plain));

@@ -82,11 +82,12 @@ describe("an archive", () => {
   it("passes the walk, with its seal", () => {
     const salt = Buffer.alloc(32, 1);
     const keys = Buffer.alloc(64, 2);
-    const sealed = (path: string) => sealedMember(path, salt, keys, Buffer.from(path)).bytes;
+    const sealed = (path: string, plain = path) =>
+      Buffer.concat([...sealedMember(path, salt, keys, [Buffer.from(plain)]).pieces]);
     const content = ["qubes.xml.000.enc", "vm7/private.img.000.enc", "vm7/private.img.001.enc"];
     // As they are sent: chunk 0 behind the others, the heads last.
     const order = [1, 3, 2];
-    const bytes = content.map(sealed);
+    const bytes = content.map((path) => sealed(path));
     const entryOf = (one: Buffer): Member => {
       const [{ length, path, size }] = membersOf(one) as [Member & { readonly bytes: Buffer }];
       return { path, size, length, digest: treeHash(one) };
@@ -96,8 +97,8 @@ describe("an archive", () => {
     );
     const header = backupHeader("20261128T030000-7", composed(inPack).root!, 58);
     const heads = [
-      member("backup-header", [Buffer.from(header)]).bytes,
-      sealedMember("backup-header.hmac", salt, keys, Buffer.from(header)).bytes,
+      Buffer.concat([...member("backup-header", [Buffer.from(header)]).pieces]),
+      sealed("backup-header.hmac", header),
     ];
     const all = composed([
       ...heads.map((one, i) => ({ member: entryOf(one), of: "new", at: 4 + i }) as const),

@@ -3,6 +3,7 @@ import { assert, describe, it } from "@effect/vitest";
 import { createCipheriv, createHash, createHmac, scryptSync } from "node:crypto";
 import {
   keysSize,
+  type Made,
   member,
   memberPassphrase,
   saltSize,
@@ -30,25 +31,36 @@ const opened = (file: Buffer): Buffer => {
   return cipher.update(file.subarray(96, -32));
 };
 
+const bytesOf = ({ length, pieces }: Made) => {
+  const bytes = Buffer.concat([...pieces]);
+  assert.strictEqual(bytes.length, length);
+  return bytes;
+};
+const sealedBytes = (...plain: Array<Uint8Array>) => bytesOf(sealedMember(path, salt, keys, plain));
+
 describe("a sealed member", () => {
   it("is what it was made of, at its place in an archive", () => {
     for (const size of [0, 1, 383, 384, 385, 5000, 70_000]) {
       const plain = rng(size).bytes(size);
-      const made = sealedMember(path, salt, keys, plain);
+      const parts: Array<Uint8Array> = [plain.subarray(0, 400), plain.subarray(400)];
+      const made = sealedMember(path, salt, keys, parts);
       assert.strictEqual(made.path, path);
       assert.strictEqual(made.size, size + 128);
-      assert.strictEqual(made.bytes.length, 512 + Math.ceil((size + 128) / 512) * 512);
-      const file = made.bytes.subarray(512, 512 + made.size);
+      assert.strictEqual(made.length, 512 + Math.ceil((size + 128) / 512) * 512);
+      const bytes = bytesOf(made);
+      const file = bytes.subarray(512, 512 + made.size);
       assert.isTrue(opened(file).equals(plain));
-      assert.isTrue(made.bytes.equals(slotOf(path, file)));
+      assert.isTrue(bytes.equals(slotOf(path, file)));
       assert.isTrue(file.subarray(16, 48).equals(salt));
+      assert.isTrue(bytes.equals(sealedBytes(plain)));
+      assert.lengthOf(parts, 0);
     }
   });
   it("takes 1,024 bytes where it is empty", () => {
-    assert.strictEqual(sealedMember(path, salt, keys, Buffer.alloc(0)).bytes.length, 1024);
+    assert.strictEqual(sealedBytes().length, 1024);
   });
   it("says what its keys cost", () => {
-    const { bytes } = sealedMember(path, salt, keys, Buffer.from("x"));
+    const bytes = sealedBytes(Buffer.from("x"));
     assert.strictEqual(
       bytes.toString("hex", 512, 528),
       "73637279707400" + "0e" + "00000008" + "00000001",
@@ -58,15 +70,14 @@ describe("a sealed member", () => {
   it("opens with keys that are derived from its passphrase", () => {
     const passphrase = memberPassphrase("20261128T030000-7", path, Buffer.from("secret"));
     const derived = scryptSync(passphrase, salt, keysSize, slotCost);
-    const made = sealedMember(path, salt, derived, Buffer.from("plain"));
-    const mac = createHmac("sha256", derived.subarray(32)).update(made.bytes.subarray(512, 576));
-    assert.isTrue(mac.digest().equals(made.bytes.subarray(576, 608)));
+    const bytes = bytesOf(sealedMember(path, salt, derived, [Buffer.from("plain")]));
+    const mac = createHmac("sha256", derived.subarray(32)).update(bytes.subarray(512, 576));
+    assert.isTrue(mac.digest().equals(bytes.subarray(576, 608)));
     assert.deepStrictEqual([saltSize, keysSize], [32, 64]);
   });
   it("passes the walk of a member", () => {
     const walk = new MemberWalk({ format: "pack" });
-    for (const size of [0, 400])
-      walk.take(sealedMember(path, salt, keys, Buffer.alloc(size)).bytes);
+    for (const size of [0, 400]) walk.take(sealedBytes(Buffer.alloc(size)));
     assert.isUndefined(walk.fault);
     assert.isTrue(walk.atMemberEnd);
     assert.strictEqual(walk.format, "slots");
@@ -78,7 +89,7 @@ it("a member that is not encrypted is its data", () => {
   const made = member("backup-header", parts);
   assert.strictEqual(made.path, "backup-header");
   assert.strictEqual(made.size, 10);
-  assert.isTrue(made.bytes.equals(slotOf("backup-header", Buffer.concat(parts))));
+  assert.isTrue(bytesOf(made).equals(slotOf("backup-header", Buffer.concat(parts))));
 });
 
 it.each([

@@ -120,9 +120,11 @@ describe("cells", () => {
     const slot = 4;
     const cutter = volumeCutter(name, 25, [1, 16], slot);
     const bytes = Buffer.from("aaaa");
+    assert.isFalse(cutter.isWide());
     assert.deepStrictEqual(cutter.zeros(1), [
       { chunk: 1, first: 0, span: 1, present: 0, data: [] },
     ]);
+    assert.isTrue(cutter.isWide());
     assert.deepStrictEqual(cutter.data(bytes), []);
     assert.deepStrictEqual(cutter.zeros(2), []);
     // The caller may use its buffer again.
@@ -133,6 +135,7 @@ describe("cells", () => {
       { ...cell, data: cell!.data.map((each) => Buffer.from(each).toString()) },
       { chunk: 2, first: 1, span: 6, present: 0b101001, data: ["aaaa", "bbbb", "c"] },
     );
+    assert.isFalse(cutter.isWide());
     assert.deepStrictEqual(cutter.end(), []);
     // Of a cell of one slot, nothing is copied.
     assert.strictEqual(volumeCutter(name, 4, [1], slot).data(bytes)[0]!.data[0], bytes);

@@ -1,7 +1,7 @@
 /** Backups in slots, from the files that qubesd hands over to the archive on the server. */
 import { assert, describe, it } from "@effect/vitest";
 import { Effect, Layer } from "effect";
-import { cheapKeys } from "#layers/memory/MemorySealing";
+import { cheapKeys, memorySealing } from "#layers/memory/MemorySealing";
 import { aQube } from "#layers/memory/MemoryQubes";
 import {
   memoryQvmBackup,
@@ -9,6 +9,7 @@ import {
   type QvmBackupScript,
 } from "#layers/memory/MemoryQvmBackup";
 import { memoryQvmRestore, qvmRestoreScript } from "#layers/memory/MemoryQvmRestore";
+import { Sealing } from "#services/Sealing";
 import { SlotSize } from "#src/archive/parameters";
 import { ArchiveFault, archiveSize, Walk } from "#src/archive/walk";
 import { privateKeyPem, readPrivateKey } from "#src/proof/keys";
@@ -561,6 +562,39 @@ describe("a chain of nights", () => {
       const again = yield* night(w, of(day(3, 30, 10, 21, 47)));
       assert.deepStrictEqual(again.sent, [...[11, 22, 48].map((n) => cell("work", n)), ...heads]);
       assert.isBelow(again.bytes.sent, 4 * slot);
+    }),
+  );
+  it.effect("makes three members at once, of which one at most has many slots", () =>
+    Effect.gen(function* () {
+      const w = world();
+      const of = (work: Buffer) => ({ ...volumes, work });
+      yield* night(w, of(image(83 * slot, [0, 1])));
+      /** Bytes of each that is under way. */
+      const now: Array<number> = [];
+      const most = { members: 0, wide: 0, bytes: 0 };
+      const { gzip, keys } = yield* Effect.provide(Sealing, memorySealing);
+      const slowly: Sealing["Service"] = {
+        keys,
+        gzip: Effect.fnUntraced(function* (parts: Array<Uint8Array>) {
+          const bytes = parts.reduce((sum, part) => sum + part.length, 0);
+          now.push(bytes);
+          most.members = Math.max(most.members, now.length);
+          most.wide = Math.max(most.wide, now.filter((one) => one > 2 * slot).length);
+          most.bytes = Math.max(
+            most.bytes,
+            now.reduce((sum, one) => sum + one, 0),
+          );
+          yield* Effect.sleep("1 second");
+          now.splice(now.indexOf(bytes), 1);
+          return yield* gzip(parts);
+        }),
+      };
+      yield* night(w, of(rng(7).bytes(83 * slot)), {
+        around: (it) =>
+          it.pipe(Effect.provideService(SlotSize, slot), Effect.provideService(Sealing, slowly)),
+      });
+      assert.deepStrictEqual([most.members, most.wide], [3, 1]);
+      assert.isAtMost(most.bytes, 18 * slot + 2048);
     }),
   );
   it.effect("takes qubes that come and go, in any order, and another one with an old id", () =>

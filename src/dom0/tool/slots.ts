@@ -27,7 +27,10 @@ import { failed, untapped } from "#src/dom0/failure";
 import type { Upload } from "#src/dom0/far/upload";
 import type { Link, Linked, OpenChain } from "./chain.ts";
 
-/** Members that are made at once; more are not made faster, and each has a slot in memory. */
+/**
+ * Members that are made at once; more are not made faster, and each has a slot in memory. Of cells with many
+ * slots there is one at a time, from the first slot of it that is read until the last of it is sent.
+ */
 const atOnce = 3;
 /** Bytes that are read of a stream at once. */
 const step = 1_048_576;
@@ -62,20 +65,30 @@ const sender = Effect.fnUntraced(function* (upload: Upload, chain: OpenChain) {
   }> = [];
   const scope = yield* Effect.scope;
 
-  const send = Effect.fnUntraced(function* ({ bytes, path, size }: Made, known: Known) {
-    for (let at = 0; at < bytes.length;) {
-      const part = bytes.subarray(at, at + blockSize);
-      at += part.length;
-      const buffer = yield* upload.buffer;
-      buffer.set(part, 4);
-      pack.block(leafOf(part));
-      if (at < bytes.length) yield* upload.push(buffer, part.length, pack.running());
-      else {
+  const send = Effect.fnUntraced(function* ({ length, path, pieces, size }: Made, known: Known) {
+    let buffer = yield* upload.buffer;
+    let filled = 0;
+    let left = length;
+    for (const piece of pieces) {
+      for (let at = 0; at < piece.length;) {
+        const part = piece.subarray(at, at + blockSize - filled);
+        buffer.set(part, 4 + filled);
+        at += part.length;
+        filled += part.length;
+        left -= part.length;
+        if (filled < blockSize && left > 0) continue;
+        pack.block(leafOf(buffer.subarray(4, 4 + filled)));
+        if (left > 0) {
+          yield* upload.push(buffer, filled, pack.running());
+          buffer = yield* upload.buffer;
+          filled = 0;
+          continue;
+        }
         const digest = Buffer.from(pack.endMember()).toString("hex");
         const cell: Remembered = { ...known, size, digest };
         yield* chain.note(path, cell);
-        yield* upload.push(buffer, part.length, pack.running());
-        const member = { path, size, length: bytes.length, digest };
+        yield* upload.push(buffer, filled, pack.running());
+        const member = { path, size, length, digest };
         return { chosen: { member, of: "new", at: pack.whole() - 1 }, cell } satisfies Link;
       }
     }
@@ -93,6 +106,10 @@ const sender = Effect.fnUntraced(function* (upload: Upload, chain: OpenChain) {
     ) {
       while (making.length >= atOnce) yield* sendOldest;
       making.push({ fiber: yield* Effect.forkIn(make, scope), known, sent });
+    }),
+    /** Waits until none of many slots is being made, or waits to be sent. */
+    noneWide: Effect.gen(function* () {
+      while (making.some(({ known }) => known.span > 1)) yield* sendOldest;
     }),
     /** Waits until all were sent. */
     flush: Effect.gen(function* () {
@@ -116,11 +133,11 @@ export const takeFiles = Effect.fnUntraced(function* (
   const sealing = yield* Sealing;
   const { entropy } = yield* Invocation;
   const slot = yield* SlotSize;
-  const { add, flush } = yield* sender(upload, chain);
+  const { add, flush, noneWide } = yield* sender(upload, chain);
   const backupId = chain.backupId();
   const key = chain.macKey();
 
-  const seal = Effect.fnUntraced(function* (path: string, plain: Uint8Array) {
+  const seal = Effect.fnUntraced(function* (path: string, plain: Array<Uint8Array>) {
     const salt = entropy(saltSize);
     const secret = memberPassphrase(backupId, path, Redacted.value(passphrase));
     return sealedMember(path, salt, yield* sealing.keys(secret, salt), plain);
@@ -130,7 +147,7 @@ export const takeFiles = Effect.fnUntraced(function* (
     into: Array<Link>,
     name: string,
     number: number,
-    parts: ReadonlyArray<Uint8Array>,
+    parts: Array<Uint8Array>,
     { present, span }: Pick<Cell, "present" | "span"> = { present: 0, span: 0 },
   ) {
     const mac = cellMac(key, number, present, parts).toString("hex");
@@ -144,7 +161,7 @@ export const takeFiles = Effect.fnUntraced(function* (
     const path = chunkPath(name, number);
     // The reader goes on with the bytes while these are being made smaller; those of a wide cell are kept.
     const own = span > 1 ? parts : parts.map((part) => new Uint8Array(part));
-    const packed = own.length === 0 ? Effect.succeed(new Uint8Array(0)) : sealing.gzip(own);
+    const packed = own.length === 0 ? Effect.succeed([]) : sealing.gzip(own);
     yield* add(
       Effect.flatMap(packed, (plain) => seal(path, plain)),
       known,
@@ -173,7 +190,8 @@ export const takeFiles = Effect.fnUntraced(function* (
         }
         if (next.type !== "slot") return Effect.void;
         view.passed += next.bytes.length;
-        return cells(cutter.data(next.bytes));
+        const data = Effect.suspend(() => cells(cutter.data(next.bytes)));
+        return cutter.isWide() ? Effect.andThen(noneWide, data) : data;
       },
       end: Effect.suspend(() =>
         Effect.andThen(
@@ -322,7 +340,7 @@ export const takeFiles = Effect.fnUntraced(function* (
     const known: Known = { mac: cellMac(key, 0, 0, [header]).toString("hex"), present: 0, span: 0 };
     const [plain, sealed] = [
       Effect.succeed(member("backup-header", [header])),
-      seal("backup-header.hmac", header),
+      seal("backup-header.hmac", [header]),
     ];
     yield* add(plain, known, (link) => heads[0]!.links.push(link));
     yield* add(sealed, known, (link) => heads[1]!.links.push(link));

@@ -1,14 +1,14 @@
 /** Packs: the bytes that uploads brought, which nobody changes once they are committed. */
-import { Effect, type Scope } from "effect";
+import { Effect, Exit, Scope } from "effect";
 import type { File, SafeFsError } from "#services/SafeFs";
-import { memberLimit, parseMember, tableLineLimit } from "#src/proof/table";
+import { memberLimit, parseMember } from "#src/proof/table";
 import { digestSize, leafOf, treeLevels } from "#src/proof/treehash";
 import { blockSize } from "#src/wire/limits";
 import type { Session } from "#src/wire/names";
 import { type Refused, refuse } from "./failure.ts";
 import { nameOf, readRecord, saidOf } from "./record.ts";
 import { find, locate, type Store } from "./store.ts";
-import { eachLine, memberAt, openTable, ownDirectory, ownFile, type Table } from "./tables.ts";
+import { memberAt, openTable, ownDirectory, ownFile, type Table } from "./tables.ts";
 
 /** Where the members of a pack lie. */
 export interface Index {
@@ -28,28 +28,30 @@ export interface Pack {
   readonly index: Index;
 }
 
-/** The members of a pack by its table; undefined where the table is none. */
-const indexOf = Effect.fnUntraced(function* (
-  table: File,
-): Effect.fn.Return<Index | undefined, SafeFsError> {
-  const { size } = yield* table.stat;
+/** Makes the index of a pack of its table's lines, in order; `size` is the table's, in bytes. */
+const indexer = (size: number) => {
   // No line is shorter than this, so no table makes more room needed than it takes itself.
   const most = Math.min(memberLimit, Math.floor(size / leastLine));
   const starts = new Float64Array(most + 1);
   const blocks = new Uint32Array(most + 1);
   let members = 0;
-  const whole = yield* eachLine(table, tableLineLimit, (line) => {
-    const member = members < most ? parseMember(line) : undefined;
-    if (member === undefined) return false;
-    starts[members + 1] = starts[members]! + member.length;
-    blocks[members + 1] = blocks[members]! + Math.ceil(member.length / blockSize);
-    members += 1;
-    return true;
-  });
-  return whole
-    ? { members, starts: starts.subarray(0, members + 1), blocks: blocks.subarray(0, members + 1) }
-    : undefined;
-});
+  return {
+    /** False for what is no line of a member. */
+    push: (line: string): boolean => {
+      const member = members < most ? parseMember(line) : undefined;
+      if (member === undefined) return false;
+      starts[members + 1] = starts[members]! + member.length;
+      blocks[members + 1] = blocks[members]! + Math.ceil(member.length / blockSize);
+      members += 1;
+      return true;
+    },
+    made: (): Index => ({
+      members,
+      starts: starts.subarray(0, members + 1),
+      blocks: blocks.subarray(0, members + 1),
+    }),
+  };
+};
 const leastLine = 1 + 1 + 1 + 1 + 3 + 1 + 2 * digestSize + 1;
 
 /**
@@ -113,9 +115,52 @@ export const openPack = Effect.fnUntraced(function* (
   const digests = yield* ownFile(store, "digests", session);
   if (file === undefined || digests === undefined) return yield* broken;
   const text = yield* ownFile(store, "tables", session);
-  const index = text === undefined ? undefined : yield* indexOf(text);
-  if (text === undefined || index === undefined) return yield* broken;
-  return { session, file, digests, index, table: yield* openTable(text) };
+  if (text === undefined) return yield* broken;
+  const { made, push } = indexer((yield* text.stat).size);
+  const table = yield* Effect.catchTag(openTable(text, push), "Refused", () => broken);
+  return { session, file, digests, index: made(), table };
+});
+
+/** Packs that are held open at once. */
+const mostPacks = 16;
+/** Members of the packs that are held open at once, 12 bytes each; the one that comes is besides. */
+const mostMembers = 1.5 * memberLimit;
+
+/** Opens packs, and keeps those open that were asked for last; they close with the scope. */
+export const packCache = Effect.fnUntraced(function* (
+  store: Pick<Store, "root">,
+): Effect.fn.Return<
+  (session: Session) => Effect.Effect<Pack, Refused | SafeFsError>,
+  never,
+  Scope.Scope
+> {
+  const parent = yield* Effect.scope;
+  /** What was asked for last stands last. */
+  const held = new Map<Session, { readonly pack: Pack; readonly scope: Scope.Closeable }>();
+  let members = 0;
+  const open = Effect.fnUntraced(function* (session: Session) {
+    const scope = yield* Scope.fork(parent);
+    const pack = yield* openPack(store, session).pipe(
+      Scope.provide(scope),
+      Effect.onExit((exit) => (Exit.isFailure(exit) ? Scope.close(scope, exit) : Effect.void)),
+    );
+    held.set(session, { pack, scope });
+    members += pack.index.members;
+    for (const [of, one] of held) {
+      if (of === session || (held.size <= mostPacks && members <= mostMembers)) break;
+      held.delete(of);
+      members -= one.pack.index.members;
+      yield* Scope.close(one.scope, Exit.void);
+    }
+    return pack;
+  });
+  return (session) => {
+    const there = held.get(session);
+    if (there === undefined) return open(session);
+    held.delete(session);
+    held.set(session, there);
+    return Effect.succeed(there.pack);
+  };
 });
 
 /** Gives each block of a member to `see`, in a buffer of its caller's; false where the pack ends before. */

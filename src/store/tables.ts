@@ -89,8 +89,10 @@ export interface Table {
   readonly load: Effect.Effect<void, SafeFsError>;
 }
 
+/** `see` is given every line as it is opened, and ends it (`damaged`) with false. */
 export const openTable = Effect.fnUntraced(function* (
   file: File,
+  see: (line: string) => boolean = () => true,
 ): Effect.fn.Return<Table, Refused | SafeFsError> {
   const starts: Array<number> = [];
   let members = 0;
@@ -99,7 +101,7 @@ export const openTable = Effect.fnUntraced(function* (
     if (members % stride === 0) starts.push(size);
     members += 1;
     size += line.length + 1;
-    return members <= memberLimit;
+    return members <= memberLimit && see(line);
   });
   if (!whole) return yield* damagedTable;
   const window = Buffer.alloc(Math.min(piece, size));

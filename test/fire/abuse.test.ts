@@ -7,7 +7,7 @@ import { memberLimit } from "#src/proof/table";
 import { lengthPrefix } from "#src/wire/frames";
 import { scryptOf, slotOf } from "#test/support/archive";
 import { cell, header, slot } from "#test/support/nights";
-import { framed, memberAt, pairOf, tableLine, treeHash } from "#test/support/reference";
+import { framed, memberAt, pairOf, sha256, tableLine } from "#test/support/reference";
 import { commandFor, framesOf, manifestFor, nth, ticketFor, trailerOf } from "#test/support/shell";
 import { processesWith } from "#test/support/programs";
 import { isRoot, type Server, startServer } from "#test/support/server";
@@ -225,8 +225,21 @@ describe("a client of the server", () => {
 
 describe("a client with as many members as there may be", () => {
   const data = scryptOf(Buffer.alloc(0), Buffer.alloc(32, 7));
-  const line = (member: Buffer) => tableLine(memberAt(member), treeHash(member));
+  const line = (member: Buffer) => tableLine(memberAt(member), sha256(member).toString("hex"));
   const heads = (night: number) => [header(night), slot("backup-header.hmac", 100)];
+  /** The same member under another path: a million headers are not summed up byte for byte. */
+  const like = slotOf(cell(0), data);
+  const sumOf = (bytes: Uint8Array) => bytes.reduce((sum, byte) => sum + byte, 0);
+  const field = (bytes: Buffer) => bytes.subarray(0, 100);
+  const rest = Number.parseInt(like.toString("latin1", 148, 154), 8) - sumOf(field(like));
+  const named = (name: string): Buffer => {
+    const member = Buffer.from(like);
+    field(member).fill(0).write(name, "latin1");
+    const sum = rest + sumOf(member.subarray(0, name.length));
+    member.write(sum.toString(8).padStart(6, "0"), 148, "latin1");
+    return member;
+  };
+  const prefix = lengthPrefix(like.length);
   const served = (store: string, command: string) => {
     const call = serve(store, command, [], 600_000);
     return { ...call, used: memory(() => `--root\0${store}`) };
@@ -237,17 +250,22 @@ describe("a client with as many members as there may be", () => {
     fs.mkdirSync(store, { mode: 0o700 });
     const server = keyIn(store);
     const now = Date.now();
-    const lines: Array<string> = [];
-    /** Behind the heads; the pack has them the other way round, so a recipe needs a line for each. */
-    const members = Array.from({ length: memberLimit - 2 }, (_, i) => {
-      const of = i === 0 ? "qubes.xml.000.enc" : cell(i - 1);
-      const member = slotOf(of, data);
-      lines.push(line(member));
-      return member;
-    });
+    /** Of the members behind the heads. */
+    const lines = Array.from({ length: memberLimit - 2 }, () => "");
+    const last = lines.length - 1;
+    assert.deepStrictEqual(named(cell(12_345)), slotOf(cell(12_345), data));
+    /** The pack has them the other way round, so a recipe needs a line for each. */
+    const backwards = function* () {
+      for (let i = last; i >= 0; i--) {
+        const member = named(i === 0 ? "qubes.xml.000.enc" : cell(i - 1));
+        lines[i] = line(member);
+        yield prefix;
+        yield member;
+      }
+    };
     const send = async (
       night: number,
-      pack: ReadonlyArray<Buffer>,
+      frames: Iterable<Uint8Array>,
       recipe: string,
       base?: string,
     ) => {
@@ -259,12 +277,15 @@ describe("a client with as many members as there may be", () => {
       };
       const call = served(store, commandFor(put, server, now));
       assert.strictEqual((await call.next())?.type, "ready");
-      const all = [...pack, ...own];
-      for (let at = 0; at < all.length; at += 1024) {
-        const some = all.slice(at, at + 1024).map((member) => framed(member));
+      let some: Array<Uint8Array> = [];
+      for (const part of frames) {
+        some.push(part);
+        if (some.length < 2048) continue;
         // oxlint-disable-next-line no-await-in-loop
         await call.send(Buffer.concat(some));
+        some = [];
       }
+      await call.send(Buffer.concat([...some, ...own.map((member) => framed(member))]));
       const archive = [...own.map(line), ...lines];
       const manifest = manifestFor(ticketFor(put, now), server, archive, "slots");
       await call.send(Buffer.concat([framed(), trailerOf(manifest, recipe)]));
@@ -275,16 +296,33 @@ describe("a client with as many members as there may be", () => {
     };
     const each = (of: string, number: (i: number) => number) =>
       lines.map((_, i) => `${of} ${number(i)} 1\n`).join("");
-    const last = members.length - 1;
-    await send(1, members.toReversed(), `new ${last + 1} 2\n${each("new", (i) => last - i)}`);
+    await send(1, backwards(), `new ${last + 1} 2\n${each("new", (i) => last - i)}`);
     await send(2, [], `new 0 2\n${each("base", (i) => i + 2)}`, sessionOf(1));
-    for (const command of [`check ${nth(2).name}`, "list", "about"]) {
+    // As many packs of that kind as would not fit, were all of them held.
+    const packs = Array.from({ length: 12 }, (_, i) => sessionOf(i === 0 ? 1 : 100 + i));
+    for (const session of packs.slice(1)) {
+      for (const part of ["packs", "digests", "tables"]) {
+        const of = path.join(store, ".qbackup", part);
+        fs.linkSync(path.join(of, sessionOf(1)), path.join(of, session));
+      }
+    }
+    const asks = packs.map((session, i) => `${session} ${i} 0 1\n`).join("");
+    for (const [command, lines = ""] of [
+      [`check ${nth(2).name}`],
+      ["list"],
+      ["about"],
+      ["read", `${asks}\n`],
+    ] as const) {
       const call = served(store, `qbackup/1 ${command}`);
+      // oxlint-disable-next-line no-await-in-loop
+      await call.send(Buffer.from(lines));
       call.end();
       // oxlint-disable-next-line no-await-in-loop
-      const { code, stderr } = await call.ended;
+      const { code, stderr, stdout } = await call.ended;
       assert.strictEqual(code, 0, stderr);
       assert.isBelow(call.used(), bound, command);
+      const blocks = stdout.split("\0ustar\0").length - 1;
+      assert.strictEqual(blocks, command === "read" ? packs.length : 0, command);
     }
   });
 });

@@ -2,16 +2,16 @@
  * `check NAME`: the server reads, hashes and walks an archive again. What it finds is kept, where it can
  * be, and listed until the archive is found whole again.
  */
-import { Clock, Effect, ScopedCache } from "effect";
+import { Clock, Effect } from "effect";
 import { FullChunk } from "#src/archive/parameters";
 import { archiveSize, type Begun, ListWalk, MemberWalk } from "#src/archive/walk";
 import { rootHasher } from "#src/proof/table";
 import { leafOf, treeHasher } from "#src/proof/treehash";
 import { blockSize } from "#src/wire/limits";
-import { instantOf, type Session } from "#src/wire/names";
+import { instantOf } from "#src/wire/names";
 import type { Request } from "#src/wire/request";
 import { type Failure, Refused, refusalOf, refuse } from "#src/store/failure";
-import { eachBlock, openPack } from "#src/store/packs";
+import { eachBlock, packCache } from "#src/store/packs";
 import { archiveOf, keepFinding, type Said } from "#src/store/record";
 import type { Store } from "#src/store/store";
 import { memberAt, members, recipeOf } from "#src/store/tables";
@@ -38,19 +38,13 @@ const listFault = Effect.fnUntraced(function* (
   if (!same) return yield* refuse("damaged", "its members are not those that it had when it came");
 });
 
-/** Packs that are held open. */
-const openPacks = 8;
-
 /** Reads every member, and looks whether its bytes are what its line in the table says. */
 const readAll = Effect.fnUntraced(function* (
   store: Store,
   { format, session }: Said,
   fullChunk: number,
 ) {
-  const packs = yield* ScopedCache.make({
-    capacity: openPacks,
-    lookup: (of: Session) => openPack(store, of),
-  });
+  const packOf = yield* packCache(store);
   let begun: Begun | undefined;
   const walk = new MemberWalk({
     format,
@@ -62,8 +56,8 @@ const readAll = Effect.fnUntraced(function* (
   });
   const buffer = new Uint8Array(blockSize);
   for (const run of yield* recipeOf(store, session)) {
+    const pack = yield* packOf(run.session);
     for (let index = run.first; index < run.first + run.count; index++) {
-      const pack = yield* ScopedCache.get(packs, run.session);
       const { digest, length, path, size } = yield* memberAt(pack.table, index);
       const tree = treeHasher();
       const whole = yield* eachBlock(pack, index, buffer, (block) =>

@@ -3,7 +3,7 @@
  * Nobody has to believe the server: who knows the member's digest checks each block before using a byte
  * of it. Only packs of archives can be read, and nothing else that lies in the store.
  */
-import { Duration, Effect, Exit, ScopedCache } from "effect";
+import { Effect } from "effect";
 import { Invocation } from "#services/Invocation";
 import type { SafeFsError } from "#services/SafeFs";
 import { digestSize, leafOf, proofOf } from "#src/proof/treehash";
@@ -14,12 +14,9 @@ import type { Session } from "#src/wire/names";
 import type { Request } from "#src/wire/request";
 import { type Ask, askLimit, parseAsk } from "#src/wire/verbs/read";
 import { LinkLost, Refused, refusalOf, refuse } from "#src/store/failure";
-import { isPruned, openPack, type Pack, treeOfMember } from "#src/store/packs";
+import { isPruned, type Pack, packCache, treeOfMember } from "#src/store/packs";
 import type { Store } from "#src/store/store";
 import type { Conversation } from "#src/shell/voice";
-
-/** Packs that are held open; each takes at most 12 MiB, by the members that a pack can have. */
-const openPacks = 16;
 
 /** A disk that fails under a block has damaged it. */
 const why = (error: Refused | SafeFsError): Refused =>
@@ -34,12 +31,7 @@ export const read = Effect.fnUntraced(function* (
   { store, voice }: Conversation<Store>,
 ) {
   const { stdin } = yield* Invocation;
-  const packs = yield* ScopedCache.makeWith({
-    capacity: openPacks,
-    lookup: (session: Session) => openPack(store, session),
-    // What is not there now may be committed a moment later.
-    timeToLive: (exit) => (Exit.isSuccess(exit) ? Duration.infinity : Duration.zero),
-  });
+  const packOf = yield* packCache(store);
   /** The tree of the member that was asked for last: its blocks come one after the other. */
   let last: { readonly pack: Pack; readonly member: number; readonly levels: Levels } | undefined;
   const treeOf = Effect.fnUntraced(function* (pack: Pack, member: number) {
@@ -52,7 +44,7 @@ export const read = Effect.fnUntraced(function* (
 
   /** Makes the frame of one block, and gives its length. */
   const frameOf = Effect.fnUntraced(function* (session: Session, member: number, block: number) {
-    const pack = yield* ScopedCache.get(packs, session);
+    const pack = yield* packOf(session);
     const { blocks, members, starts } = pack.index;
     if (member >= members || block >= blocks[member + 1]! - blocks[member]!) {
       return yield* refuse("not-found", "that pack has no such block");

@@ -17,8 +17,8 @@ import { clear, find, readText, whereFound, type WritableStore, writeText } from
 
 /** Bytes at which the client has to wait for a sync. */
 const unsyncedLimit = 64 * blockSize;
-/** Blocks at the end of an upload that are read again before it goes on; more than were ever unsynced. */
-const doubted = 72;
+/** Bytes at the end of an upload that are read again before it goes on: never was more of it unsynced. */
+const doubted = unsyncedLimit + blockSize;
 
 /** So much is on disk together with its digests. */
 export interface Durable {
@@ -194,21 +194,28 @@ const proven = Effect.fnUntraced(function* (data: File, digests: File, full: num
   };
   let end: Mark = { bytes: 0, blocks: 0 };
   let whole = end;
+  /** The blocks that end among the last bytes; before those, some that are not cut off the list yet. */
   let last: Array<{ readonly at: Mark; readonly length: number; readonly whole: Mark }> = [];
+  const trim = () => {
+    last = last.filter(({ at, length }) => at.bytes + length > end.bytes - doubted);
+  };
   yield* traverse(walk, data, limits, (bytes, length) =>
     Effect.sync(() => {
       last.push({ at: end, length, whole });
-      if (last.length > 2 * doubted) last = last.slice(-doubted);
       end = { bytes: bytes + length, blocks: end.blocks + 1 };
       if (walk.atMemberEnd) whole = end;
+      if (end.bytes - last[0]!.at.bytes > 2 * doubted) trim();
     }),
   );
-  const block = new Uint8Array(Math.max(0, ...last.map(({ length }) => length)));
-  const digest = new Uint8Array(digestSize);
-  for (const { at, length, whole: before } of last.slice(-doubted)) {
+  trim();
+  const block = new Uint8Array(last.reduce((most, { length }) => Math.max(most, length), 0));
+  const first = end.blocks - last.length;
+  const kept = new Uint8Array(last.length * digestSize);
+  yield* digests.read(kept, first * digestSize);
+  for (const { at, length, whole: before } of last) {
     const bytes = block.subarray(0, length);
     yield* data.read(bytes, at.bytes);
-    yield* digests.read(digest, at.blocks * digestSize);
+    const digest = kept.subarray((at.blocks - first) * digestSize).subarray(0, digestSize);
     if (!leafOf(bytes).equals(digest)) return { end: at, whole: before };
   }
   return { end, whole };

@@ -1510,6 +1510,33 @@ describe("what the disk does", () => {
     }),
   );
 
+  it.effect("to the digests of many small members: none is believed that was not synced", () =>
+    Effect.gen(function* () {
+      const disk = new Disk();
+      const many = Buffer.concat(Array.from({ length: 300 }, (_, n) => slot(cell(n + 1), 10)));
+      const put: Upload = { archive: many, ...nth(1), format: "slots", time: 0 };
+      const client = yield* open(memoryWorld(disk), put);
+      yield* client.next;
+      const stream = framesOf(many);
+      yield* client.stdin.write(stream.subarray(0, upTo(many, 100)));
+      yield* TestClock.adjust("2 seconds");
+      const durable = offsetOf(many, 100);
+      assert.deepInclude(yield* client.next, { type: "ack", offset: durable });
+      disk.fault = ({ name, operation }) =>
+        operation === "sync" && name.endsWith(".digests") ? "off" : undefined;
+      yield* client.stdin.write(stream.subarray(upTo(many, 100), upTo(many, 290)));
+      yield* TestClock.adjust("2 seconds");
+      yield* client.kill;
+      disk.fault = () => undefined;
+      // The bytes are there, and of their digests the length is.
+      disk.crash(() => 0.4);
+      assert.isTrue(come(disk)!.equals(many.subarray(0, offsetOf(many, 290))));
+      assert.strictEqual(disk.bytes(`${incoming(1)}.digests`)!.length, 290 * 32);
+      const again = yield* upload(memoryWorld(disk), { ...put, cutAt: 0 });
+      assert.strictEqual(again.offset, durable);
+    }).pipe(Effect.scoped),
+  );
+
   it.effect("with the writer's file: one that is not the upload any more is not written on", () =>
     Effect.gen(function* () {
       const disk = new Disk();

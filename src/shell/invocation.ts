@@ -55,6 +55,8 @@ export type Call =
       readonly wire: boolean;
       /** As far as they could be read. */
       readonly options?: Options;
+      /** What the key may not ask for, where that is the reason. */
+      readonly asked?: Call & { kind: "request" | "bare" };
     };
 
 const refused = (code: Code, message: string, wire = false): Call & { kind: "refused" } => ({
@@ -152,9 +154,10 @@ const requestOf = (command: string, options: Options): Call => {
     const parsed = parseCommand(command);
     if ("refusal" in parsed) return { kind: "refused", refusal: parsed.refusal, wire };
     const { request } = parsed;
-    return may(options, request.verb)
-      ? { kind: "request", request, options }
-      : refused("not-permitted", `this key may not ask for ${request.verb}`, wire);
+    const asked = { kind: "request", request, options } as const;
+    if (may(options, request.verb)) return asked;
+    const message = `this key may not ask for ${request.verb}`;
+    return { ...refused("not-permitted", message, wire), asked };
   }
   if (command === "" || /\s/.test(command)) {
     return refused("bad-request", "this account keeps backups and runs no commands");
@@ -163,9 +166,10 @@ const requestOf = (command: string, options: Options): Call => {
     return refused("bad-name", "this account keeps backups, and an archive cannot have that name");
   }
   // It adds an archive, as `put` does.
+  const asked = { kind: "bare", name: command, options } as const;
   return may(options, "put")
-    ? { kind: "bare", name: command, options }
-    : refused("not-permitted", "this key may not store anything");
+    ? asked
+    : { ...refused("not-permitted", "this key may not store anything"), asked };
 };
 /** What the server is, whoever may use it has to know. */
 const may = ({ allow }: Options, verb: Verb): boolean =>

@@ -9,10 +9,15 @@ import type { Call } from "./invocation.ts";
 export interface Facts {
   readonly name?: string;
   readonly session?: string;
-  /** Bytes of members. */
+  /** Of an archive that was stored: bytes of members. */
   readonly bytes?: number;
+  /** With the last verdict: bytes that came and bytes that went, frames and lines with all that is in them. */
+  readonly through?: { readonly received: number; readonly sent: number };
 }
-/** Writes a line with this verdict: `begun`, `committed`, `done`, or the code of a refusal. */
+/**
+ * Writes a line with this verdict: `begun`, `committed`, or the last one, which is `done`, `link`,
+ * `interrupted` or the code of a refusal.
+ */
 export type Log = (verdict: string, facts?: Facts) => Effect.Effect<void>;
 
 /** The account as sshd, or who else made the session, calls it. */
@@ -40,7 +45,7 @@ const ofCall = (call: Call): { readonly verb: string } & Facts => {
     case "signers":
       return { verb: `signers-${call.wish.do}` };
     case "refused":
-      return { verb: "-" };
+      return call.asked === undefined ? { verb: "-" } : ofCall(call.asked);
     default:
       return { verb: call.kind };
   }
@@ -55,8 +60,10 @@ export const makeLog = (call: Call): Effect.Effect<Log, never, Invocation | Jour
     const { verb, ...asked } = ofCall(call);
     const store = "options" in call ? call.options?.root : undefined;
     return (verdict, facts = {}) => {
-      const { bytes = "-", name = "-", session = "-" } = { ...asked, ...facts };
-      const text = line`account=${account} peer=${peer} verb=${verb} name=${name} session=${session} bytes=${bytes} verdict=${verdict}`;
+      const { name = "-", session = "-" } = { ...asked, ...facts };
+      const { bytes, through } = facts;
+      const much = through === undefined ? (bytes ?? "-") : `${through.received}/${through.sent}`;
+      const text = line`account=${account} peer=${peer} verb=${verb} name=${name} session=${session} bytes=${much} verdict=${verdict}`;
       return journal.write({
         text,
         store,

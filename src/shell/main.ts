@@ -18,11 +18,24 @@ import { identity, init, print, signers } from "./owner.ts";
 import { bare, handlerOf } from "./verbs.ts";
 import { makeVoice, type Voice } from "./voice.ts";
 
-/** Runs a request to its exit code, and tells of a failure: on stderr, and to a client that listens. */
-const answered = <R>(work: Effect.Effect<void, Failure, R>, log?: Log, voice?: Voice) =>
+/**
+ * Runs a request to its exit code, and tells of a failure: on stderr, and to a client that listens.
+ * `counted` is whose bytes the log says, of a client that reads no replies too.
+ */
+const answered = <R>(
+  work: Effect.Effect<void, Failure, R>,
+  log?: Log,
+  voice?: Voice,
+  counted: Voice | undefined = voice,
+) =>
   Effect.gen(function* () {
     const reporter = yield* Reporter;
-    const noted = (verdict: string) => log?.(verdict) ?? Effect.void;
+    const noted = (verdict: string) =>
+      Effect.suspend(
+        () =>
+          log?.(verdict, counted === undefined ? {} : { through: counted.through() }) ??
+          Effect.void,
+      );
     const tell = Effect.fnUntraced(function* (refused: Refused) {
       yield* reporter.say("error", line`${refused.message}`);
       yield* noted(refused.code);
@@ -89,7 +102,7 @@ const run = (call: Call) =>
         const work = Effect.flatMap(openForWriting(call.options), (store) =>
           bare(call.name, { store, voice, options: call.options, log }),
         );
-        return yield* answered(work, log);
+        return yield* answered(work, log, undefined, voice);
       }
       case "request": {
         const { options, request } = call;

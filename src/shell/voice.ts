@@ -1,6 +1,6 @@
 /** Talking to the client: one reply at a time, a sign of life when there is nothing else to say. */
 import { Clock, Effect, type Scope, Semaphore } from "effect";
-import type { BytesError } from "#services/Bytes";
+import type { BytesError, Sink } from "#services/Bytes";
 import { Invocation } from "#services/Invocation";
 import type { Locks } from "#services/Locks";
 import type { SafeFs } from "#services/SafeFs";
@@ -45,8 +45,13 @@ export interface Voice {
   readonly listening: (is: boolean) => void;
   /** Never succeeds. Says now and then that it is alive, and fails when the client is gone. */
   readonly watch: Effect.Effect<never, LinkLost>;
-  /** Bytes that were written so far. */
-  readonly sent: () => number;
+  /** Bytes so far, of all that came and went. */
+  readonly through: () => Through;
+}
+/** Bytes of a connection, in both directions. */
+export interface Through {
+  readonly received: number;
+  readonly sent: number;
 }
 
 /** Tells when a stream has brought less than `least` bytes a second in an hour in which bytes waited. */
@@ -68,7 +73,13 @@ export const slowness = (least = standardFloor.bytes / standardFloor.seconds) =>
 /** `floor`: bytes a second, over an hour, that a stream has to bring at least. */
 export const makeVoice = Effect.fnUntraced(function* (floor?: number) {
   const { stdin, stdout } = yield* Invocation;
-  const write = replier(stdout);
+  let written = 0;
+  const out: Sink = {
+    write: (bytes) =>
+      Effect.tap(stdout.write(bytes), () => Effect.sync(() => (written += bytes.length))),
+    end: stdout.end,
+  };
+  const write = replier(out);
   const turn = Semaphore.makeUnsafe(1);
   const tooSlow = { in: slowness(floor), out: slowness(floor) };
   let broken = false;
@@ -83,7 +94,7 @@ export const makeVoice = Effect.fnUntraced(function* (floor?: number) {
 
   const lost = (why: string) => Effect.fail(new LinkLost({ why }));
   /** One write, while it is our turn; the first that fails is the last. */
-  const written = (writing: Effect.Effect<void, BytesError>, what: string) =>
+  const writes = (writing: Effect.Effect<void, BytesError>, what: string) =>
     Effect.suspend(() =>
       broken
         ? lost("the client is gone")
@@ -101,12 +112,12 @@ export const makeVoice = Effect.fnUntraced(function* (floor?: number) {
     heard = stdin.received();
   });
   const saying = (...replies: ReadonlyArray<Reply>) =>
-    Effect.andThen(written(write(...replies), "replies"), spoke);
+    Effect.andThen(writes(write(...replies), "replies"), spoke);
   const sending = Effect.fnUntraced(function* (bytes: Uint8Array) {
     for (let at = 0; at < bytes.length; at += piece) {
       const some = bytes.subarray(at, at + piece);
       const before = yield* monotonic;
-      yield* written(stdout.write(some), "bytes");
+      yield* writes(out.write(some), "bytes");
       sent += some.length;
       if (tooSlow.out(sent, (yield* monotonic) - before)) {
         broken = true;
@@ -162,7 +173,7 @@ export const makeVoice = Effect.fnUntraced(function* (floor?: number) {
       else arrivals += 1;
     },
     watch,
-    sent: () => sent,
+    through: () => ({ received: stdin.received(), sent: written }),
   };
   return voice;
 });

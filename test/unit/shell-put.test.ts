@@ -419,12 +419,23 @@ describe("a put", () => {
   it.effect("the log says who stored what", () =>
     Effect.gen(function* () {
       const world = memoryWorld();
-      yield* upload(world, { archive: small, ...nth(3) });
-      const lines = world.journal.filter(({ weighty }) => weighty === true);
-      assert.deepStrictEqual(
-        lines.map(({ text }) => text.replace(/^.*verb=/, "")),
-        [`put name=a3.backup session=${sessionOf(3)} bytes=${small.length} verdict=committed`],
-      );
+      const server = yield* serverKey(world);
+      world.journal.length = 0;
+      const put = { archive: small, ...nth(3), server };
+      yield* upload(world, put);
+      const of = `put name=a3.backup session=${sessionOf(3)}`;
+      const lines = world.journal.map(({ text }) => text.replace(/^.*verb=/, ""));
+      // Of members; then of all that came, with frames and trailer, and of all replies.
+      const came = streamOf(put, server, yield* Clock.currentTimeMillis).length;
+      const sent = /bytes=[0-9]+\/([0-9]+) verdict=done$/.exec(lines.at(-1)!)?.[1];
+      assert.deepStrictEqual(lines, [
+        `${of} bytes=- verdict=begun`,
+        `${of} bytes=${small.length} verdict=committed`,
+        `${of} bytes=${came}/${sent} verdict=done`,
+      ]);
+      assert.isAbove(Number(sent), 500);
+      const weighty = world.journal.map((entry) => entry.weighty === true);
+      assert.deepStrictEqual(weighty, [false, true, false]);
     }),
   );
 });

@@ -669,25 +669,35 @@ describe("the log", () => {
         "account=uid-? peer=- verb=init name=- session=- bytes=- verdict=done",
       ]);
       const who = "account=backup peer=2001:db8::1/50412";
-      const call = (command: string, args: ReadonlyArray<string> = []) =>
-        run(world, { args, command, env });
-      yield* call("qbackup/1 list");
+      const call = (command: string, args: ReadonlyArray<string> = [], stdin = "") =>
+        Effect.map(run(world, { args, command, env }, Buffer.from(stdin)), ({ output }) => output);
+      const list = yield* call("qbackup/1 list");
       yield* call("qbackup/1 manifest d/a.backup");
       yield* call(`qbackup/1 table ${sessionOf(7)}`);
+      const asked = `${sessionOf(7)} 0 0 1\n`;
+      const read = yield* call("qbackup/1 read", [], `${asked}\n`);
       yield* call("rm -rf /; echo \x1b[2J");
       yield* call("qbackup/1 check a", ["--allow", "put"]);
-      yield* call("a.backup");
+      yield* call(`qbackup/1 table ${sessionOf(7)}`, ["--allow", "put"]);
+      yield* call("a.backup", ["--allow", "list"]);
+      yield* call("a.backup", [], "no backup");
+      const table = `verb=table name=- session=${sessionOf(7)}`;
+      // What came and what went stands in the last line of each; a refusal is noted before it is said.
       assert.deepStrictEqual(texts(world), [
         `${who} verb=list name=- session=- bytes=- verdict=begun`,
-        `${who} verb=list name=- session=- bytes=- verdict=done`,
+        `${who} verb=list name=- session=- bytes=0/${list.length} verdict=done`,
         `${who} verb=manifest name=d/a.backup session=- bytes=- verdict=begun`,
-        `${who} verb=manifest name=d/a.backup session=- bytes=- verdict=not-found`,
-        `${who} verb=table name=- session=${sessionOf(7)} bytes=- verdict=begun`,
-        `${who} verb=table name=- session=${sessionOf(7)} bytes=- verdict=not-found`,
+        `${who} verb=manifest name=d/a.backup session=- bytes=0/0 verdict=not-found`,
+        `${who} ${table} bytes=- verdict=begun`,
+        `${who} ${table} bytes=0/0 verdict=not-found`,
+        `${who} verb=read name=- session=- bytes=- verdict=begun`,
+        `${who} verb=read name=- session=- bytes=${asked.length + 1}/${read.length} verdict=done`,
         `${who} verb=- name=- session=- bytes=- verdict=bad-request`,
-        `${who} verb=- name=- session=- bytes=- verdict=not-permitted`,
+        `${who} verb=check name=a session=- bytes=0/0 verdict=not-permitted`,
+        `${who} ${table} bytes=0/0 verdict=not-permitted`,
+        `${who} verb=bare name=a.backup session=- bytes=- verdict=not-permitted`,
         `${who} verb=bare name=a.backup session=- bytes=- verdict=begun`,
-        `${who} verb=bare name=a.backup session=- bytes=- verdict=incomplete`,
+        `${who} verb=bare name=a.backup session=- bytes=9/0 verdict=incomplete`,
       ]);
     }),
   );

@@ -3,6 +3,8 @@ import { assert, describe, it } from "@effect/vitest";
 import { Effect, Layer } from "effect";
 import { createHash } from "node:crypto";
 import { Itself } from "#services/Itself";
+import { memoryQvmBackup, qvmBackupScript } from "#layers/memory/MemoryQvmBackup";
+import { memoryQvmRestore, qvmRestoreScript } from "#layers/memory/MemoryQvmRestore";
 import { memorySealing } from "#layers/memory/MemorySealing";
 import { parseLedger } from "#layers/files/FileLedger";
 import { QvmBackup } from "#services/QvmBackup";
@@ -509,6 +511,57 @@ describe("a ledger that is not what it was", () => {
       assert.strictEqual(code, 0, text);
       assert.match(text, /^warning: the ledger in .* has nothing that went through net: .* lost$/m);
       assert.match(text, /^hint: .*qbackup ledger rebuild -t net$/m);
+    }),
+  );
+  it.effect("of a carrier that was renamed: each command says which name it knows it by", () =>
+    Effect.gen(function* () {
+      const w = full(3);
+      const [net] = w.table.qubes.filter(({ name }) => name === "net");
+      w.table.qubes.push({ ...net!, name: "net2" });
+      keep(w, names[3]!, anArchive(13, 100_000), { at: "2026-01-04T00:00:00Z", known: false });
+      const back = /^hint: give -t net; a qube that was renamed since needs that name again/m;
+
+      const list = yield* qbackup(w, ["list", "-t", "net2"]);
+      assert.strictEqual(list.code, 0, list.text);
+      assert.lengthOf(list.out.match(/ unknown /g)!, 4);
+      assert.match(list.text, /^warning: 3 of the unknown archives .* as sent through net$/m);
+      assert.match(list.text, back);
+      assert.notMatch(list.text, /was lost|rebuild/);
+
+      const before = w.disk.text;
+      const rebuild = yield* qbackup(w, ["ledger", "rebuild", "-t", "net2", ...expected]);
+      assert.strictEqual(rebuild.code, 0, rebuild.text);
+      assert.match(rebuild.out, /^1 lines added.*; 3 archives were in the ledger already\n$/);
+      assert.match(rebuild.text, /^warning: 3 of them .* sent through net, and so not for net2$/m);
+      assert.match(rebuild.text, back);
+      w.disk.text = before;
+
+      const pass = ["-p", "/pass", "-t", "net2", names[0]!];
+      const tools = Layer.mergeAll(
+        memoryQvmBackup(qvmBackupScript({ chunks: [] })),
+        memoryQvmRestore(qvmRestoreScript({ says: ["-> Done."] })),
+      );
+      for (const command of [
+        ["restore", ...pass],
+        ["verify", "-t", "net2", names[0]!],
+      ]) {
+        const { code, text } = yield* qbackup(w, command, { tools });
+        assert.strictEqual(code, 2, text);
+        assert.match(text, /^hint: it was sent through net: give -t net; /m);
+        assert.notInclude(text, "--force");
+      }
+      for (const command of [["audit"], ["verify", "--newest"]]) {
+        const { code, text } = yield* qbackup(w, [...command, "-t", "net2"]);
+        assert.strictEqual(code, 2, text);
+        assert.match(text, back);
+      }
+      const forced = yield* qbackup(w, ["restore", "--force", ...pass], { tools });
+      assert.match(forced.text, /^warning: the ledger could prove .*, but not through net2$/m);
+      // Of what the ledger has from nowhere else, it says what it always did.
+      const none = yield* qbackup(w, ["restore", "-p", "/pass", "-t", "net2", names[3]!], {
+        tools,
+      });
+      assert.match(none.text, /^hint: --force takes it on the server's word; /m);
     }),
   );
   it.effect("damaged: no head for the paper, and the sheet says so", () =>

@@ -56,6 +56,20 @@ export const knownArchives = Effect.fnUntraced(function* (destination: string) {
   return { known, sound };
 });
 
+/** What the ledger has as sent through another qube than this one: through which, by session. */
+export const elsewhere = Effect.fnUntraced(function* (destination: string) {
+  const { entries } = yield* inLedger((yield* Ledger).entries);
+  return new Map<string, string>(
+    entries
+      .filter((entry) => entry.destination !== destination)
+      .map((entry) => [entry.session, entry.destination]),
+  );
+});
+
+/** The one thing to do about that. */
+export const goBackTo = (others: Iterable<string>): string =>
+  `give -t ${some([...new Set(others)].sort()).replaceAll(", ", " or -t ")}; a qube that was renamed since needs that name again, which the ledger goes by`;
+
 /** Whatever else was found, this is not to be passed over. */
 export const unsound = failed(
   "integrity",

@@ -13,7 +13,7 @@ import { alarmAfterFor, destinationFor } from "#src/dom0/qube/destination";
 import { failed, type RunFailed, together } from "#src/dom0/failure";
 import { openFar, trustedBy, type Want, wantOf } from "#src/dom0/far/fetch";
 import { alarmAfter, json, keepRunning, to } from "#src/dom0/cli/flags";
-import { type Known, knownArchives, unsound } from "#src/dom0/books/known";
+import { elsewhere, goBackTo, type Known, knownArchives, unsound } from "#src/dom0/books/known";
 import { alarmUnread, cameBack, note, noteFailure } from "#src/dom0/books/noted";
 import { withinADay } from "#src/dom0/far/remote";
 import { certainty, choose, drawing, stretches } from "#src/dom0/far/sample";
@@ -75,10 +75,13 @@ const select = Effect.fnUntraced(function* (options: AuditOptions, destination: 
     options.names.length > 0 ? options.names.includes(entry.name) : audit.forgotten === undefined,
   );
   if (wanted.length === 0) {
+    const others = yield* elsewhere(destination);
     return yield* failed(
       "usage",
       `the ledger has no archive that went through ${destination}`,
-      "is it the right qube? Else the first backup is still to come, or the ledger was lost: qbackup list",
+      others.size > 0
+        ? goBackTo(others.values())
+        : "is it the right qube? Else the first backup is still to come, or the ledger was lost: qbackup list",
     );
   }
   const ordered = wanted.sort((a, b) => (lastRead(a.audit) < lastRead(b.audit) ? -1 : 1));

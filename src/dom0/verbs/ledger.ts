@@ -15,7 +15,7 @@ import { destinationFor, startDestination, takeLock } from "#src/dom0/qube/desti
 import { failed, type RunFailed } from "#src/dom0/failure";
 import { expectServer, keepRunning, to } from "#src/dom0/cli/flags";
 import { fromPaper, onPaper } from "#src/dom0/books/head";
-import { looked, some, unsound } from "#src/dom0/books/known";
+import { elsewhere, goBackTo, looked, some, unsound } from "#src/dom0/books/known";
 import { note } from "#src/dom0/books/noted";
 import { readPruned } from "#src/dom0/books/pruned";
 import { checkReceipt } from "#src/dom0/books/record";
@@ -280,6 +280,9 @@ const rebuild = Effect.fnUntraced(function* (options: LedgerOptions) {
   const unsigned = teller("is not taken into the ledger: no dom0 has signed it");
   const foreign = teller("is not taken into the ledger: another dom0 has signed it");
   const count = { added: 0, known: 0, refused: 0 };
+  const others = yield* elsewhere(destination);
+  /** The qubes through which those were sent that are here, and known as sent through another one. */
+  const through: Array<string> = [];
 
   /** What speaks against what the server says of one; undefined when it is in the ledger now. */
   const take = Effect.fnUntraced(function* (archive: Archive, vouched: Vouched | undefined) {
@@ -295,6 +298,8 @@ const rebuild = Effect.fnUntraced(function* (options: LedgerOptions) {
       return "list and manifest differ";
     }
     if (there.has(manifest.session)) {
+      const other = others.get(manifest.session);
+      if (other !== undefined) through.push(other);
       count.known += 1;
       return undefined;
     }
@@ -379,6 +384,13 @@ const rebuild = Effect.fnUntraced(function* (options: LedgerOptions) {
   yield* print(
     `${count.added} lines added, marked as rebuilt; ${count.known} archives were in the ledger already\n`,
   );
+  if (through.length > 0) {
+    yield* say(
+      "warning",
+      line`${through.length} of them the ledger has as sent through ${some([...new Set(through)])}, and so not for ${destination}`,
+    );
+    yield* say("hint", line`${goBackTo(through)}`);
+  }
   for (const [series, gaps] of runs.gaps()) {
     yield* say(
       "warning",

@@ -13,7 +13,15 @@ import { command } from "#src/dom0/cli/command";
 import { alarmAfterFor, destinationFor } from "#src/dom0/qube/destination";
 import { failed } from "#src/dom0/failure";
 import { alarmAfter, json, keepRunning, to } from "#src/dom0/cli/flags";
-import { type Known, knownArchives, storedOf, unsound } from "#src/dom0/books/known";
+import {
+  elsewhere,
+  goBackTo,
+  type Known,
+  knownArchives,
+  some,
+  storedOf,
+  unsound,
+} from "#src/dom0/books/known";
 import { alarmUnread, faultOf, note } from "#src/dom0/books/noted";
 import { newestOf, readPruned, tombstoneDiffers, tooYoung } from "#src/dom0/books/pruned";
 import { inLedger } from "#src/dom0/books/unusable";
@@ -302,6 +310,9 @@ const theList = Effect.fnUntraced(function* (options: ListOptions, destination: 
   const names = [...known.keys()].filter((name) => name.startsWith(prefix)).sort();
   const count = { rows: 0, alarms: 0, missing: 0, unknown: 0, unsigned: 0, foreign: 0, pruned: 0 };
   const buried: Array<Session> = [];
+  const others = yield* elsewhere(destination);
+  /** The qubes through which those were sent that the ledger knows from another one only. */
+  const through: Array<string> = [];
   const out = printer(options.json, (yield* Invocation).columns);
 
   /** What of the ledger stands before `name`, which the server has not listed: all, at the end. */
@@ -325,7 +336,10 @@ const theList = Effect.fnUntraced(function* (options: ListOptions, destination: 
     }
     if (archive !== undefined) {
       books.newest.lives(archive);
-      return [...before, rowOf(archive, books)];
+      const row = rowOf(archive, books);
+      const other = row.proof === "unknown" ? others.get(archive.session) : undefined;
+      if (other !== undefined) through.push(other);
+      return [...before, row];
     }
     const mine = known.get(name);
     if (mine === undefined || mine.audit.forgotten !== undefined) return before;
@@ -413,7 +427,13 @@ const theList = Effect.fnUntraced(function* (options: ListOptions, destination: 
       "another dom0 may use this store; a key of this one that was lost comes back from paper: qbackup key import",
     );
   }
-  if (known.size === 0 && count.unknown + count.foreign > 0) {
+  if (through.length > 0) {
+    yield* say(
+      "warning",
+      line`${through.length} of the unknown archives the ledger has as sent through ${some([...new Set(through)])}`,
+    );
+    yield* say("hint", line`${goBackTo(through)}`);
+  } else if (known.size === 0 && count.unknown + count.foreign > 0) {
     yield* say(
       "warning",
       line`the ledger in ${(yield* Ledger).place} has nothing that went through ${destination}: it is new here, or was lost`,

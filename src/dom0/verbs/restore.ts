@@ -5,7 +5,7 @@
  * own decryption proves, because scrypt authenticates every member with its place in the archive.
  */
 import { Effect } from "effect";
-import type { Entry } from "#services/Ledger";
+import { type Entry, Ledger } from "#services/Ledger";
 import { QvmRestore } from "#services/QvmRestore";
 import { Reporter } from "#services/Reporter";
 import { humanSize } from "#src/say/format";
@@ -35,7 +35,9 @@ import {
   to,
 } from "#src/dom0/cli/flags";
 import { contentOf, fetchRecord } from "#src/dom0/far/remote";
+import { goBackTo } from "#src/dom0/books/known";
 import { noteFailure } from "#src/dom0/books/noted";
+import { inLedger } from "#src/dom0/books/unusable";
 import { checkServer } from "#src/dom0/far/server";
 
 export interface RestoreOptions {
@@ -205,12 +207,25 @@ export const restore = Effect.fnUntraced(function* (asked: RestoreOptions) {
   const passphraseFile = yield* passphraseAt(file);
   yield* takeLock;
   const known = yield* fromLedger(name, destination);
-  if (known === undefined && !options.force) {
-    return yield* failed(
-      "usage",
-      `the ledger here has nothing of ${name} through ${destination}, so nothing proves what it is`,
-      "--force takes it on the server's word; the copy of a lost ledger belongs into the state directory",
-    );
+  if (known === undefined) {
+    const { entries } = yield* inLedger((yield* Ledger).entries);
+    const other = entries.findLast((entry) => entry.name === name)?.destination;
+    const better =
+      other === undefined || other === destination
+        ? undefined
+        : `it was sent through ${other}: ${goBackTo([other])}`;
+    if (!options.force) {
+      return yield* failed(
+        "usage",
+        `the ledger here has nothing of ${name} through ${destination}, so nothing proves what it is`,
+        better ??
+          "--force takes it on the server's word; the copy of a lost ledger belongs into the state directory",
+      );
+    }
+    if (better !== undefined) {
+      yield* say("warning", line`the ledger could prove ${name}, but not through ${destination}`);
+      yield* say("hint", line`${better}`);
+    }
   }
   // A rebuilt line has ids for names.
   const rebuilt = known?.entry.rebuilt === true;

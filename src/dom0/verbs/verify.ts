@@ -32,7 +32,7 @@ import {
   to,
   waitFor,
 } from "#src/dom0/cli/flags";
-import { knownArchives } from "#src/dom0/books/known";
+import { elsewhere, goBackTo, knownArchives } from "#src/dom0/books/known";
 import { cameBack, notBad, note, noteFailure } from "#src/dom0/books/noted";
 import { inLedger } from "#src/dom0/books/unusable";
 import { ask, contentOf, fetchRecord, nextReply, recordDiffers } from "#src/dom0/far/remote";
@@ -101,13 +101,15 @@ const meant = Effect.fnUntraced(function* (
         (name === undefined ? !isOfTest(entry) : entry.name.startsWith(name)),
     )
     .sort((a, b) => (a.manifest.created < b.manifest.created ? 1 : -1));
-  return latest === undefined
-    ? yield* failed(
-        "usage",
-        `the ledger knows no archive${name === undefined ? "" : ` whose name begins with ${printable(name, 60)}`} that was sent through ${destination}`,
-        "qbackup list shows the names",
-      )
-    : latest.entry.name;
+  if (latest !== undefined) return latest.entry.name;
+  const others = yield* elsewhere(destination);
+  return yield* failed(
+    "usage",
+    `the ledger knows no archive${name === undefined ? "" : ` whose name begins with ${printable(name, 60)}`} that was sent through ${destination}`,
+    known.size === 0 && others.size > 0
+      ? goBackTo(others.values())
+      : "qbackup list shows the names",
+  );
 });
 
 const ownAnchor = Effect.fnUntraced(function* (name: Name, destination: string) {
@@ -132,7 +134,7 @@ const notKnown = Effect.fnUntraced(function* (name: Name, destination: string) {
     "usage",
     `the ledger does not know ${name}, so there is nothing to hold it against`,
     other !== undefined && other !== destination
-      ? `it was sent through ${other}: give -t ${other}`
+      ? `it was sent through ${other}: ${goBackTo([other])}`
       : damaged.length > 0
         ? `lines of the ledger cannot be read (${damaged.join(", ")}): bring back its copy, or qbackup ledger rebuild`
         : "qbackup list shows the names; --force takes the server's own receipt instead",

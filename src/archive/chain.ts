@@ -158,6 +158,8 @@ export interface Journal extends Identity {
   readonly signer: PublicKey;
   /** The archive that it builds on. */
   readonly base: Session | "-";
+  /** The one before was found to be other than dom0 had it: a second time, and the chain is over. */
+  readonly refused?: true | undefined;
   readonly members: ReadonlyArray<readonly [path: string, Remembered]>;
 }
 
@@ -166,6 +168,7 @@ const JournalHead = Schema.Struct({
   session: Session,
   signer: PublicKey,
   base: Schema.Union([Schema.Literal("-"), Session]),
+  refused: Schema.optionalKey(Schema.Literal(true)),
 });
 const decodeJournal = Schema.decodeOption(Schema.fromJsonString(JournalHead));
 
@@ -174,8 +177,21 @@ export const journalLine = (path: string, cell: Remembered): string =>
   `${cell.mac} ${cell.span} ${cell.present} ${lineOf(memberAt(path, cell))}`;
 
 /** As a file, to whose end more lines can be written; what else the object has is left out. */
-export const journalText = ({ base, members, session, signer, ...shared }: Journal): string => {
-  const head: typeof JournalHead.Type = { ...identityOf(shared), session, signer, base };
+export const journalText = ({
+  base,
+  members,
+  refused,
+  session,
+  signer,
+  ...shared
+}: Journal): string => {
+  const head: typeof JournalHead.Type = {
+    ...identityOf(shared),
+    session,
+    signer,
+    base,
+    ...(refused === true ? { refused } : {}),
+  };
   return [`${JSON.stringify(head)}\n`, ...members.map((each) => journalLine(...each))].join("");
 };
 

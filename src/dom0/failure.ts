@@ -15,8 +15,11 @@ export class RunFailed extends Schema.TaggedError<RunFailed>()("RunFailed", {
    * tap: qubesd hands over no files, so that only qvm-backup itself can make an archive of them.
    */
   about: Schema.optionalKey(Schema.Literals(["carrier", "decryption", "refusal", "tap"])),
-  /** Of a refusal: it is of what was sent, which no other time makes better. */
-  content: Schema.optionalKey(Schema.Boolean),
+  /**
+   * Of a refusal: it is of what was sent, which no other time makes better. It may be `other` than dom0 had
+   * it, so that it may be right if it is sent anew; or `wrong`.
+   */
+  content: Schema.optionalKey(Schema.Literals(["other", "wrong"])),
   /** Where it is only that members of an archive did not come back as they were: their digests. */
   members: Schema.optionalKey(Schema.Array(Schema.String)),
 }) {}
@@ -43,8 +46,14 @@ export const rejected = (
   exit: Failure,
   message: string,
   hint?: string,
-  content = exit === "integrity",
-): RunFailed => new RunFailed({ exit, ...cleaned(message, hint), about: "refusal", content });
+  content?: RunFailed["content"],
+): RunFailed =>
+  new RunFailed({
+    exit,
+    ...cleaned(message, hint),
+    about: "refusal",
+    ...(content === undefined ? {} : { content }),
+  });
 
 /** As it was, but that the server may decide otherwise yet. */
 export const undecidedYet = ({ exit, hint, message }: RunFailed): RunFailed =>

@@ -684,7 +684,9 @@ export const hostileNights = Effect.fnUntraced(function* (
   const { change, r, run: once, shelf, verify, witness, wordsOf } = scene(world, checkRun);
   const before: Array<Shelf> = [];
   const nights = r.int(2, 3);
-  for (let n = 1; n <= nights + 2; n++) {
+  // What was sent is found to be another one twice, before all is sent.
+  const last = nights + 3;
+  for (let n = 1; n <= last; n++) {
     const calmNow = n > nights;
     const hex = r.bytes(32).toString("hex");
     const lies: Lies =
@@ -710,10 +712,10 @@ export const hostileNights = Effect.fnUntraced(function* (
           `P1 ${kept.name} is ${intact ? "" : "not "}as it was; verify exits with ${code}`,
         );
       }
-      if (n === nights + 2 && !intact) world.broken(`${run.id}: a night later it is no better`);
+      if (n === last && !intact) world.broken(`${run.id}: a night later it is no better`);
     } else if (n === 1 && Object.keys(lies).length === 0) {
       world.broken(`${run.id}: nothing went wrong, but it exited with ${run.code}`);
-    } else if (n === nights + 2) {
+    } else if (n === last) {
       world.broken(`${run.id}: it still exits with ${run.code}: ${wordsOf(run).slice(-300)}`);
     }
     yield* Effect.sleep(86_400_000);

@@ -154,8 +154,10 @@ describe("a journal", () => {
   const text = journalText(journal);
   it("is read as it was written, with what was written behind it", () => {
     for (const base of ["-", Session.make(hex("d", 32))] as const) {
-      const of = { ...journal, base };
-      assert.deepStrictEqual(parseJournal(journalText(of)), of);
+      for (const more of [{}, { refused: true }] as const) {
+        const of = { ...journal, base, ...more };
+        assert.deepStrictEqual(parseJournal(journalText(of)), of);
+      }
     }
     const more = parseJournal(`${text}${journalLine("vm7/notes.txt.000.enc", remembered(8))}`)!;
     assert.deepStrictEqual(more.members.slice(0, 6), journal.members);
@@ -213,11 +215,13 @@ describe("a journal", () => {
     ["key", ""],
     ["check", "b"],
     ["began", "3"],
+    ["refused", false],
   ])("whose %s is none is none", (key, value) => {
     const [head = "", ...lines] = text.split("\n");
     const odd = JSON.stringify({ ...JSON.parse(head), [key]: value });
     assert.isUndefined(parseJournal([odd, ...lines].join("\n")));
     const { [key]: _without, ...rest } = JSON.parse(head);
-    assert.isUndefined(parseJournal([JSON.stringify(rest), ...lines].join("\n")));
+    if (key !== "refused")
+      assert.isUndefined(parseJournal([JSON.stringify(rest), ...lines].join("\n")));
   });
 });

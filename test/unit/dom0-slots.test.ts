@@ -1142,10 +1142,45 @@ describe("a chain of nights", () => {
           });
           const refused = yield* attempt(w, handed(volumes));
           assert.strictEqual(refused.code, exit, refused.text);
-          assert.match(refused.text, /warning: .*: the next run sends all of it/);
           assert.match(refused.text, said);
+          if (what === "another member") {
+            // What was sent may have been at fault: that is sent anew first, to no avail.
+            assert.match(
+              refused.text,
+              /warning: .* the next run sends that anew, and if .* all of it/,
+            );
+            const again = yield* attempt(w, handed(volumes));
+            assert.strictEqual(again.code, exit, again.text);
+            assert.notMatch(again.text, anew);
+            assert.notMatch(again.text, /an earlier run/);
+            assert.match(again.text, /warning: .*: the next run sends all of it/);
+          } else assert.match(refused.text, /warning: .*: the next run sends all of it/);
           assert.match((yield* night(w, volumes)).text, anew);
+          assert.deepStrictEqual((yield* night(w, volumes)).sent, heads);
         }),
+    );
+    it.effect("but not after one whose own members the server found other ones than dom0", () =>
+      Effect.gen(function* () {
+        const w = world();
+        const { name } = yield* night(w, volumes);
+        const kept = w.shelf.committed.get(name)!;
+        // Once only: what comes next is found to be right.
+        const table = kept.table.replace(/[0-9a-f]{64}\n/g, `${"0".repeat(64)}\n`);
+        w.shelf.committed.set(name, { ...kept, table });
+        const refused = yield* attempt(w, handed(later));
+        assert.strictEqual(refused.code, 6, refused.text);
+        w.shelf.committed.set(name, kept);
+        const done = yield* night(w, later);
+        assert.notMatch(done.text, anew);
+        assert.notMatch(done.text, /removed this upload|is not what was noted/);
+        assert.deepStrictEqual(done.sent, itsOwn);
+        // That is over with an archive that was found to be right: the next one is the first again.
+        w.shelf.committed.set(name, { ...kept, table });
+        const another = yield* attempt(w, handed(later));
+        assert.strictEqual(another.code, 6, another.text);
+        w.shelf.committed.set(name, kept);
+        assert.deepStrictEqual((yield* night(w, later)).sent, heads);
+      }),
     );
   });
 

@@ -70,6 +70,12 @@ const closerAdvice: ReadonlyArray<readonly [code: Code, said: RegExp, then: stri
 export const undecided = ({ code, from }: Failed): boolean =>
   from === "carrier" || code === "internal";
 
+/** What such a reply says of what was sent; undefined where nothing. */
+const contentOf = (code: Code): RunFailed["content"] => {
+  if (code === "digest-mismatch") return "other";
+  return integrityCodes.has(code) || code === "bad-request" ? "wrong" : undefined;
+};
+
 /** What an error reply of the server means for the run. */
 export const refusal = (reply: Failed): RunFailed => {
   const exit = integrityCodes.has(reply.code) ? "integrity" : "refused";
@@ -79,7 +85,7 @@ export const refusal = (reply: Failed): RunFailed => {
     advice[reply.code];
   return undecided(reply)
     ? failed(exit, message, hint)
-    : rejected(exit, message, hint, exit === "integrity" || reply.code === "bad-request");
+    : rejected(exit, message, hint, contentOf(reply.code));
 };
 
 /** What shells on the way print, each line once in a run however often a call is made. */

@@ -28,6 +28,7 @@ import { humanSize, roughly } from "#src/say/format";
 import { line } from "#src/say/shown";
 import { faultOf, isVague } from "#src/dom0/books/noted";
 import { inLedger } from "#src/dom0/books/unusable";
+import type { RunFailed } from "#src/dom0/failure";
 import { openFar, trustedBy } from "#src/dom0/far/fetch";
 import { type Archive, fetchRecord, listArchives } from "#src/dom0/far/remote";
 import { type Beginning, newSession } from "#src/dom0/far/upload";
@@ -145,6 +146,8 @@ export const openChain = Effect.fnUntraced(function* (
   /** The chain begins with this run. */
   let fresh = false;
   let proposed = false;
+  /** The archive before was found to be other than it was here. */
+  let refused: true | undefined;
   /** Digests of members that are not kept: they did not come back as they were. */
   let bad: ReadonlySet<string> = new Set();
   /** Nothing more is noted: what was lost once would be missing in the middle. */
@@ -155,6 +158,7 @@ export const openChain = Effect.fnUntraced(function* (
     const id = yield* Effect.provideService(newBackupId, Invocation, invocation);
     identity = { id, key, check: yield* checkOf(key), began: 0 };
     fresh = true;
+    refused = undefined;
   });
 
   /** The archive that the next one can build on, if there is one. */
@@ -281,7 +285,10 @@ export const openChain = Effect.fnUntraced(function* (
     if (goesOn) {
       identity = identityOf(journal);
       usePack(journal.members);
-      yield* say("info", line`an earlier run has sent a part of it: this one goes on with that`);
+      refused = journal.refused;
+      if (journal.members.length > 0) {
+        yield* say("info", line`an earlier run has sent a part of it: this one goes on with that`);
+      }
       return beginningOf(journal.session, journal.members);
     }
     if (journal !== undefined && journal.signer !== signer) {
@@ -315,6 +322,7 @@ export const openChain = Effect.fnUntraced(function* (
       session: upload!,
       signer,
       base,
+      refused,
       members: pack,
     });
   });
@@ -430,16 +438,24 @@ export const openChain = Effect.fnUntraced(function* (
       }).pipe(orWarning),
     /** It is one. What could not be noted of it is of the archive before still. */
     adopt: Effect.suspend(() => (proposed ? orWarning(chains.adopt(which!)) : Effect.void)),
-    /** The server found it another one than was noted here. */
-    forget: Effect.suspend(() =>
-      Effect.andThen(
-        say(
+    /** The server refused what was sent. */
+    refused: Effect.fnUntraced(function* (why: NonNullable<RunFailed["content"]>) {
+      if (why === "other" && refused === undefined) {
+        yield* say(
           "warning",
-          "what is noted here is not what the server has: the next run sends all of it",
-        ),
-        orWarning(chains.forget(which!)),
-      ),
-    ),
+          "what the server has is not what was sent: the next run sends that anew, and if it is refused, too, the one after that all of it",
+        );
+        refused = true;
+        upload = yield* session;
+        usePack([]);
+        return yield* orWarning(journal);
+      }
+      yield* say(
+        "warning",
+        "what is noted here is not what the server has: the next run sends all of it",
+      );
+      yield* orWarning(chains.forget(which!));
+    }),
   };
 });
 export type OpenChain = Effect.Success<ReturnType<typeof openChain>>;

@@ -667,11 +667,11 @@ const backup = Effect.fnUntraced(function* (
             recipe,
           }),
         ).pipe(
-          // The server has not what it was made on, or has it otherwise: no later one can be made on that.
-          Effect.tapErrorTag("RunFailed", ({ about, content }) =>
-            about === "refusal" && content === true
-              ? (slots?.chain.forget ?? Effect.void)
-              : Effect.void,
+          // The server may not have what it was made on, or otherwise: no later one can be made on that.
+          Effect.tapErrorTag("RunFailed", ({ content }) =>
+            content === undefined || slots === undefined
+              ? Effect.void
+              : slots.chain.refused(content),
           ),
         );
         yield* checkReceipt(stored, server, manifest);

@@ -1,6 +1,7 @@
 /** What the server's owner runs on the server itself, and never through ssh. */
 import { Effect } from "effect";
 import { Invocation } from "#services/Invocation";
+import { Reporter } from "#services/Reporter";
 import { SafeFs } from "#services/SafeFs";
 import { fingerprint, type SigningKey } from "#src/proof/keys";
 import { printable } from "#src/say/shown";
@@ -57,15 +58,26 @@ export const init = Effect.fnUntraced(function* (options: Options) {
   yield* show(store.key);
 });
 
-const showSigners = (signers: ReadonlyArray<PublicKey>) =>
-  print(signers.map((key) => `${fingerprint(key)} ${key}\n`).join(""));
+/** Where there are none, says beside the data which of the two that is. */
+const showSigners = Effect.fnUntraced(function* (signers: ReadonlyArray<PublicKey> | undefined) {
+  const { say } = yield* Reporter;
+  if (signers === undefined) {
+    yield* say("info", "the store has no signer yet: the first one that comes reserves it");
+  } else if (signers.length === 0) {
+    yield* say(
+      "info",
+      "the store has no signer any more, and takes none: signers add KEY lets one in",
+    );
+  }
+  yield* print((signers ?? []).map((key) => `${fingerprint(key)} ${key}\n`).join(""));
+});
 
 /** Says whose uploads the store takes, or changes that. */
 export const signers = Effect.fnUntraced(function* (wish: SignersWish, options: Options) {
   if (wish.do === "show") {
     const root = yield* (yield* SafeFs).root(options.root);
     const own = yield* whereFound(root.directory(".qbackup"));
-    return yield* showSigners((own && (yield* readSigners(own))) ?? []);
+    return yield* showSigners(own && (yield* readSigners(own)));
   }
   yield* asOwner(options, `signers ${wish.do} KEY`);
   const store = yield* openForWriting({ ...options, noInit: true });

@@ -308,7 +308,7 @@ const about: Serve = Effect.fnUntraced(function* ({ call, key, lies, request, sa
     type: "about",
     version: "0.0.0",
     server: key.publicKey,
-    signers: shelf.signers.map(fingerprintOf),
+    signers: shelf.signers.length === 0 ? null : shelf.signers.map(fingerprintOf),
     quota: null,
     room: Math.max(0, roomOf(shelf)),
     reserved: shelf.reserved,

@@ -110,7 +110,7 @@ describe("about", () => {
       assert.deepInclude(said[0], {
         type: "about",
         server: serverPair.publicKey,
-        signers: [],
+        signers: null,
         quota: 10 * 2 ** 30,
         clock: "2026-11-23T05:00:00Z",
         confined: null,

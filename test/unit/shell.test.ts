@@ -564,7 +564,16 @@ describe("signers", () => {
   it.effect("are shown, added and removed, by key or fingerprint", () =>
     Effect.gen(function* () {
       const { disk, signers, world } = yield* initialised;
+      /** Whom `about` says that it takes; and what the owner is told, where nobody is listed. */
+      const taken = Effect.map(ask(world, "about"), ({ replies: [said] }) =>
+        said?.type === "about" ? said.signers : said,
+      );
+      const told = () => world.said.lines.splice(0).map(({ text }) => text);
       assert.deepInclude(yield* signers(), { code: 0, text: "" });
+      assert.deepStrictEqual(told(), [
+        "the store has no signer yet: the first one that comes reserves it",
+      ]);
+      assert.isNull(yield* taken);
       const [one, two] = [dom0.publicKey, otherDom0.publicKey];
       assert.deepInclude(yield* signers("add", one), { code: 0, text: lineOf(one) });
       const both = lineOf(one) + lineOf(two);
@@ -573,14 +582,18 @@ describe("signers", () => {
       assert.strictEqual((yield* signers("add", two)).text, both);
       assert.strictEqual((yield* signers()).text, both);
       assert.strictEqual(disk.bytes(".qbackup/signers")!.toString(), `${one}\n${two}\n`);
-      assert.deepInclude((yield* ask(world, "about")).replies[0], {
-        signers: [fingerprintOf(one), fingerprintOf(two)],
-      });
+      assert.deepStrictEqual(yield* taken, [fingerprintOf(one), fingerprintOf(two)] as never);
+      assert.deepStrictEqual(told(), []);
       assert.strictEqual((yield* signers("remove", fingerprintOf(one))).text, lineOf(two));
       const unknown = yield* signers("remove", one);
       assert.deepInclude(unknown, { code: 5, text: "" });
-      assert.deepInclude(yield* signers("remove", two), { code: 0, text: "" });
+      told();
       // Nobody is not the same as the first one that comes.
+      assert.deepInclude(yield* signers("remove", two), { code: 0, text: "" });
+      assert.deepInclude(yield* signers(), { code: 0, text: "" });
+      const none = "the store has no signer any more, and takes none: signers add KEY lets one in";
+      assert.deepStrictEqual(told(), [none, none]);
+      assert.deepStrictEqual(yield* taken, []);
       assert.strictEqual(disk.bytes(".qbackup/signers")!.toString(), "");
     }),
   );

@@ -41,7 +41,7 @@ export const about = Effect.fnUntraced(function* (
     type: "about",
     version,
     server: store.key.publicKey,
-    signers: ((yield* readSigners(store.own)) ?? []).map(fingerprint),
+    signers: (yield* readSigners(store.own))?.map(fingerprint) ?? null,
     quota: options.quota ?? null,
     room: room.bytes,
     reserved: room.reserved,

@@ -15,8 +15,8 @@ export const About = Schema.Struct({
   type: Schema.Literal("about"),
   version: Schema.String.check(Schema.isMaxLength(64)),
   server: PublicKey,
-  /** Fingerprints of the keys whose tickets it takes; none: the first one will be taken. */
-  signers: Schema.Array(Sha256).check(Schema.isMaxLength(signerLimit)),
+  /** Fingerprints of the keys whose tickets it takes; null: the first one that comes reserves the store. */
+  signers: Schema.NullOr(Schema.Array(Sha256).check(Schema.isMaxLength(signerLimit))),
   /** In bytes; null where none is set. */
   quota: Schema.NullOr(Count),
   /** Bytes that an upload may have now. */

@@ -4,6 +4,7 @@ import { Effect } from "effect";
 import { TestClock } from "effect/testing";
 import { Disk } from "#layers/memory/MemorySafeFs";
 import { rng } from "#test/support/random";
+import { archiveOf } from "#test/support/archive";
 import type { Reply } from "#src/wire/request";
 import { firstNight, secondNight } from "#test/support/nights";
 import {
@@ -123,6 +124,43 @@ describe("a crash", () => {
             const { offset } = yield* upload(memoryWorld(disk), { archive: medium, time });
             assert.isAtLeast(offset!, Math.max(0, ...acks), `seed ${seed}`);
             assert.isTrue(disk.bytes("a.backup")!.equals(medium), `seed ${seed}`);
+          }),
+        );
+      }
+    }),
+  );
+
+  it.effect("when the digests of hundreds of small members are on their way, in many stories", () =>
+    Effect.gen(function* () {
+      const plain = 1000;
+      const files = [{ path: "vm1/private.img", size: 300_000 }];
+      const archive = archiveOf({ seed: 7, chunk: plain, files });
+      const stream = framesOf(archive);
+      const length = stream.length - 4;
+      for (let seed = 1; seed <= 30; seed++) {
+        const random = rng(seed);
+        const disk = new Disk();
+        const world = () => ({ ...memoryWorld(disk), fullChunk: plain + 128 });
+        yield* Effect.scoped(
+          Effect.gen(function* () {
+            const client = yield* open(world(), { time: 0 });
+            yield* client.next;
+            const cut = random.int(20_000, length / 3);
+            yield* client.stdin.write(stream.subarray(0, cut));
+            yield* TestClock.adjust("2 seconds");
+            const ack = yield* client.next;
+            assert.strictEqual(ack?.type, "ack");
+            disk.fault = ({ name, operation }) =>
+              operation === "sync" && name.endsWith(".digests") ? "off" : undefined;
+            yield* client.stdin.write(stream.subarray(cut, random.int((2 * length) / 3, length)));
+            yield* TestClock.adjust("2 seconds");
+            yield* client.kill;
+            disk.fault = () => undefined;
+            disk.crash(random.next);
+            // That it goes on from where both are of one mind, this looks at by itself.
+            const { offset } = yield* upload(world(), { archive, time: 0 });
+            assert.isAtLeast(offset!, ack?.type === "ack" ? ack.offset : 0, `seed ${seed}`);
+            assert.isTrue(disk.bytes("a.backup")!.equals(archive), `seed ${seed}`);
           }),
         );
       }

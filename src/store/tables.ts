@@ -3,7 +3,7 @@
  * A table may be as long as an archive has members, so none is held: an index says where every 64th
  * line begins, and a window of each table is kept.
  */
-import { Effect, type Scope, ScopedCache } from "effect";
+import { Effect, Scope, ScopedCache } from "effect";
 import type { Directory, File, SafeFsError } from "#services/SafeFs";
 import { textLines } from "#src/proof/lines";
 import { parseRun, recipe, recipeLineLimit, type Runs } from "#src/proof/recipe";
@@ -34,8 +34,16 @@ export const ownFile = Effect.fnUntraced(function* (
   directory: string,
   name: string,
 ): Effect.fn.Return<File | undefined, SafeFsError, Scope.Scope> {
-  const found = yield* ownDirectory(store, directory);
-  return found === undefined ? undefined : yield* whereFound(found.open(name, "read"));
+  const scope = yield* Effect.scope;
+  // Only the file stays open: the directories on the way to it would be two descriptors more for each.
+  return yield* ownDirectory(store, directory).pipe(
+    Effect.flatMap((found) =>
+      found === undefined
+        ? Effect.undefined
+        : whereFound(Scope.provide(found.open(name, "read"), scope)),
+    ),
+    Effect.scoped,
+  );
 });
 
 const damaged = (message: string) => refuse("damaged", message);

@@ -31,7 +31,7 @@ _qbackup() {
     audit:*) _qbackup_nothing ;;
     restore:*) _qbackup_qubes ;;
     ledger:*) _qbackup_words head check rebuild forget ;;
-    key:*) _qbackup_words show export import rotate ;;
+    key:*) _qbackup_words show new export import rotate ;;
     passphrase:*) _qbackup_words new ;;
     recovery-sheet:*) _qbackup_nothing ;;
     selftest:*) _qbackup_nothing ;;

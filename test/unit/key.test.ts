@@ -109,7 +109,10 @@ describe("qbackup key", () => {
         const empty = booksDisk();
         const none = yield* key(empty, word);
         assert.strictEqual(none.code, 2, none.text);
-        assert.match(none.text, /there is no key here yet\nhint: .*qbackup key import/);
+        assert.match(
+          none.text,
+          /there is no key here yet\nhint: .*qbackup key new makes one; .*qbackup key import/,
+        );
         assert.isUndefined(empty.secrets);
         const foreign = aDisk();
         foreign.fails = (call) =>
@@ -121,6 +124,33 @@ describe("qbackup key", () => {
           /^error: .*belongs to user 1000\nhint: run qbackup as its owner$/,
         );
       }
+    }),
+  );
+  it.effect("new: before anything can connect, once, and told as the server's owner needs it", () =>
+    Effect.gen(function* () {
+      const disk = booksDisk();
+      const { code, out, text } = yield* key(disk, "new");
+      assert.strictEqual(code, 0, text);
+      const { series, signing } = disk.secrets!;
+      assert.notDeepEqual(Buffer.from(signing), Buffer.from(series));
+      const made = publicOf(signing);
+      assert.strictEqual(out, `key fingerprint  ${fingerprint(made)}\npublic key       ${made}\n`);
+      assert.deepStrictEqual((yield* key(disk, "show")).out, out);
+      assert.match(text, new RegExp(`^hint: .*make server user=\\S+ signer=${made}`, "m"));
+      assert.match(text, /^hint: .*qbackup key export/m);
+
+      // One that is there is not given up for another one.
+      const again = yield* key(disk, "new");
+      assert.strictEqual(again.code, 2, again.text);
+      assert.strictEqual(again.out, "");
+      assert.match(again.text, /there is a key here already\nhint: qbackup key show prints it; /);
+      assert.deepStrictEqual(disk.secrets, { series, signing });
+      assert.lengthOf(disk.old, 0);
+      const foreign = booksDisk();
+      foreign.fails = () => ["/s belongs to user 1000", "run qbackup as its owner"];
+      const refused = yield* key(foreign, "new");
+      assert.strictEqual(refused.code, 2, refused.text);
+      assert.isUndefined(foreign.secrets);
     }),
   );
   it.effect("export and import: from one dom0 to another one, through paper", () =>

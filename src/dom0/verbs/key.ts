@@ -20,7 +20,7 @@ const names = ["signing", "series"] as const;
 const none = failed(
   "usage",
   "there is no key here yet",
-  "the first backup makes one; one that is on paper comes back with qbackup key import",
+  "the first backup makes one, or qbackup key new makes one; one that is on paper comes back with qbackup key import",
 );
 
 const shown = (key: PublicKey): string =>
@@ -103,21 +103,47 @@ const rotated = Effect.gen(function* () {
   yield* toldToServer;
 }).pipe(Effect.scoped);
 
+/** Before the first backup, so that no store is ever anybody else's. */
+const made = Effect.gen(function* () {
+  yield* takeLock;
+  const signer = yield* Signer;
+  if ((yield* inLedger(signer.existing)) !== undefined) {
+    return yield* failed(
+      "usage",
+      "there is a key here already",
+      "qbackup key show prints it; qbackup key rotate makes another one for the same backups",
+    );
+  }
+  const keys = yield* inLedger(signer.keys);
+  yield* print(shown(keys.signer));
+  const { say } = yield* Reporter;
+  yield* say(
+    "hint",
+    line`so that a new store takes no other one, on the server: make server user=ACCOUNT signer=${keys.signer}`,
+  );
+  yield* say("hint", "write it on paper, so that it outlives this machine: qbackup key export");
+}).pipe(Effect.scoped);
+
 export const keyCommand = command({
   name: "key",
   summary: "the key that signs backups: on paper and back, or a new one",
   about: `Every upload is opened and closed with a signature of this key, which never
 leaves dom0: whoever steals the ssh key can add no backup. The first run makes
-it. Beside it is a second secret, by which the server can tell which backups
-belong together.`,
+it, where "new" has not. Beside it is a second secret, by which the server can
+tell which backups belong together.`,
   flags: {},
   args: {},
   actions: {
     show: { words: "", help: "its fingerprint, and what the server's owner needs to let it in" },
+    new: {
+      words: "",
+      help: "make the first one now, so that the server's owner can let it in before anything connects",
+    },
     export: { words: "", help: "both secrets, to be written on paper" },
     import: { words: "", help: "both secrets, typed as they stand on the paper" },
     rotate: { words: "", help: "make a new key; the backups go on as the series that they are" },
   },
   exits: { locked: "a run is under way" },
-  run: ({ action }) => ({ show, export: exported, import: imported, rotate: rotated })[action],
+  run: ({ action }) =>
+    ({ show, new: made, export: exported, import: imported, rotate: rotated })[action],
 });

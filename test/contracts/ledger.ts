@@ -276,8 +276,8 @@ export const booksContract = (name: string, make: () => Layer.Layer<Books>) => {
       const mark = (n: number) => ({ salt: `${n}`.repeat(64), check: "a".repeat(64) });
       assert.deepStrictEqual(yield* chains.passphrases, []);
       yield* chains.addPassphrase(mark(1));
-      yield* chains.addPassphrase(mark(2));
-      assert.deepStrictEqual(yield* chains.passphrases, [mark(1), mark(2)]);
+      yield* chains.addPassphrase({ ...mark(2), number: 7 });
+      assert.deepStrictEqual(yield* chains.passphrases, [mark(1), { ...mark(2), number: 7 }]);
     }),
   );
   test(

@@ -14,7 +14,7 @@ import { SlotSize } from "#src/archive/parameters";
 import { ArchiveFault, archiveSize, Walk } from "#src/archive/walk";
 import { privateKeyPem, readPrivateKey } from "#src/proof/keys";
 import { parseManifest } from "#src/proof/texts";
-import { packsOf, remade } from "#test/support/peer";
+import { type Lies, packsOf, remade } from "#test/support/peer";
 import { qbackup as lookBack, world as newDom0 } from "#test/support/readback";
 import {
   gathered,
@@ -1295,6 +1295,26 @@ describe("a chain of nights", () => {
           [cell("mail", 0), cell("mail", 1), ...heads].sort(),
         );
         assert.notMatch(next.text, /builds on/);
+      }),
+    );
+    it.effect("and begins anew where the server finds that one to be another", () =>
+      Effect.gen(function* () {
+        const { third, w } = yield* putBack();
+        const kept = w.shelf.committed.get(third.name)!;
+        // Seen only once the recipe was fetched, and gone again when it comes to the commit.
+        const lies: Lies = {
+          ready: (reply) => {
+            const recipe = gathered(spread(kept.recipe).toReversed());
+            if (reply.type === "ready") w.shelf.committed.set(third.name, { ...kept, recipe });
+            return reply;
+          },
+        };
+        const refused = yield* attempt(w, handed(later), { lies });
+        assert.strictEqual(refused.code, 6, refused.text);
+        assert.match(refused.text, /builds on .*\n.*warning: .*: the next run sends all of it/s);
+        const { code, text } = yield* attempt(w, handed(later));
+        assert.strictEqual(code, 0, text);
+        assert.match(text, anew);
       }),
     );
     it.effect.each([

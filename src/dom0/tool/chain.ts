@@ -316,16 +316,16 @@ export const openChain = Effect.fnUntraced(function* (
   });
 
   /** The journal as it now must be. */
-  const journal = Effect.suspend(() => {
-    return chains.begin(which!, {
+  const journal = Effect.suspend(() =>
+    chains.begin(which!, {
       ...identity!,
       session: upload!,
       signer,
       base,
       refused,
       members: pack,
-    });
-  });
+    }),
+  );
   const unnoted = (error: { readonly message: string }) => {
     deaf = true;
     return say("warning", line`${error.message}; if this run breaks off, the next one begins anew`);
@@ -440,7 +440,8 @@ export const openChain = Effect.fnUntraced(function* (
     adopt: Effect.suspend(() => (proposed ? orWarning(chains.adopt(which!)) : Effect.void)),
     /** The server refused what was sent. */
     refused: Effect.fnUntraced(function* (why: NonNullable<RunFailed["content"]>) {
-      if (why === "other" && refused === undefined) {
+      // Built on what was found on the server alone, the next run would not come back to it.
+      if (why === "other" && refused === undefined && places === undefined) {
         yield* say(
           "warning",
           "what the server has is not what was sent: the next run sends that anew, and if it is refused, too, the one after that all of it",

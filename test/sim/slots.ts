@@ -534,7 +534,8 @@ export const slotsTale = Effect.fnUntraced(function* (
     attacked === undefined
       ? undefined
       : world.go(attack(world, attacked.seed + 1, outdated(world)));
-  for (const last of [false, true]) {
+  // What came before the first is in cells of many slots, maybe, which the second cuts anew.
+  for (const last of [false, false, true]) {
     const { kept, run } = yield* oneNight(calm);
     if (run.code !== 0 || kept === undefined) {
       world.broken(

@@ -4,6 +4,20 @@ import { type LedgerError, Submission } from "#services/Ledger";
 import { SignedTicket } from "#src/proof/texts";
 import { Session } from "#src/wire/names";
 
+/** What qubes Qubes called backed up before, and when, in seconds since 1970. */
+const BackedUp = Schema.Array(
+  Schema.Struct({ name: Schema.String, at: Schema.optionalKey(Schema.Int) }),
+);
+
+/** What may be an archive of the server's, and was not proven to be one. */
+export const Pending = Schema.Struct({
+  submission: Submission,
+  /** With which the server is asked for its receipt. */
+  ticket: SignedTicket,
+  backedUp: Schema.optionalKey(BackedUp),
+});
+export type Pending = typeof Pending.Type;
+
 /** What a run leaves while it is under way, for the next one to put right if it is killed. */
 export const Unfinished = Schema.Struct({
   session: Session,
@@ -15,12 +29,12 @@ export const Unfinished = Schema.Struct({
   /** With a submission: the ticket with which the server is asked for its receipt. */
   ticket: Schema.optionalKey(SignedTicket),
   /**
-   * With a submission: what Qubes called the last backup of these qubes before, in seconds since 1970.
-   * Qubes calls them backed up from then on, and is to be told better if they are not.
+   * With a submission: what Qubes called the last backup of these qubes before. Qubes calls them backed up
+   * from then on, and is to be told better if they are not.
    */
-  backedUp: Schema.optionalKey(
-    Schema.Array(Schema.Struct({ name: Schema.String, at: Schema.optionalKey(Schema.Int) })),
-  ),
+  backedUp: Schema.optionalKey(BackedUp),
+  /** Of runs before it, whose servers no run has come to since; the oldest first. */
+  earlier: Schema.optionalKey(Schema.Array(Pending)),
 });
 export type Unfinished = typeof Unfinished.Type;
 

@@ -140,6 +140,13 @@ export const booksContract = (name: string, make: () => Layer.Layer<Books>) => {
       };
       yield* mark.write(more);
       assert.isTrue(same((yield* mark.read)!, more));
+      const others = ["b", "c"].map((name) => ({
+        submission: submission(name),
+        ticket: more.ticket!,
+      }));
+      const most = { ...more, earlier: [...others, { ...others[0]!, backedUp: more.backedUp! }] };
+      yield* mark.write(most);
+      assert.isTrue(same((yield* mark.read)!, most));
       yield* mark.write(undefined);
       assert.isUndefined(yield* mark.read);
     }),

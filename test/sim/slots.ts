@@ -440,7 +440,7 @@ export const slotsTale = Effect.fnUntraced(function* (
   const { change, home, r, run: once, witness, wordsOf } = scene(world, checkRun);
   world.afterPowerLoss = () => witness.check("after a power loss");
   let passphrase = "correct horse";
-  /** dom0, or what it knows, was put back, or it lacks a receipt and has said so. */
+  /** dom0, or what it knows, was put back. */
   let restored = false;
   const before: Array<ReturnType<typeof copied>> = [];
 
@@ -460,8 +460,6 @@ export const slotsTale = Effect.fnUntraced(function* (
     const { kept, run } = yield* once(night, passphrase, to);
     witness.check(`after ${run.id}`);
     if (run.code === 0 && kept !== undefined && !world.booksFailed) witness.checkNotes(run, kept);
-    // A run through another qube cannot ask for the receipt, says so, and leaves that to ledger rebuild.
-    if (/may be on its server, but is not proven/.test(wordsOf(run))) restored = true;
     if (known && goesOn() && anew.test(wordsOf(run))) {
       world.broken(`${run.id}: it begins anew for nothing: ${anew.exec(wordsOf(run))![0]}`);
     }

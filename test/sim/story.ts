@@ -137,7 +137,9 @@ const checkRun = (world: World, run: Run): void => {
   if (run.widest > 17 * mebi) wrong(`the window grew to ${run.widest} bytes`);
   // A run that waited for this one leaves a mark of its own where it fails, or is killed; not at the end.
   const its = world.calm || books.unfinished?.session === run.session;
-  const left = its ? books.unfinished : undefined;
+  const mark = its ? books.unfinished : undefined;
+  // What runs through another qube left may have to wait for one through that.
+  const left = mark?.submission === undefined && mark?.earlier !== undefined ? undefined : mark;
   if (code === 0) {
     const [entry] = mine;
     const manifest = entry === undefined ? undefined : parseManifest(entry.manifest);

@@ -14,7 +14,7 @@ import { SlotSize } from "#src/archive/parameters";
 import { ArchiveFault, archiveSize, Walk } from "#src/archive/walk";
 import { privateKeyPem, readPrivateKey } from "#src/proof/keys";
 import { parseManifest } from "#src/proof/texts";
-import { type Lies, packsOf, remade } from "#test/support/peer";
+import { keyOf, type Lies, packsOf, remade, shelf } from "#test/support/peer";
 import { qbackup as lookBack, world as newDom0 } from "#test/support/readback";
 import {
   gathered,
@@ -784,6 +784,13 @@ describe("a chain of nights", () => {
         assert.strictEqual(unwritten.code, 2, unwritten.text);
         assert.strictEqual(w.shelf.committed.size, 1);
         w.disk.fails = () => undefined;
+        // Meanwhile one goes to another server.
+        w.table.qubes.push(aQube("other", 11, { included: false }));
+        yield* night(
+          { ...w, shelf: shelf() },
+          { ...volumes, vault: volumes.work },
+          { args: ["-t", "other", ...args.slice(2)], lies: { key: keyOf("server two") } },
+        );
         const done = yield* night(w, later);
         assert.match(done.text, /is stored and proven/);
         assert.deepStrictEqual(done.sent, itsOwn);

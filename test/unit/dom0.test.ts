@@ -10,7 +10,7 @@ import { qvmRestoreScript } from "#layers/memory/MemoryQvmRestore";
 import { Invocation } from "#services/Invocation";
 import { fingerprint, privateKeyPem, readPrivateKey } from "#src/proof/keys";
 import { parseManifest } from "#src/proof/texts";
-import { keyOf, type Lies, peer } from "#test/support/peer";
+import { keyOf, type Lies, peer, shelf } from "#test/support/peer";
 import { linesOf, rootOf, running, ticketText } from "#test/support/reference";
 import { archiveOf } from "#test/support/archive";
 import { nothingProven, qbackup, tidy, tiny, type World, world } from "#test/support/dom0";
@@ -608,6 +608,111 @@ describe("what a run leaves behind", () => {
         assert.isUndefined(dead.disk.unfinished);
       }),
   );
+  describe("is kept while runs go elsewhere", () => {
+    /** A run that was killed between the receipt and the ledger, and a second way out. */
+    const killed = Effect.fnUntraced(function* () {
+      const w = world();
+      w.table.qubes.push(aQube("other", 11, { included: false }));
+      w.disk.fails = (call) => (call.startsWith("append") ? "killed" : undefined);
+      assert.strictEqual((yield* qbackup(w)).code, 2);
+      w.disk.fails = () => undefined;
+      assert.isDefined(w.disk.unfinished?.submission);
+      return w;
+    });
+    const through = ["-t", "other", "-p", "/pass", "work", "mail", "vault"];
+    const entries = (w: World) => w.disk.text.trim().split("\n").length;
+    const far = (w: World): World => ({ ...w, shelf: shelf() });
+    const lies = { key: keyOf("server two") };
+
+    it.effect("to another server: its own fetches the receipt, whatever the others were", () =>
+      Effect.gen(function* () {
+        const w = yield* killed();
+        const [name] = [...w.shelf.committed.keys()];
+        const away = far(w);
+        const other = yield* qbackup(away, { args: through, lies });
+        assert.strictEqual(other.code, 0, other.text);
+        const told = new RegExp(
+          `^warning: a run through net broke off at its end: ${name} may be on its server, but is not proven\nhint: the next run through net asks .*ledger rebuild`,
+          "m",
+        );
+        assert.match(other.text, told);
+        assert.strictEqual(entries(w), 1);
+        // It is said once.
+        w.said.lines.length = 0;
+        assert.notMatch((yield* qbackup(away, { args: through, lies })).text, /not proven/);
+        const back = yield* qbackup(w);
+        assert.strictEqual(back.code, 0, back.text);
+        assert.include(back.text, `${name}, whose run broke off at its end, is stored and proven`);
+        assert.strictEqual(entries(w), 4);
+        assert.isUndefined(w.disk.unfinished);
+      }),
+    );
+    it.effect("also where one of the others breaks off at its end, too", () =>
+      Effect.gen(function* () {
+        const w = yield* killed();
+        const away = far(w);
+        const ended = yield* qbackup(away, {
+          args: through,
+          lies: { ...lies, mute: "after-trailer" },
+        });
+        assert.strictEqual(ended.code, 4, ended.text);
+        const back = yield* qbackup(w);
+        assert.strictEqual(back.code, 0, back.text);
+        assert.match(back.text, /a run through other broke off at its end/);
+        assert.match(back.text, /is stored and proven/);
+        assert.strictEqual(entries(w), 2);
+        const next = yield* qbackup(away, { args: through, lies });
+        assert.strictEqual(next.code, 0, next.text);
+        assert.match(next.text, /was not stored/);
+        assert.strictEqual(entries(w), 3);
+        assert.isUndefined(w.disk.unfinished);
+      }),
+    );
+    it.effect("but one through another qube to the same server asks, the first one, too", () =>
+      Effect.gen(function* () {
+        for (const known of [true, false]) {
+          const w = yield* killed();
+          if (known) w.disk.pins.set("other", w.disk.unfinished!.submission!.server);
+          const { code, text } = yield* qbackup(w, { args: through });
+          assert.strictEqual(code, 0, text);
+          assert.match(text, /is stored and proven/);
+          assert.notMatch(text, /may be on its server/);
+          assert.strictEqual(entries(w), 2);
+          assert.isUndefined(w.disk.unfinished);
+        }
+      }),
+    );
+    it.effect("eight of them, and of the oldest is said what is left to be done", () =>
+      Effect.gen(function* () {
+        const w = yield* killed();
+        const { submission, ticket } = w.disk.unfinished!;
+        w.disk.unfinished = {
+          ...w.disk.unfinished!,
+          earlier: Array.from({ length: 8 }, (_, n) => ({
+            submission: {
+              ...submission!,
+              destination: `gone${n}`,
+              server: keyOf(`server ${n}`).publicKey,
+              session: `${n}`.repeat(32) as never,
+            },
+            ticket: ticket!,
+          })),
+        };
+        const { code, text } = yield* qbackup(far(w), { args: through, lies });
+        assert.strictEqual(code, 0, text);
+        assert.match(
+          text,
+          /through gone0 broke off .*\nhint: qbackup list -t gone0 shows .*rebuild/,
+        );
+        assert.match(text, /through net broke off .*\nhint: the next run through net asks/);
+        assert.notMatch(text, /gone1/);
+        assert.deepStrictEqual(
+          w.disk.unfinished?.earlier?.map(({ submission }) => submission.destination),
+          ["gone1", "gone2", "gone3", "gone4", "gone5", "gone6", "gone7", "net"],
+        );
+      }),
+    );
+  });
   it.effect("signs of life and no answer: that ends, too", () =>
     Effect.gen(function* () {
       const bytes = (text: string) => new TextEncoder().encode(text);

@@ -1,10 +1,10 @@
 /** What dom0 writes down: the mark of a run under way, the receipt that it accepts, the ledger. */
 import { Clock, Effect } from "effect";
 import { Ledger, type Submission } from "#services/Ledger";
-import { RunMark, type Unfinished } from "#services/RunMark";
+import { type Pending, RunMark, type Unfinished } from "#services/RunMark";
 import { signatureHolds } from "#src/proof/keys";
 import { parseReceipt, receiptDiffers } from "#src/proof/texts";
-import { instantOf, type PublicKey } from "#src/wire/names";
+import { instantOf, type PublicKey, type Session } from "#src/wire/names";
 import { failed } from "#src/dom0/failure";
 import { checkServer } from "#src/dom0/far/server";
 import { inLedger, warned } from "./unusable.ts";
@@ -26,6 +26,31 @@ export const withoutSubmission = ({
   ticket: _used,
   ...mark
 }: Unfinished): Unfinished => mark;
+
+/** All that servers are to be asked about, the oldest first. */
+export const pendingIn = (mark: Unfinished | undefined): ReadonlyArray<Pending> => {
+  const { backedUp, earlier = [], submission, ticket } = mark ?? {};
+  if (submission === undefined || ticket === undefined) return earlier;
+  return [...earlier, { submission, ticket, ...(backedUp === undefined ? {} : { backedUp }) }];
+};
+
+/** Those are pending from runs before, and no others; of this one nothing is. */
+export const withEarlier =
+  (pending: ReadonlyArray<Pending>) =>
+  (mark: Unfinished): Unfinished => {
+    const { earlier: _known, ...rest } = withoutSubmission(mark);
+    return pending.length === 0 ? rest : { ...rest, earlier: pending };
+  };
+
+/** The server's part in that one is over. */
+export const settled =
+  (session: Session) =>
+  (mark: Unfinished): Unfinished => {
+    const { earlier: _known, ...rest } =
+      mark.submission?.session === session ? withoutSubmission(mark) : mark;
+    const earlier = mark.earlier?.filter(({ submission }) => submission.session !== session) ?? [];
+    return earlier.length === 0 ? rest : { ...rest, earlier };
+  };
 
 /** Is this what that server signed, for exactly what was counted here? */
 export const checkReceipt = Effect.fnUntraced(function* (
@@ -64,7 +89,7 @@ export const complete = Effect.fnUntraced(function* (
   // A run that died right behind its line in the ledger has left its mark: it is not to come twice.
   const { entries } = yield* Effect.mapError(ledger.entries, unwritten);
   if (entries.some(({ session }) => session === submission.session)) {
-    return yield* remark(withoutSubmission);
+    return yield* remark(settled(submission.session));
   }
   yield* ledger
     .append({
@@ -75,5 +100,5 @@ export const complete = Effect.fnUntraced(function* (
     })
     .pipe(Effect.mapError(unwritten));
   // The line is there: a mark that stays costs the next run a question, and no more.
-  yield* remark(withoutSubmission).pipe(Effect.catch(warned));
+  yield* remark(settled(submission.session)).pipe(Effect.catch(warned));
 });

@@ -5,14 +5,22 @@
  * who kept the trailer back can have it committed any more.
  */
 import { Effect } from "effect";
+import { KnownServers } from "#services/KnownServers";
 import { Reporter } from "#services/Reporter";
-import { RunMark } from "#services/RunMark";
+import { type Pending, RunMark } from "#services/RunMark";
 import { parseManifest, type SignedTicket } from "#src/proof/texts";
 import type { Code } from "#src/wire/reply";
 import { giveUpFrame } from "#src/wire/frames";
 import { line } from "#src/say/shown";
-import type { RunFailed } from "#src/dom0/failure";
-import { checkReceipt, complete, remark, withoutSubmission } from "#src/dom0/books/record";
+import { failed, type RunFailed } from "#src/dom0/failure";
+import {
+  checkReceipt,
+  complete,
+  pendingIn,
+  remark,
+  settled,
+  withEarlier,
+} from "#src/dom0/books/record";
 import { inLedger } from "#src/dom0/books/unusable";
 import { isFailed, LinkBroken, reach, refusal, undecided } from "./call.ts";
 import { persist } from "./retry.ts";
@@ -32,19 +40,63 @@ const notStored: ReadonlySet<Code> = new Set([
 export const isSettled = ({ about, exit }: RunFailed): boolean =>
   exit === "integrity" && about !== "carrier";
 
-/** `minutes` is how long it waits for a network that is not there yet. */
-export const settle = Effect.fnUntraced(function* (destination: string, minutes: number) {
+/** So many are kept of runs to other servers, 2 KiB each; nobody has as many ways to as many servers. */
+const mostKept = 8;
+
+/** Whose key the server shows; nothing was signed with it yet. */
+const whoIs = (destination: string, minutes: number) =>
+  persist(
+    Effect.gen(function* () {
+      const { first } = yield* reach(destination, { verb: "about" }, { minutes: 10 });
+      return isFailed(first) ? yield* refusal(first) : first.server;
+    }).pipe(
+      // Before the server has shown its key it may be any program that talks.
+      Effect.catchTag("WireError", ({ reason }) => failed("link", `malformed reply: ${reason}`)),
+    ),
+    { startTimeout: minutes },
+  );
+
+/** What is pending of the server behind `destination`; the rest of it is kept for runs to come. */
+const pendingHere = Effect.fnUntraced(function* (destination: string, minutes: number) {
   const { say } = yield* Reporter;
-  const { submission, ticket } = (yield* inLedger((yield* RunMark).read)) ?? {};
-  if (submission === undefined || ticket === undefined) return;
-  const { name, server, manifest } = submission;
-  if (submission.destination !== destination) {
+  const mark = yield* inLedger((yield* RunMark).read);
+  const pending = pendingIn(mark);
+  const through = (one: Pending) => one.submission.destination === destination;
+  if (pending.every(through)) return pending;
+  // Another qube may lead to the same server, also one through which no receipt has come yet.
+  const pinned = yield* inLedger((yield* KnownServers).pinned(destination));
+  const server = pinned ?? (yield* whoIs(destination, minutes));
+  const isHere = (one: Pending) => through(one) || one.submission.server === server;
+  const elsewhere = pending.filter((one) => !isHere(one));
+  const given = elsewhere.slice(0, -mostKept);
+  yield* remark(withEarlier(pending.filter((one) => !given.includes(one))));
+  for (const { submission } of elsewhere) {
+    const { destination: by, name, session } = submission;
+    // It is said once of each, and once more where nothing asks for it any more.
+    const over = given.some((one) => one.submission.session === session);
+    if (!over && mark?.submission?.session !== session) continue;
     yield* say(
       "warning",
-      line`a run through ${submission.destination} broke off at its end: ${name} may be on its server, but is not proven`,
+      line`a run through ${by} broke off at its end: ${name} may be on its server, but is not proven`,
     );
-    return yield* remark(withoutSubmission);
+    yield* say(
+      "hint",
+      over
+        ? line`qbackup list -t ${by} shows it if it is; then qbackup ledger rebuild -t ${by} fetches its receipt`
+        : line`the next run through ${by} asks for its receipt; qbackup ledger rebuild -t ${by} fetches it, too`,
+    );
   }
+  return pending.filter(isHere);
+});
+
+/** Asks the server behind `destination` what became of one. */
+const settleOne = Effect.fnUntraced(function* (
+  destination: string,
+  minutes: number,
+  { submission, ticket }: Pending,
+) {
+  const { say } = yield* Reporter;
+  const { name, server, manifest } = submission;
 
   /** What the server says to this ticket; on `ready` its upload is given up if `forget`. */
   const put = (asked: SignedTicket, forget: boolean) =>
@@ -78,7 +130,9 @@ export const settle = Effect.fnUntraced(function* (destination: string, minutes:
   if (reply.type === "stored") {
     yield* checkReceipt(reply, server, manifest).pipe(
       Effect.andThen(complete(submission, reply)),
-      Effect.tapError((failure) => (isSettled(failure) ? remark(withoutSubmission) : Effect.void)),
+      Effect.tapError((failure) =>
+        isSettled(failure) ? remark(settled(submission.session)) : Effect.void,
+      ),
     );
     return yield* say("info", line`${name}, whose run broke off at its end, is stored and proven`);
   }
@@ -94,5 +148,12 @@ export const settle = Effect.fnUntraced(function* (destination: string, minutes:
   } else {
     yield* say("warning", line`${name}, whose run broke off at its end, was not stored`);
   }
-  yield* remark(withoutSubmission);
+  yield* remark(settled(submission.session));
+});
+
+/** `minutes` is how long it waits for a network that is not there yet. */
+export const settle = Effect.fnUntraced(function* (destination: string, minutes: number) {
+  for (const one of yield* pendingHere(destination, minutes)) {
+    yield* settleOne(destination, minutes, one);
+  }
 });

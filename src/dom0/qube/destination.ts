@@ -13,7 +13,7 @@ import { type Count, countOf, flagName, type Text } from "#src/dom0/cli/command"
 import { alarmAfter, passphraseFile, to } from "#src/dom0/cli/flags";
 import { toldIfSlow } from "#src/dom0/cli/heard";
 import { failed } from "#src/dom0/failure";
-import { remark } from "#src/dom0/books/record";
+import { pendingIn, remark } from "#src/dom0/books/record";
 import { inLedger, warned } from "#src/dom0/books/unusable";
 
 /** A flag for which a setting stands where it is not given. */
@@ -210,14 +210,8 @@ export const startDestination = Effect.fnUntraced(function* (options: {
   }
   const started = !running || adopted;
   yield* inLedger(
-    mark.write({
-      session,
-      destination,
-      started,
-      ...(left?.submission === undefined ? {} : { submission: left.submission }),
-      ...(left?.ticket === undefined ? {} : { ticket: left.ticket }),
-      ...(left?.backedUp === undefined ? {} : { backedUp: left.backedUp }),
-    }),
+    // What servers are to be asked about stays.
+    mark.write({ ...left, session, destination, started }),
   );
   const stopped = toldIfSlow(line`Qubes stops ${destination}`)(qubes.shutdown(destination));
   yield* Effect.addFinalizer(() =>
@@ -226,7 +220,7 @@ export const startDestination = Effect.fnUntraced(function* (options: {
       if (started && !options.keepRunning) yield* fromQubes(stopped);
       // What the server may have committed stays noted until its receipt was fetched.
       yield* remark((noted) =>
-        noted.submission === undefined ? undefined : { ...noted, started: false },
+        pendingIn(noted).length === 0 ? undefined : { ...noted, started: false },
       );
     }).pipe(Effect.catch(warned)),
   );

@@ -53,7 +53,13 @@ import {
 } from "#src/dom0/qube/destination";
 import { backedUpOf, putBack } from "#src/dom0/qube/lastbackup";
 import { closeTo } from "#src/dom0/cli/near";
-import { checkReceipt, complete, remark, withoutSubmission } from "#src/dom0/books/record";
+import {
+  checkReceipt,
+  complete,
+  pendingIn,
+  remark,
+  withoutSubmission,
+} from "#src/dom0/books/record";
 import { inLedger, warned } from "#src/dom0/books/unusable";
 import {
   checkPassphrase,
@@ -406,22 +412,22 @@ interface Course {
 
 /** What a killed run left with Qubes as the last backup, according to what became of its archive. */
 const settleBackedUp = Effect.fnUntraced(function* (left: Unfinished | undefined) {
-  if (left?.submission === undefined || left.backedUp === undefined) return;
-  const { manifest, session } = left.submission;
-  const created = Date.parse(parseManifest(manifest)?.created ?? "") / 1000;
-  const { entries } = yield* inLedger((yield* Ledger).entries);
-  if (!entries.some((entry) => entry.session === session)) {
-    // qubesd had set it just before the manifest was made.
-    return yield* putBack(
-      left.backedUp,
-      (now) => now !== undefined && Math.abs(now - created) < 300,
+  for (const { backedUp, submission } of pendingIn(left)) {
+    if (backedUp === undefined) continue;
+    const { manifest, session } = submission;
+    const created = Date.parse(parseManifest(manifest)?.created ?? "") / 1000;
+    const { entries } = yield* inLedger((yield* Ledger).entries);
+    if (!entries.some((entry) => entry.session === session)) {
+      // qubesd had set it just before the manifest was made.
+      yield* putBack(backedUp, (now) => now !== undefined && Math.abs(now - created) < 300);
+      continue;
+    }
+    const at = Math.floor(created);
+    yield* putBack(
+      backedUp.map(({ name }) => ({ name, at })),
+      (now) => now === undefined || now < at,
     );
   }
-  const at = Math.floor(created);
-  yield* putBack(
-    left.backedUp.map(({ name }) => ({ name, at })),
-    (now) => now === undefined || now < at,
-  );
 });
 
 /**

@@ -52,8 +52,10 @@ const pseudoRandom = (seed: string) => {
   };
 };
 
-const fromFile = (file: string): Image => {
-  const size = fs.statSync(file).size;
+/** `described` is the size of a block device, of which the file system tells none. */
+const fromFile = (file: string, described: number): Image => {
+  const stat = fs.statSync(file);
+  const size = stat.isBlockDevice() ? described : stat.size;
   return {
     size,
     extents: extentsOf(size, size),
@@ -71,7 +73,7 @@ const fromFile = (file: string): Image => {
 };
 
 export const imageOf = (qube: Pick<Qube, "name">, name: string, volume: Volume): Image => {
-  if (volume.file !== undefined) return fromFile(volume.file);
+  if (volume.file !== undefined) return fromFile(volume.file, volume.size);
   const { size } = volume;
   const extents = extentsOf(size, volume.data ?? size);
   const content = pseudoRandom(volume.seed ?? `${qube.name} ${name}`);

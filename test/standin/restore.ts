@@ -22,6 +22,7 @@ import { type Arguments, Exit, parseArguments, usageError } from "./args.ts";
 import { passphraseFrom } from "./backup.ts";
 import { listQubes } from "./client.ts";
 import { takeFault } from "./faults.ts";
+import { BLOCK } from "./images.ts";
 import { SCRYPT_HEAD, SCRYPT_TAIL } from "./scrypt.ts";
 import { addQube, appendLine, changeQube, hang, type Qube, readState } from "./state.ts";
 
@@ -164,6 +165,23 @@ const paxImage = (size: number, data: Buffer): Buffer => {
     at += length;
   }
   return image;
+};
+
+/** With its holes, so that an image takes the room of its data. */
+const writeFile = (file: string, data: Buffer): void => {
+  const zeros = Buffer.alloc(BLOCK);
+  const fd = fs.openSync(file, "w");
+  try {
+    for (let at = 0; at < data.length; at += BLOCK) {
+      const block = data.subarray(at, at + BLOCK);
+      if (!zeros.subarray(0, block.length).equals(block)) {
+        fs.writeSync(fd, block, 0, block.length, at);
+      }
+    }
+    fs.ftruncateSync(fd, data.length);
+  } finally {
+    fs.closeSync(fd);
+  }
 };
 
 /** Everything that is in an inner archive: files, and images with holes in the old GNU form, or of pax. */
@@ -665,7 +683,7 @@ const restore = async (dir: string, argv: ReadonlyArray<string>): Promise<number
       const inside = path.relative(domain.qid === 0 ? "dom0-home" : domain.directory, name);
       const target = path.join(place, domain.as, inside);
       fs.mkdirSync(path.dirname(target), { recursive: true });
-      fs.writeFileSync(target, data);
+      writeFile(target, data);
       const volume = path.basename(target, ".img");
       if (!kept || volume !== "private") continue;
       changeQube(dir, domain.as, { volumes: { private: { size: data.length, file: target } } });

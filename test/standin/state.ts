@@ -27,7 +27,7 @@ export interface Volume {
   readonly data?: number;
   /** What the pseudo-random content is made from; qube and volume, if it is not said. */
   readonly seed?: string;
-  /** A file whose bytes are the image; `size` is then what it has. */
+  /** A file or a block device whose bytes are the image; `size` is then what it has. */
   readonly file?: string;
   /** 2, if it is not said. -1: no snapshots, so that it cannot be backed up while the qube runs. */
   readonly revisions_to_keep?: number;

@@ -151,15 +151,23 @@ function* innerImage(name: string, image: Image): Generator<Buffer> {
 
 /** Where a block device has something else than zeros, by blocks; the last piece reaches its end. */
 const piecesOf = (image: Image): Array<Extent> => {
-  const zeros = Buffer.alloc(BLOCK);
+  const step = 2048 * BLOCK;
+  const zeros = Buffer.alloc(step);
+  const isZero = (bytes: Buffer) => zeros.subarray(0, bytes.length).equals(bytes);
   const pieces: Array<{ offset: number; length: number }> = [];
   for (const { offset, length } of image.extents) {
-    for (let at = offset; at < offset + length; at += BLOCK) {
-      const bytes = image.read(at, Math.min(BLOCK, offset + length - at));
-      if (zeros.subarray(0, bytes.length).equals(bytes)) continue;
-      const last = pieces.at(-1);
-      if (last !== undefined && last.offset + last.length === at) last.length += bytes.length;
-      else pieces.push({ offset: at, length: bytes.length });
+    for (let from = offset; from < offset + length; from += step) {
+      const bytes = image.read(from, Math.min(step, offset + length - from));
+      // Most of an image is zeros, at which one look is enough.
+      if (isZero(bytes)) continue;
+      for (let at = 0; at < bytes.length; at += BLOCK) {
+        const block = bytes.subarray(at, at + BLOCK);
+        if (isZero(block)) continue;
+        const last = pieces.at(-1);
+        if (last !== undefined && last.offset + last.length === from + at) {
+          last.length += block.length;
+        } else pieces.push({ offset: from + at, length: block.length });
+      }
     }
   }
   const last = pieces.at(-1);

@@ -99,7 +99,7 @@ test: needs-test | $(tools)
 test-newcomer:
 	@sh test/newcomer/run.sh
 
-# The profile in force, in a virtual machine; exit 77 where that cannot be tried.
+# The profile in force, and nights of a thin volume, in a virtual machine; exit 77 where that cannot be tried.
 test-apparmor: dist/qbackup-shell | $(tools)
 	@sh test/apparmor/run.sh
 

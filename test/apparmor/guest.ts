@@ -9,6 +9,7 @@ import * as fs from "node:fs";
 import * as net from "node:net";
 import * as os from "node:os";
 import { isDeepStrictEqual } from "node:util";
+import { thinNights } from "#test/apparmor/thin";
 import { archiveOf } from "#test/support/archive";
 import {
   commandOf,
@@ -55,7 +56,7 @@ const table = (title: string, heads: ReadonlyArray<string>) => {
 };
 
 /** A step of which only the outcome counts. */
-const step = async (name: string, attempt: () => Promise<string | void>) => {
+const step = async (name: string, attempt: () => Promise<string | void>): Promise<void> => {
   try {
     row(name, true, "-", (await attempt()) ?? "works");
   } catch (error) {
@@ -672,9 +673,16 @@ const main = async () => {
     await Promise.all([wellBehavedAlice(), wellBehavedOthers()]);
     rows.sort((a, b) => (a.name.split(/[ :]/)[0]! < b.name.split(/[ :]/)[0]! ? -1 : 1));
     wrong += table("The program itself, over ssh", ["case", "unconfined", "confined"]);
-    const noise = denials();
-    if (noise.size > 0) say(`\nRefused while it did what it should:\n${[...noise].join("\n")}\n`);
   }
+  if (phases.includes("thin")) {
+    const began = seconds();
+    connect("dave");
+    await thinNights("dave", [...sshOptions, "-o", "ControlPath=/test/connection-dave"], step);
+    row("how long it took", true, "-", `from ${began} to ${seconds()} in the guest`);
+    wrong += table("Nights of a thin volume, the server confined", ["case", "", "outcome"]);
+  }
+  const noise = denials();
+  if (noise.size > 0) say(`\nRefused while it did what it should:\n${[...noise].join("\n")}\n`);
   if (phases.includes("layouts")) {
     layouts();
     wrong += table("Where node and its libraries may lie", ["case", "unconfined", "confined"]);

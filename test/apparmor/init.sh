@@ -19,16 +19,22 @@ done
 echo 0 >/proc/sys/kernel/printk_ratelimit
 ip link set lo up
 ldconfig
-for user in alice bob carol; do
+for user in alice bob carol dave; do
 	mkdir "/home/$user"
 	chown "$user:$user" "/home/$user"
 	chmod 700 "/home/$user"
 done
-chmod 1777 /tmp
+# qbackup wants 256 MiB of room for qubesd, which takes little of it.
+busybox mount -t tmpfs -o size=600m,mode=1777 tmpfs /tmp
+# Each behind those that it needs, with its parameters.
+while read -r module; do
+	# shellcheck disable=SC2086
+	insmod /modules/$module
+done </modules/order
 
 if apparmor_parser -r -K /etc/apparmor.d/qbackup-shell >/test/parser 2>&1; then
 	/usr/sbin/sshd -f /etc/ssh/sshd_config -E /var/log/sshd
-	timeout "${limit:-150}" /usr/bin/node /test/guest "${phases:-program,layouts,hostile}" >/dev/ttyS1 2>&1
+	timeout "${limit:-150}" /usr/bin/node /test/guest "${phases:-program,thin,layouts,hostile}" >/dev/ttyS1 2>&1
 	code=$?
 else
 	cat /test/parser >/dev/ttyS1

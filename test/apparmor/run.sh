@@ -1,7 +1,8 @@
 #!/bin/sh
 # The profile of qbackup-shell in force: a Debian kernel in QEMU (few build machines run AppArmor
 # themselves), a guest made of this machine's own node, sshd and apparmor_parser, and in it real ssh
-# sessions with the built program, then with a hostile one in its place. See guest.ts.
+# sessions with the built program, then with a hostile one in its place. See guest.ts. Device mapper is in
+# that kernel, too: nights of a thin volume, from the stand-in for Qubes to this server, are in thin.ts.
 #
 # Exit codes: 0 as it should be; 1 not so; 77 it could not be tried here (with CI=true that is 1).
 set -eu
@@ -34,6 +35,9 @@ need sshd openssh-server
 need ssh openssh-client
 need perl perl-base
 need make make
+need dmsetup dmsetup
+# The one that qbackup's tap names.
+[ -x /usr/bin/python3 ] || missing="$missing python3"
 # A busybox with libraries would need them in every layout of the guest.
 if ! command -v busybox >/dev/null || ldd "$(command -v busybox)" >/dev/null 2>&1; then
 	missing="$missing busybox-static"
@@ -60,7 +64,20 @@ fi
 
 mkdir -p "$cache"
 kernel=$cache/vmlinuz
-if [ ! -s "$kernel" ]; then
+# module NAME: what it depends on, and it, a line each, as long as it is a file; decompressed into modules/.
+module() (
+	file=$(find "$cache/kernel/lib/modules" -name "$(echo "$1" | sed 's/[-_]/[-_]/g').ko*")
+	[ -f "$file" ] || exit 0
+	to=$cache/modules/$(basename "${file%.ko*}").ko
+	case $file in
+	*.xz) busybox unxz -c "$file" >"$to" ;;
+	*.zst) zstd -q -d -c "$file" >"$to" ;;
+	*) cp "$file" "$to" ;;
+	esac
+	for other in $(tr '\0' '\n' <"$to" | sed -n 's/^depends=//p' | tr ',' ' '); do module "$other"; done
+	echo "$(basename "$to")${2:+ $2}"
+)
+if [ ! -s "$kernel" ] || [ ! -s "$cache/modules/order" ]; then
 	command -v apt-get >/dev/null || skip "there is no apt-get to fetch a kernel with"
 	update
 	# Debian's name for it, and Ubuntu's.
@@ -72,13 +89,27 @@ if [ ! -s "$kernel" ]; then
 	[ -n "${package:-}" ] || skip "apt knows no kernel package"
 	rm -rf "$cache/kernel"
 	mkdir "$cache/kernel"
-	(cd "$cache/kernel" && timeout 120 apt-get download -q "$package" >/dev/null 2>&1 &&
-		dpkg -x ./*.deb .) || skip "apt-get cannot download $package"
+	# Ubuntu has the modules in another package.
+	apart=$(apt-cache depends "$package" | sed -n 's/^ *Depends: \(linux-modules-[0-9].*\)/\1/p')
+	# shellcheck disable=SC2086
+	(cd "$cache/kernel" && timeout 120 apt-get download -q "$package" $apart >/dev/null 2>&1 &&
+		for each in ./*.deb; do dpkg -x "$each" . || exit 1; done) || skip "apt-get cannot download $package"
+	[ -z "$(find "$cache/kernel" -name 'dm-thin-pool.ko.zst')" ] || command -v zstd >/dev/null ||
+		skip "install zstd first: this kernel's modules are packed with it"
+	rm -rf "$cache/modules"
+	mkdir "$cache/modules"
+	{
+		module crc32c_generic
+		module dm-thin-pool
+		# In KiB; what is written takes memory. The pool's metadata, and its data.
+		module brd 'rd_nr=2 rd_size=65536'
+	} | awk '!seen[$0]++' >"$cache/modules.order"
+	mv "$cache/modules.order" "$cache/modules/order"
 	mv "$cache"/kernel/boot/vmlinuz-* "$kernel"
 	rm -rf "$cache/kernel"
 fi
 
-[ -x dist/qbackup-shell ] || npm run --silent build
+[ -x dist/qbackup-shell ] && [ -x dist/test/standin ] || npm run --silent build
 
 # The guest's files ---------------------------------------------------------------------------------
 
@@ -130,6 +161,18 @@ mkdir -p "$root/etc/ssl" "$root/etc/apparmor.d"
 [ ! -e /etc/ssl/openssl.cnf ] || cp -L /etc/ssl/openssl.cnf "$root/etc/ssl/"
 for part in abi abstractions tunables; do cp -R "/etc/apparmor.d/$part" "$root/etc/apparmor.d/"; done
 
+# What the other two programs need besides node, and their stand-in for Qubes.
+for program in bash dmsetup setpriv prlimit; do put "$(command -v "$program")" "/usr/bin/$program"; done
+put /usr/bin/python3
+# No more of Python than the tap loads, and as it is compiled already: with its times.
+/usr/bin/python3 -ISs -c 'import fcntl, os, socket, sys
+for module in list(sys.modules.values()):
+	for name in ("__file__", "__cached__"):
+		print(getattr(module, name, None) or "")' |
+	while read -r file; do [ ! -f "$file" ] || install -D -p -m 644 "$file" "$root$file"; done
+cp dist/qbackup dist/qubes.BackupCarrier dist/test/standin "$root/test/"
+cp -R "$cache/modules" "$root/"
+
 # Installed as on a server, by the Makefile. Without the sources beside it, it builds nothing.
 mkdir -p "$work/tree/dist"
 cp -R Makefile install apparmor "$work/tree/"
@@ -165,9 +208,10 @@ sshd:x:74:74:sshd:/run/sshd:/bin/false
 alice:x:1001:1001::/home/alice:/usr/bin/qbackup-shell
 bob:x:1002:1002::/home/bob:/bin/sh
 carol:x:1003:1003::/home/carol:/usr/bin/qbackup-shell
+dave:x:1004:1004::/home/dave:/usr/bin/qbackup-shell
 nobody:x:65534:65534::/:/bin/false
 END
-printf '%s\n' root:x:0: sshd:x:74: alice:x:1001: bob:x:1002: carol:x:1003: nogroup:x:65534: >"$root/etc/group"
+printf '%s\n' root:x:0: sshd:x:74: alice:x:1001: bob:x:1002: carol:x:1003: dave:x:1004: nogroup:x:65534: >"$root/etc/group"
 sed 's/^\([^:]*\):.*/\1:*:19000:0:99999:7:::/' "$root/etc/passwd" >"$root/etc/shadow"
 printf 'passwd: files\ngroup: files\nshadow: files\nhosts: files\n' >"$root/etc/nsswitch.conf"
 echo '127.0.0.1 localhost' >"$root/etc/hosts"
@@ -176,6 +220,7 @@ ssh-keygen -q -t ed25519 -N '' -C '' -f "$root/etc/ssh/host_key"
 ssh-keygen -q -t ed25519 -N '' -C '' -f "$root/test/key"
 echo "127.0.0.1 $(cat "$root/etc/ssh/host_key.pub")" >"$root/test/known_hosts"
 echo "restrict,command=\"/usr/bin/qbackup-shell\" $(cat "$root/test/key.pub")" >"$root/etc/ssh/keys/alice"
+cp "$root/etc/ssh/keys/alice" "$root/etc/ssh/keys/dave"
 cp "$root/test/key.pub" "$root/etc/ssh/keys/carol"
 echo "restrict,command=\"/usr/bin/qbackup-shell --root /home/bob --quota 1G\" $(cat "$root/test/key.pub")" \
 	>"$root/etc/ssh/keys/bob"

@@ -10,7 +10,7 @@ export PATH="$PATH:/usr/sbin:/sbin"
 cd "$(dirname "$0")/../.."
 cache=$PWD/tmp/apparmor
 # In seconds; PHASES and LIMIT are for whoever works on it, on a machine that is busy.
-guest_limit=${LIMIT:-900}
+guest_limit=${LIMIT:-1500}
 
 skip() {
 	printf 'test-apparmor: skipped: %s\n' "$*" >&2

@@ -634,6 +634,14 @@ const restore = async (dir: string, argv: ReadonlyArray<string>): Promise<number
     }
   }
 
+  // qubesd alone sets these, and the policy does not let a disposable see that they are there.
+  for (const { name, tags } of verify || !args.has("--paranoid-mode") ? [] : chosen) {
+    for (const tag of tags.filter((tag) => tag.startsWith("created-by-"))) {
+      log(
+        `Error adding tag ${tag} to ${name}: Got empty response from qubesd. See journalctl in dom0 for details.`,
+      );
+    }
+  }
   if (!verify) dependencies(domains, chosen, here);
   const kept = settings.keepsRestored && !verify;
   for (const { as, class: kind, included, label, netvm, qid, tags, template } of chosen) {

@@ -891,7 +891,7 @@ describe("the lines of qvm-backup-restore", () => {
     ["qubesadmin.backup: Error setting work.kernel to 6.1: no such kernel", "work"],
     ["qubesadmin.backup: Error setting a.b.netvm to None: Got empty response", "a.b"],
     ["qubesadmin.backup: Error setting work.features[a.b c] to 1: no", "work"],
-    ["qubesadmin.backup: Error adding tag created-by-x to work: no", "work"],
+    ["qubesadmin.backup: Error adding tag mine to work: no", "work"],
     ["qubesadmin.backup: Error attaching device pci:00_14.0 to work: no", "work"],
     ["qubesadmin.backup: Error assigning device pci:00_14.0 to work: no", "work"],
     ["qubesadmin.backup: Failed to set application list for work: no", "work"],
@@ -907,6 +907,18 @@ describe("the lines of qvm-backup-restore", () => {
       assert.deepStrictEqual(
         log.take().map(({ level }) => level),
         ["warning"],
+      );
+    }),
+  );
+  it.effect("not about what can be set by hand: the tag that tells who made a qube", () =>
+    Effect.sync(() => {
+      const log = read(
+        "qubesadmin.backup: Error adding tag created-by-dom0 to work: Got empty response",
+      );
+      assert.deepStrictEqual([...log.faults, ...log.remarks, ...log.altered], []);
+      assert.deepStrictEqual(
+        log.take().map(({ level }) => level),
+        ["info"],
       );
     }),
   );

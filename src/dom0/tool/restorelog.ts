@@ -21,6 +21,11 @@ const setting = [
   // A qube's own logger: the name is all that stands in front.
   /^(?:vm\.)?([A-Za-z][A-Za-z0-9_.-]{0,63}): Failed to set (?:firewall|notes)$/,
 ];
+/**
+ * Nobody but qubesd sets such a tag, and the qube has its own. In dom0 that of dom0 is found to be there; a
+ * disposable cannot see whether it is (docs/qubes.md, Paranoid mode).
+ */
+const ofItsMaker = /^Error adding tag created-by-\S+ to \S+: /;
 /** A qube that is named is not whole, or not there. */
 const named = [
   /^Failed to restore volume \S+(?: \(size [^)]*\))? of VM (\S+): /,
@@ -165,6 +170,7 @@ export const restoreLog = (nameOf: (id: string) => string): RestoreLog => {
       if (homeBegins.test(text)) begun.add("dom0");
       if (text === "-> Done.") done = true;
       if (text.startsWith("-> ") || homeBegins.test(text)) return show("info", printable(text));
+      if (ofItsMaker.test(text)) return show("info", printable(text));
       const changed = ofHome.test(text) ? ["dom0"] : who(setting, text);
       if (changed.length > 0) {
         add(altered, changed);

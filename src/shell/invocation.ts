@@ -185,8 +185,11 @@ const placeAlone = (words: ReadonlyArray<string>): Options | string => {
 
 const unforced =
   "nothing is served: sshd forces no command on this account; on the server, as root: make server user=ACCOUNT";
-const ownerOnly =
-  "this account's login shell runs no commands; as root: runuser -u ACCOUNT -- /usr/bin/qbackup-shell identity --root STORE";
+/** What root types on the server for these words, with the names still to be filled in. */
+export const onServer = (words: string): string =>
+  `runuser -u ACCOUNT -- /usr/bin/qbackup-shell ${words} --root STORE`;
+const ownerOnly = (word: string) =>
+  `this account's login shell runs no commands; as root: ${onServer(word === "signers" ? "signers add KEY" : word)}`;
 
 const wrong = (why: string) => refused("bad-request", `${why}; see --help`);
 
@@ -204,9 +207,10 @@ export const parseInvocation = (
     if (original === undefined) {
       // A forced command, but the client asked for none.
       if (typeof line !== "string") return { kind: "login" };
-      return /^\S*qbackup-shell (?:identity|init|signers)\b/.test(second)
-        ? refused("bad-request", ownerOnly)
-        : refused("internal", unforced, isWireCommand(second));
+      const [, word] = /^\S*qbackup-shell (identity|init|signers)\b/.exec(second) ?? [];
+      return word === undefined
+        ? refused("internal", unforced, isWireCommand(second))
+        : refused("bad-request", ownerOnly(word));
     }
     return typeof line === "string"
       ? refused("bad-request", `the forced command is not qbackup-shell with its options: ${line}`)

@@ -71,6 +71,12 @@ const answered = <R>(
     );
   });
 
+/** An exit code, and, where the owner may have meant another place, what to run for these words. */
+const hinted = Effect.fnUntraced(function* (words: string, elsewhere: boolean, code: number) {
+  if (elsewhere) yield* (yield* Reporter).say("hint", yield* commands(words));
+  return code;
+});
+
 const run = (call: Call) =>
   Effect.gen(function* () {
     if (call.kind === "help") return yield* answered(print(help));
@@ -83,14 +89,21 @@ const run = (call: Call) =>
       }
       case "identity": {
         const code = yield* answered(identity(call.options));
-        if (code !== exitCode("done")) yield* (yield* Reporter).say("hint", yield* commands);
-        return code;
+        return yield* hinted("identity", code !== exitCode("done"), code);
       }
-      case "init":
-        return yield* answered(init(call.options), log);
+      case "init": {
+        const code = yield* answered(init(call.options), log);
+        return yield* hinted(
+          "init",
+          code !== exitCode("done") && call.options.root === undefined,
+          code,
+        );
+      }
       case "signers": {
-        const shown = call.wish.do === "show" ? undefined : log;
-        return yield* answered(signers(call.wish, call.options), shown);
+        const { options, wish } = call;
+        const code = yield* answered(signers(wish, options), wish.do === "show" ? undefined : log);
+        const words = wish.do === "show" ? "signers" : `signers ${wish.do} ${wish.key}`;
+        return yield* hinted(words, code !== exitCode("done") && options.root === undefined, code);
       }
       case "refused": {
         const voice = call.wire ? yield* makeVoice() : undefined;

@@ -21,15 +21,21 @@ export const print = Effect.fnUntraced(function* (text: string) {
 const show = ({ publicKey }: SigningKey) =>
   print(`fingerprint ${fingerprint(publicKey)}\nkey         ${publicKey}\n`);
 
-/** Shows the identity of a store, and makes none: the key of another place would look as good. */
-export const identity = Effect.fnUntraced(function* ({ root }: Options) {
+const missing = (message: string) => refuse("not-found", message);
+
+/** Where the server's books are, for a person; root, who says nothing of it, does not mean its own home. */
+const placeOf = Effect.fnUntraced(function* ({ root }: Options) {
   const home = (yield* Invocation).env["HOME"] ?? "the home of this account";
   const place = printable(`${root ?? home}/.qbackup`, 200);
-  const missing = (message: string) => refuse("not-found", message);
-  if (root === undefined) {
-    const { owner } = yield* (yield* (yield* SafeFs).root(undefined)).self;
-    if (owner === 0) return yield* missing(`${place} is no backup account's: it is root's`);
-  }
+  if (root !== undefined) return place;
+  const { owner } = yield* (yield* (yield* SafeFs).root(undefined)).self;
+  return owner === 0 ? yield* missing(`${place} is no backup account's: it is root's`) : place;
+});
+
+/** Shows the identity of a store, and makes none: the key of another place would look as good. */
+export const identity = Effect.fnUntraced(function* (options: Options) {
+  const { root } = options;
+  const place = yield* placeOf(options);
   const key = yield* readIdentity(root).pipe(
     Effect.catchTag("SafeFsError", ({ reason }) =>
       missing(`there is no identity to be read in ${place} (${reason})`),
@@ -52,6 +58,7 @@ const asOwner = Effect.fnUntraced(function* ({ root }: Options, command: string)
 
 /** Makes the identity of a new store; one that there is stays as it is. */
 export const init = Effect.fnUntraced(function* (options: Options) {
+  yield* placeOf(options);
   yield* asOwner(options, "init");
   const store = yield* openForWriting(options);
   yield* keepKey(store);
@@ -74,6 +81,7 @@ const showSigners = Effect.fnUntraced(function* (signers: ReadonlyArray<PublicKe
 
 /** Says whose uploads the store takes, or changes that. */
 export const signers = Effect.fnUntraced(function* (wish: SignersWish, options: Options) {
+  yield* placeOf(options);
   if (wish.do === "show") {
     const root = yield* (yield* SafeFs).root(options.root);
     const own = yield* whereFound(root.directory(".qbackup"));

@@ -68,7 +68,7 @@ const permanent: ReadonlyArray<Case> = [
     ["qubes.BackupCarrier: | /usr/local/bin/qbackup-shell: No such file or directory"],
     "usage",
     /^the server cannot run qbackup-shell: \/usr/,
-    /node 20/,
+    /node 20 .* \/usr\/bin\/qbackup-shell\?/,
   ],
   [
     "a qube that Qubes does not start",
@@ -109,7 +109,10 @@ describe("the end of a call", () => {
   });
   it("a refusal's hint is about its own cause", () => {
     for (const [message, hint] of [
-      ["this store does not take the key 0; it takes none", /signers add KEY, which qbackup key/],
+      [
+        "this store does not take the key 0; it takes none",
+        /runuser -u ACCOUNT -- \/usr\/bin\/qbackup-shell signers add KEY --root STORE.*KEY is what qbackup key show/,
+      ],
       ["the clocks differ too much: dom0 wrote 1, and here it is 2", /^set the clock/],
       ["this key may not ask for put", /^the server's owner decides/],
     ] as const) {

@@ -169,7 +169,8 @@ describe("qbackup key", () => {
       assert.deepStrictEqual(Buffer.from(disk.secrets!.signing), secrets.signing);
       assert.deepStrictEqual(Buffer.from(disk.secrets!.series), secrets.series);
       assert.include(out, fingerprint(publicOf(secrets.signing)));
-      assert.include(text, `qbackup-shell signers add ${publicOf(secrets.signing)}`);
+      const add = `qbackup-shell signers add ${publicOf(secrets.signing)} --root STORE`;
+      assert.include(text, `runuser -u ACCOUNT -- /usr/bin/${add}`);
     }),
   );
   it.effect(

@@ -475,6 +475,24 @@ describe("on the server itself", () => {
         world.said.lines.map((line) => line.text),
         hint,
       );
+      // As root, without saying where: root's own home is no store, whatever is to be done there.
+      disk.owner = 0;
+      for (const [args, whole] of [
+        [["signers"], "signers"],
+        [["signers", "add", dom0.publicKey], `signers add ${dom0.publicKey}`],
+        [["signers", "remove", dom0.publicKey], `signers remove ${dom0.publicKey}`],
+        [["init"], "init"],
+      ] as const) {
+        world.said.lines.length = 0;
+        const { code, text } = yield* run(world, { args, uid: 0 });
+        assert.deepStrictEqual([code, text, disk.files()], [5, "", []], whole);
+        const [error, hint] = world.said.lines.map((line) => line.text);
+        assert.match(error!, /is no backup account's: it is root's/);
+        assert.strictEqual(
+          hint,
+          `as root: runuser -u b -- /usr/bin/qbackup-shell ${whole} --root /srv/b`,
+        );
+      }
     }),
   );
 
@@ -620,14 +638,14 @@ describe("signers", () => {
       const world = memoryWorld(disk);
       const none = yield* run(world, { args: ["signers", "add", dom0.publicKey] });
       assert.deepStrictEqual([none.code, disk.files()], [5, []]);
-      assert.match(world.said.lines.at(-1)!.text, /is its disk mounted/);
+      assert.match(world.said.lines.at(-2)!.text, /is its disk mounted/);
       disk.owner = 1001;
       yield* run(world, { args: ["init"], uid: 1001 });
       const other = yield* run(world, { args: ["signers", "add", dom0.publicKey], uid: 0 });
       assert.strictEqual(other.code, 5);
       assert.match(
-        world.said.lines.at(-1)!.text,
-        /runuser -u ACCOUNT -- qbackup-shell signers add/,
+        world.said.lines.at(-2)!.text,
+        /belongs to the account .*runuser -u ACCOUNT -- qbackup-shell signers add/,
       );
       assert.notInclude(disk.files(), ".qbackup/signers");
     }),

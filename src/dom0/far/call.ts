@@ -56,12 +56,16 @@ const advice: { readonly [C in Code]?: string } = {
     "the name's parts may have letters, digits and . _ + - and begin with a letter or digit",
 };
 
+/** What lets a key in, typed by root on the server. */
+export const signersAdd = (key: string): string =>
+  `runuser -u ACCOUNT -- /usr/bin/qbackup-shell signers add ${key} --root STORE`;
+
 /** What the server says of some refusals more exactly, and what helps then. */
 const closerAdvice: ReadonlyArray<readonly [code: Code, said: RegExp, then: string]> = [
   [
     "not-permitted",
     /does not take the key/,
-    "its owner lets this dom0's key in, as the store's account there: qbackup-shell signers add KEY, which qbackup key show prints here",
+    `its owner lets this dom0's key in, as root there: ${signersAdd("KEY")}; KEY is what qbackup key show prints here`,
   ],
   ["not-permitted", /clocks differ/, "set the clock that is wrong; then run again"],
 ];
@@ -299,7 +303,7 @@ const signs: ReadonlyArray<Sign> = [
       unable(
         "usage",
         `the server cannot run qbackup-shell: ${last}`,
-        "on the server: is node 20 or later there, as /usr/bin/node, and /usr/local/bin/qbackup-shell?",
+        "on the server: is node 20 or later there, as /usr/bin/node, and is /usr/bin/qbackup-shell?",
       ),
   },
   {

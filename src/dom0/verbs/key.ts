@@ -10,6 +10,7 @@ import { command } from "#src/dom0/cli/command";
 import { failed } from "#src/dom0/failure";
 import { secretFromPaper, secretOnPaper } from "#src/dom0/books/paper";
 import { inLedger } from "#src/dom0/books/unusable";
+import { signersAdd } from "#src/dom0/far/call";
 import { takeLock } from "#src/dom0/qube/destination";
 import { print } from "#src/dom0/cli/print";
 import { typedLine } from "#src/dom0/cli/typed";
@@ -58,7 +59,7 @@ const toldToServer = Effect.gen(function* () {
   yield* print(shown(signer));
   yield* say(
     "hint",
-    line`a server that has backups of another key takes none of this one before its owner says, as the store's account there: qbackup-shell signers add ${signer}`,
+    line`a server that has backups of another key takes none of this one before its owner says, as root there: ${signersAdd(signer)}`,
   );
 });
 

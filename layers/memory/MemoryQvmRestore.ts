@@ -20,6 +20,8 @@ export interface QvmRestoreScript {
   /** Said at the end. */
   readonly says?: ReadonlyArray<string>;
   readonly code?: number;
+  /** How long it takes where it fetches the archive by itself. */
+  readonly takes?: Duration.Input;
   /** How long it goes on when it has all bytes. */
   readonly writes?: Duration.Input;
   /** Directories that one before has left. */
@@ -106,7 +108,7 @@ export const memoryQvmRestore = (script: QvmRestoreScript): Layer.Layer<QvmResto
     startParanoid: Effect.fnUntraced(function* (plan, qube, command) {
       const { ended, exit } = yield* begin(plan);
       script.commands.push(`${qube}: ${command}`);
-      yield* exit;
+      yield* Effect.forkScoped(Effect.andThen(Effect.sleep(script.takes ?? 0), exit));
       return { ended: Deferred.await(ended) };
     }),
   });

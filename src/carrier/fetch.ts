@@ -4,7 +4,8 @@
  * This is what qvm-backup-restore runs here in its paranoid mode, where a disposable extracts and dom0
  * sees no byte of it. The words behind NAME come from dom0's ledger, so that at least the server need
  * not be believed: the list of members is held against ROOT, and each block against its member, before
- * it is printed.
+ * it is printed. Where they are the server's word (restore --force), nobody else looks whether the members
+ * belong together: so the list must be that of a whole archive, and what the header of slots seals.
  */
 import { Effect, Schema, Semaphore } from "effect";
 import type { BytesError } from "#services/Bytes";
@@ -12,7 +13,9 @@ import { Invocation } from "#services/Invocation";
 import { Reporter } from "#services/Reporter";
 import type { Settings } from "#services/Settings";
 import { SshTransport } from "#services/SshTransport";
-import { archiveSize } from "#src/archive/walk";
+import { listedWalk } from "#src/archive/listed";
+import { FullChunk } from "#src/archive/parameters";
+import { archiveSize, ListWalk } from "#src/archive/walk";
 import {
   archiveMembers,
   blocksOf,
@@ -191,6 +194,13 @@ const print = Effect.gen(function* () {
   if (list.root() !== root || archiveSize(format, list.bytes()) !== size) {
     return yield* stop("integrity", `the server has something else under the name ${name}`);
   }
+  const broken = (what: string) => stop("integrity", `${name} is not a whole archive: ${what}`);
+  const kind = { format, fullChunk: yield* FullChunk };
+  const order = new ListWalk(kind);
+  for (let i = 0; i < list.count && order.fault === undefined; i++) order.next(list.at(i));
+  const odd = order.finish();
+  if (odd !== undefined) return yield* broken(odd.message);
+  const walk = listedWalk(kind, list);
 
   // Whoever reads may have seen enough: that is no failure.
   const give = (bytes: Uint8Array) =>
@@ -238,6 +248,8 @@ const print = Effect.gen(function* () {
         return yield* stop("integrity", `${what} is not what dom0 asked for`);
       }
       wants.answered();
+      const fault = walk.push(bytes);
+      if (fault !== undefined) return yield* broken(fault);
       yield* give(bytes);
       printed += bytes.length;
     }

@@ -9,7 +9,9 @@ import { BytesError, type Source } from "#services/Bytes";
 import { Invocation } from "#services/Invocation";
 import { parseCommand, toLine } from "#src/wire/request";
 import { fetch } from "#src/carrier/fetch";
-import { slotOf } from "#test/support/archive";
+import { backupHeader } from "#src/archive/compose";
+import { archiveOf, scryptOf, slotOf } from "#test/support/archive";
+import { linesOf, rootOf, tableOf } from "#test/support/reference";
 import { type Lies, peer } from "#test/support/peer";
 import { anArchive, keep, world } from "#test/support/readback";
 
@@ -129,18 +131,62 @@ describe("qubes.BackupCarrier fetch", () => {
       assert.lengthOf(two.commands, 3 + 1 + 3);
     }),
   );
+  /** A night of slots as it was sealed. */
+  const aNight = (seed: number) => {
+    const random = archiveOf({ seed, files: [] });
+    const salt = random.subarray(-32);
+    const behind = ["qubes.xml.000.enc", "vm2/private.img.000.enc", "vm2/private.img.001.enc"].map(
+      (path, i) => slotOf(path, scryptOf(Buffer.alloc(700 + i * mebibyte, seed), salt)),
+    );
+    const seal = rootOf(linesOf(tableOf(Buffer.concat(behind))));
+    const header = backupHeader("20261123T030424-14807", seal, seed);
+    return [
+      slotOf("backup-header", Buffer.from(header)),
+      slotOf("backup-header.hmac", scryptOf(Buffer.alloc(119, seed), salt)),
+      ...behind,
+    ];
+  };
+  const keptAs = (members: ReadonlyArray<Buffer>, format: string) => {
+    const w = world();
+    const bytes = Buffer.concat(members);
+    const size =
+      format === "slots" ? Math.ceil((bytes.length + 1024) / 10_240) * 10_240 : bytes.length;
+    const { manifest } = keep(w, "s.backup", bytes, { manifest: { format, size } });
+    return {
+      w,
+      args: wordsFor(manifest),
+      whole: Buffer.concat([bytes, Buffer.alloc(size - bytes.length)]),
+    };
+  };
   it.effect("prints slots with the zeros at their end, which belong to no member", () =>
     Effect.gen(function* () {
-      const w = world();
-      const members = ["backup-header", "backup-header.hmac", "qubes.xml.000.enc"].map((path, i) =>
-        slotOf(path, Buffer.alloc(700, i)),
-      );
-      const bytes = Buffer.concat([...members, slotOf("vm2/private.img.000.enc", archive)]);
-      const size = Math.ceil((bytes.length + 1024) / 10_240) * 10_240;
-      const { manifest } = keep(w, "s.backup", bytes, { manifest: { format: "slots", size } });
-      const { code, out, text } = yield* run(server(w), { args: wordsFor(manifest) });
+      const { args, w, whole } = keptAs(aNight(1), "slots");
+      const { code, out, text } = yield* run(server(w), { args });
       assert.strictEqual(code, 0, text);
-      assert.isTrue(out.equals(Buffer.concat([bytes, Buffer.alloc(size - bytes.length)])));
+      assert.isTrue(out.equals(whole));
+    }),
+  );
+  it.effect("prints nothing of what a server has put together from several nights", () =>
+    Effect.gen(function* () {
+      // All of it is as the words say, which with --force are the server's own.
+      const one = aNight(1);
+      const two = aNight(2);
+      const sealed = /its members are not those that it was sealed with/;
+      for (const [members, format, said] of [
+        [[...one.slice(0, 4), two[4]!], "slots", sealed],
+        [one.slice(0, 4), "slots", sealed],
+        [[...one.slice(0, 2), ...two.slice(2)], "slots", sealed],
+        // Nor where it calls it something else, or has a header elsewhere.
+        [[...one.slice(0, 4), two[4]!], "qvm-backup", /not a whole archive/],
+        [[...two.slice(0, 2), ...one], "slots", /not a whole archive/],
+        [[...one.slice(2), ...one.slice(0, 2)], "slots", /not a whole archive/],
+      ] as const) {
+        const { args, w } = keptAs(members, format);
+        const { code, out, text } = yield* run(server(w), { args });
+        assert.strictEqual(code, 6, text);
+        assert.match(text, said);
+        assert.lengthOf(out, 0);
+      }
     }),
   );
   it.effect("waits for a server that takes its time, but not for ever", () =>

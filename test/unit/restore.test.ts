@@ -745,6 +745,29 @@ it.effect(
       assert.match(text, /nothing of the archive passes through here/);
     }),
 );
+it.effect("--paranoid has as long as the archive is large, and a day", () =>
+  Effect.gen(function* () {
+    for (const [size, takes, code] of [
+      [10_240, "26 hours", 3],
+      [1e10, "26 hours", 0],
+    ] as const) {
+      const w = world();
+      const { session } = keep(w, "a.backup", anArchive(1, 3_000_000), { manifest: { size } });
+      const script = qvmRestoreScript({ says: said("work", "mail"), takes });
+      const ran = yield* qbackup(w, ["restore", "-p", "/pass", "--paranoid", "a.backup"], {
+        within: "27 hours",
+        tools: Layer.merge(
+          memoryQvmBackup(qvmBackupScript({ chunks: [] })),
+          memoryQvmRestore(script),
+        ),
+      });
+      assert.strictEqual(ran.code, code, ran.text);
+      if (code !== 0) assert.match(ran.text, /has not ended within 25 hours\nhint: at 2 Mbit/);
+      assert.strictEqual(script.stopped, code === 0 ? 0 : 1);
+      assert.isUndefined(w.disk.audits.get(session));
+    }
+  }),
+);
 it.effect("--paranoid leaves out dom0's home, as the tool does in that mode", () =>
   Effect.gen(function* () {
     const w = world();

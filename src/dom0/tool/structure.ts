@@ -3,9 +3,9 @@
  * costs nothing, then each member as its bytes come by.
  */
 import { Effect } from "effect";
-import { headCount } from "#src/archive/compose";
+import { listedWalk } from "#src/archive/listed";
 import { FullChunk } from "#src/archive/parameters";
-import { ArchiveFault, ListWalk, MemberWalk } from "#src/archive/walk";
+import { ListWalk } from "#src/archive/walk";
 import type { Members } from "#src/proof/members";
 import { failed } from "#src/dom0/failure";
 import type { Trusted } from "#src/dom0/far/fetch";
@@ -36,61 +36,28 @@ export const checkList = Effect.fnUntraced(function* (
 /** Zeros that end an archive and belong to no member come in pieces of so many. */
 const zeros = new Uint8Array(10_240);
 
-/**
- * A walk over the bytes of all members in their order; each must be what the list calls it. Slots have one
- * backup-id for many nights, so that members of another one open as well: all that the header seals must be
- * in the list. That the header is the one that was made, the passphrase tells, and qvm-backup-restore asks it.
- */
+/** A walk over the bytes of all members in their order, and over the zeros behind them. */
 export const memberWalk = Effect.fnUntraced(function* (
   { format, name, size }: Pick<Trusted, "format" | "name" | "size">,
   list: Members,
 ) {
-  let members = 0;
-  const walk: MemberWalk = new MemberWalk({
-    format,
-    fullChunk: yield* FullChunk,
-    begin: ({ length, path, size: bytes }) => {
-      const listed = members < list.count ? list.at(members) : undefined;
-      members += 1;
-      return listed?.path === path && listed.size === bytes && listed.length === length
-        ? undefined
-        : new ArchiveFault({
-            fault: "unknown-member",
-            detail: `${path} is not what the list of members has there`,
-            at: walk.offset,
-          });
-    },
-  });
-  /** The root that the header must have sealed, once that was looked at. */
-  let sealed: string | undefined;
+  const walk = listedWalk({ format, fullChunk: yield* FullChunk }, list);
   const push = (bytes: Uint8Array) =>
     Effect.suspend(() => {
-      for (let at = 0; at < bytes.length && walk.fault === undefined;) {
-        at += walk.take(bytes.subarray(at));
-      }
-      if (walk.fault !== undefined) return broken(name, walk.fault.message);
-      if (sealed !== undefined || walk.seal === undefined) return Effect.void;
-      sealed = list.root(headCount);
-      return sealed === walk.seal.root
-        ? Effect.void
-        : broken(
-            name,
-            "its members are not those that it was sealed with: some are missing, changed, or of another night",
-          );
+      const fault = walk.push(bytes);
+      return fault === undefined ? Effect.void : broken(name, fault);
     });
   return {
     push,
-    /** All members have come by. */
-    through: () => walk.offset >= list.bytes(),
-    /** Of slots: of which run it is, by its seal. */
-    run: () => walk.seal?.run,
+    through: walk.through,
+    run: walk.run,
     /** Says that all members were there. */
     finish: Effect.gen(function* () {
-      while (walk.offset < size) {
-        yield* push(zeros.subarray(0, Math.min(zeros.length, size - walk.offset)));
+      while (walk.offset() < size) {
+        yield* push(zeros.subarray(0, Math.min(zeros.length, size - walk.offset())));
       }
       const fault = walk.finish();
-      if (fault !== undefined) return yield* broken(name, fault.message);
+      if (fault !== undefined) return yield* broken(name, fault);
     }),
   };
 });

@@ -11,9 +11,9 @@ const session = "a".repeat(32);
 const salt = Buffer.alloc(32, 7);
 const options = { format: "slots", fullChunk } as const;
 
-/** What a list says that was made of these bytes. */
-const listOf = (bytes: Buffer): Members => {
-  const table = tableOf(bytes);
+/** What a list says that was made of these bytes; `change`d, it is of others. */
+const listOf = (bytes: Buffer, change = (table: string) => table): Members => {
+  const table = change(tableOf(bytes));
   const members = archiveMembers(linesOf(table).length);
   const recipe = members.recipe();
   assert.isTrue(recipe.push(Buffer.from(`${session} 0 ${members.count}\n`)) && recipe.finish());
@@ -139,4 +139,12 @@ it("an archive of qvm-backup's has no seal", () => {
   assert.isUndefined(walk.run());
   assert.isTrue(walk.through());
   assert.isUndefined(walk.finish());
+});
+
+it("a member that has another length, in all, than the list says", () => {
+  const bytes = archiveOf({ seed: 3, files: [{ path: "vm2/private.img", size: 9 }] });
+  const longer = (table: string) =>
+    table.replace(/ (\d+)( [0-9a-f]{64}\n)$/, (_, length, rest) => ` ${+length + 10_240}${rest}`);
+  const walk = listedWalk({ ...options, format: "qvm-backup" }, listOf(bytes, longer));
+  assert.include(walk.push(bytes), "vm2/private.img.000.enc is not what the list of members has");
 });

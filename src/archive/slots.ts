@@ -52,17 +52,17 @@ export const stayingChunks = (known: Iterable<Pick<Cell, "span" | "present">>): 
   let all = 0;
   let wide = 0;
   /** Those before the first wide cell with data. */
-  let before = 0;
+  let before: number | undefined;
   for (const { present, span } of known) {
     const slots = bitsOf(present);
-    if (span > 1) {
-      if (wide === 0) before = chunks;
+    if (span > 1 && slots > 0) {
+      before ??= chunks;
       wide += slots;
     }
     all += slots;
     chunks += 1;
   }
-  return wide * 4 > all ? before : chunks;
+  return wide * 4 > all ? before! : chunks;
 };
 
 /**

@@ -46,6 +46,11 @@ export const excused: ReadonlyArray<Excused> = [
     ["if (sibling.length > 0) parts.push(sibling);", "0 -> 1"],
   ),
   ...of(
+    "src/archive/slots.ts",
+    "all slots with data are counted alike, and only a share of them is asked for",
+    ["for (let rest = present; rest !== 0; rest &= rest - 1) bits += 1;", "1 -> 2 #2"],
+  ),
+  ...of(
     "src/archive/walk.ts",
     "three digits without a zero in front fit the first form, too; eight are more chunks than members may be",
     [

@@ -199,6 +199,8 @@ describe("cells that stay", () => {
     ["data in cells of one slot", [head, single, wide(), single], 4],
     // Of four slots with data, one and two.
     ["a quarter in wide cells", [head, single, single, single, wide(15)], 5],
+    ["a third", [head, single, single, wide(7)], 3],
+    ["a third, in one of two slots", [head, single, single, { span: 2, present: 2 }], 3],
     ["more than that", [head, single, wide(), single, wide(0, 15), single], 4],
     ["more than that, in several", [head, single, wide(3), empty, single, wide(0)], 2],
     ["all of it in a wide cell", [head, wide(...Array(16).keys())], 1],

@@ -168,7 +168,7 @@ const JournalHead = Schema.Struct({
   session: Session,
   signer: PublicKey,
   base: Schema.Union([Schema.Literal("-"), Session]),
-  refused: Schema.optionalKey(Schema.Literal(true)),
+  refused: Schema.optional(Schema.Literal(true)),
 });
 const decodeJournal = Schema.decodeOption(Schema.fromJsonString(JournalHead));
 
@@ -190,7 +190,7 @@ export const journalText = ({
     session,
     signer,
     base,
-    ...(refused === true ? { refused } : {}),
+    refused,
   };
   return [`${JSON.stringify(head)}\n`, ...members.map((each) => journalLine(...each))].join("");
 };

@@ -105,6 +105,10 @@ export const excused: ReadonlyArray<Excused> = [
     ],
     ["at = (at + 1) % this.#slots.length;", "1 -> 2"],
   ),
+  ...of("src/archive/walk.ts", "a head that is asked for has 64 bytes, or none", [
+    "} else if (bytes.length > 0) {",
+    "0 -> 1",
+  ]),
   ...of("src/archive/walk.ts", "no member has a single byte", [
     "return this.#offset > 0 && this.#offset === this.#start && this.#fault === undefined;",
     "0 -> 1",

@@ -263,13 +263,24 @@ export const planted: ReadonlyArray<Planted> = [
     "return at === offset && pack.running() === running ? pack.whole() : undefined;",
     "return running.length > 0 ? pack.whole() : undefined;",
   ),
-  tapped(
-    "what the next archive is made from is noted before there is a receipt",
-    200,
-    "src/dom0/tool/chain.ts",
-    "        proposed = true;\n      }).pipe(orWarning),",
-    "        yield* chains.adopt(which!);\n      }).pipe(orWarning),",
-  ),
+  {
+    name: "what the next archive is made from is noted before there is a receipt",
+    of: "slots",
+    within: 200,
+    changes: [
+      {
+        file: "src/dom0/tool/chain.ts",
+        from: "        proposed = true;\n      }).pipe(orWarning),",
+        to: "        yield* chains.adopt(which!);\n      }).pipe(orWarning),",
+      },
+      // Without its second line of defence, which finds another archive to build on.
+      {
+        file: "src/dom0/tool/chain.ts",
+        from: "places === undefined\n          ? yield*",
+        to: "places === null\n          ? yield*",
+      },
+    ],
+  },
   tapped(
     "of an upload that broke off it does not matter what it builds on",
     400,
@@ -293,7 +304,7 @@ export const planted: ReadonlyArray<Planted> = [
   tapped(
     "what was sealed is not looked at",
     400,
-    "src/dom0/tool/structure.ts",
+    "src/archive/listed.ts",
     "return sealed === walk.seal.root",
     'return sealed !== ""',
   ),

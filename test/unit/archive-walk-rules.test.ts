@@ -756,6 +756,7 @@ it("what only lists files names a path as its compressor, and no other archive d
     ["/", "backup-header"],
     ["/x", "whole"],
     ["/a_b-c.d/0", "whole"],
+    ["/AZ/z9", "whole"],
     ["x/x", "backup-header"],
     ["/x y", "backup-header"],
     ["/x;y", "backup-header"],

@@ -18,8 +18,8 @@ export const passphraseAt = Effect.fnUntraced(function* (file: string) {
 export const extractAll = Effect.fnUntraced(function* (job: Job, { far, list }: Supply) {
   const walk = yield* memberWalk(job.archive.trusted, list);
   const outcome = yield* extract(job, { far, list, onBlock: walk.push });
-  // Of qubes that it was told to leave out the tool need not read the data: then nothing ended here.
-  if (walk.through()) yield* walk.finish;
+  // Of qubes that it was told to leave out, and of those alone, the tool need not read the data.
+  if (!job.maySkip || walk.through()) yield* walk.finish;
   const run = walk.run();
   if (job.proven === false && run !== undefined) {
     yield* (yield* Reporter).say(

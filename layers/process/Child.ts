@@ -29,6 +29,8 @@ export class ProgramError extends Schema.TaggedError<ProgramError>()("ProgramErr
 
 const lines = 20;
 const lineBytes = 1024;
+/** Bytes of stderr that are read as they come; then one piece in so many milliseconds, or a flood is all we do. */
+const flood = { bytes: 1_048_576, pause: 100 } as const;
 
 /**
  * Keeps the last 20 lines of what is pushed, each printable, and holds less than 32 KiB however much
@@ -140,7 +142,14 @@ const spawned = (argv: Argv, { env, onSpawn, see, stdio }: ChildOptions) =>
     const stderr = collector(see);
     for (const stream of proc.stdio) stream?.on("error", () => {}); // writers see it in their callback
     if (proc.stderr === null) Deferred.doneUnsafe(drained, Effect.void);
-    proc.stderr?.on("data", stderr.push);
+    let heard = 0;
+    proc.stderr?.on("data", (some: Buffer) => {
+      stderr.push(some);
+      heard += some.length;
+      if (heard < flood.bytes) return;
+      proc.stderr?.pause();
+      setTimeout(() => proc.stderr?.resume(), flood.pause).unref();
+    });
     proc.stderr?.once("close", () => Deferred.doneUnsafe(drained, Effect.void));
     proc.once("error", (cause) => done(Effect.fail(failure(program, cause))));
     proc.once("exit", (code, signal) => {

@@ -4,7 +4,7 @@
  */
 import { Effect } from "effect";
 import type { BytesError, Source } from "#services/Bytes";
-import { WireError } from "./lines.ts";
+import { WireError, wordsOfNothing } from "./lines.ts";
 
 const keepAlive = 0x80000000;
 const giveUp = 0xffffffff;
@@ -39,6 +39,7 @@ export const frames = (source: Source, limit: number) => {
   const prefix = new Uint8Array(4);
   const view = new DataView(prefix.buffer);
   let held = 0;
+  const nothing = wordsOfNothing();
 
   const next: Effect.Effect<Frame, BytesError | WireError> = Effect.gen(function* () {
     if (held < 4) held += yield* source.read(prefix.subarray(held), 4 - held);
@@ -46,7 +47,10 @@ export const frames = (source: Source, limit: number) => {
     held = 0;
     const size = view.getUint32(0);
     if (size === 0) return { kind: "zero" };
-    if (size === keepAlive) return { kind: "keep-alive" };
+    if (size === keepAlive) {
+      yield* nothing;
+      return { kind: "keep-alive" };
+    }
     if (size === giveUp) return { kind: "give-up" };
     if (size > limit) return yield* new WireError({ reason: `a frame of ${size} bytes` });
     if (buffer.length < size + 4) buffer = new Uint8Array(size + 4);

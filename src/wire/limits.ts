@@ -11,6 +11,8 @@ export const proofLimit = 33 * 32;
 
 /** Seconds of silence after which each side says that it is there. */
 export const aliveAfter = 15;
+/** Signs of life, beside one a second, that a reader takes: more than come in a day. */
+export const aliveMost = 10_000;
 /** Seconds of silence after which the link is broken, for both sides. */
 export const silenceLimit = 60;
 /** The floor of a stream: so many bytes in so many seconds while bytes wait. */

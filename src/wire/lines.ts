@@ -1,7 +1,7 @@
 /** Lines from an untrusted peer: bounded, and read ahead of nobody. */
-import { Effect, Schema } from "effect";
+import { Clock, Effect, Schema } from "effect";
 import type { BytesError, Source } from "#services/Bytes";
-import { lineLimit, preambleLimit } from "./limits.ts";
+import { aliveMost, lineLimit, preambleLimit } from "./limits.ts";
 import { type Line, printable } from "#src/say/shown";
 
 /** The peer wrote something that is not of the wire: `reason` is ours, and nothing of theirs. */
@@ -47,11 +47,27 @@ export const readExactLine = Effect.fnUntraced(function* (
 });
 
 /**
+ * To be asked at each of a peer's words that say nothing new. There is one in 15 seconds, and they wait for a
+ * reader who is busy: far more of them are no sign of life, but a peer that keeps us at work for nothing.
+ */
+export const wordsOfNothing = (): Effect.Effect<void, WireError> => {
+  let began: bigint | undefined;
+  let count = 0;
+  return Effect.flatMap(Clock.monotonicTimeNanos, (now) => {
+    began ??= now;
+    count += 1;
+    return count <= aliveMost + Number(now - began) / 1e9
+      ? Effect.void
+      : new WireError({ reason: "signs of life without end" });
+  });
+};
+
+/**
  * Reads replies, which are what `parse` makes of a line. Up to 64 lines and 16 KiB before the first one are skipped and handed to
  * `skipped`, printable; after it every line must be a reply. Fails at the end of the bytes with
  * `ended`, which is for the caller to judge.
  */
-export const replies = <Reply>(
+export const replies = <Reply extends { readonly type: string }>(
   source: Source,
   parse: (line: string) => Reply | undefined,
   skipped: (line: Line) => Effect.Effect<void>,
@@ -62,6 +78,7 @@ export const replies = <Reply>(
   let preamble = 0;
   let lines = 0;
   let begun = false;
+  const nothing = wordsOfNothing();
 
   /** The next line within `limit` bytes, as a view that the next call overwrites. */
   const nextLine = Effect.fnUntraced(function* (limit: number) {
@@ -100,6 +117,7 @@ export const replies = <Reply>(
       const reply = line.length < lineLimit && text !== undefined ? parse(text) : undefined;
       if (reply !== undefined) {
         begun = true;
+        if (reply.type === "alive") yield* nothing;
         return reply;
       }
       if (begun) return yield* new WireError({ reason: "a line that is no reply" });

@@ -96,6 +96,27 @@ describe("Child", () => {
       assert.deepStrictEqual(yield* asked.ended, { code: 137, said: ["asked"] });
     }),
   );
+  it.live("lets a child wait that floods its stderr, and keeps what another one says at once", () =>
+    Effect.gen(function* () {
+      let bytes = 0;
+      const began = performance.now();
+      const see = (line: string, whole: boolean) => {
+        if (whole) bytes += line.length + 1;
+        return true;
+      };
+      yield* child(["sh", "-c", "yes >&2"], { stdio: ["ignore", "ignore", "pipe"], see }).pipe(
+        Effect.andThen(Effect.sleep("1 second")),
+        Effect.scoped,
+      );
+      const pieces = 2 + (performance.now() - began) / 100;
+      assert.isAbove(bytes, 1 << 20);
+      assert.isBelow(bytes, (1 << 20) + pieces * 65_536);
+      const { said } = yield* run(["sh", "-c", "yes | head -c 1100000 >&2; echo end >&2"], {
+        limit,
+      });
+      assert.strictEqual(said.at(-1), "end");
+    }),
+  );
   it("keeps the last lines, printable, however much comes", () => {
     const it = collector();
     for (let i = 0; i < 1000; i++) it.push(Buffer.from(`line ${i}\r\n\n`));

@@ -25,6 +25,13 @@ const readAll = (bytes: Uint8Array, step = bytes.length, limit = blockSize) => {
 };
 
 describe("frames", () => {
+  it("that say nothing are no work without end", () => {
+    const most = readAll(Buffer.alloc(4 * aliveMost, keepAliveFrame));
+    assert.deepStrictEqual([most.length, most.at(-1)], [aliveMost + 1, "cut"]);
+    const more = readAll(Buffer.alloc(4 * (aliveMost + 1000), keepAliveFrame));
+    assert.isAtMost(more.length, aliveMost + 10);
+    assert.strictEqual(more.at(-1), "WireError");
+  });
   it.each([3, 4096, 65_536, 3_000_000])("in pieces of %d bytes", (step) => {
     const bytes = Buffer.concat([
       keepAliveFrame,

@@ -1,8 +1,8 @@
 /** Lines from a peer that is not to be trusted: their limits, and what is left unread behind them. */
 import { assert, describe, it } from "@effect/vitest";
-import { Effect } from "effect";
-import { preambleLimit } from "#src/wire/limits";
-import { readExactLine, replies } from "#src/wire/lines";
+import { Clock, Effect } from "effect";
+import { aliveMost, preambleLimit } from "#src/wire/limits";
+import { readExactLine, replies, wordsOfNothing } from "#src/wire/lines";
 import { parseReply } from "#src/wire/request";
 import { source } from "#test/support/source";
 
@@ -139,6 +139,28 @@ describe("lines of replies", () => {
     assert.strictEqual(ends(`${alive}\n`), "alive WireError");
     assert.strictEqual(ends(`${alive}{"type":"al`), "alive ended");
     assert.strictEqual(seen(Buffer.from(`${alive}\xff\n`, "latin1")).end, "WireError");
+  });
+  it("signs of life are no work without end: 10,000, and one more each second", () => {
+    let now = 5_000_000_000n;
+    const clock = { ...run(Clock.Clock), monotonicTimeNanos: Effect.sync(() => now) };
+    const nothing = wordsOfNothing();
+    const taken = () => {
+      for (let n = 0; ; n++) {
+        const exit = Effect.runSyncExit(Effect.provideService(nothing, Clock.Clock, clock));
+        if (exit._tag === "Failure") return n;
+      }
+    };
+    assert.strictEqual(taken(), aliveMost);
+    now += 3_000_000_000n;
+    assert.strictEqual(taken(), 2); // the one too many counts, too
+    now += 9_000_000_000n;
+    assert.strictEqual(taken(), 8);
+    const flood = seen(Buffer.from(alive.repeat(aliveMost + 1000)), 65_536);
+    assert.strictEqual(flood.end, "WireError");
+    assert.strictEqual(flood.reason, "signs of life without end");
+    assert.isAtMost(flood.kinds.split(" ").length, aliveMost + 10);
+    const checked = `{"type":"checked","size":1,"members":1,"root":"${"0".repeat(64)}"}\n`;
+    assert.strictEqual(seen(Buffer.from(checked.repeat(aliveMost + 1000)), 65_536).end, "ended");
   });
   it("in whatever pieces they come", () => {
     const text = `hello\n\n${alive}${reply(50)}${reply(3000)}${alive}${reply(4096)}${reply(700)}`;

@@ -17,7 +17,7 @@ import type { Member } from "#src/proof/table";
 import type { SignedTicket, Ticket } from "#src/proof/texts";
 import { giveUpFrame, keepAliveFrame, lengthPrefix } from "#src/wire/frames";
 import { aliveAfter, blockSize } from "#src/wire/limits";
-import type { WireError } from "#src/wire/lines";
+import { type WireError, wordsOfNothing } from "#src/wire/lines";
 import { isName, type Name, type PublicKey, Session } from "#src/wire/names";
 import type { Failed } from "#src/wire/reply";
 import type { Reply } from "#src/wire/request";
@@ -204,6 +204,7 @@ export const openUpload = Effect.fnUntraced(function* (options: UploadOptions) {
   /** Offsets: acknowledged, sent at least once, handed over by the producer. */
   let acked = 0;
   let ackedRunning = runningOfNone;
+  const nothing = wordsOfNothing();
   let sent = 0;
   let pushed = 0;
   let trailer: ReadonlyArray<Uint8Array> | undefined;
@@ -239,7 +240,7 @@ export const openUpload = Effect.fnUntraced(function* (options: UploadOptions) {
         "the carrier qube or the link to the server changes bytes: look at them, and run again",
       );
     }
-    if (at < 0) return;
+    if (at < 0) return yield* nothing;
     acked = offset;
     ackedRunning = here;
     for (const { buffer } of blocks.splice(0, at + 1)) spare.push(buffer);

@@ -9,7 +9,7 @@ import { constants } from "node:fs";
 import * as fs from "node:fs/promises";
 import { Refusal, type StateDirectory } from "#layers/files/StateDirectory";
 import { type Keys, type Secrets, Signer } from "#services/Signer";
-import { privateKeyPem, readPrivateKey, seedOf } from "#src/proof/keys";
+import { privateKeyPem, seedOf, signingKeyOf } from "#src/proof/keys";
 import { seriesOf } from "#src/proof/series";
 import { printable } from "#src/say/shown";
 import { isPublicKey, isSeries, parseNumber } from "#src/wire/names";
@@ -19,7 +19,7 @@ const size = 32;
 
 /** What the two secrets are good for. */
 export const keysOf = ({ series, signing }: Secrets, fresh: boolean): Keys => {
-  const { publicKey, sign } = readPrivateKey(privateKeyPem(signing))!;
+  const { publicKey, sign } = signingKeyOf(signing);
   return { signer: publicKey, fresh, sign, seriesOf: (asked) => seriesOf(series, asked) };
 };
 
@@ -92,7 +92,7 @@ export const fileSigner = (state: StateDirectory): Layer.Layer<Signer> => {
     }),
     existing: state.attempt("read dom0's own keys", async () => {
       const seed = await signing();
-      return seed && readPrivateKey(privateKeyPem(seed))!.publicKey;
+      return seed && signingKeyOf(seed).publicKey;
     }),
     nextRun: (server, of, least) =>
       state.attempt("number the run", async () => {

@@ -12,7 +12,7 @@ import { type Audit, ReadBacks } from "#services/ReadBacks";
 import { RunMark, type Unfinished } from "#services/RunMark";
 import { type Secrets, Signer } from "#services/Signer";
 import { chainBytes, journalLine, journalText, parseChain, parseJournal } from "#src/archive/chain";
-import { readPrivateKey, privateKeyPem } from "#src/proof/keys";
+import { signingKeyOf } from "#src/proof/keys";
 import type { PublicKey } from "#src/wire/names";
 
 /** What outlives the program that wrote it. */
@@ -122,9 +122,7 @@ export const memoryBooks = (disk: BooksDisk = booksDisk()) => {
       return keysOf(disk.secrets, fresh);
     }),
     existing: call("existing", () =>
-      disk.secrets === undefined
-        ? undefined
-        : readPrivateKey(privateKeyPem(disk.secrets.signing))!.publicKey,
+      disk.secrets === undefined ? undefined : signingKeyOf(disk.secrets.signing).publicKey,
     ),
     nextRun: (server, series, least) =>
       call(`run ${series}`, () => {

@@ -22,11 +22,12 @@ export type Signed = "manifest" | "ticket" | "receipt" | "tombstone";
 
 const messageOf = (what: Signed, text: string): Buffer => Buffer.from(`qbackup-${what}-1\n${text}`);
 
+const privateKeyOfSeed = (seed: Uint8Array): KeyObject =>
+  createPrivateKey({ key: Buffer.concat([pkcs8, seed]), format: "der", type: "pkcs8" });
+
 /** The private key made of 32 random bytes, as PEM (PKCS #8), the form that is stored. */
 export const privateKeyPem = (seed: Uint8Array): string =>
-  createPrivateKey({ key: Buffer.concat([pkcs8, seed]), format: "der", type: "pkcs8" })
-    .export({ format: "pem", type: "pkcs8" })
-    .toString();
+  privateKeyOfSeed(seed).export({ format: "pem", type: "pkcs8" }).toString();
 
 /** The 32 bytes that a stored key was made of; undefined when it is not an Ed25519 private key. */
 export const seedOf = (pem: string): Uint8Array | undefined => {
@@ -53,7 +54,13 @@ export interface SigningKey {
 /** Reads the stored form; undefined when it is not an Ed25519 private key. */
 export const readPrivateKey = (pem: string): SigningKey | undefined => {
   const key = privateKeyOf(pem);
-  if (key === undefined) return undefined;
+  return key === undefined ? undefined : signingKey(key);
+};
+
+/** The private key made of 32 random bytes. */
+export const signingKeyOf = (seed: Uint8Array): SigningKey => signingKey(privateKeyOfSeed(seed));
+
+const signingKey = (key: KeyObject): SigningKey => {
   const raw = createPublicKey(key).export({ format: "der", type: "spki" }).subarray(spki.length);
   return {
     publicKey: PublicKey.make(raw.toString("base64url")),

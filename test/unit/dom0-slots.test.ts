@@ -12,7 +12,7 @@ import { memoryQvmRestore, qvmRestoreScript } from "#layers/memory/MemoryQvmRest
 import { Sealing } from "#services/Sealing";
 import { SlotSize } from "#src/archive/parameters";
 import { ArchiveFault, archiveSize, Walk } from "#src/archive/walk";
-import { privateKeyPem, readPrivateKey } from "#src/proof/keys";
+import { signingKeyOf } from "#src/proof/keys";
 import { parseManifest } from "#src/proof/texts";
 import { keyOf, type Lies, packsOf, remade, shelf } from "#test/support/peer";
 import { qbackup as lookBack, world as newDom0 } from "#test/support/readback";
@@ -897,7 +897,7 @@ describe("a chain of nights", () => {
           w.shelf.signers.length = 0;
           if (known === "another one") {
             const [name, journal] = [...w.disk.chains].find(([file]) => /journal/.test(file))!;
-            const { publicKey } = readPrivateKey(privateKeyPem(w.disk.secrets.signing))!;
+            const { publicKey } = signingKeyOf(w.disk.secrets.signing);
             const text = journal.toString("latin1").replace(/(?<="signer":")[^"]+/, publicKey);
             w.disk.chains.set(name, Buffer.from(text, "latin1"));
           }

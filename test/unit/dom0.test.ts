@@ -8,7 +8,7 @@ import { aQube } from "#layers/memory/MemoryQubes";
 import { qvmBackupScript, type QvmBackupScript } from "#layers/memory/MemoryQvmBackup";
 import { qvmRestoreScript } from "#layers/memory/MemoryQvmRestore";
 import { Invocation } from "#services/Invocation";
-import { fingerprint, privateKeyPem, readPrivateKey } from "#src/proof/keys";
+import { fingerprint, signingKeyOf } from "#src/proof/keys";
 import { parseManifest } from "#src/proof/texts";
 import { keyOf, type Lies, peer, shelf } from "#test/support/peer";
 import { linesOf, rootOf, running, ticketText } from "#test/support/reference";
@@ -1558,7 +1558,7 @@ describe("a ticket", () => {
       assert.strictEqual((yield* qbackup(w)).code, 0);
       const { ticket } = [...w.shelf.tickets.values()][0]!;
       const server = keyOf("server").publicKey;
-      const own = readPrivateKey(privateKeyPem(w.disk.secrets!.signing))!;
+      const own = signingKeyOf(w.disk.secrets!.signing);
       const text = ticketText({ ...ticket, run: 70 }, server);
       // Signed here, but for other backups, or another server.
       const ofOther = ticketText({ ...ticket, series: `x-${ticket.series}`, run: 70 }, server);

@@ -18,10 +18,10 @@ import { QvmBackup } from "#services/QvmBackup";
 import { QvmRestore } from "#services/QvmRestore";
 import { dom0 } from "#src/dom0/cli/main";
 import { secretFromPaper, secretOnPaper } from "#src/dom0/books/paper";
-import { fingerprint, privateKeyPem, readPrivateKey } from "#src/proof/keys";
+import { fingerprint, signingKeyOf } from "#src/proof/keys";
 
 const secrets = { signing: Buffer.alloc(32, 1), series: Buffer.alloc(32, 2) };
-const publicOf = (seed: Uint8Array) => readPrivateKey(privateKeyPem(seed))!.publicKey;
+const publicOf = (seed: Uint8Array) => signingKeyOf(seed).publicKey;
 const aDisk = (): BooksDisk => ({ ...booksDisk(), secrets: { ...secrets } });
 
 /** `qbackup WORDS` with these lines on its stdin. */

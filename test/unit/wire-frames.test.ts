@@ -2,7 +2,7 @@
 import { assert, describe, it } from "@effect/vitest";
 import { Effect } from "effect";
 import { type Frame, frames, giveUpFrame, keepAliveFrame, lengthPrefix } from "#src/wire/frames";
-import { blockSize, proofLimit } from "#src/wire/limits";
+import { aliveMost, blockSize, proofLimit } from "#src/wire/limits";
 import { rng } from "#test/support/random";
 import { source } from "#test/support/source";
 

@@ -224,18 +224,18 @@ const homeOf = async (b: Bed, size: number) => {
       const random = rng(days);
       const next = noise(`day ${days}`);
       const count = (of: number) => Math.max(1, Math.round(of * part * scale));
-      for (let n = 0; n < count(14); n++) {
+      for (let n = 0; n < count(15); n++) {
         fs.writeFileSync(at(`photos/${days}-${n}`), next(photo));
       }
       for (let n = 0; n < count(3); n++) {
         fs.rmSync(at(`photos/${random.int(0, old - 1)}`), { force: true });
       }
-      for (let n = 0; n < count(80); n++) {
+      for (let n = 0; n < count(100); n++) {
         const other = fs.readFileSync(at(`programs/${random.int(0, programs - 1)}`));
         fs.writeFileSync(at("programs/new"), Buffer.concat([other, next(64)]));
         fs.renameSync(at("programs/new"), at(`programs/${random.int(0, programs - 1)}`));
       }
-      for (let n = 0; n < count(34); n++) {
+      for (let n = 0; n < count(64); n++) {
         const fd = fs.openSync(at(`databases/${random.int(0, 3)}`), "r+");
         const pages = Math.floor(fs.fstatSync(fd).size / 4096);
         fs.writeSync(fd, next(8192).toString("hex"), 4096 * random.int(0, pages - 4));

@@ -411,15 +411,19 @@ export const trailerOf = (
   ]);
 };
 
-/** The frames of a pack from `offset` on, and the end of the members. */
+const framesMade = new WeakMap<Buffer, { readonly all: Buffer; readonly starts: Array<number> }>();
+/** The frames of a pack from `offset` on, and the end of the members. The bytes are everybody's. */
 export const framesOf = (pack: Buffer, offset = 0): Buffer => {
-  let at = 0;
-  const parts: Array<Buffer> = [];
-  for (const block of blocksOf(pack)) {
-    if (at >= offset) parts.push(framed(block));
-    at += block.length;
+  let made = framesMade.get(pack);
+  if (made === undefined) {
+    const blocks = blocksOf(pack);
+    const starts = [0];
+    for (const { length } of blocks) starts.push(starts.at(-1)! + length);
+    made = { all: Buffer.concat([...blocks.map((block) => framed(block)), framed()]), starts };
+    framesMade.set(pack, made);
   }
-  return Buffer.concat([...parts, framed()]);
+  const before = made.starts.findIndex((start) => start >= offset);
+  return made.all.subarray(made.starts[before]! + 4 * before);
 };
 
 export interface Upload extends Put {

@@ -160,6 +160,8 @@ export interface Journal extends Identity {
   readonly base: Session | "-";
   /** The one before was found to be other than dom0 had it: a second time, and the chain is over. */
   readonly refused?: true | undefined;
+  /** Its chain is a new one though there is another to build on: its owner asked, or the server lost that. */
+  readonly anew?: true | undefined;
   readonly members: ReadonlyArray<readonly [path: string, Remembered]>;
 }
 
@@ -169,6 +171,7 @@ const JournalHead = Schema.Struct({
   signer: PublicKey,
   base: Schema.Union([Schema.Literal("-"), Session]),
   refused: Schema.optional(Schema.Literal(true)),
+  anew: Schema.optional(Schema.Literal(true)),
 });
 const decodeJournal = Schema.decodeOption(Schema.fromJsonString(JournalHead));
 
@@ -178,6 +181,7 @@ export const journalLine = (path: string, cell: Remembered): string =>
 
 /** As a file, to whose end more lines can be written; what else the object has is left out. */
 export const journalText = ({
+  anew,
   base,
   members,
   refused,
@@ -191,6 +195,7 @@ export const journalText = ({
     signer,
     base,
     refused,
+    anew,
   };
   return [`${JSON.stringify(head)}\n`, ...members.map((each) => journalLine(...each))].join("");
 };

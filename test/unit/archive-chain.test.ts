@@ -154,7 +154,7 @@ describe("a journal", () => {
   const text = journalText(journal);
   it("is read as it was written, with what was written behind it", () => {
     for (const base of ["-", Session.make(hex("d", 32))] as const) {
-      for (const more of [{}, { refused: true }] as const) {
+      for (const more of [{}, { refused: true }, { anew: true }] as const) {
         const of = { ...journal, base, ...more };
         assert.deepStrictEqual(parseJournal(journalText(of)), of);
       }

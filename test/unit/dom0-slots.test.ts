@@ -304,6 +304,8 @@ describe("a run in slots", () => {
     [["--format", "tar"], /error: --format knows slots and qvm-backup, not tar/],
     [["--format", "SLOTS"], /error: --format knows slots and qvm-backup, not SLOTS/],
     [["--format", "slots", "--compress-filter", "zstd"], /--compress-filter is for the format/],
+    [["--format", "qvm-backup", "--new-chain"], /--new-chain is for the format slots alone/],
+    [["--compress-filter", "zstd", "--new-chain"], /--new-chain is for the format slots alone/],
   ] as const)("%j is refused", ([flags, expected]) =>
     Effect.gen(function* () {
       const w = world(tiny, script());
@@ -917,6 +919,47 @@ describe("a chain of nights", () => {
         }
       }),
     );
+    it.effect("of a chain that its owner asked for, whether asked again or not", () =>
+      Effect.gen(function* () {
+        const w = world();
+        const asked = { args: [...args, "--new-chain"] };
+        const first = yield* night(w, volumes);
+        assert.strictEqual((yield* broken(w, later, "vault", 100)).code, 6);
+        const [old] = [...w.shelf.incoming.keys()];
+        const begun = yield* broken(w, later, "work", 5 * slot, asked);
+        assert.strictEqual(begun.code, 6, begun.text);
+        assert.match(begun.text, anew);
+        // What was under way of the chain before is left to the server.
+        const [same, upload] = [...w.shelf.incoming.keys()];
+        assert.strictEqual(same, old);
+        for (const [slots, options] of [
+          [20, asked],
+          [41, {}],
+        ] as const) {
+          const more = yield* broken(w, later, "work", slots * slot, options);
+          assert.match(more.text, /an earlier run has sent a part of it/);
+          assert.notMatch(more.text, anew);
+          assert.deepStrictEqual([...w.shelf.incoming.keys()], [old, upload]);
+        }
+        const done = yield* night(w, later);
+        assert.match(done.text, /an earlier run has sent a part of it/);
+        assert.deepStrictEqual(done.sent.toSorted(), first.sent.toSorted());
+        holds(w, first.name, volumes);
+        assert.deepStrictEqual((yield* night(w, later)).sent, heads);
+      }),
+    );
+    it.effect("of a chain that began where the server had lost the one before", () =>
+      Effect.gen(function* () {
+        const w = world();
+        const first = yield* night(w, volumes);
+        w.shelf.committed.clear();
+        assert.match((yield* broken(w, volumes, "vault", 100)).text, /all of it is sent/);
+        const done = yield* night(w, volumes);
+        assert.match(done.text, /an earlier run has sent a part of it/);
+        assert.deepStrictEqual(done.sent.toSorted(), first.sent.toSorted());
+        assert.deepStrictEqual((yield* night(w, volumes)).sent, heads);
+      }),
+    );
     it.effect("and that became an archive of which nothing is known here begins anew", () =>
       Effect.gen(function* () {
         // Much of it was noted, or nothing yet.
@@ -1070,6 +1113,20 @@ describe("a chain of nights", () => {
           second.sent.filter((path) => !heads.includes(path)).sort(),
           first.sent.filter((path) => !heads.includes(path)).sort(),
         );
+        assert.deepStrictEqual((yield* night(w, volumes)).sent, heads);
+      }),
+    );
+    it.effect("where its owner asks for that, each time", () =>
+      Effect.gen(function* () {
+        const w = world();
+        const asked = { args: [...args, "--new-chain"] };
+        const first = yield* night(w, volumes);
+        for (const options of [asked, asked]) {
+          const again = yield* night(w, volumes, options);
+          assert.match(again.text, /info: a new chain was asked for: all of it is sent, /);
+          assert.deepStrictEqual(again.sent.toSorted(), first.sent.toSorted());
+        }
+        holds(w, first.name, volumes);
         assert.deepStrictEqual((yield* night(w, volumes)).sent, heads);
       }),
     );

@@ -129,7 +129,7 @@ export const commandHelp = (command: Command): string =>
 export const programHelp = (commands: ReadonlyArray<Command>): string =>
   [
     ...wrap(
-      `qbackup ${version}: sends a Qubes backup to a server through ssh, and proves that it arrived whole.`,
+      `qbackup ${version}: sends a Qubes backup to a server, and proves it whole there.`,
       columns,
     ),
     "",

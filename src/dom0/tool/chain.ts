@@ -112,13 +112,17 @@ function* cellsIn(chain: Chain, first: number, count: number) {
   for (let index = first; index < first + count; index++) yield cellAt(chain, index);
 }
 
-/** The chain of a series, whose tickets have this signer. `most` is what one archive can have at most, in bytes, where that is known. */
+/**
+ * The chain of a series, whose tickets have this signer. `most` is what one archive can have at most, in bytes,
+ * where that is known; `asked`: its owner wants a new one.
+ */
 export const openChain = Effect.fnUntraced(function* (
   destination: string,
   series: Series,
   signer: PublicKey,
   passphrase: Redacted.Redacted<Uint8Array>,
   most: number | undefined,
+  asked: boolean,
 ) {
   const chains = yield* Chains;
   const ledger = yield* Ledger;
@@ -145,6 +149,8 @@ export const openChain = Effect.fnUntraced(function* (
   let started = false;
   /** The chain begins with this run. */
   let fresh = false;
+  /** It begins anew though what is noted could be built on: a run that goes on with this one must know. */
+  let anew: true | undefined;
   let proposed = false;
   /** The archive before was found to be other than it was here. */
   let refused: true | undefined;
@@ -273,8 +279,13 @@ export const openChain = Effect.fnUntraced(function* (
     const of: Which = { server, series };
     which = of;
     const { damaged, entries, journal, newest: last } = yield* found(of);
-    const wrong = last && (yield* unfit(of, last, entries));
+    anew = asked ? true : journal?.anew;
+    const wrong: Anew | undefined =
+      anew === undefined || last === undefined
+        ? last && (yield* unfit(of, last, entries))
+        : { why: asked ? "a new chain was asked for" : "a new chain was begun" };
     use(wrong === undefined ? last : undefined);
+    // Of a chain that has no archive yet this goes on, whoever asked: otherwise it might never have one.
     const goesOn =
       journal !== undefined &&
       journal.signer === signer &&
@@ -323,6 +334,7 @@ export const openChain = Effect.fnUntraced(function* (
       signer,
       base,
       refused,
+      anew,
       members: pack,
     }),
   );
@@ -351,6 +363,7 @@ export const openChain = Effect.fnUntraced(function* (
         );
         use(undefined);
         yield* begin;
+        anew = true;
       }
     }
     const of = yield* session;

@@ -105,6 +105,8 @@ export interface RunOptions {
   readonly compressFilter: string | undefined;
   /** `slots` or `qvm-backup`; anything else is refused. */
   readonly format: string | undefined;
+  /** All is sent once more, whatever could be kept. */
+  readonly newChain: boolean;
   /** Hours to wait for another run to end; undefined: half a day where nobody looks on, else none. */
   readonly waitFor: number | undefined;
   /** Days. */
@@ -499,12 +501,13 @@ const slotsFor = Effect.fnUntraced(function* (
   signer: PublicKey,
   { path }: PassphraseFile,
   most: number | undefined,
+  newChain: boolean,
 ) {
   if (format !== "slots") return undefined;
   const passphrase = yield* passphraseOf(path);
   const number = yield* passphraseNumber(passphrase);
   yield* sayOld(series, number);
-  const chain = yield* openChain(destination, series, signer, passphrase, most);
+  const chain = yield* openChain(destination, series, signer, passphrase, most, newChain);
   const slots: Slots = { chain, number, passphrase };
   return slots;
 });
@@ -581,7 +584,15 @@ const backup = Effect.fnUntraced(function* (
     const volumes = yield* Fiber.join(sizes);
     const atMost = mostOf(volumes);
     view.volumes = volumes.reduce<number>((sum, size) => sum + (size ?? 0), 0) || undefined;
-    const slots = yield* slotsFor(format, destination, series, keys.signer, passphrase, atMost);
+    const slots = yield* slotsFor(
+      format,
+      destination,
+      series,
+      keys.signer,
+      passphrase,
+      atMost,
+      options.newChain,
+    );
     const alone = (of: Session): Beginning => ({ session: of, base: "-", noted: undefined });
     const upload = yield* openUpload({
       destination,
@@ -912,7 +923,11 @@ const formatFlag = {
 } as const;
 
 /** What was asked for; a filter that is named asks for qvm-backup's own, where nothing else is on the line. */
-const formatOf = Effect.fnUntraced(function* ({ compressFilter, format: given }: RunOptions) {
+const formatOf = Effect.fnUntraced(function* ({
+  compressFilter,
+  format: given,
+  newChain,
+}: RunOptions) {
   const asked = given ?? (compressFilter === undefined ? undefined : "qvm-backup");
   const format = (yield* settingOr(asked, formatFlag)) ?? "slots";
   if (format !== "qvm-backup" && format !== "slots") {
@@ -927,6 +942,13 @@ const formatOf = Effect.fnUntraced(function* ({ compressFilter, format: given }:
       "usage",
       "--compress-filter is for the format qvm-backup alone",
       "leave it out, or give --format qvm-backup",
+    );
+  }
+  if (format === "qvm-backup" && newChain) {
+    return yield* failed(
+      "usage",
+      "--new-chain is for the format slots alone",
+      "leave it out: an archive of the format qvm-backup has everything in any case",
     );
   }
   return format;
@@ -998,6 +1020,10 @@ export const runCommand = command({
       help: "for qvm-backup, instead of gzip: zstd, say",
     },
     format: formatFlag,
+    newChain: {
+      type: "switch",
+      help: "for slots: send all once more",
+    },
     alarmAfter,
     waitFor,
   },

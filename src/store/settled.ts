@@ -31,8 +31,8 @@ export const recordName = (session: string): string => `${session}${manifestSuff
 
 /**
  * Undefined where nothing was committed with this session, or the record is no more. What is beside
- * the archive decides, and its receipt: it is written last, and names of files or their number say
- * nothing about it.
+ * the archive decides, and its receipt, by this store's key or the one that it had then: it is written
+ * last, and names of files or their number say nothing about it.
  */
 export const settledOf = Effect.fnUntraced(function* (
   store: WritableStore,
@@ -55,7 +55,7 @@ export const settledOf = Effect.fnUntraced(function* (
   return isSigned(standing) &&
     standing.receipt === record.receipt &&
     manifest?.session === session &&
-    signatureHolds(store.key.publicKey, "receipt", record.receipt, record.receiptSignature)
+    signatureHolds(manifest.server, "receipt", record.receipt, record.receiptSignature)
     ? { session, place, record, plain: manifest.format === "qvm-backup" }
     : undefined;
 });

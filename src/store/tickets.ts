@@ -16,7 +16,7 @@ import {
 } from "#src/wire/names";
 import { Refused, refuse } from "./failure.ts";
 import { readSigners, writeSigners } from "./signers.ts";
-import { readText, type Store, whereFound, type WritableStore, writeText } from "./store.ts";
+import { readText, whereFound, type WritableStore, writeText } from "./store.ts";
 import { ownFile } from "./tables.ts";
 
 /** Bytes of the file of a ticket: its text, a newline, its signature. */
@@ -39,9 +39,12 @@ const fileOf = ({ signature, text }: Pick<Admitted, "text" | "signature">): stri
   `${text}\n${signature}`;
 const seriesFile = (signer: PublicKey, series: Series): string => sha256(`${signer} ${series}`);
 
-/** The highest ticket of a series that was admitted; undefined where none was. */
+/**
+ * The highest ticket of a series that was admitted; undefined where none was under the store's key: what is
+ * signed for the one that it had before is admitted no more.
+ */
 export const highestTicket = Effect.fnUntraced(function* (
-  store: Pick<Store, "root">,
+  store: Pick<WritableStore, "root" | "key">,
   signer: PublicKey,
   series: Series,
 ): Effect.fn.Return<Admitted | undefined, Refused | SafeFsError> {
@@ -54,9 +57,12 @@ export const highestTicket = Effect.fnUntraced(function* (
   );
   const found = parse(text);
   // Without it an old ticket would pass for a new one.
-  return text !== undefined && found === undefined
-    ? yield* refuse("internal", "a file in .qbackup/runs of the store is damaged")
-    : found;
+  if (text !== undefined && found === undefined) {
+    return yield* refuse("internal", "a file in .qbackup/runs of the store is damaged");
+  }
+  return found?.text === (found && ticketText(found.ticket, store.key.publicKey))
+    ? found
+    : undefined;
 });
 
 /** The ticket that opened an upload last; undefined where there is none. */

@@ -11,6 +11,7 @@ import { Disk, memorySafeFs, type Operation } from "#layers/memory/MemorySafeFs"
 import { nodeSafeFs } from "#layers/files/NodeSafeFs";
 import { unixLocks } from "#layers/files/UnixLocks";
 import { SafeFs } from "#services/SafeFs";
+import { privateKeyPem } from "#src/proof/keys";
 import { giveUpFrame, keepAliveFrame, lengthPrefix } from "#src/wire/frames";
 import { blockSize, uploadLimit } from "#src/wire/limits";
 import type { Reply } from "#src/wire/request";
@@ -440,6 +441,12 @@ describe("a put", () => {
   );
 });
 
+const highest = (world: World, signer = dom0, of = series) =>
+  Effect.map(ask(world, "about", [signer.publicKey, of]), ({ replies: [first] }) =>
+    first?.type === "about" ? first.ticket : undefined,
+  );
+const month = 30 * 24 * 3600 * 1000;
+
 describe("a ticket", () => {
   /** What the server says to these words. */
   const answer = (world: World, command: string) =>
@@ -453,12 +460,6 @@ describe("a ticket", () => {
       }),
     );
   /** The ticket that the store has as the highest of the series. */
-  const highest = (world: World, signer = dom0, of = series) =>
-    Effect.map(ask(world, "about", [signer.publicKey, of]), ({ replies: [first] }) =>
-      first?.type === "about" ? first.ticket : undefined,
-    );
-  const month = 30 * 24 * 3600 * 1000;
-
   it.effect("of a signer reserves an empty store, and no other signer comes in", () =>
     Effect.gen(function* () {
       const disk = new Disk();
@@ -1064,6 +1065,46 @@ describe("an archive of slots", () => {
       disk.plant(`.qbackup/tombstones/${sessionOf(1)}`, Buffer.from("x"));
       const late = yield* upload(world, secondNight);
       assert.strictEqual(codeOf(late.replies), "not-found");
+    }),
+  );
+
+  it.effect("builds on what came under the key that its store had before", () =>
+    Effect.gen(function* () {
+      const disk = new Disk();
+      const world = memoryWorld(disk);
+      yield* upload(world, { ...firstNight, run: 7 });
+      // With a name that a crash has left of it.
+      disk.plant(incoming(1), disk.bytes(`.qbackup/packs/${sessionOf(1)}`)!);
+      const identity = disk.bytes(".qbackup/identity")!;
+      const other = Buffer.from(privateKeyPem(Buffer.alloc(32, 9)));
+      assert.strictEqual(other.length, identity.length);
+      disk.plant(".qbackup/identity", other);
+      // What was signed for that key is of no use to anybody under this one, nor is its number.
+      assert.isNull(yield* highest(world));
+      const two = yield* upload(world, { ...secondNight, run: 1 });
+      assert.strictEqual(codeOf(two.replies), "stored");
+      assert.deepInclude(receiptOf(two.replies), wholeOf(secondLines, "slots"));
+      yield* TestClock.adjust("40 days");
+      yield* Effect.scoped(
+        Effect.gen(function* () {
+          const client = yield* open(world, nth(3));
+          yield* client.next;
+          yield* TestClock.adjust("1 second");
+          yield* client.cut;
+        }),
+      );
+      assert.isUndefined(come(disk));
+      assert.isDefined(disk.bytes(`.qbackup/packs/${sessionOf(1)}`));
+      assert.strictEqual((yield* listed(world)).archives.length, 2);
+      // Of a receipt that no such key has signed nobody knows what it is.
+      const record = `.qbackup/records/${sessionOf(2)}.manifest.json`;
+      const text = disk.bytes(record)!.toString();
+      const wrong = text.replace(/(?<="receiptSignature":")./, (letter) =>
+        letter === "A" ? "B" : "A",
+      );
+      disk.plant(record, Buffer.from(wrong));
+      const third = yield* upload(world, { ...secondNight, ...nth(4), base: sessionOf(2) });
+      assert.strictEqual(codeOf(third.replies), "not-found");
     }),
   );
 

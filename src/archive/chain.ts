@@ -38,16 +38,19 @@ const identity = {
   check: Sha256,
   /** The first run of the chain. */
   began: Count,
+  /** Where it came from: servers whose archives up to that run are of this chain, too. */
+  moved: Schema.optional(Schema.Array(Schema.Struct({ server: PublicKey, run: Count }))),
 };
 const Identity = Schema.Struct(identity);
 export type Identity = typeof Identity.Type;
 
 /** That alone, of something that has more. */
-export const identityOf = ({ began, check, id, key }: Identity): Identity => ({
+export const identityOf = ({ began, check, id, key, moved }: Identity): Identity => ({
   id,
   key,
   check,
   began,
+  moved,
 });
 
 const Head = Schema.Struct({

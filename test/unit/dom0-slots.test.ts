@@ -1248,6 +1248,175 @@ describe("a chain of nights", () => {
     );
   });
 
+  describe("with a store that has another key than before", () => {
+    const key = keyOf("server two");
+    /** Two nights, and the same store under another key, whose owner has told dom0's. */
+    const moved = Effect.fnUntraced(function* () {
+      const w = world();
+      const first = yield* night(w, volumes);
+      const second = yield* night(w, later);
+      const rekeyed = () => {
+        w.disk.pins.clear();
+        w.shelf.tickets.clear();
+      };
+      rekeyed();
+      return { w, first, second, rekeyed };
+    });
+    const runOf = (w: World, name: string): number =>
+      parseManifest(w.shelf.committed.get(name)!.manifest)!.run;
+    const another = { ...later, mail: image(700, [0, 1]) };
+
+    it.effect("goes on once that has read all of the newest archive", () =>
+      Effect.gen(function* () {
+        const { rekeyed, second, w } = yield* moved();
+        const [[notes, before]] = [...w.disk.chains] as [[string, Buffer]];
+        const third = yield* night(w, later, { lies: { key } });
+        assert.deepStrictEqual(third.sent, heads);
+        assert.notMatch(third.text, anew);
+        assert.include(
+          third.text,
+          `info: the server is another one than before, and has ${second.name}: it reads all of that once`,
+        );
+        assert.isAbove(runOf(w, third.name), runOf(w, second.name));
+        assert.isTrue(w.disk.chains.get(notes)!.equals(before));
+        for (const command of [["list"], ["audit"], ["verify", second.name]]) {
+          const looked = yield* qbackup(w, { args: [...command, "-t", "net"], lies: { key } });
+          assert.strictEqual(looked.code, 0, looked.text);
+        }
+        const fourth = yield* night(w, another, { lies: { key } });
+        assert.deepStrictEqual(
+          fourth.sent.toSorted(),
+          [cell("mail", 0), cell("mail", 1), ...heads].sort(),
+        );
+        assert.notMatch(fourth.text, /another one than before/);
+        assert.strictEqual(w.shelf.asked.get("check"), 1);
+        // The old one may be in use yet: there the chain goes on from where it was.
+        rekeyed();
+        const old = yield* night(w, another);
+        assert.deepStrictEqual(
+          old.sent.toSorted(),
+          [cell("mail", 0), cell("mail", 1), ...heads].sort(),
+        );
+        assert.isAbove(runOf(w, old.name), runOf(w, second.name));
+        for (const [name, of] of [
+          [second.name, later],
+          [third.name, later],
+          [fourth.name, another],
+          [old.name, another],
+        ] as const)
+          holds(w, name, of);
+        assert.strictEqual(w.shelf.asked.get("check"), 1);
+      }),
+    );
+    it.effect("asks no second time where its own run broke off", () =>
+      Effect.gen(function* () {
+        const { second, w } = yield* moved();
+        const { files, ...script } = handed(another);
+        const cut = { ...script, files: files!.slice(0, 2) };
+        const broken = yield* attempt(w, cut, { lies: { key } });
+        assert.strictEqual(broken.code, 6, broken.text);
+        w.shelf.tickets.clear();
+        // As after a reboot in between, before its first number was given.
+        w.disk.runs.clear();
+        const third = yield* night(w, another, { lies: { key } });
+        assert.strictEqual(w.shelf.asked.get("check"), 1);
+        assert.isAbove(runOf(w, third.name), runOf(w, second.name));
+      }),
+    );
+    it.effect("sends anew what was, and is, found bad in archives of before", () =>
+      Effect.gen(function* () {
+        const { first, w } = yield* moved();
+        const { session } = w.shelf.committed.get(first.name)!;
+        const member = (path: string): string =>
+          linesOf(w.shelf.committed.get(first.name)!.table).find((each) => each.startsWith(path))!;
+        const spoil = (path: string) => {
+          const spoiled = [memberIn(member(path).trimEnd())!.digest];
+          w.disk.audits.set(session, { failed: "2026-01-01T00:00:00Z", spoiled });
+        };
+        spoil(cell("work", 2));
+        const third = yield* night(w, later, { lies: { key } });
+        assert.deepStrictEqual(third.sent, [cell("work", 2), ...heads]);
+        spoil(cell("work", 3));
+        const fourth = yield* night(w, later, { lies: { key } });
+        assert.deepStrictEqual(fourth.sent, [cell("work", 3), ...heads]);
+      }),
+    );
+    it.effect("waits for its word through a link that breaks", () =>
+      Effect.gen(function* () {
+        const { w } = yield* moved();
+        const checked: Lies["checked"] = (reply, call) => (call < 3 ? undefined : reply);
+        const third = yield* night(w, later, { lies: { key, checked } });
+        assert.deepStrictEqual(third.sent, heads);
+      }),
+    );
+    it.effect.each([
+      [
+        "has not that archive",
+        (w: World, name: string): void => {
+          w.shelf.committed.delete(name);
+        },
+        {},
+      ],
+      [
+        "has another one of that name",
+        (w: World, name: string) => {
+          const kept = w.shelf.committed.get(name)!;
+          const lines = linesOf(kept.table);
+          w.shelf.committed.set(name, remade(kept, kept.recipe, { lines, size: 1024 }));
+        },
+        {},
+      ],
+      [
+        "finds it damaged",
+        (w: World, name: string): void => {
+          w.shelf.committed.get(name)!.bytes[2000]! ^= 1;
+        },
+        {},
+        /this server did not find \S+ as it was: .*damaged/,
+      ],
+      [
+        "has another root of it",
+        () => undefined,
+        { checked: (reply: object) => ({ ...reply, root: "0".repeat(64) }) },
+        /this server has another \S+ than was backed up/,
+      ],
+      [
+        "may not be asked",
+        () => undefined,
+        { checked: () => ({ type: "error", code: "not-permitted", message: "it may not" }) },
+        /this server did not find \S+ as it was: .*it may not/,
+      ],
+    ] as const)("sends all of it where that %s, and says so", ([, change, lies, expected]) =>
+      Effect.gen(function* () {
+        const { first, second, w } = yield* moved();
+        change(w, second.name);
+        const third = yield* night(w, volumes, { lies: { key, ...lies } });
+        assert.match(
+          third.text,
+          expected ?? /this server has not \S+, the newest archive of these/,
+        );
+        assert.include(third.text, second.name);
+        assert.match(third.text, anew);
+        assert.deepStrictEqual(third.sent.toSorted(), first.sent.toSorted());
+        const asked = w.shelf.asked.get("check");
+        assert.deepStrictEqual((yield* night(w, volumes, { lies: { key } })).sent, heads);
+        assert.strictEqual(w.shelf.asked.get("check"), asked);
+      }),
+    );
+    it.effect.each([
+      ["the passphrase is another one", { passphrase: "battery staple" }],
+      ["nothing is known here of an archive", { args: [...args, "--new-chain"] }],
+    ] as const)("does not ask where %s", ([why, options]) =>
+      Effect.gen(function* () {
+        const { w } = yield* moved();
+        const third = yield* night(w, later, { ...options, lies: { key } });
+        assert.include(third.text, `info: ${why}`);
+        assert.match(third.text, anew);
+        assert.isUndefined(w.shelf.asked.get("check"));
+      }),
+    );
+  });
+
   describe("read by a dom0 that has lost its ledger", () => {
     /** Two nights on the server, and a dom0 that knows nothing of them, nor of who signed them. */
     const twoNights = Effect.fnUntraced(function* () {

@@ -267,3 +267,22 @@ export const recordDiffers = Effect.fnUntraced(function* (destination: string, m
     ),
   );
 });
+
+/** Minutes that a server may take for reading a GiB: 1 MiB/s, and some to begin with. */
+const minutesFor = (size: number): number => 10 + 18 * Math.ceil(size / 1_073_741_824);
+
+/** Has the server read it all again: whether it finds what the manifest says. `missing`: it has none of that name. */
+export const checkThere = (
+  destination: string,
+  { members, name, root, size }: Pick<Manifest, "members" | "name" | "root" | "size">,
+  missing: RunFailed,
+) =>
+  Effect.map(
+    ask(
+      destination,
+      { verb: "check", name },
+      (next, call) => nextReply(next, call, destination, missing),
+      minutesFor(size),
+    ),
+    (checked) => checked.size === size && checked.root === root && checked.members === members,
+  );

@@ -75,6 +75,8 @@ export interface Beginning {
    * Undefined where this run is the first that knows of it.
    */
   readonly noted: ReadonlyArray<Pick<Member, "digest" | "length">> | undefined;
+  /** Its run is above this one, whatever the server has seen. */
+  readonly above?: number;
 }
 
 export interface UploadOptions extends Wanted {
@@ -188,7 +190,7 @@ export const openUpload = Effect.fnUntraced(function* (options: UploadOptions) {
     const { base, session } = beginning;
     return newTicket(options, server, least, { name, session, base, bytes });
   };
-  let ticket = yield* ticketFor(highest, options.name);
+  let ticket = yield* ticketFor(Math.max(highest, beginning.above ?? 0), options.name);
   const fits = (room: number) => within(room) >= Math.max(1, options.least);
   /** Nobody knows how much it will be, and there is too little for what it was the last time. */
   let tight = most() === undefined && !fits(free);

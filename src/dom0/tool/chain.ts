@@ -2,7 +2,7 @@
  * The chain that an archive of slots is the next link of: what is known of the archive before it, of which
  * members are kept, and of an upload that broke off, with which this run goes on.
  */
-import { Clock, Effect, type Redacted } from "effect";
+import { Clock, Effect, type Redacted, Result } from "effect";
 import { Chains, type Which } from "#services/Chains";
 import { Invocation } from "#services/Invocation";
 import type { Qrexec } from "#services/Qrexec";
@@ -22,15 +22,15 @@ import {
 } from "#src/archive/chain";
 import type { Chosen } from "#src/archive/compose";
 import { chunkPath, stayingChunks } from "#src/archive/slots";
-import { parseManifest, type Ticket } from "#src/proof/texts";
+import { type Manifest, parseManifest, type Ticket } from "#src/proof/texts";
 import { instantOf, type PublicKey, type Series, type Session } from "#src/wire/names";
 import { humanSize, roughly } from "#src/say/format";
 import { line } from "#src/say/shown";
 import { faultOf, isVague } from "#src/dom0/books/noted";
 import { inLedger } from "#src/dom0/books/unusable";
-import type { RunFailed } from "#src/dom0/failure";
+import { failed, type RunFailed } from "#src/dom0/failure";
 import { openFar, trustedBy } from "#src/dom0/far/fetch";
-import { type Archive, fetchRecord, listArchives } from "#src/dom0/far/remote";
+import { type Archive, checkThere, fetchRecord, listArchives } from "#src/dom0/far/remote";
 import { type Beginning, newSession } from "#src/dom0/far/upload";
 import { checkerFor } from "./passphrase.ts";
 
@@ -68,6 +68,14 @@ const lastRate = (entries: ReadonlyArray<Entry>, server: PublicKey): number | un
   return last && last.bytes!.sent / last.bytes!.seconds;
 };
 
+/** What the server says wrong, or refuses, is as if it had none; a link that is gone is not. */
+const unlessLink = <A, R>(it: Effect.Effect<A, RunFailed, R>) =>
+  Effect.catchIf(
+    it,
+    ({ exit }) => exit !== "link",
+    () => Effect.undefined,
+  );
+
 /**
  * The newest archive of a series that the server has, signed by this dom0, and which of its members has
  * which digest; undefined where there is none, or it is not what was signed for.
@@ -99,12 +107,7 @@ const newestThere = Effect.fnUntraced(
     return { name: manifest.name, session: manifest.session, places };
   },
   Effect.scoped,
-  (it) =>
-    Effect.catchIf(
-      it,
-      ({ exit }) => exit !== "link",
-      () => Effect.undefined,
-    ),
+  (it) => unlessLink(it),
 );
 
 /** Of `count` members of an archive, from the `first`th on; one after the other, for there may be very many. */
@@ -192,12 +195,14 @@ export const openChain = Effect.fnUntraced(function* (
       return { why: "the passphrase is another one" } satisfies Anew;
     }
     const audits = yield* inLedger(readBacks.all);
+    const ofChain = ({ run, server }: Pick<Manifest, "run" | "server">) =>
+      server === of.server || chain.moved?.some((one) => one.server === server && run <= one.run);
     /** What was looked at of this chain. */
     const seen = entries.flatMap(({ manifest: text, name, session }) => {
       const audit = audits.get(session);
       const manifest = audit && parseManifest(text);
       return manifest?.format === "slots" &&
-        manifest.server === of.server &&
+        ofChain(manifest) === true &&
         manifest.series === of.series &&
         manifest.run >= chain.began
         ? [{ name, session, run: manifest.run, audit: audit! }]
@@ -239,6 +244,48 @@ export const openChain = Effect.fnUntraced(function* (
     return;
   });
 
+  /**
+   * The chain that these qubes have with another server, where this one has the newest archive of it: a store
+   * that was moved. Otherwise what speaks against it; undefined where there is none.
+   */
+  const moved = Effect.fnUntraced(function* (of: Which, entries: ReadonlyArray<Entry>) {
+    const seen = new Set<PublicKey>([of.server]);
+    let against: Anew | undefined;
+    for (const { manifest: text } of entries.toReversed()) {
+      const last = parseManifest(text);
+      if (last?.format !== "slots" || last.series !== of.series || seen.has(last.server)) continue;
+      seen.add(last.server);
+      const { newest: there } = yield* found({ server: last.server, series: of.series });
+      if (there?.session !== last.session || there.root !== last.root) continue;
+      const record = yield* unlessLink(fetchRecord(destination, last.name));
+      if (record?.manifestText !== text) {
+        against ??= { why: `this server has not ${last.name}, the newest archive of these qubes` };
+        continue;
+      }
+      const chain: Chain = {
+        ...there,
+        moved: [...(there.moved ?? []), { server: last.server, run: last.run }],
+      };
+      const wrong = yield* unfit(of, chain, entries);
+      if (wrong !== undefined) return wrong;
+      yield* say(
+        "info",
+        line`the server is another one than before, and has ${last.name}: it reads all of that once, before anything is built on it`,
+      );
+      const missing = failed("refused", "it has none of that name any more");
+      const sound = yield* Effect.result(checkThere(destination, last, missing));
+      if (Result.isFailure(sound)) {
+        if (sound.failure.exit === "link") return yield* sound.failure;
+        return { why: `this server did not find ${last.name} as it was: ${sound.failure.message}` };
+      }
+      if (!sound.success) return { why: `this server has another ${last.name} than was backed up` };
+      yield* inLedger(chains.propose(of, chain));
+      yield* inLedger(chains.adopt(of));
+      return { chain };
+    }
+    return against;
+  });
+
   const use = (chain: Chain | undefined) => {
     newest = chain;
     base = chain?.session ?? "-";
@@ -258,6 +305,8 @@ export const openChain = Effect.fnUntraced(function* (
   const beginningOf = (of: Session, noted?: Journal["members"]): Beginning => ({
     session: of,
     base,
+    // The numbers of a chain grow, whoever keeps it.
+    above: Math.max(0, ...(identity?.moved ?? []).map(({ run }) => run)),
     noted: noted?.map(([path, cell]) => memberAt(path, cell)),
   });
   const sayAnew = ({ warning, why }: Anew, room: number, rate: number | undefined) =>
@@ -278,12 +327,23 @@ export const openChain = Effect.fnUntraced(function* (
   const beginning = Effect.fnUntraced(function* (server: PublicKey, room: number) {
     const of: Which = { server, series };
     which = of;
-    const { damaged, entries, journal, newest: last } = yield* found(of);
+    const { damaged, entries, journal, newest: own } = yield* found(of);
     anew = asked ? true : journal?.anew;
+    const elsewhere =
+      own === undefined && journal === undefined && !damaged && !asked
+        ? yield* Effect.provide(moved(of, entries), around)
+        : undefined;
+    const [taken, against] =
+      elsewhere !== undefined && "chain" in elsewhere
+        ? [elsewhere.chain, undefined]
+        : [undefined, elsewhere];
+    const last = own ?? taken;
     const wrong: Anew | undefined =
-      anew === undefined || last === undefined
-        ? last && (yield* unfit(of, last, entries))
-        : { why: asked ? "a new chain was asked for" : "a new chain was begun" };
+      own === undefined
+        ? against
+        : anew === undefined
+          ? yield* unfit(of, own, entries)
+          : { why: asked ? "a new chain was asked for" : "a new chain was begun" };
     use(wrong === undefined ? last : undefined);
     // Of a chain that has no archive yet this goes on, whoever asked: otherwise it might never have one.
     const goesOn =

@@ -35,7 +35,7 @@ import {
 import { elsewhere, goBackTo, knownArchives } from "#src/dom0/books/known";
 import { cameBack, notBad, note, noteFailure } from "#src/dom0/books/noted";
 import { inLedger } from "#src/dom0/books/unusable";
-import { ask, contentOf, fetchRecord, nextReply, recordDiffers } from "#src/dom0/far/remote";
+import { checkThere, contentOf, fetchRecord, recordDiffers } from "#src/dom0/far/remote";
 import { checkServer } from "#src/dom0/far/server";
 import { visit } from "#src/dom0/qube/visit";
 import { print } from "#src/dom0/cli/print";
@@ -221,24 +221,9 @@ const readBack = Effect.fnUntraced(function* (trusted: Trusted, { far, list }: S
   return yield* first === undefined ? walk.finish : told(first);
 });
 
-/** Minutes that a server may take for reading a GiB: 1 MiB/s, and some to begin with. */
-const minutesFor = (size: number): number => 10 + 18 * Math.ceil(size / 1_073_741_824);
-
 const onServer = Effect.fnUntraced(function* ({ manifest, name }: Anchor, destination: string) {
   const missing = failed("integrity", `${name} is not on the server any more`);
-  const checked = yield* ask(
-    destination,
-    { verb: "check", name },
-    (next, call) => nextReply(next, call, destination, missing),
-    minutesFor(manifest.size),
-  );
-  if (
-    checked.size !== manifest.size ||
-    checked.root !== manifest.root ||
-    checked.members !== manifest.members
-  ) {
-    return yield* somethingElse(name);
-  }
+  if (!(yield* checkThere(destination, manifest, missing))) return yield* somethingElse(name);
 });
 
 export const verify = Effect.fnUntraced(function* (options: VerifyOptions) {

@@ -29,6 +29,8 @@ export interface QvmBackupScript {
   /** Never exits by itself, once it has written its bytes. */
   readonly hangs?: boolean;
   readonly ends?: Ended;
+  /** When it exits, as `ends` says, whatever it was doing: what it had open then is held open by qubesd. */
+  readonly diesAfter?: Duration.Input;
   /** The text that a start fails with. */
   readonly refuses?: string;
   readonly passphraseWarning?: string;
@@ -110,6 +112,10 @@ export const memoryQvmBackup = (script: QvmBackupScript): Layer.Layer<QvmBackup>
         wake();
         return yield* Deferred.succeed(exit, script.ends ?? { code: 0, said: [] });
       }).pipe(Effect.forkScoped);
+      const { diesAfter, ends } = script;
+      if (diesAfter !== undefined && ends !== undefined) {
+        yield* Effect.forkScoped(Effect.delay(Deferred.succeed(exit, ends), diesAfter));
+      }
       yield* Effect.addFinalizer(() =>
         Effect.sync(() => {
           const said = ["Backup error: Backup cancelled"];
@@ -126,12 +132,13 @@ export const memoryQvmBackup = (script: QvmBackupScript): Layer.Layer<QvmBackup>
         const stream: Source = {
           received: () => at,
           read: (into, atLeast = 1) =>
-            Effect.sync(() => {
+            Effect.suspend(() => {
+              if (at === bytes.length && diesAfter !== undefined) return Effect.never;
               const part = bytes.subarray(at, at + Math.max(atLeast, 10_000));
               const some = part.subarray(0, into.length);
               into.set(some);
               at += some.length;
-              return some.length;
+              return Effect.succeed(some.length);
             }),
         };
         const done = Effect.sync(() => {

@@ -301,6 +301,24 @@ describe("a run in slots", () => {
     }),
   );
   it.effect.each([
+    ["between two files", 2, Infinity],
+    ["in the middle of a volume", 2, 100_000],
+  ] as const)("ends as soon as qvm-backup is killed %s", ([, count, bytes]) =>
+    Effect.gen(function* () {
+      const files = named
+        .slice(0, count)
+        .map(([, one], i) => (i === count - 1 ? one.subarray(0, bytes) : one));
+      const ends = { code: 137, said: [] };
+      const held = script({ files, chunks: [], hangs: true, ends, diesAfter: "90 seconds" });
+      const w = world(tiny, held);
+      const { code, seconds, text } = yield* qbackup(w, { args });
+      assert.strictEqual(code, 3, text);
+      assert.match(text, /error: qvm-backup failed with exit code 137$/m);
+      assert.isBelow(seconds, 120);
+      nothingProven(w);
+    }),
+  );
+  it.effect.each([
     [["--format", "tar"], /error: --format knows slots and qvm-backup, not tar/],
     [["--format", "SLOTS"], /error: --format knows slots and qvm-backup, not SLOTS/],
     [["--format", "slots", "--compress-filter", "zstd"], /--compress-filter is for the format/],

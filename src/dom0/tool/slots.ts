@@ -295,7 +295,14 @@ export const takeFiles = Effect.fnUntraced(function* (
       if (view.taken === 0 && walk.members.length > headCount) return yield* untapped();
     }
   });
-  yield* Effect.all([takeAll, walkAll], { concurrency: 2, discard: true });
+  // Of one that failed nothing is stored: what qubesd still holds open is not waited for, but for what it has said.
+  const failing = Effect.flatMap(running.ended, ({ code }) =>
+    code === 0 ? Effect.never : Effect.sleep("1 second"),
+  );
+  yield* Effect.raceFirst(
+    Effect.all([takeAll, walkAll], { concurrency: 2, discard: true }),
+    failing,
+  );
 
   /** Those that qubesd says it has handed over, in its order. */
   const listed = () =>

@@ -743,6 +743,11 @@ it.effect(
         script.commands[0]!.endsWith(` dir/a.backup qvm-backup ${size} ${members} ${root}`),
       );
       assert.match(text, /nothing of the archive passes through here/);
+      const shown: string | undefined = w.said.progress.at(-1)?.waits;
+      assert.strictEqual(
+        shown,
+        "waiting for qvm-backup-restore, which fetches the archive from net into a disposable",
+      );
     }),
 );
 it.effect("--paranoid has as long as the archive is large, and a day", () =>

@@ -184,6 +184,9 @@ const paranoid = Effect.fnUntraced(function* (
   );
   const log = logFor(job.archive);
   const hours = hoursFor(size);
+  yield* awaiting(
+    line`waiting for qvm-backup-restore, which fetches the archive from ${destination} into a disposable`,
+  );
   const running = yield* (yield* QvmRestore)
     .startParanoid({ ...job.plan, see: log.see }, destination, command)
     .pipe(Effect.mapError((error) => failed("qubes", error.message)));

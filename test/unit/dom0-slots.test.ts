@@ -1503,6 +1503,26 @@ describe("a chain of nights", () => {
       }),
     );
   });
+  it.effect("of a dom0 that has lost its key: a new one says what follows", () =>
+    Effect.gen(function* () {
+      const w = world();
+      const first = yield* night(w, volumes);
+      assert.notMatch(first.text, /of another key/);
+      const told =
+        /^warning: the ledger has 1 backup of another key, .*signers add \S+ --root STORE\nhint: if .* on paper, qbackup key import brings it back; /m;
+      for (const command of [["key", "new"], args]) {
+        w.disk.secrets = undefined;
+        w.said.lines.length = 0;
+        const made = yield* attempt(w, handed(volumes), { args: command });
+        assert.strictEqual(made.code, 0, made.text);
+        assert.match(made.text, told);
+      }
+      assert.notMatch((yield* night(w, volumes)).text, /of another key/);
+      w.disk.text = "";
+      w.disk.secrets = undefined;
+      assert.notMatch((yield* attempt(w, {}, { args: ["key", "new"] })).text, /of another key/);
+    }),
+  );
   it.effect("of a dom0 that was restored from a backup goes on with what it knows", () =>
     Effect.gen(function* () {
       const w = world();

@@ -13,7 +13,8 @@ import { line } from "#src/say/shown";
 import { instantOf, type PublicKey, type Series } from "#src/wire/names";
 import { inLedger } from "#src/dom0/books/unusable";
 import { failed, type RunFailed } from "#src/dom0/failure";
-import { reach, refusal, isFailed } from "./call.ts";
+import { isOfTest } from "#src/dom0/qube/throwaway";
+import { isFailed, reach, refusal, signersAdd } from "./call.ts";
 import { persist } from "./retry.ts";
 
 /** What `--expect-server` was given. */
@@ -61,6 +62,22 @@ export const checkServer = Effect.fnUntraced(function* (destination: string, ser
   );
 });
 
+/** Where a key was only just made, though the ledger has backups of another one: what follows from that. */
+export const warnOfOld = Effect.fnUntraced(function* (signer: PublicKey) {
+  const { entries } = yield* inLedger((yield* Ledger).entries);
+  const count = entries.filter((entry) => !isOfTest(entry)).length;
+  if (count === 0) return;
+  const { say } = yield* Reporter;
+  yield* say(
+    "warning",
+    line`the ledger has ${count} ${count === 1 ? "backup" : "backups"} of another key, which is not here any more: they can be read and restored as before, but a server that has them takes none of this key until its owner says, as root there: ${signersAdd(signer)}`,
+  );
+  yield* say(
+    "hint",
+    "if the old key is on paper, qbackup key import brings it back; without it the next backup sends everything once more, as a rule",
+  );
+});
+
 /** The keys, made where there are none; their fingerprint is shown then. */
 export const ownKeys = Effect.gen(function* () {
   const keys = yield* inLedger((yield* Signer).keys);
@@ -70,6 +87,7 @@ export const ownKeys = Effect.gen(function* () {
       "info",
       line`made the key that signs backups: key fingerprint ${fingerprint(keys.signer)}`,
     );
+    yield* warnOfOld(keys.signer);
     yield* say("hint", "write it on paper, so that it outlives this machine: qbackup key export");
   }
   return keys;

@@ -11,6 +11,7 @@ import { failed } from "#src/dom0/failure";
 import { secretFromPaper, secretOnPaper } from "#src/dom0/books/paper";
 import { inLedger } from "#src/dom0/books/unusable";
 import { signersAdd } from "#src/dom0/far/call";
+import { warnOfOld } from "#src/dom0/far/server";
 import { takeLock } from "#src/dom0/qube/destination";
 import { print } from "#src/dom0/cli/print";
 import { typedLine } from "#src/dom0/cli/typed";
@@ -117,6 +118,7 @@ const made = Effect.gen(function* () {
   }
   const keys = yield* inLedger(signer.keys);
   yield* print(shown(keys.signer));
+  yield* warnOfOld(keys.signer);
   const { say } = yield* Reporter;
   yield* say(
     "hint",

@@ -9,7 +9,7 @@ _qbackup() {
   [ "$word" != = ] || word=
   [ "$before" != = ] || before=${COMP_WORDS[COMP_CWORD - 2]}
   case "$before" in
-    -f|--prefix|--window|--start-timeout|--link-timeout|--floor|--expect-server|--expect-every|--qubes-timeout|--compress-filter|--format|--alarm-after|--wait-for|-Z|--compression-filter|--budget|--blocks) _qbackup_nothing; return ;;
+    -f|--prefix|--window|--start-timeout|--link-timeout|--floor|--expect-server|--expect-every|--qubes-timeout|--compress-filter|--format|--no-compress|--alarm-after|--wait-for|-Z|--compression-filter|--budget|--blocks) _qbackup_nothing; return ;;
     -t|--to|--exclude) _qbackup_qubes; return ;;
     -p|--passphrase-file) _qbackup_files; return ;;
   esac
@@ -23,7 +23,7 @@ _qbackup() {
     passphrase:-*) _qbackup_words -h --help --version ;;
     recovery-sheet:-*) _qbackup_words -t --to -h --help --version ;;
     selftest:-*) _qbackup_words -t --to -p --passphrase-file --yes -h --help --version ;;
-    *:-*) _qbackup_words -f --prefix -t --to -p --passphrase-file -x --keep-running -o --terminal --include-dom0 --window --start-timeout --link-timeout --floor --expect-server --expect-every --qubes-timeout --compress-filter --format --new-chain --alarm-after --wait-for -h --help --version ;;
+    *:-*) _qbackup_words -f --prefix -t --to -p --passphrase-file -x --keep-running -o --terminal --include-dom0 --window --start-timeout --link-timeout --floor --expect-server --expect-every --qubes-timeout --compress-filter --format --new-chain --no-compress --alarm-after --wait-for -h --help --version ;;
     " :"*) _qbackup_qubes run list verify audit restore ledger key passphrase recovery-sheet selftest help ;;
     help:*) _qbackup_words run list verify audit restore ledger key passphrase recovery-sheet selftest ;;
     list:*) _qbackup_nothing ;;

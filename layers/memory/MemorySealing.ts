@@ -11,5 +11,6 @@ export const cheapKeys = (passphrase: Uint8Array, salt: Uint8Array): Buffer =>
 
 export const memorySealing: Layer.Layer<Sealing> = Layer.succeed(Sealing, {
   keys: (passphrase, salt) => Effect.sync(() => cheapKeys(passphrase, salt)),
-  gzip: (parts) => Effect.sync(() => [gzipSync(Buffer.concat(parts.splice(0)), { level: 1 })]),
+  gzip: (parts, stored = false) =>
+    Effect.sync(() => [gzipSync(Buffer.concat(parts.splice(0)), { level: stored ? 0 : 1 })]),
 });

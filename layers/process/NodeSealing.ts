@@ -43,15 +43,19 @@ const placesOf = (parts: ReadonlyArray<Uint8Array>): Buffer => {
   );
 };
 
+const getsSmaller = (tried: Buffer) =>
+  Effect.map(
+    called((done) => deflateRaw(tried, { level: 1 }, done)),
+    (smaller) => smaller.length <= tried.length * (1 - worth),
+  );
+
 /** Bytes of a piece of what comes out. */
 const pieceSize = 262_144;
 
 export const nodeSealing: Layer.Layer<Sealing> = Layer.succeed(Sealing, {
   keys: (passphrase, salt) => called((done) => scrypt(passphrase, salt, keysSize, slotCost, done)),
-  gzip: Effect.fnUntraced(function* (parts: Array<Uint8Array>) {
-    const tried = placesOf(parts);
-    const smaller = yield* called((done) => deflateRaw(tried, { level: 1 }, done));
-    const level = smaller.length > tried.length * (1 - worth) ? 0 : 1;
+  gzip: Effect.fnUntraced(function* (parts: Array<Uint8Array>, stored = false) {
+    const level = stored || !(yield* getsSmaller(placesOf(parts))) ? 0 : 1;
     return yield* Effect.callback<Array<Uint8Array>>((done) => {
       const stream = createGzip({ level, chunkSize: pieceSize });
       const pieces: Array<Uint8Array> = [];

@@ -71,5 +71,12 @@ it.live("NodeSealing: makes smaller what gets smaller, and only wraps the rest",
       mixed.subarray(i * 105_000, (i + 1) * 105_000),
     );
     assert.strictEqual((yield* gzip(parts)).equals(yield* gzip([mixed])), true);
+    // And whatever is not to be, so that how long it is follows from how much it is alone.
+    const stored = (parts: ReadonlyArray<Uint8Array>) =>
+      Effect.map(sealing.gzip([...parts], true), (pieces) => Buffer.concat(pieces));
+    const plain = yield* stored([text]);
+    assert.isTrue(plain.includes(text.subarray(0, 1000)));
+    assert.strictEqual(plain.length, (yield* stored([noise])).length);
+    assert.isTrue(gunzipSync(plain).equals(text));
   }).pipe(Effect.provide(nodeSealing)),
 );

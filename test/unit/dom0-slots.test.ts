@@ -323,6 +323,8 @@ describe("a run in slots", () => {
     [["--format", "SLOTS"], /error: --format knows slots and qvm-backup, not SLOTS/],
     [["--format", "slots", "--compress-filter", "zstd"], /--compress-filter is for the format/],
     [["--format", "qvm-backup", "--new-chain"], /--new-chain is for the format slots alone/],
+    [["--format", "qvm-backup", "--no-compress", "work"], /--no-compress is for the format slots/],
+    [["--no-compress", "work,wrok"], /error: no such qube: wrok\nhint: did you mean work\?/],
     [["--compress-filter", "zstd", "--new-chain"], /--new-chain is for the format slots alone/],
   ] as const)("%j is refused", ([flags, expected]) =>
     Effect.gen(function* () {
@@ -331,6 +333,29 @@ describe("a run in slots", () => {
       assert.strictEqual(ended.code, 2, ended.text);
       assert.match(ended.text, expected);
       assert.strictEqual(w.shelf.calls, 0);
+    }),
+  );
+  it.effect("says of a setting for qubes that mind what it cannot do", () =>
+    Effect.gen(function* () {
+      const settings = { QBKP_NO_COMPRESS: "work, gone" };
+      const { code, text } = yield* qbackup(world(tiny, script()), { args, settings });
+      assert.strictEqual(code, 0, text);
+      assert.match(text, /warning: QBKP_NO_COMPRESS names a qube that there is not: gone$/m);
+      assert.notMatch(text, /all the same/);
+      for (const [more, files] of [
+        [["--format", "qvm-backup"], undefined],
+        [[], []],
+      ] as const) {
+        const other = world(tiny, { chunks: [{ bytes: tiny }], ...(files && { files }) });
+        const plain = yield* qbackup(other, { args: [...args, ...more], settings });
+        assert.strictEqual(plain.code, 0, plain.text);
+        assert.match(plain.text, /warning: qvm-backup compresses work all the same$/m);
+      }
+      const none = yield* qbackup(world(tiny, { chunks: [{ bytes: tiny }] }), {
+        args: [...args, "--format", "qvm-backup"],
+        settings: { QBKP_NO_COMPRESS: "net" },
+      });
+      assert.notMatch(none.text, /all the same/);
     }),
   );
   it.effect("refuses a setting that names no format", () =>
@@ -582,6 +607,36 @@ describe("a chain of nights", () => {
       const again = yield* night(w, of(day(3, 30, 10, 21, 47)));
       assert.deepStrictEqual(again.sent, [...[11, 22, 48].map((n) => cell("work", n)), ...heads]);
       assert.isBelow(again.bytes.sent, 4 * slot);
+    }),
+  );
+  it.effect("of a qube that minds, only wraps what is made from then on", () =>
+    Effect.gen(function* () {
+      const w = world();
+      const both = (n: number) => ({
+        ...volumes,
+        work: changedAt(volumes.work, 5000, `${n}`),
+        mail: image(2 * slot, [0, n], [slot, 2]),
+      });
+      const sizeOf = (name: string, path: string): number =>
+        membersOf(w.shelf.committed.get(name)!.bytes).find((one) => one.path === path)!.bytes
+          .length;
+      const cells = [cell("work", 1), cell("mail", 1)] as const;
+      const first = yield* night(w, both(1));
+      for (const path of cells) assert.isBelow(sizeOf(first.name, path), slot / 4);
+      const settings = { QBKP_NO_COMPRESS: "net,work" };
+      const second = yield* night(w, both(2), { settings });
+      // What did not change is kept as it is.
+      assert.deepStrictEqual(second.sent, [...cells, ...heads]);
+      assert.isAbove(sizeOf(second.name, cells[0]), slot);
+      assert.isBelow(sizeOf(second.name, cells[1]), slot / 4);
+      // Of two that are as large both are as long, whatever is in them.
+      const flags = { args: [...args, "--no-compress", "mail,work", "--no-compress", "dom0"] };
+      const third = yield* night(w, both(3), { ...flags, settings });
+      assert.strictEqual(sizeOf(third.name, cells[0]), sizeOf(third.name, cells[1]));
+      assert.isAbove(sizeOf(third.name, cells[0]), slot);
+      const fourth = yield* night(w, both(3), { args: [...args, "--new-chain"], settings });
+      assert.isAbove(sizeOf(fourth.name, cell("work", 3)), slot);
+      assert.isBelow(sizeOf(fourth.name, cells[1]), slot / 4);
     }),
   );
   it.effect("makes three members at once, of which one at most has many slots", () =>

@@ -9,7 +9,7 @@ import { RunMark } from "#services/RunMark";
 import { Settings } from "#services/Settings";
 import type { Session } from "#src/wire/names";
 import { line } from "#src/say/shown";
-import { type Count, countOf, flagName, type Text } from "#src/dom0/cli/command";
+import { type Count, countOf, flagName, type List, type Text } from "#src/dom0/cli/command";
 import { alarmAfter, passphraseFile, to } from "#src/dom0/cli/flags";
 import { toldIfSlow } from "#src/dom0/cli/heard";
 import { failed } from "#src/dom0/failure";
@@ -22,7 +22,7 @@ type Settable<F> = F & { readonly setting: string };
 /** What was given, or else what the flag's setting says. */
 export const settingOr = Effect.fnUntraced(function* (
   given: string | undefined,
-  { setting }: Settable<Text>,
+  { setting }: Settable<Text | List>,
 ) {
   if (given !== undefined && given !== "") return given;
   return yield* saidBy(setting);

@@ -49,21 +49,26 @@ const unsavableOf = (qubes: ReadonlyArray<Qube>) =>
     return found.flat();
   });
 
+export const noSuchQube = (unknown: ReadonlyArray<string>, all: ReadonlyArray<Qube>) => {
+  const names = all.map(({ name }) => name);
+  const meant = unknown.flatMap((name) => closeTo(name, names) ?? []);
+  return failed(
+    "usage",
+    `no such qube: ${printable(unknown.join(", "), 100)}`,
+    `${meant.length === 0 ? "" : `did you mean ${meant.join(", ")}? `}qvm-ls lists the qubes`,
+  );
+};
+
+/** Where a qube's files are in the archive. */
+export const directoryOf = ({ qid }: Qube): string => (qid === 0 ? "dom0-home" : `vm${qid}`);
+
 export const select = Effect.fnUntraced(function* (
   options: { readonly qubes: ReadonlyArray<string>; readonly includeDom0: boolean },
   all: ReadonlyArray<Qube>,
 ) {
   const asked = [...new Set(options.qubes)];
   const unknown = asked.filter((name) => !all.some((qube) => qube.name === name));
-  if (unknown.length > 0) {
-    const names = all.map(({ name }) => name);
-    const meant = unknown.flatMap((name) => closeTo(name, names) ?? []);
-    return yield* failed(
-      "usage",
-      `no such qube: ${printable(unknown.join(", "), 100)}`,
-      `${meant.length === 0 ? "" : `did you mean ${meant.join(", ")}? `}qvm-ls lists the qubes`,
-    );
-  }
+  if (unknown.length > 0) return yield* noSuchQube(unknown, all);
   // An AdminVM has no id of its own in the archive; its home lies in a directory apart.
   const includeDom0 = options.includeDom0 || asked.includes("dom0");
   const named = asked.filter((name) => name !== "dom0");
@@ -88,7 +93,7 @@ export const select = Effect.fnUntraced(function* (
     asked: named,
     includeDom0,
     qubes,
-    expected: new Set(qubes.map(({ qid }) => (qid === 0 ? "dom0-home" : `vm${qid}`))),
+    expected: new Set(qubes.map(directoryOf)),
     unsavable,
   };
   return selection;

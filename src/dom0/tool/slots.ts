@@ -120,13 +120,15 @@ const sender = Effect.fnUntraced(function* (upload: Upload, chain: OpenChain) {
 
 /**
  * Takes the files of a tapped backup until qvm-backup has exited, and walks what it writes besides, of which
- * a fault ends it. Gives the rest of the job, for when qvm-backup is known to have done well.
+ * a fault ends it. Gives the rest of the job, for when qvm-backup is known to have done well. `stored` are the
+ * directories whose files are not to be compressed.
  */
 export const takeFiles = Effect.fnUntraced(function* (
   running: Running,
   upload: Upload,
   chain: OpenChain,
   passphrase: Redacted.Redacted<Uint8Array>,
+  stored: ReadonlySet<string>,
   walk: Walk,
   view: View,
 ) {
@@ -161,7 +163,8 @@ export const takeFiles = Effect.fnUntraced(function* (
     const path = chunkPath(name, number);
     // The reader goes on with the bytes while these are being made smaller; those of a wide cell are kept.
     const own = span > 1 ? parts : parts.map((part) => new Uint8Array(part));
-    const packed = own.length === 0 ? Effect.succeed([]) : sealing.gzip(own);
+    const packed =
+      own.length === 0 ? Effect.succeed([]) : sealing.gzip(own, stored.has(directoryOf(name)));
     yield* add(
       Effect.flatMap(packed, (plain) => seal(path, plain)),
       known,

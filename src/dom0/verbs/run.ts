@@ -71,7 +71,13 @@ import { looked, unsound } from "#src/dom0/books/known";
 import { type OpenChain, openChain } from "#src/dom0/tool/chain";
 import { takeFiles } from "#src/dom0/tool/slots";
 import { alarmUnread } from "#src/dom0/books/noted";
-import { select, type Selection, withoutSnapshot } from "#src/dom0/qube/select";
+import {
+  directoryOf,
+  noSuchQube,
+  select,
+  type Selection,
+  withoutSnapshot,
+} from "#src/dom0/qube/select";
 import { isOfTest } from "#src/dom0/qube/throwaway";
 import { isSettled, settle } from "#src/dom0/far/settle";
 import { standing } from "#src/dom0/books/standing";
@@ -107,6 +113,8 @@ export interface RunOptions {
   readonly format: string | undefined;
   /** All is sent once more, whatever could be kept. */
   readonly newChain: boolean;
+  /** Qubes whose files are not compressed; none: what the setting says. */
+  readonly noCompress: ReadonlyArray<string>;
   /** Hours to wait for another run to end; undefined: half a day where nobody looks on, else none. */
   readonly waitFor: number | undefined;
   /** Days. */
@@ -299,6 +307,8 @@ interface Slots {
   /** Which of the passphrases that there were. */
   readonly number: number;
   readonly passphrase: Redacted.Redacted<Uint8Array>;
+  /** Directories of the qubes whose files are not compressed. */
+  readonly stored: ReadonlySet<string>;
 }
 
 /** Everything between the server's `ready` and the end of qvm-backup. `slots`: it is to be one of those. */
@@ -331,7 +341,15 @@ const stream = Effect.fnUntraced(function* (
   const walk = new Walk({ fullChunk, expected, listing: tapped });
   const way = Effect.gen(function* () {
     if (slots === undefined) return yield* pump(running, upload, walk, view);
-    return yield* takeFiles(running, upload, slots.chain, slots.passphrase, walk, view);
+    return yield* takeFiles(
+      running,
+      upload,
+      slots.chain,
+      slots.passphrase,
+      slots.stored,
+      walk,
+      view,
+    );
   });
   /** Fails with this, unless it is that qvm-backup has begun, and no tap has. */
   const unlessUntapped = (failure: RunFailed) =>
@@ -502,14 +520,35 @@ const slotsFor = Effect.fnUntraced(function* (
   { path }: PassphraseFile,
   most: number | undefined,
   newChain: boolean,
+  stored: ReadonlySet<string>,
 ) {
   if (format !== "slots") return undefined;
   const passphrase = yield* passphraseOf(path);
   const number = yield* passphraseNumber(passphrase);
   yield* sayOld(series, number);
   const chain = yield* openChain(destination, series, signer, passphrase, most, newChain);
-  const slots: Slots = { chain, number, passphrase };
+  const slots: Slots = { chain, number, passphrase, stored };
   return slots;
+});
+
+/** The qubes of this backup that are not to be compressed, by the flag or by its setting. */
+const mindingOf = Effect.fnUntraced(function* (
+  given: ReadonlyArray<string>,
+  all: ReadonlyArray<Qube>,
+  selected: ReadonlyArray<Qube>,
+) {
+  const said = (yield* settingOr(given.join(","), noCompressFlag)) ?? "";
+  const names = said.split(/[\s,]+/).filter((name) => name !== "");
+  const unknown = names.filter((one) => !all.some(({ name }) => name === one));
+  if (unknown.length > 0 && given.length > 0) return yield* noSuchQube(unknown, all);
+  for (const name of unknown) {
+    // A qube that was removed is no reason to back up no other.
+    yield* (yield* Reporter).say(
+      "warning",
+      line`${noCompressFlag.setting} names a qube that there is not: ${name}`,
+    );
+  }
+  return selected.filter(({ name }) => names.includes(name));
 });
 
 const noted = "put that right, then bring the receipt here: qbackup ledger rebuild";
@@ -535,6 +574,7 @@ const backup = Effect.fnUntraced(function* (
   const selection = yield* select(options, all);
   course.known = true;
   course.names = [...selection.qubes, ...selection.unsavable].map(({ name }) => name);
+  const minding = yield* mindingOf(options.noCompress, all, selection.qubes);
   if (!all.some((qube) => qube.name === destination)) {
     const meant = closeTo(
       destination,
@@ -592,7 +632,12 @@ const backup = Effect.fnUntraced(function* (
       passphrase,
       atMost,
       options.newChain,
+      new Set(minding.map(directoryOf)),
     );
+    if (slots === undefined && minding.length > 0) {
+      const names = minding.map(({ name }) => name).join(", ");
+      yield* reporter.say("warning", line`qvm-backup compresses ${names} all the same`);
+    }
     const alone = (of: Session): Beginning => ({ session: of, base: "-", noted: undefined });
     const upload = yield* openUpload({
       destination,
@@ -922,11 +967,19 @@ const formatFlag = {
   setting: "QBKP_FORMAT",
 } as const;
 
+const noCompressFlag = {
+  type: "list",
+  value: "QUBES",
+  help: "slots: qubes not to compress",
+  setting: "QBKP_NO_COMPRESS",
+} as const;
+
 /** What was asked for; a filter that is named asks for qvm-backup's own, where nothing else is on the line. */
 const formatOf = Effect.fnUntraced(function* ({
   compressFilter,
   format: given,
   newChain,
+  noCompress,
 }: RunOptions) {
   const asked = given ?? (compressFilter === undefined ? undefined : "qvm-backup");
   const format = (yield* settingOr(asked, formatFlag)) ?? "slots";
@@ -942,6 +995,13 @@ const formatOf = Effect.fnUntraced(function* ({
       "usage",
       "--compress-filter is for the format qvm-backup alone",
       "leave it out, or give --format qvm-backup",
+    );
+  }
+  if (format === "qvm-backup" && noCompress.length > 0) {
+    return yield* failed(
+      "usage",
+      "--no-compress is for the format slots alone",
+      "leave it out, or give --format slots",
     );
   }
   if (format === "qvm-backup" && newChain) {
@@ -964,7 +1024,7 @@ export const runCommand = command({
       type: "text",
       short: "f",
       value: "PREFIX",
-      help: "before the name, which is the local time: PREFIX2026-01-31T0400.backup. It may contain a directory that the server has: appvms/my-",
+      help: "before the local time; may have a directory of the server: appvms/my-2026-01-31T0400.backup",
     },
     to,
     passphraseFile,
@@ -1024,6 +1084,7 @@ export const runCommand = command({
       type: "switch",
       help: "for slots: send all once more",
     },
+    noCompress: noCompressFlag,
     alarmAfter,
     waitFor,
   },

@@ -112,6 +112,8 @@ export interface NightPlan {
    * passphrase becomes another one; what dom0 knows of its archives is lost.
    */
   readonly before?: "power" | "restored" | "passphrase" | "forgotten";
+  /** Its owner asks for a new chain. */
+  readonly asked?: boolean;
   /** The qube through which it goes: behind `far` is another server. */
   readonly to?: "net" | "far";
   /** Milliseconds until the next one. */
@@ -255,7 +257,10 @@ const slotsPlanOf = (seed: number): Plan => {
   const twoServers = likely(0.2);
   const faults = ["cut", "unlisted", "missing", "fails", "hangs"] as const;
   const events = ["power", "restored", "restored", "passphrase", "forgotten"] as const;
+  // By dice of its own: the stories that there were stay as they are.
+  const asks = rng(seed ^ 0xa5ced);
   const nights = times([1, 1, 2, 2, 3], (): NightPlan => ({
+    ...(asks.next() < 0.1 ? { asked: true } : {}),
     qvm: likely(0.12) ? r.pick(faults) : "sound",
     pause: r.pick([0, 0, 2500, 20_000]),
     ...(likely(0.4)

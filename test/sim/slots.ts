@@ -253,6 +253,12 @@ class Witness {
     return table && linesOf(table.toString("latin1")).length;
   }
 
+  /** Nothing of it came with another archive. */
+  isAlone({ server, session }: Kept): boolean {
+    const recipe = this.#place(server).look("recipes", session);
+    return linesOf(recipe!.toString("latin1")).every((line) => line.startsWith(session));
+  }
+
   /** The server lists what it has, and what it lists is what it took. */
   readonly checkList = Effect.fnUntraced({ self: this }, function* (this: Witness, when: string) {
     const listed = yield* this.#world.list();
@@ -317,7 +323,7 @@ const putBack = (books: BooksDisk, old: ReturnType<typeof copied>): void => {
 };
 
 const tappedOf = (r: Rng, images: Images, passphrase: string, night: NightPlan): Tapped => {
-  const { pause, qvm } = night;
+  const { asked, pause, qvm } = night;
   const streams = streamsOf(r, images);
   const names = streams.map(([name]) => name);
   const files = streams.map(([, bytes]) => bytes);
@@ -337,6 +343,7 @@ const tappedOf = (r: Rng, images: Images, passphrase: string, night: NightPlan):
     files: qvm === "missing" ? without(files) : files,
     listing: listingOf(qvm === "unlisted" ? without(names) : names),
     passphrase,
+    words: asked === true ? ["--new-chain"] : [],
     pause,
     whole: qvm === "sound" || qvm === "hangs" || qvm === "fails",
   };
@@ -460,6 +467,9 @@ export const slotsTale = Effect.fnUntraced(function* (
     const { kept, run } = yield* once(night, passphrase, to);
     witness.check(`after ${run.id}`);
     if (run.code === 0 && kept !== undefined && !world.booksFailed) witness.checkNotes(run, kept);
+    if (run.code === 0 && kept !== undefined && night.asked === true && !witness.isAlone(kept)) {
+      world.broken(`${run.id}: a new chain was asked for, and it is made of an older archive`);
+    }
     if (known && goesOn() && anew.test(wordsOf(run))) {
       world.broken(`${run.id}: it begins anew for nothing: ${anew.exec(wordsOf(run))![0]}`);
     }

@@ -79,6 +79,8 @@ export interface Tapped {
   readonly files: ReadonlyArray<Buffer>;
   readonly listing: Buffer;
   readonly passphrase: string;
+  /** For the run, besides. */
+  readonly words: ReadonlyArray<string>;
   /** Milliseconds before each file. */
   readonly pause: number;
   /** All of it comes, and as it is listed. */
@@ -943,7 +945,7 @@ export class World {
             ...(prefix === "" ? [] : ["-f", prefix]),
             ...`-t ${to} -p /pass --window 16 --link-timeout 6 --qubes-timeout 5`.split(" "),
             // In slots it is the default set, which changes.
-            ...(tapped === undefined ? ["--format", "qvm-backup", "work", "mail", "vault"] : []),
+            ...(tapped?.words ?? ["--format", "qvm-backup", "work", "mail", "vault"]),
           ],
           env: {},
           stdin: { read: () => Effect.die("stdin is read"), received: () => 0 },

@@ -5,7 +5,7 @@
  * Chunk 0 is the head of the inner tar, with the map that says which slots are there; it comes to be last,
  * because only what was read through is known to be zeros.
  */
-import { createHmac } from "node:crypto";
+import { createCipheriv } from "node:crypto";
 import { padding, sizeLimit, ustar } from "./ustar.ts";
 
 /** Bytes of a slot; a volume's last one may be shorter. */
@@ -213,6 +213,11 @@ export const volumeCutter = (
 /**
  * By what a cell is known again without being kept: of its number, of which of its slots have data (a bit
  * for each, the first one lowest), and of that data. 16 bytes, worth nothing without the chain's key.
+ *
+ * GMAC, at a fifth of what HMAC-SHA256 costs. Whoever sees two tags of one nonce can make others, and here a
+ * nonce comes again each night: it is sound only because no tag leaves dom0, and because the key is of one
+ * chain. Who chooses data and sees no tag makes two cells have the same one with a chance of its blocks in
+ * 2^128, 2^-106 for the largest.
  */
 export const cellMac = (
   key: Uint8Array,
@@ -220,10 +225,11 @@ export const cellMac = (
   present: number,
   data: ReadonlyArray<Uint8Array>,
 ): Buffer => {
-  const head = Buffer.alloc(6);
-  head.writeUInt32BE(chunk, 0);
-  head.writeUInt16BE(present, 4);
-  const mac = createHmac("sha256", key).update(head);
-  for (const bytes of data) mac.update(bytes);
-  return mac.digest().subarray(0, 16);
+  const nonce = Buffer.alloc(12);
+  nonce.writeUInt32BE(chunk, 0);
+  nonce.writeUInt16BE(present, 4);
+  const mac = createCipheriv("aes-256-gcm", key, nonce);
+  for (const bytes of data) mac.setAAD(bytes);
+  mac.final();
+  return mac.getAuthTag();
 };

@@ -247,7 +247,7 @@ export const planted: ReadonlyArray<Planted> = [
     "the MAC of a cell does not say which one it is",
     100,
     "src/archive/slots.ts",
-    "head.writeUInt32BE(chunk, 0);",
+    "nonce.writeUInt32BE(chunk, 0);",
   ),
   tapped(
     "a member is kept whatever is in it now",

@@ -255,9 +255,11 @@ export const innerReader = (slot = slotSize, limit = mapLimit) => {
     /** Those that were said. */
     let said = 0;
     let open = 0;
+    /** Bytes of that slot that are there; behind them are those of another one. */
+    let held = 0;
     const lengthOf = (of: number) => Math.min(slot, size - of * slot);
     const close = function* (): Parser<void> {
-      const contents = bytes.subarray(0, lengthOf(open));
+      const contents = bytes.subarray(0, lengthOf(open)).fill(0, held);
       if (isZero(contents)) return;
       if (open > said) yield { type: "zeros", count: open - said };
       yield { type: "slot", index: open, bytes: contents };
@@ -270,10 +272,12 @@ export const innerReader = (slot = slotSize, limit = mapLimit) => {
         if (its !== open) {
           yield* close();
           open = its;
-          bytes.fill(0);
+          held = 0;
         }
+        bytes.fill(0, held, inside);
         const part = bytes.subarray(inside, Math.min(slot, inside + offset + length - at));
         yield* fill(part);
+        held = inside + part.length;
         at += part.length;
       }
     }

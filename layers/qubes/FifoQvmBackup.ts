@@ -20,9 +20,9 @@ import * as Schema from "effect/Schema";
 import * as fs from "node:fs";
 import * as path from "node:path";
 import { type Argv, child, collector, type Env, run, signalGroup } from "#layers/process/Child";
-import { fromFd } from "#layers/process/FdBytes";
 import { passphraseIn, readPassphrase } from "#layers/files/Passphrase";
 import { makeDirectories } from "#layers/files/StateDirectory";
+import { makeFifo, openFifo } from "#layers/qubes/Fifo";
 import { openTap } from "#layers/qubes/Tap";
 import { BytesError, type Source } from "#services/Bytes";
 import { Qube, QubesError } from "#services/Qubes";
@@ -41,7 +41,7 @@ export const limits = {
   recover: 15_000,
 };
 
-const { O_NOFOLLOW, O_NONBLOCK, O_RDONLY, O_WRONLY } = fs.constants;
+const { O_NOFOLLOW, O_NONBLOCK, O_RDONLY } = fs.constants;
 
 /**
  * Run by sh with the process id of this process as $0. SIGINT on the death of the parent is only
@@ -212,13 +212,6 @@ export const fifoQvmBackup = (options: FifoOptions): Layer.Layer<QvmBackup> =>
       return true;
     });
 
-    const openFifo = () => {
-      const fd = fs.openSync(fifo, O_RDONLY | O_NONBLOCK | O_NOFOLLOW);
-      if (fs.fstatSync(fd).isFIFO()) return fd;
-      fs.closeSync(fd);
-      throw new Error(`${fifo} is no FIFO`);
-    };
-
     /** The process id of the qvm-backup of a run that was killed, if it came to that. */
     const writtenDown = (): number | undefined => {
       try {
@@ -234,7 +227,7 @@ export const fifoQvmBackup = (options: FifoOptions): Layer.Layer<QvmBackup> =>
       const doing = `clear ${printable(runDirectory)}`;
       const did: Array<string> = [];
       const reader = fs.lstatSync(fifo, { throwIfNoEntry: false })?.isFIFO()
-        ? yield* attempt(doing, openFifo) // first of all: it releases a qubesd that hangs on it
+        ? yield* attempt(doing, () => openFifo(fifo)) // first of all: it releases a qubesd that hangs on it
         : undefined;
       for (const one of namedFor(fifo)) {
         if (!alive(one)) continue;
@@ -283,36 +276,17 @@ export const fifoQvmBackup = (options: FifoOptions): Layer.Layer<QvmBackup> =>
       yield* attempt(doing, () => makeDirectories(runDirectory));
       yield* inspect;
       yield* attempt(doing, () => fs.chmodSync(runDirectory, 0o700)); // whatever the umask was
-      const made = yield* run(["mkfifo", "-m", "600", fifo], { limit: "5 seconds", env }).pipe(
-        Effect.mapError((error) => new QubesError({ doing, detail: error.message })),
+      const ends = yield* makeFifo(fifo, env).pipe(
+        Effect.mapError((detail) => new QubesError({ doing, detail })),
       );
-      if (made.code !== 0) return yield* new QubesError({ doing, detail: made.said.join("; ") });
-      const fds: Array<number> = [];
-      const [reader, guard, keeper] = yield* attempt(doing, () => {
-        try {
-          fds.push(openFifo(), openFifo(), fs.openSync(fifo, O_WRONLY | O_NONBLOCK | O_NOFOLLOW));
-          return fds as unknown as readonly [number, number, number];
-        } catch (cause) {
-          fds.forEach(fs.closeSync);
-          throw cause;
-        }
-      });
-      const source = fromFd(reader);
-      let kept = true;
-      const letGo = () => {
-        if (kept) fs.closeSync(keeper);
-        kept = false;
-      };
+      const guard = yield* attempt(doing, () => openFifo(fifo)).pipe(
+        Effect.tapError(() => Effect.sync(ends.close)),
+      );
       return {
-        source,
+        ...ends,
         guard,
-        /** From now on the end of the last writer is the end of the bytes. */
-        letGo,
         close: Effect.sync(() => {
-          // The name first: who opens it later finds nothing, instead of nobody.
-          fs.rmSync(fifo, { force: true });
-          letGo();
-          source.close(); // a tar that still writes gets SIGPIPE
+          ends.close();
           fs.closeSync(guard);
         }).pipe(Effect.ignoreCause),
       };
@@ -338,7 +312,7 @@ export const fifoQvmBackup = (options: FifoOptions): Layer.Layer<QvmBackup> =>
         const ends = yield* Effect.acquireRelease(open, (it) => it.close);
         const tap =
           plan.tapped === true
-            ? yield* openTap(tapFile).pipe(
+            ? yield* openTap(tapFile, env).pipe(
                 Effect.mapError(
                   (detail) => new QubesError({ doing: "take files from qubesd", detail }),
                 ),

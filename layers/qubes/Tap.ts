@@ -1,49 +1,51 @@
 /**
- * What qubesd runs in place of a compressor: a script that hands its stdin to a socket of this process.
+ * What qubesd runs in place of a compressor: a script that hands its stdin to this process.
  *
- * qubesd runs it as root, with no word of this run in its arguments or its environment, so the socket's
- * path is written into it, and both lie in the run's own directory of mode 0700. The script gives
- * nothing on, and ends well only when it was told that all of the stream was taken. A socket that is
- * closed ends it: nobody may be left blocked in one, because qubesd would wait for it for ever
- * (docs/qubes.md, Tap).
+ * qubesd runs it as root, with no word of this run in its arguments or its environment, so the path of a
+ * socket of this process is written into it, and both lie in the run's own directory of mode 0700. The
+ * bytes take a FIFO there, another one for each file, into which the kernel moves them without a copy. The
+ * socket says which one it is, and at the end that all of it was taken: only then does the script end well.
+ * It gives nothing on. Where the socket or the FIFO is closed, it ends: nobody may be left blocked in one,
+ * because qubesd would wait for it for ever (docs/qubes.md, Tap).
  */
 import * as Effect from "effect/Effect";
 import type * as Scope from "effect/Scope";
 import * as fs from "node:fs";
 import * as net from "node:net";
 import * as path from "node:path";
-import { fromReadable } from "#layers/process/FdBytes";
+import type { Env } from "#layers/process/Child";
+import { makeFifo } from "#layers/qubes/Fifo";
+import { BytesError } from "#services/Bytes";
 import type { Tapped } from "#services/QvmBackup";
 import { printable } from "#src/say/shown";
 
-/** Bytes that its pipe is to hold, in place of the 65,536 of a pipe: a third faster. */
-const pipe = 1_048_576;
 /**
- * Bytes that the socket is to hold, two slots: so that something comes while one is looked at. Root alone
- * may ask for more than some 200 KiB; with those, what reads and what looks take turns, half as fast.
+ * Bytes that a pipe is to hold, in place of 65,536, and that are read at once. Few enough for them to be in the
+ * processor's cache still when they are read: of 1 MiB reading is slower again.
  */
-const ahead = 8_388_608;
+const pipe = 262_144;
 
-/** -ISs: nothing of root's environment or of this directory is loaded. */
+/**
+ * -ISs: nothing of root's environment or of this directory is loaded. It waits for no reader of the FIFO, for
+ * there is one, unless this process is gone.
+ */
 const script = (socket: string): string => `#!/usr/bin/python3 -ISs
 import fcntl, os, socket, sys
-to = socket.socket(socket.AF_UNIX)
-for larger in (
-    lambda: fcntl.fcntl(0, 1031, ${pipe}),  # F_SETPIPE_SZ
-    lambda: to.setsockopt(socket.SOL_SOCKET, 32, ${ahead}),  # SO_SNDBUFFORCE
-):
+control = socket.socket(socket.AF_UNIX)
+control.connect("${socket}")
+fifo = "${socket}." + control.recv(20).decode()
+to = os.open(fifo, os.O_WRONLY | os.O_NONBLOCK)
+os.set_blocking(to, True)
+control.shutdown(socket.SHUT_WR)
+for pipe in (0, to):
     try:
-        larger()
+        fcntl.fcntl(pipe, 1031, ${pipe})  # F_SETPIPE_SZ
     except OSError:
         pass
-to.connect("${socket}")
-while True:
-    some = os.read(0, ${pipe})
-    if not some:
-        break
-    to.sendall(some)
-to.shutdown(socket.SHUT_WR)
-sys.exit(0 if to.recv(1) == b"+" else 1)
+while os.splice(0, to, ${pipe}):
+    pass
+os.close(to)
+sys.exit(0 if control.recv(1) == b"+" else 1)
 `;
 
 /** Bytes of the path of a unix socket, at most. */
@@ -52,7 +54,8 @@ const longest = 107;
 /** The script as `file`, which is removed when the scope closes, and all connections with it. */
 export const openTap = (
   file: string,
-): Effect.Effect<{ readonly next: Effect.Effect<Tapped> }, string, Scope.Scope> =>
+  env: Env | undefined,
+): Effect.Effect<{ readonly next: Effect.Effect<Tapped, BytesError> }, string, Scope.Scope> =>
   Effect.gen(function* () {
     const place = path.join(path.dirname(file), "tapped");
     // A shell reads the path, and Python.
@@ -64,12 +67,14 @@ export const openTap = (
     const waiting: Array<net.Socket> = [];
     const open = new Set<net.Socket>();
     let wake: (() => void) | undefined;
+    let files = 0;
+    /** Ends what is open of the last one. */
+    let close = () => {};
     const server = yield* Effect.acquireRelease(
       Effect.callback<net.Server, string>((done) => {
-        const options = { allowHalfOpen: true, highWaterMark: pipe };
-        const it = net.createServer(options, (socket) => {
+        const it = net.createServer({ allowHalfOpen: true }, (socket) => {
           open.add(socket);
-          socket.on("error", () => {}); // its reader sees it
+          socket.on("error", () => {}); // it is closed then
           socket.on("close", () => open.delete(socket));
           waiting.push(socket);
           wake?.();
@@ -81,6 +86,7 @@ export const openTap = (
         Effect.sync(() => {
           it.close();
           for (const socket of open) socket.destroy();
+          close();
           fs.rmSync(file, { force: true });
         }),
     );
@@ -89,28 +95,44 @@ export const openTap = (
       try: () => fs.writeFileSync(file, script(place), { mode: 0o700, flag: "wx" }),
       catch: (cause) => printable(cause instanceof Error ? cause.message : String(cause)),
     });
-    const tapped = (socket: net.Socket): Tapped => ({
-      stream: fromReadable(socket),
-      done: Effect.callback((done) => {
-        // The tap may have died meanwhile; that qubesd fails then, qvm-backup says.
-        if (!socket.writable) return done(Effect.void);
-        socket.end("+", () => done(Effect.void));
-        socket.once("close", () => done(Effect.void));
-      }),
+    const connected = Effect.callback<net.Socket>((done) => {
+      const look = () => {
+        const socket = waiting.shift();
+        if (socket === undefined) return;
+        wake = undefined;
+        done(Effect.succeed(socket));
+      };
+      wake = look;
+      look();
+      return Effect.sync(() => {
+        wake = undefined;
+      });
     });
+    const tapped = Effect.fnUntraced(function* (socket: net.Socket) {
+      files += 1;
+      const ends = yield* makeFifo(`${place}.${files}`, env, pipe).pipe(
+        Effect.mapError((detail) => new BytesError({ cause: new Error(detail) })),
+      );
+      close = ends.close;
+      // It says no more once it has opened the FIFO, or is gone: the bytes have an end from then on.
+      if (socket.readableEnded || socket.destroyed) ends.letGo();
+      for (const event of ["end", "close"]) socket.on(event, ends.letGo);
+      socket.resume();
+      socket.write(`${files}`);
+      return {
+        stream: ends.source,
+        done: Effect.callback<void>((done) => {
+          // The tap may have died meanwhile; that qubesd fails then, qvm-backup says.
+          if (!socket.writable) return done(Effect.void);
+          socket.end("+", () => done(Effect.void));
+          socket.once("close", () => done(Effect.void));
+        }),
+      } satisfies Tapped;
+    }, Effect.uninterruptible);
     return {
-      next: Effect.callback((done) => {
-        const look = () => {
-          const socket = waiting.shift();
-          if (socket === undefined) return;
-          wake = undefined;
-          done(Effect.succeed(tapped(socket)));
-        };
-        wake = look;
-        look();
-        return Effect.sync(() => {
-          wake = undefined;
-        });
+      next: Effect.suspend(() => {
+        close();
+        return Effect.flatMap(connected, tapped);
       }),
     };
   });

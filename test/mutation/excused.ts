@@ -297,10 +297,12 @@ export const excused: ReadonlyArray<Excused> = [
     "nothing else is thrown; what is wrong here must not pass for a fault there",
     ["if (!(error instanceof InnerFault)) throw error;", "!(error instanceof InnerFault) -> false"],
   ),
-  ...of("src/archive/inner.ts", "no slot was begun, so whichever it is has nothing in it", [
-    "let open = 0;",
-    "0 -> 1",
-  ]),
+  ...of(
+    "src/archive/inner.ts",
+    "no slot was begun, so whichever it is has nothing in it",
+    ["let open = 0;", "0 -> 1"],
+    ["let held = 0;", "0 -> 1"],
+  ),
   ...of("src/archive/inner.ts", "a zero more at the end of a number means the same", [
     "for (; rest >= 128; rest = Math.floor(rest / 128)) bytes[used++] = 128 + (rest % 128);",
     "128 -> 127",

@@ -124,12 +124,12 @@ export const notesIn = (file: Buffer): Notes => {
 
 /** By what a chunk is known again. */
 export const macOf = (key: string, number: number, present: number, plain: Buffer): string => {
-  const head = Buffer.alloc(6);
-  head.writeUInt32BE(number, 0);
-  head.writeUInt16BE(present, 4);
-  return createHmac("sha256", Buffer.from(key, "hex"))
-    .update(head)
-    .update(plain)
-    .digest("hex")
-    .slice(0, 32);
+  const nonce = [number.toString(16).padStart(8, "0"), present.toString(16).padStart(4, "0")];
+  const gcm = createCipheriv(
+    "aes-256-gcm",
+    Buffer.from(key, "hex"),
+    Buffer.from(`${nonce.join("")}${"0".repeat(12)}`, "hex"),
+  ).setAAD(plain);
+  gcm.final();
+  return gcm.getAuthTag().toString("hex");
 };

@@ -3,10 +3,10 @@
  *
  * qubesd runs it as root, with no word of this run in its arguments or its environment, so the path of a
  * socket of this process is written into it, and both lie in the run's own directory of mode 0700. The
- * bytes take a FIFO there, another one for each file, into which the kernel moves them without a copy. The
- * socket says which one it is, and at the end that all of it was taken: only then does the script end well.
- * It gives nothing on. Where the socket or the FIFO is closed, it ends: nobody may be left blocked in one,
- * because qubesd would wait for it for ever (docs/qubes.md, Tap).
+ * bytes take a FIFO there, another one for each file, into which the kernel moves them from a pipe without
+ * a copy. The socket says which one it is, and at the end that all of it was taken: only then does the
+ * script end well. It gives nothing on. Where the socket or the FIFO is closed, it ends: nobody may be left
+ * blocked in one, because qubesd would wait for it for ever (docs/qubes.md, Tap).
  */
 import * as Effect from "effect/Effect";
 import type * as Scope from "effect/Scope";
@@ -30,7 +30,7 @@ const pipe = 262_144;
  * there is one, unless this process is gone.
  */
 const script = (socket: string): string => `#!/usr/bin/python3 -ISs
-import fcntl, os, socket, sys
+import fcntl, os, socket, stat, sys
 control = socket.socket(socket.AF_UNIX)
 control.connect("${socket}")
 fifo = "${socket}." + control.recv(20).decode()
@@ -42,9 +42,15 @@ for pipe in (0, to):
         fcntl.fcntl(pipe, 1031, ${pipe})  # F_SETPIPE_SZ
     except OSError:
         pass
-while os.splice(0, to, ${pipe}):
-    pass
-os.close(to)
+with open(to, "wb") as out:
+    # Of what is no pipe the kernel keeps the FIFO locked while it waits for bytes.
+    if stat.S_ISFIFO(os.fstat(0).st_mode):
+        while os.splice(0, to, ${pipe}):
+            pass
+    else:
+        for some in iter(lambda: os.read(0, ${pipe}), b""):
+            out.write(some)
+            out.flush()
 sys.exit(0 if control.recv(1) == b"+" else 1)
 `;
 

@@ -26,11 +26,10 @@ afterEach(() => {
 });
 
 /** The script, with `bytes` on its stdin, which ends behind them unless it stays open. */
-const tapOf = (bytes: Uint8Array, stays = false) => {
-  // Of node it would be a socket.
-  const tap = spawn("bash", ["-c", `exec ${path.join(at, "tap")} < <(cat)`], {
-    stdio: ["pipe", "ignore", "ignore"],
-  });
+const tapOf = (bytes: Uint8Array, { piped = true, stays = false } = {}) => {
+  // What node makes is a socket.
+  const words = `exec ${path.join(at, "tap")}${piped ? " < <(cat)" : ""}`;
+  const tap = spawn("bash", ["-c", words], { stdio: ["pipe", "ignore", "ignore"] });
   taps.push(tap);
   tap.stdin!.on("error", () => {}); // a tap that ends early
   tap.stdin!.write(bytes);
@@ -53,19 +52,21 @@ const much = Buffer.alloc(5_000_000, "what a qube has");
 const within = Effect.timeout("10 seconds");
 
 describe("a tap", unless(noPython), () => {
-  it.live("hands over each file, and ends well once it is told that all was taken", () =>
-    Effect.gen(function* () {
-      const { next } = yield* opened;
-      for (const bytes of [much, Buffer.from("little"), Buffer.alloc(0), much.subarray(1)]) {
-        const { ended } = tapOf(bytes);
-        const { done, stream } = yield* next;
-        assert.isTrue((yield* rest(stream)).equals(bytes));
-        assert.strictEqual(stream.received(), bytes.length);
-        yield* done;
-        assert.strictEqual(yield* ended, 0);
-        assert.strictEqual(yield* stream.read(Buffer.alloc(1)), 0);
-      }
-    }).pipe(Effect.scoped, within),
+  it.live.each([true, false])(
+    "hands over each file, and ends well once told, of a pipe: %s",
+    (piped) =>
+      Effect.gen(function* () {
+        const { next } = yield* opened;
+        for (const bytes of [much, Buffer.from("little"), Buffer.alloc(0), much.subarray(1)]) {
+          const { ended } = tapOf(bytes, { piped });
+          const { done, stream } = yield* next;
+          assert.isTrue((yield* rest(stream)).equals(bytes));
+          assert.strictEqual(stream.received(), bytes.length);
+          yield* done;
+          assert.strictEqual(yield* ended, 0);
+          assert.strictEqual(yield* stream.read(Buffer.alloc(1)), 0);
+        }
+      }).pipe(Effect.scoped, within),
   );
 
   it.live("lets nobody else read, and leaves nothing", () =>
@@ -136,16 +137,18 @@ describe("a tap", unless(noPython), () => {
       }).pipe(Effect.scoped, within),
   );
 
-  it.live("that is killed in the middle gives what it gave, and an end", () =>
-    Effect.gen(function* () {
-      const { next } = yield* opened;
-      const { tap } = tapOf(much.subarray(0, 1000), true);
-      const { done, stream } = yield* next;
-      assert.strictEqual(yield* stream.read(Buffer.alloc(2000), 1000), 1000);
-      tap.kill("SIGKILL");
-      assert.strictEqual(yield* stream.read(Buffer.alloc(1)), 0);
-      yield* done;
-    }).pipe(Effect.scoped, within),
+  it.live.each([true, false])(
+    "that is killed amid it gives what it gave, and an end, of a pipe: %s",
+    (piped) =>
+      Effect.gen(function* () {
+        const { next } = yield* opened;
+        const { tap } = tapOf(much.subarray(0, 1000), { piped, stays: true });
+        const { done, stream } = yield* next;
+        assert.strictEqual(yield* stream.read(Buffer.alloc(2000), 1000), 1000);
+        tap.kill("SIGKILL");
+        assert.strictEqual(yield* stream.read(Buffer.alloc(1)), 0);
+        yield* done;
+      }).pipe(Effect.scoped, within),
   );
 
   it.live("ends badly when its file is given up, whatever it waits for", () =>

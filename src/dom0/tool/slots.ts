@@ -33,7 +33,7 @@ import type { Link, Linked, OpenChain } from "./chain.ts";
  */
 const atOnce = 3;
 /** Bytes that are read of a stream at once: few enough to be in the processor's cache when they are looked at. */
-const step = 262_144;
+const step = 524_288;
 /** Bytes of a file that is no volume: it is held, and none that Qubes makes has so many. */
 const smallLimit = 67_108_864;
 
@@ -139,11 +139,15 @@ export const takeFiles = Effect.fnUntraced(function* (
   const backupId = chain.backupId();
   const key = chain.macKey();
 
-  const seal = Effect.fnUntraced(function* (path: string, plain: Array<Uint8Array>) {
+  /** What seals one member at this path, once it is known what is in it. */
+  const sealer = Effect.fnUntraced(function* (path: string) {
     const salt = entropy(saltSize);
     const secret = memberPassphrase(backupId, path, Redacted.value(passphrase));
-    return sealedMember(path, salt, yield* sealing.keys(secret, salt), plain);
+    const keys = yield* sealing.keys(secret, salt);
+    return (plain: Array<Uint8Array>) => sealedMember(path, salt, keys, plain);
   });
+  const seal = (path: string, plain: Array<Uint8Array>) =>
+    Effect.map(sealer(path), (sealed) => sealed(plain));
   /** Keeps the chunk as it is, where it is there with the same bytes, or makes and sends it. */
   const chunk = Effect.fnUntraced(function* (
     into: Array<Link>,
@@ -331,6 +335,8 @@ export const takeFiles = Effect.fnUntraced(function* (
       return yield* incomplete(qubesXml, "it does not say how large each qube of the backup is");
     }
     const first: Array<Link> = [];
+    // That of the heads, which come last, while this one is made.
+    const sealsHead = yield* Effect.forkScoped(sealer("backup-header.hmac"));
     yield* sendSmall(qubesXml, Buffer.from(raised, "latin1"), first);
     yield* flush;
     const content: ReadonlyArray<Linked> = [
@@ -350,7 +356,7 @@ export const takeFiles = Effect.fnUntraced(function* (
     const known: Known = { mac: cellMac(key, 0, 0, [header]).toString("hex"), present: 0, span: 0 };
     const [plain, sealed] = [
       Effect.succeed(member("backup-header", [header])),
-      seal("backup-header.hmac", [header]),
+      Effect.map(Fiber.join(sealsHead), (sealed) => sealed([header])),
     ];
     yield* add(plain, known, (link) => heads[0]!.links.push(link));
     yield* add(sealed, known, (link) => heads[1]!.links.push(link));

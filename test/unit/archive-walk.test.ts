@@ -2,7 +2,7 @@
 import { assert, describe, it } from "@effect/vitest";
 import * as crypto from "node:crypto";
 import * as fs from "node:fs";
-import { ArchiveFault, type Begun, Walk, type WalkOptions } from "#src/archive/walk";
+import { ArchiveFault, type Begun, isFile, Walk, type WalkOptions } from "#src/archive/walk";
 
 const sample = (name: string) => fs.readFileSync(new URL(`../fixtures/${name}`, import.meta.url));
 const tiny = sample("sample-tiny-lowcost.qubes-backup");
@@ -108,6 +108,16 @@ const patch = (
   header.write(`${sum.toString(8).padStart(6, "0")}\0 `, 148, "latin1");
   return copy;
 };
+
+it.each([
+  ["vm7/private.img", true],
+  ["dom0-home/user", true],
+  ["vm7/private.img.000.enc", false],
+  ["vm7", false],
+  ["qubes.xml", false],
+] as const)("a file that a backup can have, before it is cut: %s %s", (name, is) => {
+  assert.strictEqual(isFile(name), is);
+});
 
 describe("walk over broken archives", () => {
   const chunk = (vm: number, n: number) => `vm${vm}/private.img.00${n}.enc`;

@@ -461,6 +461,12 @@ describe("a chain of nights", () => {
       passphrase: "correct horse",
     };
   };
+  /** Under that name the server has an archive that another dom0 signed. */
+  const ofAnother = (w: World, name: string): void => {
+    const kept = w.shelf.committed.get(name)!;
+    const lines = linesOf(kept.table);
+    w.shelf.committed.set(name, remade(kept, kept.recipe, { lines, size: 1024 }));
+  };
   /** The members of an archive of the shelf, in its order, each out of the pack that has it. */
   const bytesOf = (w: World, name: string) => {
     const packs = new Map(packsOf(w.shelf).map((kept) => [kept.session, kept]));
@@ -1430,15 +1436,7 @@ describe("a chain of nights", () => {
         },
         {},
       ],
-      [
-        "has another one of that name",
-        (w: World, name: string) => {
-          const kept = w.shelf.committed.get(name)!;
-          const lines = linesOf(kept.table);
-          w.shelf.committed.set(name, remade(kept, kept.recipe, { lines, size: 1024 }));
-        },
-        {},
-      ],
+      ["has another one of that name", ofAnother, {}],
       [
         "finds it damaged",
         (w: World, name: string): void => {
@@ -1644,14 +1642,7 @@ describe("a chain of nights", () => {
       }),
     );
     it.effect.each([
-      [
-        "is of another signer",
-        (w: World, name: string) => {
-          const kept = w.shelf.committed.get(name)!;
-          const lines = linesOf(kept.table);
-          w.shelf.committed.set(name, remade(kept, kept.recipe, { lines, size: 1024 }));
-        },
-      ],
+      ["is of another signer", ofAnother],
       [
         "has other members than were signed for",
         (w: World, name: string) => {

@@ -94,16 +94,12 @@ export const makeVoice = Effect.fnUntraced(function* (floor?: number) {
 
   const lost = (why: string) => Effect.fail(new LinkLost({ why }));
   /** One write, while it is our turn; the first that fails is the last. */
-  const writes = (writing: Effect.Effect<void, BytesError>, what: string) =>
+  const unbroken = (writing: Effect.Effect<void, BytesError | LinkLost>) =>
     Effect.suspend(() =>
       broken
         ? lost("the client is gone")
         : writing.pipe(
             Effect.catchTag("BytesError", () => lost("the client is gone")),
-            Effect.timeoutOrElse({
-              duration: `${silenceLimit} seconds`,
-              orElse: () => lost(`the client takes no ${what}`),
-            }),
             Effect.tapError(() => Effect.sync(() => (broken = true))),
           ),
     );
@@ -112,18 +108,38 @@ export const makeVoice = Effect.fnUntraced(function* (floor?: number) {
     heard = stdin.received();
   });
   const saying = (...replies: ReadonlyArray<Reply>) =>
-    Effect.andThen(writes(write(...replies), "replies"), spoke);
+    Effect.andThen(
+      unbroken(
+        Effect.timeoutOrElse(write(...replies), {
+          duration: `${silenceLimit} seconds`,
+          orElse: () => lost("the client takes no replies"),
+        }),
+      ),
+      spoke,
+    );
   const sending = Effect.fnUntraced(function* (bytes: Uint8Array) {
-    for (let at = 0; at < bytes.length; at += piece) {
-      const some = bytes.subarray(at, at + piece);
-      const before = yield* monotonic;
-      yield* writes(out.write(some), "bytes");
-      sent += some.length;
-      if (tooSlow.out(sent, (yield* monotonic) - before)) {
-        broken = true;
-        return yield* lost("the client takes bytes too slowly");
+    let begun = yield* monotonic;
+    const pieces = Effect.gen(function* () {
+      for (let at = 0; at < bytes.length; at += piece) {
+        const some = bytes.subarray(at, at + piece);
+        yield* out.write(some);
+        sent += some.length;
+        const now = yield* monotonic;
+        if (tooSlow.out(sent, now - begun)) {
+          return yield* lost("the client takes bytes too slowly");
+        }
+        begun = now;
       }
-    }
+    });
+    // One watch over all pieces: to set a limit for each of them costs as much as writing it.
+    const tooLong = Effect.gen(function* () {
+      for (let left = silenceLimit * 1000; left > 0;) {
+        yield* Effect.sleep(left);
+        left = begun + silenceLimit * 1000 - (yield* monotonic);
+      }
+      return yield* lost("the client takes no bytes");
+    });
+    yield* unbroken(Effect.raceFirst(pieces, tooLong));
     yield* spoke;
   });
 

@@ -137,6 +137,7 @@ describe("cells", () => {
     );
     assert.isFalse(cutter.isWide());
     assert.deepStrictEqual(cutter.end(), []);
+    assert.isTrue(volumeCutter(name, 25, [2], slot).isWide());
     // Of a cell of one slot, nothing is copied.
     assert.strictEqual(volumeCutter(name, 4, [1], slot).data(bytes)[0]!.data[0], bytes);
   });

@@ -82,13 +82,13 @@ describe("a conversation", () => {
           const list = yield* far.members(trusted);
           const parts: Array<Uint8Array> = [];
           yield* far.blocks(allOf(list), (_want, _block, came) => {
-            parts.push(came);
+            parts.push(Uint8Array.from(came));
             return parts.length % 20 === 5 ? Effect.sleep("10 minutes") : Effect.void;
           });
           // Between the passes of a restore nothing is asked for, for long.
           yield* Effect.sleep("10 minutes");
           yield* far.blocks([wantOf(list.at(0))], (_want, _block, came) =>
-            Effect.sync(() => void parts.push(came)),
+            Effect.sync(() => void parts.push(Uint8Array.from(came))),
           );
           return Buffer.concat(parts);
         }),

@@ -1542,7 +1542,8 @@ describe("a ticket", () => {
       assert.strictEqual(other.run, 1);
       assert.match(other.series, /^my-[0-9a-f]{16}$/);
       assert.strictEqual(other.series.slice(3), first.manifest.series);
-      assert.strictEqual(w.disk.calls.filter((call) => call.startsWith("run ")).length, 3);
+      // One was refused as stale: the pinned server was not asked for the highest before.
+      assert.strictEqual(w.disk.calls.filter((call) => call.startsWith("run ")).length, 4);
 
       const full = world();
       full.disk.fails = (call) => (call.startsWith("run ") ? "the disk is full" : undefined);
@@ -1569,9 +1570,13 @@ describe("a ticket", () => {
         { text: ofOther, signature: own.sign("ticket", ofOther) },
         { text: forOther, signature: own.sign("ticket", forOther) },
       ]) {
+        // It is asked for the highest only where it is not pinned.
+        const pins = [...w.disk.pins];
+        w.disk.pins.clear();
         const ended = yield* qbackup(w, { lies: { about: (r) => ({ ...r, ticket: shown }) } });
         assert.strictEqual(ended.code, 6, ended.text);
         assert.match(ended.text, /a ticket that was not signed here/);
+        for (const [destination, key] of pins) w.disk.pins.set(destination, key);
         const { signature, text } = shown;
         const stale = refusing("stale", { ticket: text, signature });
         const late = yield* qbackup(w, { lies: { ready: () => stale } });
@@ -1590,6 +1595,7 @@ describe("a ticket", () => {
       assert.strictEqual((yield* qbackup(w)).code, 0);
       // Another dom0 with the same key was faster between `about` and `put`.
       w.disk.runs.clear();
+      w.disk.pins.clear();
       yield* TestClock.adjust("1 minute"); // for another name
       const forgetful = yield* qbackup(w, { lies: { about: (r) => ({ ...r, ticket: null }) } });
       assert.strictEqual(forgetful.code, 0, forgetful.text);
@@ -1673,6 +1679,27 @@ describe("a ticket", () => {
       unknown.table.fails = (call) => (call === "capacity mail" ? "no such volume" : undefined);
       assert.strictEqual((yield* qbackup(unknown)).code, 0);
       assert.isAbove(lastOf(unknown).ticket.bytes, 2 ** 39);
+    }),
+  );
+  it.effect("is for the pinned server without a question, unless its room must be known", () =>
+    Effect.gen(function* () {
+      const w = world();
+      const asked = () => w.shelf.asked.get("about");
+      const next = Effect.fnUntraced(function* (...more: ReadonlyArray<string>) {
+        yield* TestClock.adjust("1 minute"); // for another name
+        const args = ["-t", "net", "-p", "/pass", ...more, "work", "mail", "vault"];
+        const ended = yield* qbackup(w, { args });
+        assert.strictEqual(ended.code, 0, ended.text);
+      });
+      yield* next();
+      assert.strictEqual(asked(), 1);
+      yield* next();
+      assert.strictEqual(asked(), 1);
+      yield* next("--expect-server", fingerprint(keyOf("server").publicKey));
+      assert.strictEqual(asked(), 1);
+      w.table.fails = (call) => (call === "capacity mail" ? "no such volume" : undefined);
+      yield* next();
+      assert.strictEqual(asked(), 2);
     }),
   );
   it.effect("waits where other uploads keep the room, as for a server that is busy", () =>

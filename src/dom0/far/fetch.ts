@@ -280,9 +280,9 @@ export const openFar = Effect.fnUntraced(function* (destination: string) {
   );
 
   /**
-   * Reads blocks in order, some ahead, and gives each to `use`, proven. A link that breaks is made again
-   * from the next block. A block that is not what was backed up, or that
-   * the server does not give, is for `lost`, which by itself ends it.
+   * Reads blocks in order, some ahead, and gives each to `use`, proven; the bytes are `use`'s until it
+   * is through. A link that breaks is made again from the next block. A block that is not what was backed
+   * up, or that the server does not give, is for `lost`, which by itself ends it.
    */
   const blocks = Effect.fnUntraced(function* <W extends Want, R>(
     wants: Iterable<W>,
@@ -296,6 +296,13 @@ export const openFar = Effect.fnUntraced(function* (destination: string) {
     const asked = asking(wants[Symbol.iterator]());
     /** What came and waits to be used: a tool that pauses must not hold the server up. */
     const came: Array<{ readonly due: Due<W>; readonly bytes: Uint8Array | RunFailed }> = [];
+    /** Room of blocks that were used, for others: as much anew for each would be half of the work. */
+    const spare: Array<ArrayBuffer> = [];
+    const copyOf = (bytes: Uint8Array): Uint8Array => {
+      const copy = new Uint8Array(spare.pop() ?? new ArrayBuffer(blockSize), 0, bytes.length);
+      copy.set(bytes);
+      return copy;
+    };
     const there = Latch.makeUnsafe(false);
     const room = Latch.makeUnsafe(false);
     let over = false;
@@ -335,7 +342,9 @@ export const openFar = Effect.fnUntraced(function* (destination: string) {
             through += frame.bytes.length;
             arrived(
               due,
-              bytes?.slice() ?? spoiled(`${what} is not what was backed up`, [want.of.digest]),
+              bytes === undefined
+                ? spoiled(`${what} is not what was backed up`, [want.of.digest])
+                : copyOf(bytes),
             );
             continue;
           }
@@ -376,9 +385,10 @@ export const openFar = Effect.fnUntraced(function* (destination: string) {
           continue;
         }
         const { bytes, due } = first;
-        yield* bytes instanceof Uint8Array
-          ? use(due.want, due.block, bytes)
-          : lost(due.want, due.block, bytes);
+        if (bytes instanceof Uint8Array) {
+          yield* use(due.want, due.block, bytes);
+          spare.push(bytes.buffer as ArrayBuffer);
+        } else yield* lost(due.want, due.block, bytes);
         asked.used();
         room.openUnsafe();
       }

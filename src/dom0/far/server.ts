@@ -124,12 +124,13 @@ const runOf = (
       );
 };
 
-/** What the server said of itself. */
+/** Bytes that an upload may have now. */
+export type Room = Effect.Effect<number, RunFailed>;
+/** What is known of the server before it is asked for an upload. */
 export interface Met {
   readonly server: PublicKey;
-  /** Bytes that an upload may have now. */
-  readonly room: number;
-  /** The highest run that it was shown; 0 for none. */
+  readonly room: Room;
+  /** The highest run that it showed; 0 for none. */
   readonly highest: number;
 }
 
@@ -150,15 +151,16 @@ const aboutIt = ({ destination, keys, linkTimeout, series }: Wanted, startTimeou
 /** What room the server has now. */
 export const roomNow = (wanted: Wanted) => aboutIt(wanted, 0);
 
+/** Whom an upload is for. */
+export interface Meeting extends Wanted {
+  /** A fingerprint in hex. */
+  readonly expectServer: string | undefined;
+  /** Minutes. */
+  readonly startTimeout: number;
+}
+
 /** Asks who the server is: the pinned one, or the one that was expected. */
-export const meet = Effect.fnUntraced(function* (
-  wanted: Wanted & {
-    /** A fingerprint in hex. */
-    readonly expectServer: string | undefined;
-    /** Minutes. */
-    readonly startTimeout: number;
-  },
-) {
+export const askWho = Effect.fnUntraced(function* (wanted: Meeting) {
   const { destination, expectServer } = wanted;
   const { room, server, ticket } = yield* aboutIt(wanted, wanted.startTimeout);
   const shown = fingerprint(server);
@@ -177,7 +179,23 @@ export const meet = Effect.fnUntraced(function* (
     );
   }
   const highest = ticket === null ? 0 : yield* runOf(wanted, server, ticket.text, ticket.signature);
-  const met: Met = { server, room, highest };
+  const met: Met = { server, room: Effect.succeed(room), highest };
+  return met;
+});
+
+/**
+ * Whom an upload is for. The pinned server is not asked: a ticket that is not for it, or too low, it
+ * refuses, and what room it has only some uploads need to know. A connection costs as much as the rest
+ * of the way to its `ready`.
+ */
+export const meet = Effect.fnUntraced(function* (wanted: Meeting) {
+  const { destination, expectServer } = wanted;
+  const server = yield* inLedger((yield* KnownServers).pinned(destination));
+  const expected = server === undefined || [undefined, fingerprint(server)].includes(expectServer);
+  if (server === undefined || !expected) return yield* askWho(wanted);
+  const asked = Effect.flatMap(askWho(wanted), ({ room }) => room);
+  const room = Effect.provide(asked, yield* Effect.context<Effect.Services<typeof asked>>());
+  const met: Met = { server, room, highest: 0 };
   return met;
 });
 

@@ -26,7 +26,7 @@ import { line, printable } from "#src/say/shown";
 import { callEnded, isFailed, LinkBroken, mayPass, reach, refusal } from "./call.ts";
 import { failed, rejected, type RunFailed, undecidedYet } from "#src/dom0/failure";
 import { persist, watchProgress, watchSilence } from "./retry.ts";
-import { meet, newTicket, roomNow, staleRun, type Wanted } from "./server.ts";
+import { askWho, type Meeting, meet, newTicket, type Room, roomNow, staleRun } from "./server.ts";
 
 /** The reply that ends an upload. */
 export type Stored = Extract<Reply<"put">, { readonly type: "stored" }>;
@@ -79,10 +79,10 @@ export interface Beginning {
   readonly above?: number;
 }
 
-export interface UploadOptions extends Wanted {
+export interface UploadOptions extends Meeting {
   readonly name: Name;
-  /** Asked for once it is known who the server is, and how many bytes an upload may have there. */
-  readonly beginning: (server: PublicKey, room: number) => Effect.Effect<Beginning, RunFailed>;
+  /** Asked for once it is known who the server is; `room` is how many bytes an upload may have there. */
+  readonly beginning: (server: PublicKey, room: Room) => Effect.Effect<Beginning, RunFailed>;
   /** Another one: the server has not what it builds on, or not what was sent of it. */
   readonly another: (missing: "base" | "session") => Effect.Effect<Beginning, RunFailed>;
   /** A later run goes on with what was sent in this one, however this one ends. */
@@ -91,12 +91,8 @@ export interface UploadOptions extends Wanted {
   readonly most: number | undefined;
   /** What the archive is likely to have at least, in bytes: with less room than that it waits a while. */
   readonly least: number;
-  /** The fingerprint that the server's key must have, in hex. */
-  readonly expectServer: string | undefined;
   /** Blocks that may wait for an acknowledgement. */
   readonly window: number;
-  /** Minutes in which the first link is waited for while the carrier's ssh reaches nobody. */
-  readonly startTimeout: number;
   /** Minutes without progress, while bytes wait or the link is down, after which it gives up. */
   readonly linkTimeout: number;
   /** KiB a second that must get through while bytes wait. */
@@ -176,8 +172,8 @@ export const openUpload = Effect.fnUntraced(function* (options: UploadOptions) {
   let already = bytesOf(beginning);
   /** The server has not the room for all that was noted and the rest: how much it has is to be seen first. */
   let unsure = false;
-  /** In bytes; as it last said. */
-  let free = roomThere;
+  /** In bytes; as it last said. It is not asked where what the archive can have at most is known. */
+  let free = options.most === undefined ? yield* roomThere : 0;
   const within = (room: number) => already + mostOf(room);
   const most = () => options.most && already + options.most;
   /**
@@ -321,6 +317,10 @@ export const openUpload = Effect.fnUntraced(function* (options: UploadOptions) {
   const otherTicket = Effect.fnUntraced(function* (refused: Failed) {
     const { name, run, session } = ticket;
     if (settled || tickets >= ticketTries) return undefined;
+    // A server with another key takes no ticket for this one: that is the cause then.
+    if (!begun && (refused.code === "signature" || refused.code === "not-permitted")) {
+      yield* askWho(options);
+    }
     if (refused.code === "stale") {
       const least = yield* staleRun(options, server, refused);
       return yield* ticketFor(Math.max(least, run), name);

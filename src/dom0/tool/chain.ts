@@ -31,6 +31,7 @@ import { inLedger } from "#src/dom0/books/unusable";
 import { failed, type RunFailed } from "#src/dom0/failure";
 import { openFar, trustedBy } from "#src/dom0/far/fetch";
 import { type Archive, checkThere, fetchRecord, listArchives } from "#src/dom0/far/remote";
+import type { Room } from "#src/dom0/far/server";
 import { type Beginning, newSession } from "#src/dom0/far/upload";
 import { checkerFor } from "./passphrase.ts";
 
@@ -309,8 +310,9 @@ export const openChain = Effect.fnUntraced(function* (
     above: Math.max(0, ...(identity?.moved ?? []).map(({ run }) => run)),
     noted: noted?.map(([path, cell]) => memberAt(path, cell)),
   });
-  const sayAnew = ({ warning, why }: Anew, room: number, rate: number | undefined) =>
+  const sayAnew = ({ warning, why }: Anew, there: Room, rate: number | undefined) =>
     Effect.gen(function* () {
+      const room = yield* there;
       if (warning !== undefined) yield* say("warning", line`${warning}`);
       const lasts =
         most === undefined || rate === undefined
@@ -324,7 +326,7 @@ export const openChain = Effect.fnUntraced(function* (
     });
 
   /** Asked for by the upload once it knows the server. */
-  const beginning = Effect.fnUntraced(function* (server: PublicKey, room: number) {
+  const beginning = Effect.fnUntraced(function* (server: PublicKey, room: Room) {
     const of: Which = { server, series };
     which = of;
     const { damaged, entries, journal, newest: own } = yield* found(of);

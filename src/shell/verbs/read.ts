@@ -3,7 +3,7 @@
  * Nobody has to believe the server: who knows the member's digest checks each block before using a byte
  * of it. Only packs of archives can be read, and nothing else that lies in the store.
  */
-import { Effect } from "effect";
+import { Effect, Result } from "effect";
 import { Invocation } from "#services/Invocation";
 import type { SafeFsError } from "#services/SafeFs";
 import { digestSize, leafOf, proofOf } from "#src/proof/treehash";
@@ -40,10 +40,12 @@ export const read = Effect.fnUntraced(function* (
     last = { pack, member, levels };
     return levels;
   });
-  const frame = new Uint8Array(4 + blockSize + proofLimit);
+  /** One that is sent, and one that is made meanwhile. */
+  const room = [0, 1].map(() => new Uint8Array(4 + blockSize + proofLimit));
 
-  /** Makes the frame of one block, and gives its length. */
+  /** The frame of one block. */
   const frameOf = Effect.fnUntraced(function* (session: Session, member: number, block: number) {
+    const frame = room[block % room.length]!;
     const pack = yield* packOf(session);
     const { blocks, members, starts } = pack.index;
     if (member >= members || block >= blocks[member + 1]! - blocks[member]!) {
@@ -64,17 +66,20 @@ export const read = Effect.fnUntraced(function* (
     const proof = proofOf(levels!, block);
     frame.set(lengthPrefix(bytes.length + proof.length));
     frame.set(proof, 4 + bytes.length);
-    return 4 + bytes.length + proof.length;
+    return frame.subarray(0, 4 + bytes.length + proof.length);
   });
 
   const answer = Effect.fnUntraced(function* ({ block, count, member, session }: Ask) {
+    const made = (at: number) => Effect.result(Effect.scoped(frameOf(session, member, at)));
+    let next = yield* made(block);
     for (let at = block; at < block + count; at++) {
-      yield* Effect.scoped(frameOf(session, member, at)).pipe(
-        Effect.matchEffect({
-          onSuccess: (length) => voice.send(frame.subarray(0, length)),
-          onFailure: (error) => voice.refuse(why(error)),
-        }),
-      );
+      const now = next;
+      const telling = Result.isSuccess(now)
+        ? voice.send(now.success)
+        : voice.refuse(why(now.failure));
+      if (at + 1 === block + count) return yield* telling;
+      // The disk is read, and what it gave is hashed, while the client takes the block before.
+      [, next] = yield* Effect.all([telling, made(at + 1)], { concurrency: 2 });
     }
   });
 

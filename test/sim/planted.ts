@@ -188,13 +188,23 @@ export const planted: ReadonlyArray<Planted> = [
     'signatureHolds(keys.signer, "ticket", text, signature) &&',
     "signature.length > 0 &&",
   ),
-  lied(
-    "the server's key may change",
-    150,
-    "src/dom0/far/server.ts",
-    "if (pinned === undefined || pinned === server) return pinned !== undefined;",
-    "if (pinned === undefined || server !== undefined) return pinned !== undefined;",
-  ),
+  {
+    name: "the server's key may change",
+    within: 150,
+    of: "lies",
+    changes: [
+      {
+        file: "src/dom0/far/server.ts",
+        from: "if (pinned === undefined || pinned === server) return pinned !== undefined;",
+        to: "if (pinned === undefined || server !== undefined) return pinned !== undefined;",
+      },
+      {
+        file: "src/dom0/far/server.ts",
+        from: "if (server === undefined || !expected) return",
+        to: "if (server === undefined || expected) return",
+      },
+    ],
+  },
   one(
     "the exit code of qvm-backup is not looked at",
     300,

@@ -1,6 +1,6 @@
 /** The conversation in which blocks come back: one for all, and never a burden on the server. */
 import { assert, describe, it } from "@effect/vitest";
-import { Effect, Fiber, Layer } from "effect";
+import { Clock, Effect, Fiber, Layer } from "effect";
 import { TestClock } from "effect/testing";
 import { inProcessQrexec, memoryPipe } from "#layers/memory/MemoryPipe";
 import { memoryReporter, type Said } from "#layers/memory/MemoryReporter";
@@ -16,14 +16,18 @@ const mebibyte = 1_048_576;
 const withFar = Effect.fnUntraced(function* <A, E>(
   w: World,
   use: (far: Far) => Effect.Effect<A, E, Layer.Success<ReturnType<typeof layersOf>>>,
-  { hours = 2, lies = {} }: { readonly hours?: number; readonly lies?: Lies } = {},
+  {
+    hours = 2,
+    late = 0,
+    lies = {},
+  }: { readonly hours?: number; readonly late?: number; readonly lies?: Lies } = {},
 ) {
   const said: Said = { lines: [], progress: [] };
   const heard: Array<string> = [];
   const fiber = yield* openFar("net").pipe(
     Effect.flatMap(use),
     Effect.scoped,
-    Effect.provide(layersOf(w, lies, said, heard), { local: true }),
+    Effect.provide(layersOf(w, lies, said, heard, late), { local: true }),
     Effect.forkChild,
   );
   for (let i = 0; i < hours * 720 && fiber.pollUnsafe() === undefined; i++) {
@@ -31,37 +35,41 @@ const withFar = Effect.fnUntraced(function* <A, E>(
   }
   return { value: yield* Fiber.join(fiber), said, heard };
 });
-const layersOf = (w: World, lies: Lies, said: Said, heard: Array<string>) => {
+/** `late`: seconds that each call takes to be made. */
+const layersOf = (w: World, lies: Lies, said: Said, heard: Array<string>, late: number) => {
   const honest = peer(w.shelf, lies);
   return Layer.mergeAll(
     memoryReporter(said),
     inProcessQrexec(
       ({ stdin, stdout, ...invocation }, service) =>
-        honest(
-          {
-            ...invocation,
-            stdin: {
-              ...stdin,
-              read: (into, atLeast) =>
-                Effect.tap(stdin.read(into, atLeast), (n) =>
-                  Effect.sync(() => {
-                    if (service.endsWith("+read"))
-                      heard.push(Buffer.from(into.subarray(0, n)).toString("latin1"));
-                  }),
-                ),
+        Effect.delay(
+          honest(
+            {
+              ...invocation,
+              stdin: {
+                ...stdin,
+                read: (into, atLeast) =>
+                  Effect.tap(stdin.read(into, atLeast), (n) =>
+                    Effect.sync(() => {
+                      if (service.endsWith("+read"))
+                        heard.push(Buffer.from(into.subarray(0, n)).toString("latin1"));
+                    }),
+                  ),
+              },
+              stdout: {
+                ...stdout,
+                write: (bytes) =>
+                  stdout.write(bytes).pipe(
+                    Effect.timeoutOrElse({
+                      duration: "1 minute",
+                      orElse: () => Effect.die(new Error("nothing was taken for a minute")),
+                    }),
+                  ),
+              },
             },
-            stdout: {
-              ...stdout,
-              write: (bytes) =>
-                stdout.write(bytes).pipe(
-                  Effect.timeoutOrElse({
-                    duration: "1 minute",
-                    orElse: () => Effect.die(new Error("nothing was taken for a minute")),
-                  }),
-                ),
-            },
-          },
-          service,
+            service,
+          ),
+          `${late} seconds`,
         ),
       Effect.sync(() => ({ up: memoryPipe(), down: memoryPipe() })),
     ),
@@ -73,6 +81,24 @@ const stored = (w: World, size: number) => {
 };
 
 describe("a conversation", () => {
+  it.effect("is begun while it is asked what the archive has", () =>
+    Effect.gen(function* () {
+      const w = world();
+      const { trusted } = stored(w, mebibyte);
+      const reading = (far: Far) =>
+        Effect.gen(function* () {
+          const began = yield* Clock.currentTimeMillis;
+          const list = yield* far.members(trusted);
+          yield* far.blocks(allOf(list), () => Effect.void);
+          return (yield* Clock.currentTimeMillis) - began;
+        });
+      const { value } = yield* withFar(w, reading, { late: 20 });
+      // The recipe and then the table: not a third one.
+      assert.isAtLeast(value, 40_000);
+      assert.isBelow(value, 60_000);
+      assert.strictEqual(w.shelf.asked.get("read"), 1);
+    }),
+  );
   it.effect("outlives a user of blocks who pauses for minutes, again and again", () =>
     Effect.gen(function* () {
       const w = world();

@@ -3,7 +3,7 @@
  * each proven by its member's digest before a byte of it is used. Verification, audit and restore are
  * made of it.
  */
-import { Effect, Exit, Latch, Scope, Semaphore } from "effect";
+import { Effect, Exit, Fiber, Latch, Scope, Semaphore } from "effect";
 import { Ledger } from "#services/Ledger";
 import type { Call } from "#services/Qrexec";
 import { archiveSize } from "#src/archive/walk";
@@ -97,6 +97,9 @@ interface Link {
 /** What is read from the server behind one qube, for as long as the scope lasts. */
 export const openFar = Effect.fnUntraced(function* (destination: string) {
   let link: Link | undefined;
+  /** It is made while the members are asked for. */
+  let early: Fiber.Fiber<void> | undefined;
+  const own = yield* Effect.scope;
   /** The server has answered once. */
   let begun = false;
   /** Bytes that came and were of use. */
@@ -138,7 +141,6 @@ export const openFar = Effect.fnUntraced(function* (destination: string) {
     if (first.type !== "ready") {
       return yield* failed("integrity", `the server began with ${first.type}`);
     }
-    begun = true;
     return { call, rest };
   });
 
@@ -158,6 +160,7 @@ export const openFar = Effect.fnUntraced(function* (destination: string) {
             ? failed("integrity", `the server says that ${name} is damaged`)
             : refusal(reply),
       );
+      begun = true;
       const { next } = frames(rest, blockSize);
       const reading = Effect.gen(function* () {
         for (;;) {
@@ -221,24 +224,6 @@ export const openFar = Effect.fnUntraced(function* (destination: string) {
     }
   });
 
-  /** The members of an archive, in its order. Fails with `integrity` for any other than were backed up. */
-  const members = Effect.fnUntraced(function* (trusted: Trusted) {
-    const { name } = trusted;
-    const list = archiveMembers(trusted.members);
-    yield* text({ verb: "recipe", name }, list.recipe, name);
-    yield* Effect.forEach(list.sessions(), (session) => tableOnce(list, session, name), {
-      concurrency: callsAtOnce,
-      discard: true,
-    });
-    if (
-      list.root() !== trusted.root ||
-      archiveSize(trusted.format, list.bytes()) !== trusted.size
-    ) {
-      return yield* somethingElse(name);
-    }
-    return list;
-  });
-
   const write = (call: Call, line: string) =>
     writing.withPermits(1)(call.stdin.write(new TextEncoder().encode(line)));
 
@@ -260,6 +245,37 @@ export const openFar = Effect.fnUntraced(function* (destination: string) {
       Effect.onExit((exit) => (Exit.isSuccess(exit) ? Effect.void : Scope.close(scope, exit))),
     );
   });
+  /** The conversation, unless it is there. */
+  const linked = Effect.uninterruptibleMask((restore) =>
+    Effect.gen(function* () {
+      link ??= yield* restore(connect);
+      return link;
+    }),
+  );
+
+  /**
+   * The members of an archive, in its order; `reading`: blocks of them are read next. Fails with
+   * `integrity` for any other than were backed up.
+   */
+  const members = Effect.fnUntraced(function* (trusted: Trusted, reading = true) {
+    const { name } = trusted;
+    // A connection is mostly waiting. Where this one fails, reading makes it again, and says why.
+    if (reading && early === undefined) early = yield* Effect.forkIn(Effect.ignore(linked), own);
+    const list = archiveMembers(trusted.members);
+    yield* text({ verb: "recipe", name }, list.recipe, name);
+    yield* Effect.forEach(list.sessions(), (session) => tableOnce(list, session, name), {
+      concurrency: callsAtOnce,
+      discard: true,
+    });
+    if (
+      list.root() !== trusted.root ||
+      archiveSize(trusted.format, list.bytes()) !== trusted.size
+    ) {
+      return yield* somethingElse(name);
+    }
+    return list;
+  });
+
   const hangUp = Effect.suspend(() => {
     const old = link;
     link = undefined;
@@ -315,11 +331,10 @@ export const openFar = Effect.fnUntraced(function* (destination: string) {
     };
     const once = Effect.gen(function* () {
       waiting = true;
-      if (link === undefined) {
-        link = yield* connect;
-        asked.anew();
-      }
-      const { call, next, rest } = link;
+      if (early !== undefined) yield* Fiber.await(early);
+      if (link === undefined) asked.anew();
+      const { call, next, rest } = yield* linked;
+      begun = true;
       const reading = Effect.gen(function* () {
         for (;;) {
           room.closeUnsafe();

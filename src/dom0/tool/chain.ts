@@ -102,7 +102,10 @@ const newestThere = Effect.fnUntraced(
     ) {
       return undefined;
     }
-    const list = yield* (yield* openFar(destination)).members(trustedBy(manifest, destination));
+    const list = yield* (yield* openFar(destination)).members(
+      trustedBy(manifest, destination),
+      false,
+    );
     const places = new Map<string, number>();
     for (let i = 0; i < list.count; i++) places.set(list.at(i).digest, i);
     return { name: manifest.name, session: manifest.session, places };

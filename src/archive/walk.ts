@@ -144,7 +144,8 @@ export interface Seal {
   readonly run: number;
 }
 const sealIn = (header: string): Seal => {
-  const said = (key: string) => new RegExp(`^${key}=(.*)$`, "m").exec(header)![1]!;
+  // Of a header that was decoded: there is no other key, and no value, in which it could stand.
+  const said = (key: string) => new RegExp(`${key}=(.*)`).exec(header)![1]!;
   return { root: said("qbackup-seal"), run: parseNumber(said("qbackup-run"))! };
 };
 

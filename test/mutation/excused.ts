@@ -68,7 +68,7 @@ export const excused: ReadonlyArray<Excused> = [
     ["return [line.slice(0, Math.max(at, 0)), line.slice(at + 1)];", "0 -> 1 #2"],
   ),
   ...of("src/archive/walk.ts", "the header was looked at before: neither of the two is empty", [
-    'const said = (key: string) => new RegExp(`^${key}=(.*)$`, "m").exec(header)![1]!;',
+    "const said = (key: string) => new RegExp(`${key}=(.*)`).exec(header)![1]!;",
     "pattern: * -> +",
   ]),
   ...of("src/archive/walk.ts", "no sum is undefined, so the comparison says as much", [

@@ -330,6 +330,7 @@ export const openFar = Effect.fnUntraced(function* (destination: string) {
       there.openUnsafe();
     };
     const once = Effect.gen(function* () {
+      if (asked.done()) return;
       waiting = true;
       if (early !== undefined) yield* Fiber.await(early);
       if (link === undefined) asked.anew();

@@ -783,6 +783,8 @@ it("what only lists files may have chunks that a killed scrypt wrote nothing of,
   assert.strictEqual(found([...heads, xml, one], { listing: true }), "whole");
   const hmac = [by[0]!, none("backup-header.hmac"), by[2]!, one];
   assert.strictEqual(found(hmac, { listing: true }), "short-chunk");
+  const other = memberOf("backup-header.hmac", Buffer.alloc(200, 1));
+  assert.strictEqual(found([by[0]!, other, by[2]!, one], { listing: true }), "scrypt-header");
 });
 
 describe("slots", () => {

@@ -599,6 +599,32 @@ describe.each(shells.map((shell) => [shell.join(" "), shell] as const))(
       }
     });
 
+    // busybox has a dd of its own.
+    const copying = shell[0] === "busybox" ? ["split"] : ["split", "dd"];
+    it.each(copying)("calls nothing bad, and cuts nothing off, where %s had no room", (name) => {
+      const store = aStore();
+      const file = path.join(dir, `${shell[0]}-whole-${count++}`);
+      const bin = path.join(store, "full");
+      fs.mkdirSync(bin);
+      // The list of the members is short, and has it.
+      const full = `#!/bin/sh\n[ "$3" = -l ] && exec /usr/bin/split "$@"\nexit 1\n`;
+      fs.writeFileSync(path.join(bin, name), full, { mode: 0o755 });
+      fs.writeFileSync(file, one);
+      const again = fetch(store, "one.backup", { bin, file });
+      assert.strictEqual(again.code, 1);
+      assert.match(again.stderr, /cannot be looked at: .* has no room for twice/);
+      assert.notMatch(again.stderr, /is not what was backed up|something else/);
+      assert.isTrue(again.bytes!.equals(one));
+      const root = recover(
+        shell,
+        ["root", file],
+        path.join(dir, "passphrase"),
+        `${bin}:${process.env["PATH"]}`,
+      );
+      assert.deepStrictEqual([root.code, root.stdout], [1, ""]);
+      assert.match(root.stderr, /cannot be looked at: .* has no room for twice/);
+    });
+
     it("goes on where a link broke", () => {
       const store = aStore();
       const ran = fetch(store, "one.backup", { from: "me@server", lie: "cut-5" });

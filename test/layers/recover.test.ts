@@ -193,6 +193,18 @@ describe.each(named)("%s", unless(noScrypt), (_, shell) => {
     }
   });
 
+  it("takes a file by whatever name it has here, and calls no host for it", () => {
+    const place = fs.mkdtempSync(path.join(dir, "odd-"));
+    const [program, ...rest] = shell;
+    for (const name of ["nowhere.invalid:2026-01-31T04:00", "-x", "a b", "x:y/z"]) {
+      fs.mkdirSync(path.dirname(path.join(place, name)), { recursive: true });
+      fs.copyFileSync(sampleFile("tiny"), path.join(place, name));
+      const settings = { cwd: place, encoding: "utf8", env: { PATH: process.env["PATH"] } } as const;
+      const ran = spawnSync(program!, [...rest, script, "check", name], settings);
+      assert.strictEqual(ran.status, 0, ran.stderr);
+    }
+  });
+
   it("says what is missing here, and does not blame the passphrase", () => {
     const bin = fs.mkdtempSync(path.join(dir, "bin-"));
     for (const place of ["/bin", "/usr/bin"]) {

@@ -1702,6 +1702,19 @@ describe("a ticket", () => {
       assert.strictEqual(asked(), 2);
     }),
   );
+  it.effect("for the pinned server, that may be any program that talks: a link that is none", () =>
+    Effect.gen(function* () {
+      const w = world();
+      const before = "x".repeat(100_000);
+      for (const pinned of [false, true]) {
+        const ended = yield* qbackup(w, { lies: { before } });
+        assert.strictEqual(ended.code, 4, ended.text);
+        assert.match(ended.text, /malformed reply: a line of more than 20480 bytes/);
+        if (!pinned) assert.strictEqual((yield* qbackup(w)).code, 0);
+        yield* TestClock.adjust("1 minute"); // for another name
+      }
+    }),
+  );
   it.effect("waits where other uploads keep the room, as for a server that is busy", () =>
     Effect.gen(function* () {
       const busy = refusing("busy");

@@ -371,6 +371,13 @@ export const openUpload = Effect.fnUntraced(function* (options: UploadOptions) {
       destination,
       { verb: "put", ...ticket },
       { before: begun, minutes: options.linkTimeout },
+    ).pipe(
+      // Until it was ready once, it may be any program that talks: the pinned server was not asked before.
+      Effect.mapError((error) =>
+        error._tag === "WireError" && !begun
+          ? failed("link", `malformed reply: ${error.reason}`)
+          : error,
+      ),
     );
     if (first.type === "stored" && trailerSent) return first;
     if (!begun && (first.type === "ready" || first.type === "stored")) {

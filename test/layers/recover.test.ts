@@ -335,6 +335,7 @@ else {
       seen += 1;
       if (lie === "cut-" + seen) process.exit(4);
       if (lie === "mute-read") return wait();
+      if (lie === "damaged-last" && seen === 8) return fs.writeSync(1, Buffer.alloc(4, 255)), say('{"type":"error","code":"damaged","message":"bad"}\n');
       if (lie === "damaged" && seen === 4) fs.writeSync(1, Buffer.alloc(4, 255)), say('{"type":"error","code":"damaged","message":"not what it was"}\n');
       let proofs = 0;
       for (let at = block, width = Math.ceil(bytes.length / 1048576); width > 1; at >>= 1, width = (width + 1) >> 1)
@@ -668,13 +669,14 @@ describe.each(shells.map((shell) => [shell.join(" "), shell] as const))(
       assert.notMatch(stderr, /pipe|write/i);
     });
 
-    it("a server that cannot give a block says which", () => {
+    it.each(["damaged", "damaged-last"])("a server that cannot give a block says which: %s", (lie) => {
       const { bytes, code, stderr } = fetch(aStore(), "one.backup", {
         from: "me@server",
-        lie: "damaged",
+        lie,
+        patience: "3",
       });
       assert.strictEqual(code, 1);
-      assert.match(stderr, /vm2\/private.img.000.enc: the server says: .*"code":"damaged"/);
+      assert.match(stderr, /vm\d\/private.img.000.enc: the server says: .*"code":"damaged"/);
       assert.isTrue(bytes!.equals(one.subarray(0, bytes!.length)));
     });
 

@@ -7,6 +7,8 @@ import * as fs from "node:fs";
 import * as os from "node:os";
 import * as path from "node:path";
 import * as zlib from "node:zlib";
+import { keysSize, saltSize, sealedMember, slotCost } from "#src/archive/seal";
+import { ustar } from "#src/archive/ustar";
 import { archiveOf, slotOf } from "#test/support/archive";
 import { padTo } from "#test/support/tar";
 import { linesOf, membersOf, rootOf, tableOf } from "#test/support/reference";
@@ -36,12 +38,13 @@ const recover = (
   args: ReadonlyArray<string>,
   file = path.join(dir, "passphrase"),
   programs = process.env["PATH"],
+  more: { readonly [name: string]: string } = {},
 ) => {
   const [program, ...rest] = shell;
   const ran = spawnSync(program!, [...rest, script, ...args], {
     encoding: "utf8",
     timeout: 60_000,
-    env: { PATH: programs, PASSPHRASE_FILE: file, TMPDIR: dir },
+    env: { PATH: programs, PASSPHRASE_FILE: file, TMPDIR: dir, ...more },
   });
   return { code: ran.status, stdout: ran.stdout, stderr: ran.stderr };
 };
@@ -193,13 +196,85 @@ describe.each(named)("%s", unless(noScrypt), (_, shell) => {
     }
   });
 
+  it("gives all files but those that are damaged, of slots too, where they are wanted all the same", () => {
+    const id = "20260131T040000-1";
+    const image = (qube: number) => crypto.randomBytes(900 * 1024 + qube * 512);
+    const images = [image(2), image(3), image(4)];
+    const sealed = (origin: string, plain: Buffer, of = `${id}!${origin}!`) => {
+      const salt = crypto.randomBytes(saltSize);
+      const keys = crypto.scryptSync(`${of}${passphrase}`, salt, keysSize, slotCost);
+      const made = sealedMember(`${origin}.enc`, salt, keys, [plain]);
+      return Buffer.concat([...made.pieces]).subarray(512, 512 + made.size);
+    };
+    const file = (name: string, bytes: Buffer) => {
+      const stream = padTo(Buffer.concat([ustar(name, bytes.length), bytes]), 512);
+      const cut = name === "qubes.xml" ? stream.length : stream.length >> 1;
+      return [stream.subarray(0, cut), stream.subarray(cut)].flatMap((part, i) => {
+        if (part.length === 0) return [];
+        const origin = `${name}.00${i}`;
+        return slotOf(`${origin}.enc`, sealed(origin, zlib.gzipSync(part)));
+      });
+    };
+    const named = [2, 3, 4].map(
+      (n) => `<domain id="domain-${n}"><property name="name">q${n}</property></domain>`,
+    );
+    const xml = Buffer.from(`<qubes>${named.join("")}</qubes>`);
+    const behind = [
+      ...file("qubes.xml", xml),
+      ...images.flatMap((bytes, i) => file(`vm${i + 2}/private.img`, bytes)),
+    ];
+    const seal = rootOf(linesOf(tableOf(Buffer.concat(behind))));
+    const header = Buffer.from(
+      `version=4\ncompressed=True\nbackup-id=${id}\nqbackup-seal=${seal}\nqbackup-run=7\n`,
+    );
+    const all = [
+      slotOf("backup-header", header),
+      slotOf("backup-header.hmac", sealed("backup-header.hmac", header, "backup-header!")),
+      ...behind,
+    ];
+    const whole = padTo(Buffer.concat([...all, Buffer.alloc(1024)]), 10_240);
+    const before = all.slice(0, 5).reduce((sum, { length }) => sum + length, 0);
+    const at = path.join(dir, "slots");
+    const extracted = (bytes: Buffer, more = {}) => {
+      const out = fs.mkdtempSync(path.join(dir, "out-"));
+      fs.writeFileSync(at, bytes);
+      const args = ["extract", at, "all", out];
+      const ran = recover(shell, args, undefined, undefined, more);
+      const good = images.flatMap((image, i) => {
+        const got = path.join(out, `vm${i + 2}/private.img`);
+        return fs.existsSync(got) && fs.readFileSync(got).equals(image) ? [i + 2] : [];
+      });
+      return { ...ran, good };
+    };
+    const sound = extracted(whole);
+    assert.deepStrictEqual([sound.code, sound.good], [0, [2, 3, 4]], sound.stderr);
+    // In the data of a member of vm3's; in its header; the end is away.
+    for (const [damaged, good] of [
+      [bent(whole, before + 5000), [2, 4]],
+      [bent(whole, before + 10), [2, 4]],
+      [whole.subarray(0, before + 10_000), [2]],
+    ] as const) {
+      const refused = extracted(damaged);
+      assert.deepStrictEqual([refused.code, refused.good], [1, []], refused.stderr);
+      const rest = extracted(damaged, { DAMAGED: "keep" });
+      assert.deepStrictEqual([rest.code, rest.good], [1, good], rest.stderr);
+      assert.match(rest.stderr, /vm3\/private.img is damaged/);
+      assert.match(rest.stderr, /error: the archive is not whole, see above/);
+      assert.notMatch(rest.stderr, /its seal holds|done:/);
+    }
+  });
+
   it("takes a file by whatever name it has here, and calls no host for it", () => {
     const place = fs.mkdtempSync(path.join(dir, "odd-"));
     const [program, ...rest] = shell;
     for (const name of ["nowhere.invalid:2026-01-31T04:00", "-x", "a b", "x:y/z"]) {
       fs.mkdirSync(path.dirname(path.join(place, name)), { recursive: true });
       fs.copyFileSync(sampleFile("tiny"), path.join(place, name));
-      const settings = { cwd: place, encoding: "utf8", env: { PATH: process.env["PATH"] } } as const;
+      const settings = {
+        cwd: place,
+        encoding: "utf8",
+        env: { PATH: process.env["PATH"] },
+      } as const;
       const ran = spawnSync(program!, [...rest, script, "check", name], settings);
       assert.strictEqual(ran.status, 0, ran.stderr);
     }
@@ -411,6 +486,7 @@ describe.each(shells.map((shell) => [shell.join(" "), shell] as const))(
       readonly lie?: string;
       readonly patience?: string;
       readonly bin?: string;
+      readonly damaged?: string;
     }
     const fetching = (store: string, name: string, options: Fetched) => {
       const { file = path.join(dir, `${shell[0]}-fetched-${count++}`), from = store } = options;
@@ -424,6 +500,7 @@ describe.each(shells.map((shell) => [shell.join(" "), shell] as const))(
           TMPDIR: path.join(store, "tmp"),
           PATIENCE: options.patience ?? "60",
           LIE: options.lie ?? "",
+          DAMAGED: options.damaged ?? "",
         },
       } as const;
       const args = [...rest, script, "fetch", from, name, file, ...more];
@@ -612,6 +689,34 @@ describe.each(shells.map((shell) => [shell.join(" "), shell] as const))(
       }
     });
 
+    it("leaves what is damaged in its place where the rest is wanted all the same", () => {
+      const store = aStore();
+      const place = path.join(store, `.qbackup/packs/${a}`);
+      const [large] = [
+        partsOf(one)
+          .slice(0, 3)
+          .reduce((sum, { length }) => sum + length, 0),
+      ];
+      const spoiled = bent(one, large + 2_000_000);
+      fs.writeFileSync(place, spoiled);
+      assert.match(fetch(store, "one.backup").stderr, /000.enc is not what was backed up\n$/);
+      for (const [from, expected, lie] of [
+        [store, spoiled, ""],
+        // The last block is the last member.
+        ["me@server", Buffer.concat([...partsOf(one).slice(0, 4), zerosFor(one)]), "damaged-last"],
+      ] as const) {
+        if (lie !== "") fs.writeFileSync(place, one);
+        const got = fetch(store, "one.backup", { damaged: "keep", from, lie });
+        assert.strictEqual(got.code, 1);
+        assert.match(
+          got.stderr,
+          /: error: 1 of the 5 members of .* are not what was backed up, all /,
+        );
+        assert.isTrue(got.bytes!.equals(expected));
+      }
+    });
+    const zerosFor = (bytes: Buffer) => Buffer.alloc(partsOf(bytes).at(-1)!.length);
+
     // busybox has a dd of its own.
     const copying = shell[0] === "busybox" ? ["split"] : ["split", "dd"];
     it.each(copying)("calls nothing bad, and cuts nothing off, where %s had no room", (name) => {
@@ -669,16 +774,19 @@ describe.each(shells.map((shell) => [shell.join(" "), shell] as const))(
       assert.notMatch(stderr, /pipe|write/i);
     });
 
-    it.each(["damaged", "damaged-last"])("a server that cannot give a block says which: %s", (lie) => {
-      const { bytes, code, stderr } = fetch(aStore(), "one.backup", {
-        from: "me@server",
-        lie,
-        patience: "3",
-      });
-      assert.strictEqual(code, 1);
-      assert.match(stderr, /vm\d\/private.img.000.enc: the server says: .*"code":"damaged"/);
-      assert.isTrue(bytes!.equals(one.subarray(0, bytes!.length)));
-    });
+    it.each(["damaged", "damaged-last"])(
+      "a server that cannot give a block says which: %s",
+      (lie) => {
+        const { bytes, code, stderr } = fetch(aStore(), "one.backup", {
+          from: "me@server",
+          lie,
+          patience: "3",
+        });
+        assert.strictEqual(code, 1);
+        assert.match(stderr, /vm\d\/private.img.000.enc: the server says: .*"code":"damaged"/);
+        assert.isTrue(bytes!.equals(one.subarray(0, bytes!.length)));
+      },
+    );
 
     it.each([
       ["a first line without an end", "endless-manifest", /the server does not give it: /],
@@ -747,5 +855,5 @@ it("is clean for shellcheck", unless(without("shellcheck")), () => {
   execFileSync("shellcheck", ["-s", "sh", "-S", "warning", script], { stdio: "pipe" });
 });
 it("is short enough to be copied", () => {
-  assert.isBelow(fs.readFileSync(script, "utf8").split("\n").length, 460);
+  assert.isBelow(fs.readFileSync(script, "utf8").split("\n").length, 470);
 });

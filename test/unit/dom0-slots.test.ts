@@ -135,6 +135,22 @@ describe("a run in slots", () => {
       tidy(w);
     }),
   );
+  it.effect("has qubes.xml in one member, however long it is: no other is one of an archive", () =>
+    Effect.gen(function* () {
+      const long = Buffer.concat([Buffer.alloc(2 * slot, " "), xml]);
+      const files = [gnuTar("qubes.xml", long, whole(long)), ...script().files!.slice(1)];
+      const w = world(tiny, script({ files }));
+      const { code, text } = yield* qbackup(w, { args });
+      assert.strictEqual(code, 0, text);
+      const archive = archived(w);
+      assert.deepStrictEqual(
+        membersOf(archive).flatMap(({ path }) => (path.startsWith("qubes") ? [path] : [])),
+        ["qubes.xml.000.enc"],
+      );
+      const { files: opened } = openSlots(archive, "correct horse", cheapKeys);
+      assert.strictEqual(smallOf(opened.get("qubes.xml")!).indexOf("<"), 2 * slot);
+    }),
+  );
   it.effect("is the same through a link that breaks again and again", () =>
     Effect.gen(function* () {
       const w = world(tiny, script());

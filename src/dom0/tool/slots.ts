@@ -220,9 +220,11 @@ export const takeFiles = Effect.fnUntraced(function* (
     links: Array<Link>,
   ) {
     const { length } = content;
-    for (let number = 0; number === 0 || number * slot < length; number++) {
-      const part = content.subarray(number * slot, (number + 1) * slot);
-      const last = (number + 1) * slot >= length;
+    // A head of an archive is one member.
+    const each = name === qubesXml ? smallLimit : slot;
+    for (let number = 0; number === 0 || number * each < length; number++) {
+      const part = content.subarray(number * each, (number + 1) * each);
+      const last = (number + 1) * each >= length;
       yield* chunk(links, name, number, [
         ...(number === 0 ? [ustar(name, length)] : []),
         part,

@@ -674,6 +674,24 @@ describe.each(shells.map((shell) => [shell.join(" "), shell] as const))(
       }
     });
 
+    it("a file keeps what is good of it until something better is there", () => {
+      const store = aStore();
+      const file = path.join(dir, `${shell[0]}-kept-${count++}`);
+      const there = bent(one, 100_000);
+      for (const [from, lie] of [
+        [store, ""],
+        ["me@server", "damaged"],
+      ] as const) {
+        fs.writeFileSync(file, there);
+        if (lie === "") fs.rmSync(path.join(store, `.qbackup/packs/${a}`));
+        else fs.writeFileSync(path.join(store, `.qbackup/packs/${a}`), one);
+        const ran = fetch(store, "one.backup", { from, file, lie });
+        assert.strictEqual(ran.code, 1);
+        assert.match(ran.stderr, /: vm2\/private.img.000.enc in it is not what was backed up; /);
+        assert.isTrue(ran.bytes!.equals(there));
+      }
+    });
+
     it.each(servers)("from %s: a file that is something else stays as it is", (_what, from) => {
       const store = aStore();
       const file = path.join(dir, `${shell[0]}-other-${count++}`);

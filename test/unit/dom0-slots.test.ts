@@ -654,6 +654,11 @@ describe("a chain of nights", () => {
       // Of two that are as large both are as long, whatever is in them.
       const flags = { args: [...args, "--no-compress", "mail,work", "--no-compress", "dom0"] };
       const third = yield* night(w, both(3), { ...flags, settings });
+      assert.match(
+        third.text,
+        /^warning: --no-compress names what this backup does not have: dom0$/m,
+      );
+      assert.notMatch(second.text, /names what this backup does not have/);
       assert.strictEqual(sizeOf(third.name, cells[0]), sizeOf(third.name, cells[1]));
       assert.isAbove(sizeOf(third.name, cells[0]), slot);
       const fourth = yield* night(w, both(3), { args: [...args, "--new-chain"], settings });

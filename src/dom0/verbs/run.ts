@@ -541,12 +541,16 @@ const mindingOf = Effect.fnUntraced(function* (
   const names = said.split(/[\s,]+/).filter((name) => name !== "");
   const unknown = names.filter((one) => !all.some(({ name }) => name === one));
   if (unknown.length > 0 && given.length > 0) return yield* noSuchQube(unknown, all);
+  const { say } = yield* Reporter;
   for (const name of unknown) {
     // A qube that was removed is no reason to back up no other.
-    yield* (yield* Reporter).say(
-      "warning",
-      line`${noCompressFlag.setting} names a qube that there is not: ${name}`,
-    );
+    yield* say("warning", line`${noCompressFlag.setting} names a qube that there is not: ${name}`);
+  }
+  // The setting is for all backups; the flag is for this one.
+  const others = names.filter((one) => !selected.some(({ name }) => name === one));
+  if (given.length > 0 && others.length > 0) {
+    const list = others.join(", ");
+    yield* say("warning", line`--no-compress names what this backup does not have: ${list}`);
   }
   return selected.filter(({ name }) => names.includes(name));
 });

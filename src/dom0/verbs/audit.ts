@@ -215,8 +215,9 @@ const theAudit = Effect.fnUntraced(function* (options: AuditOptions, destination
   const budget = options.blocks === undefined ? (options.budget ?? usualBudget) : 0;
   const pool = drawing<Placed>(entropy, budget);
   const known = counted();
-  /** Blocks of all archives; those of a member that several have once. */
+  /** Blocks of all archives, and their bytes; those of a member that several have once. */
   let all = 0;
+  let allBytes = 0;
   const last = newest(targets);
   const looked: Array<Looked> = [];
   const fixed: Array<Pick> = [];
@@ -226,8 +227,10 @@ const theAudit = Effect.fnUntraced(function* (options: AuditOptions, destination
     vain = 0;
     for (let i = 0; i < list.count; i++) {
       if (known(list.sessionOf(i), list.memberOf(i))) continue;
-      const blocks = blocksOf(list.lengthOf(i));
+      const length = list.lengthOf(i);
+      const blocks = blocksOf(length);
       all += blocks;
+      allBytes += length;
       if (budget > 0) pool.see(blocks, () => list.at(i));
     }
     if (options.blocks !== undefined) fixed.push(...someOf(entropy, list, options.blocks));
@@ -368,7 +371,7 @@ const theAudit = Effect.fnUntraced(function* (options: AuditOptions, destination
   const complete = chosen === all;
   const sure = (lost: number) => (complete ? 1 : certainty(drawn, lost));
   const summary = [
-    `${chosen} of ${all} blocks (${humanSize(all * blockSize)}), chosen at random, ${bad.size === 0 ? "came back proven" : "were asked for"}`,
+    `${chosen} of ${all} blocks (${humanSize(allBytes)}), chosen at random, ${bad.size === 0 ? "came back proven" : "were asked for"}`,
     ...(bad.size > 0
       ? []
       : complete

@@ -1423,6 +1423,48 @@ describe("a chain of nights", () => {
         assert.isAbove(runOf(w, third.name), runOf(w, second.name));
       }),
     );
+    it.effect(
+      "has the receipt still of a run that broke off behind it, and goes on from there",
+      () =>
+        Effect.gen(function* () {
+          const { rekeyed, w } = yield* moved();
+          w.disk.fails = (call) => (call.startsWith("append") ? "the disk is full" : undefined);
+          const unwritten = yield* attempt(w, handed(another));
+          assert.strictEqual(unwritten.code, 2, unwritten.text);
+          const [name] = [...w.shelf.committed.keys()].slice(-1);
+          w.disk.fails = () => undefined;
+          rekeyed();
+          const third = yield* night(w, another, { lies: { key } });
+          assert.include(
+            third.text,
+            `info: ${name}, whose run broke off at its end, is stored and`,
+          );
+          assert.include(third.text, `has ${name}: it reads all of that once`);
+          assert.deepStrictEqual(third.sent, heads);
+          assert.strictEqual(w.disk.pins.get("net"), key.publicKey);
+          assert.isUndefined(w.disk.unfinished);
+        }),
+    );
+    it.effect.each([
+      ["has not that archive", {}],
+      ["has another one", { record: (reply: object) => ({ ...reply, receipt: "{}" }) }],
+    ] as const)("says that a receipt is missing where it %s", ([, lies]) =>
+      Effect.gen(function* () {
+        const { rekeyed, w } = yield* moved();
+        w.disk.fails = (call) => (call.startsWith("append") ? "the disk is full" : undefined);
+        yield* attempt(w, handed(another));
+        const [name] = [...w.shelf.committed.keys()].slice(-1);
+        w.disk.fails = () => undefined;
+        rekeyed();
+        if (!("record" in lies)) w.shelf.committed.delete(name!);
+        const third = yield* night(w, another, { lies: { key, ...lies } });
+        assert.match(
+          third.text,
+          /^warning: whether \S+, whose run broke off at its end, is stored/m,
+        );
+        assert.isUndefined(w.disk.unfinished);
+      }),
+    );
     it.effect("sends anew what was, and is, found bad in archives of before", () =>
       Effect.gen(function* () {
         const { first, w } = yield* moved();

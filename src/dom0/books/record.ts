@@ -72,20 +72,23 @@ export const checkReceipt = Effect.fnUntraced(function* (
 
 /**
  * Writes the run, whose receipt was checked, into the ledger; from then on it is finished. `hint` is what
- * to do where the ledger cannot be used.
+ * to do where the ledger cannot be used. `former`: its server has another key by now, and that one is not pinned.
  */
 export const complete = Effect.fnUntraced(function* (
   submission: Submission,
   stored: Pick<Stored, "receipt" | "signature">,
   hint = "put that right and run again: the next run fetches the receipt anew",
+  former = false,
 ) {
   const ledger = yield* Ledger;
   const unwritten = ({ message }: { readonly message: string }) =>
     failed("usage", `the archive ${submission.name} is stored, but ${message}`, hint);
   const finished = instantOf(yield* Clock.currentTimeMillis);
-  yield* checkServer(submission.destination, submission.server).pipe(
-    Effect.mapError((error) => (error.exit === "usage" ? unwritten(error) : error)),
-  );
+  if (!former) {
+    yield* checkServer(submission.destination, submission.server).pipe(
+      Effect.mapError((error) => (error.exit === "usage" ? unwritten(error) : error)),
+    );
+  }
   // A run that died right behind its line in the ledger has left its mark: it is not to come twice.
   const { entries } = yield* Effect.mapError(ledger.entries, unwritten);
   if (entries.some(({ session }) => session === submission.session)) {

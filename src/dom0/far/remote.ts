@@ -251,6 +251,14 @@ export const fetchRecord = Effect.fnUntraced(function* (destination: string, nam
   return vouched;
 });
 
+/** What the server says wrong, or refuses, is as if it had none; a link that is gone is not. */
+export const unlessLink = <A, R>(it: Effect.Effect<A, RunFailed, R>) =>
+  Effect.catchIf(
+    it,
+    ({ exit }) => exit !== "link",
+    () => Effect.undefined,
+  );
+
 /** What the server's record says against the ledger's line; undefined when nothing. */
 export const recordDiffers = Effect.fnUntraced(function* (destination: string, mine: Entry) {
   return yield* fetchRecord(destination, mine.name).pipe(

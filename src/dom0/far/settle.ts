@@ -23,6 +23,7 @@ import {
 } from "#src/dom0/books/record";
 import { inLedger } from "#src/dom0/books/unusable";
 import { isFailed, LinkBroken, reach, refusal, undecided } from "./call.ts";
+import { fetchRecord, unlessLink } from "./remote.ts";
 import { persist } from "./retry.ts";
 import { newTicket, ownKeys } from "./server.ts";
 
@@ -127,9 +128,20 @@ const settleOne = Effect.fnUntraced(function* (
     // A run in slots goes on with what was sent; the number alone makes the old ticket worthless.
     reply = yield* put(later, parseManifest(manifest)?.format !== "slots");
   }
-  if (reply.type === "stored") {
-    yield* checkReceipt(reply, server, manifest).pipe(
-      Effect.andThen(complete(submission, reply)),
+  // A store that was given another key takes no ticket for the one before; its receipts it has still.
+  const record =
+    isFailed(reply) && reply.code === "signature"
+      ? yield* unlessLink(fetchRecord(destination, name))
+      : undefined;
+  const former = record?.manifestText === manifest;
+  const stored = former
+    ? { receipt: record.receiptText, signature: record.signature }
+    : reply.type === "stored"
+      ? reply
+      : undefined;
+  if (stored !== undefined) {
+    yield* checkReceipt(stored, server, manifest).pipe(
+      Effect.andThen(complete(submission, stored, undefined, former)),
       Effect.tapError((failure) =>
         isSettled(failure) ? remark(settled(submission.session)) : Effect.void,
       ),

@@ -30,7 +30,13 @@ import { faultOf, isVague } from "#src/dom0/books/noted";
 import { inLedger } from "#src/dom0/books/unusable";
 import { failed, type RunFailed } from "#src/dom0/failure";
 import { openFar, trustedBy } from "#src/dom0/far/fetch";
-import { type Archive, checkThere, fetchRecord, listArchives } from "#src/dom0/far/remote";
+import {
+  type Archive,
+  checkThere,
+  fetchRecord,
+  listArchives,
+  unlessLink,
+} from "#src/dom0/far/remote";
 import type { Room } from "#src/dom0/far/server";
 import { type Beginning, newSession } from "#src/dom0/far/upload";
 import { checkerFor } from "./passphrase.ts";
@@ -68,14 +74,6 @@ const lastRate = (entries: ReadonlyArray<Entry>, server: PublicKey): number | un
   );
   return last && last.bytes!.sent / last.bytes!.seconds;
 };
-
-/** What the server says wrong, or refuses, is as if it had none; a link that is gone is not. */
-const unlessLink = <A, R>(it: Effect.Effect<A, RunFailed, R>) =>
-  Effect.catchIf(
-    it,
-    ({ exit }) => exit !== "link",
-    () => Effect.undefined,
-  );
 
 /**
  * The newest archive of a series that the server has, signed by this dom0, and which of its members has

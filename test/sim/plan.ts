@@ -120,12 +120,35 @@ export interface NightPlan {
   readonly rest: number;
 }
 
+/** What becomes of a store between two nights, and of the key that signs its archives. */
+export interface Move {
+  /** The new place gives itself another key. */
+  readonly rekeyed: boolean;
+  /**
+   * What comes there: all; what there was a night before; all without the record of the newest archive, with a
+   * bit of that flipped, without a pack of it, or with what the one before was in its place.
+   */
+  readonly store: "sound" | "older" | "missing" | "damaged" | "lost" | "replaced";
+  /** dom0 has another signing key, too, which the store's owner lets in before its first night, or behind that. */
+  readonly signer?: "before" | "behind";
+  /** A night that breaks off before it, often about the time of its receipt. */
+  readonly left?: NonNullable<Plan["dom0Dies"]>;
+  /** What happens in the first night behind it. */
+  readonly dies?: NonNullable<Plan["dom0Dies"]>;
+  readonly links: ReadonlyArray<LinkPlan>;
+  readonly deaths: ReadonlyArray<Death>;
+  /** The images are others than before. */
+  readonly changed: boolean;
+}
+
 /** A story in slots: nights with trouble, after a calm one or not; others without any follow. */
 export interface SlotsPlan {
   /** The server is hostile, and nothing else goes wrong. */
   readonly hostile: boolean;
   readonly calmFirst: boolean;
   readonly nights: ReadonlyArray<NightPlan>;
+  /** Behind all of them; of a hostile server, how often it comes with another key. */
+  readonly moves: ReadonlyArray<Move>;
 }
 
 export interface Plan {
@@ -144,9 +167,9 @@ export interface Plan {
   readonly early: ReadonlyArray<LinkPlan>;
   readonly sound: Omit<LinkPlan, "broken" | "corrupt">;
   readonly deaths: ReadonlyArray<Death>;
-  /** dom0's n-th step. `torn`: a line of the ledger is half-written by it. */
+  /** dom0's n-th step, or its first one of that name. `torn`: a line of the ledger is half-written by it. */
   readonly dom0Dies?: {
-    readonly at: number;
+    readonly at: number | string;
     readonly moment: "before" | "after";
     readonly torn: boolean;
   };
@@ -225,6 +248,43 @@ const ofSlots = 80_000;
 /** A request of which a part arrives, and its answer too, is no link that breaks. */
 const behindRequest = (broken: Break): Break =>
   "up" in broken.when ? { ...broken, when: { up: broken.when.up + 1000 } } : broken;
+
+/** By dice of their own: up to there, stories are what they are without them. */
+const movesOf = (seed: number): ReadonlyArray<Move> => {
+  const r = rng(seed ^ 0x30fed);
+  for (let i = 0; i < 8; i++) r.next();
+  const likely = (chance: number) => r.next() < chance;
+  const dies = (at: ReadonlyArray<number | string>) => ({
+    at: r.pick(at),
+    moment: r.pick(["before", "after"] as const),
+    torn: likely(0.5),
+  });
+  const moves = likely(0.4) ? r.pick([1, 1, 2]) : 0;
+  return Array.from({ length: moves }, (): Move => {
+    const rekeyed = likely(0.8);
+    const whole = ["sound", "sound", "sound", "older", "missing"] as const;
+    return {
+      rekeyed,
+      // Of one that has its key still, nothing is looked at before it is built on.
+      store: r.pick(rekeyed ? ([...whole, "damaged", "lost", "replaced"] as const) : whole),
+      ...(likely(0.25) ? { signer: r.pick(["before", "behind"] as const) } : {}),
+      ...(likely(0.3) ? { left: dies([r.int(1, 60), "append", "adopt"]) } : {}),
+      ...(likely(0.35) ? { dies: dies([r.int(1, 40), "propose", "adopt"]) } : {}),
+      links: Array.from({ length: r.pick([0, 0, 1, 2, 4]) }, () => ({
+        ...sound(r),
+        ...(likely(0.7) ? { broken: behindRequest(aBreak(r, r.pick([200, 3000, ofSlots]))) } : {}),
+      })),
+      deaths: Array.from({ length: r.pick([0, 0, 1]) }, () => ({
+        at: r.int(1, r.pick([4, 20, 60])),
+        moment: r.pick(["before", "after"] as const),
+        ...(likely(0.6) ? { power: r.pick(["nothing", "any"] as const) } : {}),
+        told: likely(0.7),
+        away: r.pick([10, 3000, 40_000]),
+      })),
+      changed: likely(0.5),
+    };
+  });
+};
 
 const slotsPlanOf = (seed: number): Plan => {
   const r = rng(seed ^ 0x5107);
@@ -312,7 +372,7 @@ const slotsPlanOf = (seed: number): Plan => {
     clocks: [],
     qvm: { kind: "sound" },
     pauses: [],
-    slots: { hostile: likely(0.2), calmFirst: likely(0.5), nights },
+    slots: { hostile: likely(0.2), calmFirst: likely(0.5), nights, moves: movesOf(seed) },
     ...(attack === undefined ? {} : { attack }),
     last: r.pick(["nothing", "any"] as const),
     rest: 0,

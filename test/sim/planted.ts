@@ -325,6 +325,48 @@ export const planted: ReadonlyArray<Planted> = [
     "if (odd !== undefined) {",
     'if (odd === "") {',
   ),
+  tapped(
+    "a store that moved is not told to read what is built on",
+    100,
+    "src/dom0/tool/chain.ts",
+    "yield* Effect.result(checkThere(destination, last, missing));",
+    "Result.succeed(missing !== undefined);",
+  ),
+  tapped(
+    "what a store that moved found is not held against the ledger",
+    400,
+    "src/dom0/tool/chain.ts",
+    "if (!sound.success) return",
+    "if (sound.success === undefined) return",
+  ),
+  tapped(
+    "a chain that was taken over counts from one",
+    100,
+    "src/dom0/tool/chain.ts",
+    "above: Math.max(0, ...(identity?.moved ?? []).map(({ run }) => run)),",
+    "above: 0,",
+  ),
+  tapped(
+    "a store with another key builds on nothing that it took before",
+    100,
+    "src/store/settled.ts",
+    'signatureHolds(manifest.server, "receipt", record.receipt, record.receiptSignature)',
+    'signatureHolds(store.key.publicKey, "receipt", record.receipt, record.receiptSignature)',
+  ),
+  tapped(
+    "what a store that moved has for a run that broke off is not asked for",
+    200,
+    "src/dom0/far/settle.ts",
+    'isFailed(reply) && reply.code === "signature"',
+    'isFailed(reply) && reply.code === "stale"',
+  ),
+  tapped(
+    "a store with another key shows tickets for the one before",
+    100,
+    "src/store/tickets.ts",
+    "return found?.text === (found && ticketText(found.ticket, store.key.publicKey))\n    ? found\n    : undefined;",
+    "return found;",
+  ),
 ];
 
 const root = path.resolve(import.meta.dirname, "../..");
@@ -350,6 +392,8 @@ const foundBy: Readonly<Record<string, number>> = {
   "of an upload that broke off it does not matter what it builds on": 434,
   "the end of a stream is taken for the end of its file": 322,
   "what came is not held against what qubesd lists": 74,
+  "what a store that moved found is not held against the ledger": 186,
+  "what a store that moved has for a run that broke off is not asked for": 206,
 };
 
 /** A seed whose story finds it, or undefined when none of the first `count` does. */

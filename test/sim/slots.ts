@@ -21,8 +21,8 @@ import {
   xmlIn,
 } from "#test/sim/images";
 import { archiveSize } from "#src/archive/walk";
-import type { NightPlan } from "#test/sim/plan";
-import type { Dom0, Run, Tapped, World } from "#test/sim/world";
+import type { Move, NightPlan } from "#test/sim/plan";
+import type { Copy, Dom0, Run, Tapped, World } from "#test/sim/world";
 import { keyOf, type Lies, peer, remade, type Shelf, shelf } from "#test/support/peer";
 import { type Rng, rng } from "#test/support/random";
 import {
@@ -41,8 +41,9 @@ import { macOf, notesIn, openSlots, type Opened, smallOf, volumeOf } from "#test
 /** No night may take longer. In simulated seconds. */
 const longest = 28 * 3600;
 
-/** The key of the other server. */
-const farKey = keyOf("server").publicKey;
+/** The keys of the other server, the one that it has first in front. */
+const farKeys = ["server", "server two", "server three"].map(keyOf);
+const isFar = (server: string): boolean => farKeys.some(({ publicKey }) => publicKey === server);
 
 /** An archive that has a receipt. */
 interface Kept {
@@ -179,8 +180,7 @@ class Witness {
     this.#far = far;
   }
   #place(server: string): Place {
-    const far = this.#far !== undefined && server === farKey;
-    return far ? onShelf(this.#far) : onDisk(this.#world);
+    return this.#far !== undefined && isFar(server) ? onShelf(this.#far) : onDisk(this.#world);
   }
 
   /** Takes note of the receipts in a ledger. */
@@ -199,8 +199,14 @@ class Witness {
   check(when: string): void {
     this.#world.checkRecords(when);
     for (const kept of this.kept.values()) {
-      const wrong = this.#wrongWith(kept);
+      const wrong = this.#world.lost.has(kept.name) ? undefined : this.#wrongWith(kept);
       if (wrong !== undefined) this.#world.broken(`P1 ${when}: ${kept.name}: ${wrong}`);
+    }
+  }
+  /** What did not come to a new place is looked for there no more. */
+  giveUp(): void {
+    for (const kept of this.kept.values()) {
+      if (this.#wrongWith(kept) !== undefined) this.#world.lost.add(kept.name);
     }
   }
   #wrongWith({ name, number, root, run, server, session }: Kept): string | undefined {
@@ -261,12 +267,13 @@ class Witness {
 
   /** The server lists what it has, and what it lists is what it took. */
   readonly checkList = Effect.fnUntraced({ self: this }, function* (this: Witness, when: string) {
-    const listed = yield* this.#world.list();
+    const { lost } = this.#world;
+    const listed = (yield* this.#world.list()).filter(({ name }) => !lost.has(name));
     for (const { damaged, name } of listed) {
       if (damaged) this.#world.broken(`${when}: ${name} is listed as damaged`);
     }
     for (const { name, server } of this.kept.values()) {
-      if (server !== farKey && !listed.some((one) => one.name === name)) {
+      if (!isFar(server) && !lost.has(name) && !listed.some((one) => one.name === name)) {
         this.#world.broken(`P1 ${when}: ${name} was stored, and is not listed`);
       }
     }
@@ -288,6 +295,12 @@ class Witness {
     if (opened === undefined || found === undefined) return;
     const what = wrongNotes(file, found.lines, opened);
     if (what !== undefined) wrong(what);
+    for (const from of notesIn(file).moved) {
+      const last = [...this.kept.values()].find(
+        (one) => one.server === from.server && one.number === from.run,
+      );
+      if (last?.series !== series) wrong(`they are taken over from no run ${from.run}`);
+    }
   }
 }
 
@@ -354,6 +367,9 @@ const calm: NightPlan = { qvm: "sound", pause: 0, rest: 86_400_000 };
 const anew =
   /is not what was noted here|has not the archive|is not what the server has|nothing is known here|are? damaged/;
 
+/** What is said before an archive is read by a server that is new. */
+const taken = /the server is another one than before, and has (\S+): it reads all of that once/;
+
 /** A story, whichever: its one dom0, and what is in the qubes. */
 const scene = (world: World, checkRun: (world: World, run: Run) => void) => {
   const r = rng(world.plan.seed ^ 0x1a6e5);
@@ -362,16 +378,19 @@ const scene = (world: World, checkRun: (world: World, run: Run) => void) => {
   const witness = new Witness(world, shelfThere);
   let images = firstImages(r);
   let number = 0;
+  const far = { key: farKeys[0]! };
   const wordsOf = (run: Run) => run.said.lines.map(({ text }) => text).join("\n");
   const distant = (lies: Lies = {}) =>
     inProcessQrexec(
-      peer(shelfThere, lies),
+      peer(shelfThere, { key: far.key, ...lies }),
       Effect.sync(() => ({ up: memoryPipe(), down: memoryPipe() })),
     );
   return {
     r,
     home,
     shelf: shelfThere,
+    /** The other server. */
+    far,
     witness,
     wordsOf,
     /** A day goes by. */
@@ -443,21 +462,33 @@ export const slotsTale = Effect.fnUntraced(function* (
 ) {
   const { plan } = world;
   const { attack: attacked } = plan;
-  const { calmFirst, nights } = plan.slots!;
+  const { calmFirst, moves, nights } = plan.slots!;
   const { change, home, r, run: once, witness, wordsOf } = scene(world, checkRun);
   world.afterPowerLoss = () => witness.check("after a power loss");
   let passphrase = "correct horse";
   /** dom0, or what it knows, was put back. */
   let restored = false;
+  /** The store has come to a place without all that was in it. */
+  let lessThere = false;
   const before: Array<ReturnType<typeof copied>> = [];
 
   /** Nothing has happened for which an archive should be made of nothing but new members. */
   const goesOn = () =>
     !restored &&
+    !lessThere &&
     !world.diskFailed &&
     !world.booksFailed &&
     !world.corrupted &&
     attacked?.by !== "carrier";
+  /** A link that breaks, and a server that dies, are no more than a link that is not there. */
+  const checkMild = (run: Run): void => {
+    if (run.code === undefined || run.code === 0) return;
+    const text = wordsOf(run);
+    if (run.code === 4 && /no link to the server|no progress for/.test(text)) return;
+    world.broken(
+      `${run.id}: a link that breaks made it exit with ${run.code}: ${text.slice(-300)}`,
+    );
+  };
 
   const oneNight = Effect.fnUntraced(function* (night: NightPlan) {
     before.push(copied(home.books));
@@ -474,6 +505,95 @@ export const slotsTale = Effect.fnUntraced(function* (
       world.broken(`${run.id}: it begins anew for nothing: ${anew.exec(wordsOf(run))![0]}`);
     }
     return { run, kept };
+  });
+  /** One in which all has to go well, and what it sent, if nothing has changed. */
+  const calmNight = Effect.fnUntraced(function* (nothingNew: boolean) {
+    const { kept, run } = yield* oneNight(calm);
+    if (run.code !== 0 || kept === undefined) {
+      world.broken(
+        `${run.id}: all is well, but it exited with ${run.code}: ${wordsOf(run).slice(-300)}`,
+      );
+    } else if (nothingNew && witness.sentBy(kept) !== 2) {
+      world.broken(`${run.id}: nothing has changed, and ${witness.sentBy(kept)} members were sent`);
+    }
+  });
+
+  /** The store comes to another place, with trouble in the first night there. */
+  const moved = Effect.fnUntraced(function* (move: Move) {
+    const { rekeyed, store } = move;
+    let copy = world.copied();
+    if (store === "older") {
+      change();
+      yield* calmNight(false);
+    }
+    if (move.left !== undefined) {
+      yield* Effect.sleep(calm.rest);
+      change();
+      world.besides = { links: [], deaths: [], steps: 0 };
+      yield* oneNight({ ...calm, dies: move.left });
+      world.besides = undefined;
+    }
+    yield* Effect.sleep(calm.rest);
+    if (store !== "older") {
+      copy = world.copied();
+      const name = spoiled(r, copy, store);
+      if (name !== undefined) world.lost.add(name);
+    }
+    yield* world.move(copy, rekeyed);
+    witness.giveUp();
+    if (store !== "sound") lessThere = true;
+    if (rekeyed) home.books.pins.delete("net");
+    const there = world.runs.length;
+    const newest = parseLedger(Buffer.from(home.books.text)).lines.at(-1)!.entry;
+    // Its receipt may be had still: then it is the newest.
+    const pending = home.books.unfinished?.submission?.name ?? newest.name;
+    if (move.signer !== undefined) {
+      world.renew(home);
+      if (move.signer === "behind") {
+        const { run } = yield* oneNight(calm);
+        if (run.code !== 5)
+          world.broken(`${run.id}: its key is new, but it exited with ${run.code}`);
+      }
+      yield* world.admit([home]);
+    }
+    if (move.changed) change();
+    world.besides = { links: [...move.links], deaths: [...move.deaths], steps: 0 };
+    const { dies } = move;
+    const { run } = yield* oneNight({ ...calm, ...(dies === undefined ? {} : { dies }) });
+    checkMild(run);
+    world.besides = undefined;
+    yield* Effect.sleep(calm.rest);
+    for (const last of run.code === 0 ? [false, true] : [false, false, true]) {
+      yield* calmNight(last);
+      yield* Effect.sleep(calm.rest);
+    }
+    const since = world.runs.slice(there);
+    const first = [...witness.kept.values()].find(({ run }) => since.includes(run));
+    if (first === undefined) return;
+    const all = since.find((run) => /all of it is sent/.test(wordsOf(run)));
+    const looked = since.flatMap((run) => taken.exec(wordsOf(run))?.slice(1) ?? []);
+    if (looked.length > 0) world.note(`the store is ${all === undefined ? "" : "not "}taken over`);
+    if (
+      store === "sound" ||
+      (rekeyed && ![newest.name, pending].some((name) => world.lost.has(name)))
+    ) {
+      const same = !move.changed && move.left === undefined;
+      if (all !== undefined) world.broken(`${all.id}: what it needs is there, and all is sent`);
+      else if (first.number <= JSON.parse(newest.manifest).run) {
+        world.broken(`${first.name}: its number is below that of what it is built on`);
+      } else if (same && store === "sound" && witness.sentBy(first) !== 2) {
+        world.broken(
+          `${first.name}: the store moved, and ${witness.sentBy(first)} members were sent`,
+        );
+      }
+    } else if (
+      rekeyed &&
+      !witness.isAlone(first) &&
+      !looked.some((name) => !world.lost.has(name))
+    ) {
+      // One that came with an earlier key may be there still, and is looked at then.
+      world.broken(`${first.name} is built on what did not come to its server as it was`);
+    }
   });
 
   if (attacked !== undefined) {
@@ -522,14 +642,7 @@ export const slotsTale = Effect.fnUntraced(function* (
       attacked?.quota === undefined &&
       attacked?.holdsBack === undefined &&
       night.qvm === "sound";
-    if (mild && run.code !== undefined && run.code !== 0) {
-      const text = wordsOf(run);
-      if (run.code !== 4 || !/no link to the server|no progress for/.test(text)) {
-        world.broken(
-          `${run.id}: a link that breaks made it exit with ${run.code}: ${text.slice(-300)}`,
-        );
-      }
-    }
+    if (mild) checkMild(run);
     yield* Effect.sleep(night.rest);
     if (attacker !== undefined) yield* Fiber.interrupt(attacker);
     if (r.next() < 0.7) change();
@@ -544,17 +657,11 @@ export const slotsTale = Effect.fnUntraced(function* (
       : world.go(attack(world, attacked.seed + 1, outdated(world)));
   // What came before the first is in cells of many slots, maybe, which the second cuts anew.
   for (const last of [false, false, true]) {
-    const { kept, run } = yield* oneNight(calm);
-    if (run.code !== 0 || kept === undefined) {
-      world.broken(
-        `${run.id}: all is well, but it exited with ${run.code}: ${wordsOf(run).slice(-300)}`,
-      );
-    } else if (last && witness.sentBy(kept) !== 2) {
-      world.broken(`${run.id}: nothing has changed, and ${witness.sentBy(kept)} members were sent`);
-    }
+    yield* calmNight(last);
     if (late !== undefined) yield* Fiber.interrupt(late);
     if (!last) yield* Effect.sleep(calm.rest);
   }
+  for (const move of moves) yield* moved(move);
   yield* Effect.sleep(120_000);
   if (world.serving > 0) world.broken("P5 a process of the server waits for ever");
   yield* witness.checkList("at the end");
@@ -567,6 +674,40 @@ export const slotsTale = Effect.fnUntraced(function* (
     }
   }
 });
+
+/** What is wrong with a copy of a store: not all of its newest archive is as it was; the name of that. */
+const spoiled = (r: Rng, copy: Copy, how: Move["store"]): string | undefined => {
+  if (how === "sound") return undefined;
+  const text = (path: string) => copy.get(path)!.bytes.toString("latin1");
+  const records = [...copy.keys()]
+    .filter((path) => /^[A-Za-z0-9].*\.manifest\.json$/.test(path))
+    .map((path) => ({ path, ...JSON.parse(JSON.parse(text(path)).manifest) }))
+    .sort((a, b) => (a.created < b.created ? -1 : 1));
+  const [before, newest] = records.slice(-2);
+  const [pack, at] = r.pick(spread(text(`.qbackup/recipes/${newest.session}`)));
+  const file = `.qbackup/packs/${pack}`;
+  if (how === "missing") copy.delete(newest.path);
+  else if (how === "lost") copy.delete(file);
+  else if (how === "damaged") {
+    const lengths = linesOf(text(`.qbackup/tables/${pack}`)).map(
+      (line) => memberIn(line.trimEnd())!.length,
+    );
+    const start = lengths.slice(0, at).reduce((sum, length) => sum + length, 0);
+    const was = copy.get(file)!;
+    const bytes = Buffer.from(was.bytes);
+    bytes[start + r.int(0, lengths[at]! - 1)]! ^= 1;
+    copy.set(file, { ...was, bytes });
+  } else {
+    const [from, to] = r.pick([
+      [before.path, newest.path],
+      ...["packs", "recipes"].map((what) =>
+        [before, newest].map(({ session }) => `.qbackup/${what}/${session}`),
+      ),
+    ]);
+    copy.set(to, copy.get(from)!);
+  }
+  return newest.name;
+};
 
 /** What a server does to what it keeps; false where there is nothing to do that to. */
 const meddled = (r: Rng, shelf: Shelf, before: ReadonlyArray<Shelf>): string | undefined => {
@@ -690,8 +831,29 @@ export const hostileNights = Effect.fnUntraced(function* (
   world: World,
   checkRun: (world: World, run: Run) => void,
 ) {
-  const { change, r, run: once, shelf, verify, witness, wordsOf } = scene(world, checkRun);
+  const {
+    change,
+    far,
+    home,
+    r,
+    run: once,
+    shelf,
+    verify,
+    witness,
+    wordsOf,
+  } = scene(world, checkRun);
   const before: Array<Shelf> = [];
+  /** What it has, has to come back as it was, or verify says so. */
+  const judged = Effect.fnUntraced(function* (kept: Kept) {
+    const intact = witness.intact(kept);
+    const code = yield* verify(kept);
+    if ((code === 0) !== intact) {
+      world.broken(
+        `P1 ${kept.name} is ${intact ? "" : "not "}as it was; verify exits with ${code}`,
+      );
+    }
+    return intact;
+  });
   const nights = r.int(2, 3);
   // What was sent is found to be another one twice, before all is sent.
   const last = nights + 3;
@@ -714,13 +876,7 @@ export const hostileNights = Effect.fnUntraced(function* (
           ]);
     const { kept, run } = yield* once(calm, "correct horse", "far", lies);
     if (run.code === 0 && kept !== undefined) {
-      const intact = witness.intact(kept);
-      const code = yield* verify(kept);
-      if ((code === 0) !== intact) {
-        world.broken(
-          `P1 ${kept.name} is ${intact ? "" : "not "}as it was; verify exits with ${code}`,
-        );
-      }
+      const intact = yield* judged(kept);
       if (n === last && !intact) world.broken(`${run.id}: a night later it is no better`);
     } else if (n === 1 && Object.keys(lies).length === 0) {
       world.broken(`${run.id}: nothing went wrong, but it exited with ${run.code}`);
@@ -741,15 +897,65 @@ export const hostileNights = Effect.fnUntraced(function* (
   }
   // A dom0 that has lost its ledger has nothing but the passphrase, and what that seals.
   const there = [...witness.kept.values()].filter((kept) => witness.intact(kept));
-  if (there.length === 0) return;
-  const kept = r.pick(there);
-  forged(r, shelf, kept.name);
-  const { lines, members } = archiveAt(onShelf(shelf), kept.session)!;
-  const sealed = members[0]!.includes(`qbackup-seal=${rootOf(lines.slice(2))}\n`);
-  const code = yield* verify(kept, world.dom0("lost"), "--force");
-  if ((code === 0) !== sealed) {
-    world.broken(
-      `P1 ${kept.name} is ${sealed ? "" : "not "}as it was sealed; verify --force exits with ${code}`,
-    );
+  if (there.length > 0) {
+    const kept = r.pick(there);
+    forged(r, shelf, kept.name);
+    const { lines, members } = archiveAt(onShelf(shelf), kept.session)!;
+    const sealed = members[0]!.includes(`qbackup-seal=${rootOf(lines.slice(2))}\n`);
+    const code = yield* verify(kept, world.dom0("lost"), "--force");
+    if ((code === 0) !== sealed) {
+      world.broken(
+        `P1 ${kept.name} is ${sealed ? "" : "not "}as it was sealed; verify --force exits with ${code}`,
+      );
+    }
+  }
+  for (const key of farKeys.slice(1, 1 + world.plan.slots!.moves.length)) {
+    far.key = key;
+    home.books.pins.delete("far");
+    world.note("the server comes with another key");
+    if (r.next() < 0.6) {
+      const what = meddled(r, shelf, before);
+      if (what !== undefined) world.note(`the server ${what}`);
+    }
+    // None was signed for that key yet.
+    shelf.tickets.clear();
+    const newest = parseLedger(Buffer.from(home.books.text)).lines.at(-1)?.entry;
+    const { members, root, size } = JSON.parse(newest?.manifest ?? "{}");
+    const another = r.bytes(32).toString("hex");
+    const others = [...shelf.committed.values()];
+    const lies = r.pick<Lies>([
+      {},
+      // Of what it has not, or not as it was, this alone is not to be found out before it is read.
+      { checked: () => ({ type: "checked", size, members, root }) },
+      { checked: (reply) => ({ ...reply, root: another }) },
+      { checked: (reply) => ({ ...reply, members: members + 1 }) },
+      { checked: () => ({ type: "error", code: "damaged", message: "it is not what it was" }) },
+      { record: () => ({ type: "manifest", ...r.pick(others) }) },
+      { ready: (reply) => ({ ...reply, running: another }) },
+      { stored: (reply) => ({ ...reply, signature: keyOf("another").sign("receipt", another) }) },
+    ]);
+    let found: unknown;
+    for (let n = 1; n <= 5; n++) {
+      const { checked = (reply: object) => reply, ...others } = n === 1 ? lies : {};
+      const { kept, run } = yield* once(calm, "correct horse", "far", {
+        ...others,
+        checked: (reply, call) => (found = checked(reply, call)),
+      });
+      if (run.code === 0 && kept !== undefined) {
+        const intact = yield* judged(kept);
+        if (n === 5 && !intact) world.broken(`${run.id}: a night later it is no better`);
+      } else if (n === 5) {
+        world.broken(`${run.id}: it still exits with ${run.code}: ${wordsOf(run).slice(-300)}`);
+      }
+      yield* Effect.sleep(86_400_000);
+      if (r.next() < 0.5) change();
+    }
+    const first = [...witness.kept.values()].find(({ server }) => server === key.publicKey);
+    if (first === undefined || witness.isAlone(first)) continue;
+    world.note("the store is taken over");
+    const told = found as { readonly type?: string; readonly root?: string } | undefined;
+    if (told?.type !== "checked" || told.root !== root) {
+      world.broken(`${first.name} is built on what its server has not read anew, or not as it was`);
+    }
   }
 });

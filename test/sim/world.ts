@@ -121,7 +121,8 @@ export interface Run {
 export interface Dom0 {
   readonly name: string;
   /** The public key of what it signs. */
-  readonly key: PublicKey;
+  key: PublicKey;
+  readonly formerKeys: Array<PublicKey>;
   readonly books: BooksDisk;
   readonly table: QubesTable;
   readonly locks: LockTable;
@@ -137,6 +138,12 @@ interface Process {
   /** Ends the link with it, telling the client or not. */
   readonly hangUp: (told: boolean) => Effect.Effect<void>;
 }
+
+/** Files of a store by their paths. */
+export type Copy = Map<
+  string,
+  { readonly bytes: Buffer; readonly mode: number; readonly modified: number }
+>;
 
 const verdicts = new Map<string, boolean>();
 /** As `holds`: the same records are looked at again and again. */
@@ -187,8 +194,15 @@ export class World {
   nights: Nights | undefined;
   /** Done when the server was ready for an upload of the first run. */
   readonly readied = Deferred.makeUnsafe<void>();
-  /** Public key of the server, once it was asked. */
+  /** Public key of the server, once it was asked, and those that it had before. */
   serverKey = "";
+  readonly formerKeys: Array<string> = [];
+  /** Archives that came to no new place as they were, by their names. */
+  readonly lost = new Set<string>();
+  /** Faults of the calls, and of the server, that come though all else is calm; the links of each call in turn. */
+  besides:
+    | { readonly links: Array<LinkPlan>; readonly deaths: Array<Death>; steps: number }
+    | undefined;
   corrupted = false;
   powerFailed = 0;
   /** Faults are over: what happens now has to go well. */
@@ -300,11 +314,12 @@ export class World {
   }
 
   #doom(life: Life, what: string): Doom | undefined {
-    if (this.calm) return undefined;
-    this.#serverSteps += 1;
-    const next = this.#deaths[0];
-    if (next === undefined || this.#serverSteps < next.at) return undefined;
-    this.#deaths.shift();
+    if (this.calm && this.besides === undefined) return undefined;
+    const steps = this.besides === undefined ? ++this.#serverSteps : ++this.besides.steps;
+    const deaths = this.besides?.deaths ?? this.#deaths;
+    const next = deaths[0];
+    if (next === undefined || steps < next.at) return undefined;
+    deaths.shift();
     this.note(`${life.name} dies ${next.moment} ${what}`);
     return {
       moment: next.moment,
@@ -422,6 +437,43 @@ export class World {
     });
   }
 
+  /** What is on the server's disk, as it can be copied to another one. */
+  copied(): Copy {
+    return new Map(
+      this.disk.files().map((path) => {
+        const { mode, modified } = this.disk.find(path) as { mode: number; modified: number };
+        return [path, { bytes: this.disk.bytes(path)!, mode, modified }];
+      }),
+    );
+  }
+  /** The store is on another machine from now on, as its owner has copied it; under a key of its own, if `rekeyed`. */
+  move(copy: Copy, rekeyed: boolean): Effect.Effect<void> {
+    return Effect.gen({ self: this }, function* () {
+      yield* this.admit([]);
+      this.note(`the store moves${rekeyed ? ", and has another key there" : ""}`);
+      yield* this.#kill([...this.#processes], true);
+      this.#serverLocks = new Map();
+      const fresh = new Disk();
+      for (const [path, { bytes, mode, modified }] of copy) {
+        const parts = path.split("/").slice(0, -1);
+        parts.forEach((_, i) => {
+          const directory = parts.slice(0, i + 1).join("/");
+          if (fresh.find(directory) === undefined) fresh.plant(directory, "directory");
+        });
+        if (rekeyed && path === ".qbackup/identity") continue;
+        fresh.plant(path, bytes, mode);
+        (fresh.find(path) as { modified: number }).modified = modified;
+      }
+      this.disk.root = fresh.root;
+      this.disk.generation += 1;
+      // What was signed for another key, or came behind the copy, says nothing of the tickets here.
+      this.#ready.clear();
+      this.#highest.clear();
+      if (rekeyed) this.formerKeys.push(this.serverKey);
+      yield* this.admit([]);
+    });
+  }
+
   /** The owner takes this key for no signer any more; false where that did not come to its end. */
   revoke({ key }: Dom0): Effect.Effect<boolean> {
     return Effect.exit(this.ask(undefined, ["signers", "remove", key])).pipe(
@@ -448,7 +500,8 @@ export class World {
     const found = new Map<string, number>();
     for (const file of this.disk.files().filter((one) => isRuns.test(one))) {
       // put NAME SESSION BASE SERIES RUN BYTES TIME SIGNER SERVER
-      const [, , , , series, run, , , signer] = this.#text(file).split("\n")[0]!.split(" ");
+      const [, , , , series, run, , , signer, server] = this.#text(file).split("\n")[0]!.split(" ");
+      if (this.formerKeys.includes(server!)) continue;
       found.set(`${signer} ${series}`, Number(run));
     }
     return found;
@@ -463,13 +516,14 @@ export class World {
   checkRecords(when: string): ReadonlyMap<string, string> {
     const names = new Map<string, string>();
     const { nights } = this;
-    const keys = new Set<string>(this.runs.map(({ dom0 }) => dom0.key));
+    const keys = new Set<string>(this.runs.flatMap(({ dom0 }) => [dom0.key, ...dom0.formerKeys]));
+    const servers = [this.serverKey, ...this.formerKeys];
     if (nights !== undefined) keys.add(nightsKey.publicKey);
     const sent = this.plan.attack === undefined ? undefined : this.trailers;
     for (const file of this.disk.files()) {
       // One that begins with another character is what the commit is tried with.
       const name = /^((?:.*\/)?[A-Za-z0-9][^/]*)\.manifest\.json$/.exec(file)?.[1];
-      if (file.startsWith(".qbackup/") || name === undefined) continue;
+      if (file.startsWith(".qbackup/") || name === undefined || this.lost.has(name)) continue;
       const wrong = (what: string) => this.broken(`P8 ${when}: ${name} ${what}`);
       let record: Record<string, string>;
       try {
@@ -486,7 +540,10 @@ export class World {
         wrong("is vouched for by what no dom0 has sent");
       } else if (!keys.has(signer) || !held(signer, "manifest", manifest, signature)) {
         wrong("is not signed by a dom0");
-      } else if (this.serverKey && !held(this.serverKey, "receipt", receipt, receiptSignature)) {
+      } else if (
+        this.serverKey &&
+        !servers.some((server) => held(server, "receipt", receipt, receiptSignature))
+      ) {
         wrong("is not signed by the server");
       } else if (said !== name) wrong(`is the archive ${said}`);
       const lines = spread(this.#text(`.qbackup/recipes/${session}`)).map(
@@ -587,7 +644,8 @@ export class World {
       const puts = service.endsWith("+put");
       const planned = puts ? this.plan.links[run.dom0.puts] : this.plan.early[number];
       if (puts) run.dom0.puts += 1;
-      const plan: LinkPlan = (this.calm ? undefined : planned) ?? this.plan.sound;
+      const ours = this.besides?.links.shift();
+      const plan: LinkPlan = ours ?? (this.calm ? undefined : planned) ?? this.plan.sound;
       const { broken } = plan;
       let lost = false;
       const gone = Deferred.makeUnsafe<void>();
@@ -644,7 +702,8 @@ export class World {
       const program = (mine: Invocation["Service"], command: string) =>
         Effect.gen({ self: this }, function* () {
           capture.command = command;
-          if (attack !== undefined && puts && !isTicket(command, this.serverKey)) {
+          const keys = [this.serverKey, ...this.formerKeys];
+          if (attack !== undefined && puts && !keys.some((key) => isTicket(command, key))) {
             this.broken(`${run.id}: no ticket: ${command}`);
           }
           if (this.#serverAway) {
@@ -836,7 +895,16 @@ export class World {
       this.note(`the books fail at ${call}`);
       return "no space left on the device";
     };
-    return { name, key, books, table, locks: new Map(), calls: 0, puts: 0, wrong: 0 };
+    const none = { formerKeys: [], locks: new Map(), calls: 0, puts: 0, wrong: 0 };
+    return { name, key, books, table, ...none };
+  }
+  /** Its signing key is lost, and another one is made; series stay what they are. */
+  renew(where: Dom0): void {
+    const { books, formerKeys, key, name } = where;
+    formerKeys.push(key);
+    const signing = secret(`${name} signs ${formerKeys.length}`);
+    books.secrets = { ...books.secrets!, signing };
+    where.key = keysOf(books.secrets, false).signer;
   }
 
   start(
@@ -885,7 +953,9 @@ export class World {
       ends: { code, said: code === 0 ? [] : ["Backup error"] },
     });
     const life = new Life(what.id, (mine, step) => {
-      if (!what.doomed || this.calm || mine.steps !== dom0Dies?.at) return undefined;
+      const calm = this.calm && this.besides === undefined;
+      if (!what.doomed || calm || dom0Dies === undefined) return undefined;
+      if (dom0Dies.at !== (typeof dom0Dies.at === "string" ? step : mine.steps)) return undefined;
       this.note(`${what.id} dies ${dom0Dies.moment} ${step}`);
       return { moment: dom0Dies.moment, dies };
     });

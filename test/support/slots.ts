@@ -83,6 +83,8 @@ export interface Notes {
   readonly key: string;
   readonly session: string;
   readonly root: string;
+  /** The servers that it was taken over from, each with its last run there. */
+  readonly moved: ReadonlyArray<{ readonly server: string; readonly run: number }>;
   readonly files: ReadonlyArray<{ readonly name: string; readonly chunks: number }>;
   /** In the archive's order. */
   readonly members: ReadonlyArray<Noted>;
@@ -97,9 +99,17 @@ export const notesIn = (file: Buffer): Notes => {
   if (text.toString("latin1", 0, first) !== "qbackup chain 1")
     throw new Error("these are no notes");
   const cells = text.subarray(second + 1);
-  const { began, check, files, id, key, root, session, ...more } = JSON.parse(
-    text.toString("utf8", first + 1, second),
-  );
+  const {
+    began,
+    check,
+    files,
+    id,
+    key,
+    moved = [],
+    root,
+    session,
+    ...more
+  } = JSON.parse(text.toString("utf8", first + 1, second));
   const odd = Object.keys(more);
   if (odd.length > 0) throw new Error(`the notes have ${odd.join(", ")}, too`);
   if (began === undefined || check === undefined) throw new Error("the notes lack a word");
@@ -108,6 +118,7 @@ export const notesIn = (file: Buffer): Notes => {
     key,
     session,
     root,
+    moved,
     files,
     members: Array.from({ length: cells.length / 64 }, (_, i) => {
       const cell = cells.subarray(64 * i, 64 * (i + 1));

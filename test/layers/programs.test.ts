@@ -83,14 +83,16 @@ describe("Child", () => {
   );
   it.live("asks first, and kills after the grace", () =>
     Effect.gen(function* () {
-      const deaf = 'trap "echo asked >&2" INT; while :; do sleep 0.05; done';
+      const deaf = 'trap "echo asked >&2" INT; echo deaf >&2; while :; do sleep 0.05; done';
+      let isDeaf = false;
       const asked = yield* Effect.gen(function* () {
         const it = yield* child(["sh", "-c", deaf], {
           stdio: ["ignore", "ignore", "pipe"],
+          see: (line, whole) => whole && line === "deaf" && (isDeaf = true),
           ask: ({ proc }) => Effect.sync(() => proc.kill("SIGINT")),
-          grace: "400 millis",
+          grace: "4 seconds",
         });
-        yield* Effect.sleep("100 millis");
+        yield* Effect.promise(() => until("it is deaf", () => isDeaf));
         return it;
       }).pipe(Effect.scoped);
       assert.deepStrictEqual(yield* asked.ended, { code: 137, said: ["asked"] });
@@ -104,12 +106,13 @@ describe("Child", () => {
         if (whole) bytes += line.length + 1;
         return true;
       };
+      const enough = Effect.promise(() => until("a MiB is read", () => bytes > 1 << 20));
       yield* child(["sh", "-c", "yes >&2"], { stdio: ["ignore", "ignore", "pipe"], see }).pipe(
+        Effect.andThen(enough),
         Effect.andThen(Effect.sleep("1 second")),
         Effect.scoped,
       );
       const pieces = 2 + (performance.now() - began) / 100;
-      assert.isAbove(bytes, 1 << 20);
       assert.isBelow(bytes, (1 << 20) + pieces * 65_536);
       const { said } = yield* run(["sh", "-c", "yes | head -c 1100000 >&2; echo end >&2"], {
         limit,

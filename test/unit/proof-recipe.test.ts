@@ -176,6 +176,9 @@ describe("what an upload says", () => {
     assert.isTrue(other.push({ of: "new", first: 0, count: 1 }));
     assert.isTrue(other.push({ of: "base", first: 0, count: packLimit - 1 }));
     assert.isUndefined(other.push({ of: "base", first: packLimit - 1, count: 1 }));
+    const last = resolver(own, 1, runs);
+    assert.isTrue(last.push({ of: "base", first: 0, count: packLimit - 1 }));
+    assert.isTrue(last.push({ of: "new", first: 0, count: 1 }));
   });
   it("finds its way in a base of a million runs", () => {
     const runs = Array.from({ length: memberLimit }, (_, i): Run => ({

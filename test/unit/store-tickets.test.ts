@@ -119,6 +119,19 @@ describe("tickets", () => {
     ),
   );
 
+  it.effect("of a store that was given another key since are the highest no more", () =>
+    inStore((store) =>
+      Effect.gen(function* () {
+        const { text, signature, ticket } = yield* vouched(store, {});
+        yield* enter(store, { text, signature, ticket });
+        const highest = (of: Pick<WritableStore, "root" | "key">) =>
+          highestTicket(of, keyOf(dom0.publicKey), series as Series);
+        assert.strictEqual((yield* highest(store))?.text, text);
+        const key = { ...store.key, publicKey: keyOf(third.publicKey) };
+        assert.isUndefined(yield* highest({ ...store, key }));
+      }),
+    ),
+  );
   it.effect("are signed for this server by the key that they name, word by word", () =>
     inStore((store) =>
       Effect.gen(function* () {

@@ -128,7 +128,7 @@ export const makeBed = async (dir: string, size: number, config: string): Promis
   script(
     "far-side",
     `case "$SSH_ORIGINAL_COMMAND" in
-qbackup/1*) echo $$ > ${at("pids")}/server; exec ${program("qbackup-shell")} "$@" ;;
+qbackup/1*) echo $$ >> ${at("pids")}/server; exec ${program("qbackup-shell")} "$@" ;;
 *) exec /bin/sh -c "$SSH_ORIGINAL_COMMAND" ;;
 esac`,
   );
@@ -166,7 +166,7 @@ exec > "$fifo"
     // --no-gui --pass-io --service QUBE qubes.BackupCarrier+VERB
     script(
       "qvm-run",
-      `echo $$ > ${at("pids")}/carrier
+      `echo $$ >> ${at("pids")}/carrier
 exec env -i HOME=${at("home")} PATH="$PATH" QREXEC_REMOTE_DOMAIN=dom0 ${program("qubes.BackupCarrier")} "\${5#*+}"`,
     );
     fs.writeFileSync(at("home/.bashrc"), `SSH_CONN=${server.destination}\n`);
@@ -184,16 +184,25 @@ exec env -i HOME=${at("home")} PATH="$PATH" QREXEC_REMOTE_DOMAIN=dom0 ${program(
       XDG_STATE_HOME: at("state"),
       NODE_OPTIONS: undefined,
     };
-    const pid = (role: string) => () => {
+    /** Of the calls of this run so far. */
+    const pidsOf = (role: string) => () => {
       try {
-        return Number(fs.readFileSync(at(`pids/${role}`), "utf8")) || undefined;
+        return fs
+          .readFileSync(at(`pids/${role}`), "utf8")
+          .split("\n")
+          .filter(Boolean)
+          .map(Number);
       } catch {
-        return undefined;
+        return [];
       }
     };
     const observe = (child: ChildProcess, watched: boolean | undefined) =>
       watched === true
-        ? watch({ dom0: () => child.pid, carrier: pid("carrier"), server: pid("server") })
+        ? watch({
+            dom0: () => (child.pid === undefined ? [] : [child.pid]),
+            carrier: pidsOf("carrier"),
+            server: pidsOf("server"),
+          })
         : undefined;
     /** What an earlier run left to be written, or gave back, is not for the next one to pay. */
     const settle = (bytes = size) => {

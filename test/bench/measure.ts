@@ -34,21 +34,34 @@ const usageOf = (pid: number): Usage | undefined => {
   }
 };
 
-/** Looks at processes now and then until `stop`, which gives the last that was seen of each. */
-export const watch = (pids: { readonly [role: string]: () => number | undefined }) => {
-  const seen: { [role: string]: Usage } = {};
+/**
+ * Looks at processes now and then until `stop`, which gives what they used up to the last look. A role that
+ * several had, one for each call, has the time of all and the peak of the largest.
+ */
+export const watch = (pids: { readonly [role: string]: () => ReadonlyArray<number> }) => {
+  const seen = new Map<string, Map<number, Usage>>();
   const look = () => {
-    for (const [role, pid] of Object.entries(pids)) {
-      const id = pid();
-      const usage = id === undefined ? undefined : usageOf(id);
-      if (usage !== undefined) seen[role] = usage;
+    for (const [role, all] of Object.entries(pids)) {
+      const of = seen.get(role) ?? new Map<number, Usage>();
+      seen.set(role, of);
+      for (const id of all()) {
+        const usage = usageOf(id);
+        if (usage !== undefined) of.set(id, usage);
+      }
     }
   };
   const timer = setInterval(look, 20);
   return {
     stop: (): { readonly [role: string]: Usage } => {
       clearInterval(timer);
-      return seen;
+      const whole = [...seen].filter(([, of]) => of.size > 0);
+      return Object.fromEntries(
+        whole.map(([role, of]) => {
+          const all = [...of.values()];
+          const cpu = all.reduce((sum, one) => sum + one.cpu, 0);
+          return [role, { cpu, peak: Math.max(...all.map(({ peak }) => peak)) }];
+        }),
+      );
     },
   };
 };

@@ -436,6 +436,36 @@ describe("ledger rebuild", () => {
       assert.match(text, new RegExp(`${names[3]} has the backup-id of ${names[0]}: one is a copy`));
     }),
   );
+  it.effect("of a store that has another key by now: of each key by itself", () =>
+    Effect.gen(function* () {
+      const w = withKeys();
+      const former = keyOf("former server");
+      const { name } = keep(w, names[0]!, small, { known: false, key: former });
+      const later = { known: false, at: "2026-02-01T04:00:00Z" };
+      keep(w, names[1]!, anArchive(2, 100_000), later);
+      w.disk.pins.clear();
+      const one = ["--expect-server", fingerprint(former.publicKey)];
+      const first = yield* qbackup(w, ["ledger", "rebuild", ...one]);
+      assert.match(first.text, new RegExp(`${names[1]}.*another server's key signed it`));
+      assert.deepStrictEqual(
+        entriesIn(w).map((entry) => entry.name),
+        [name],
+      );
+      w.disk.pins.clear();
+      const second = yield* qbackup(w, ["ledger", "rebuild", ...expected]);
+      assert.strictEqual(second.code, 0, second.text);
+      assert.deepStrictEqual(
+        entriesIn(w).map((entry) => entry.name),
+        names.slice(0, 2),
+      );
+      assert.strictEqual(w.disk.pins.get("net"), server.publicKey);
+      // Both are read by the ledger from then on.
+      for (const each of names.slice(0, 2)) {
+        const { code, text } = yield* qbackup(w, ["verify", each]);
+        assert.strictEqual(code, 0, text);
+      }
+    }),
+  );
   it.effect("takes them page by page, over a link that breaks", () =>
     Effect.gen(function* () {
       const w = full();

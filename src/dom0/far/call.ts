@@ -196,6 +196,14 @@ export const reach = Effect.fnUntraced(function* <const R extends Request>(
   return { ...opened, first };
 });
 
+/** Before a server has shown that it is one, it may be any program that talks: a link that is none. */
+export const orNoServer = <A, R>(
+  effect: Effect.Effect<A, RunFailed | LinkBroken | BytesError | WireError, R>,
+) =>
+  Effect.catchTag(effect, "WireError", ({ reason }) =>
+    failed("link", `malformed reply: ${reason}`),
+  );
+
 export const isFailed = (reply: { readonly type: string }): reply is Failed =>
   reply.type === "error";
 

@@ -312,7 +312,7 @@ export const openFar = Effect.fnUntraced(function* (destination: string) {
     const asked = asking(wants[Symbol.iterator]());
     /** What came and waits to be used: a tool that pauses must not hold the server up. */
     const came: Array<{ readonly due: Due<W>; readonly bytes: Uint8Array | RunFailed }> = [];
-    /** Room of blocks that were used, for others: as much anew for each would be half of the work. */
+    /** Room of blocks that were used, for others: as much anew for each would be a third of the work. */
     const spare: Array<ArrayBuffer> = [];
     const copyOf = (bytes: Uint8Array): Uint8Array => {
       const copy = new Uint8Array(spare.pop() ?? new ArrayBuffer(blockSize), 0, bytes.length);

@@ -14,7 +14,7 @@ import { instantOf, type PublicKey, type Series } from "#src/wire/names";
 import { inLedger } from "#src/dom0/books/unusable";
 import { failed, type RunFailed } from "#src/dom0/failure";
 import { isOfTest } from "#src/dom0/qube/throwaway";
-import { isFailed, reach, refusal, signersAdd } from "./call.ts";
+import { isFailed, orNoServer, reach, refusal, signersAdd } from "./call.ts";
 import { persist } from "./retry.ts";
 
 /** What `--expect-server` was given. */
@@ -141,10 +141,7 @@ const aboutIt = ({ destination, keys, linkTimeout, series }: Wanted, startTimeou
       const of = { signer: keys.signer, series };
       const { first } = yield* reach(destination, { verb: "about", of }, { minutes: linkTimeout });
       return isFailed(first) ? yield* refusal(first) : first;
-    }).pipe(
-      // Before the server has shown its key it may be any program that talks.
-      Effect.catchTag("WireError", ({ reason }) => failed("link", `malformed reply: ${reason}`)),
-    ),
+    }).pipe(orNoServer),
     { startTimeout },
   );
 

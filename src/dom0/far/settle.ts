@@ -12,7 +12,7 @@ import { parseManifest, type SignedTicket } from "#src/proof/texts";
 import type { Code } from "#src/wire/reply";
 import { giveUpFrame } from "#src/wire/frames";
 import { line } from "#src/say/shown";
-import { failed, type RunFailed } from "#src/dom0/failure";
+import type { RunFailed } from "#src/dom0/failure";
 import {
   checkReceipt,
   complete,
@@ -22,7 +22,7 @@ import {
   withEarlier,
 } from "#src/dom0/books/record";
 import { inLedger } from "#src/dom0/books/unusable";
-import { isFailed, LinkBroken, reach, refusal, undecided } from "./call.ts";
+import { isFailed, LinkBroken, orNoServer, reach, refusal, undecided } from "./call.ts";
 import { fetchRecord, unlessLink } from "./remote.ts";
 import { persist } from "./retry.ts";
 import { newTicket, ownKeys } from "./server.ts";
@@ -50,10 +50,7 @@ const whoIs = (destination: string, minutes: number) =>
     Effect.gen(function* () {
       const { first } = yield* reach(destination, { verb: "about" }, { minutes: 10 });
       return isFailed(first) ? yield* refusal(first) : first.server;
-    }).pipe(
-      // Before the server has shown its key it may be any program that talks.
-      Effect.catchTag("WireError", ({ reason }) => failed("link", `malformed reply: ${reason}`)),
-    ),
+    }).pipe(orNoServer),
     { startTimeout: minutes },
   );
 

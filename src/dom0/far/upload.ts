@@ -23,7 +23,7 @@ import type { Failed } from "#src/wire/reply";
 import type { Reply } from "#src/wire/request";
 import { humanSize } from "#src/say/format";
 import { line, printable } from "#src/say/shown";
-import { callEnded, isFailed, LinkBroken, mayPass, reach, refusal } from "./call.ts";
+import { callEnded, isFailed, LinkBroken, mayPass, orNoServer, reach, refusal } from "./call.ts";
 import { failed, rejected, type RunFailed, undecidedYet } from "#src/dom0/failure";
 import { persist, watchProgress, watchSilence } from "./retry.ts";
 import { askWho, type Meeting, meet, newTicket, type Room, roomNow, staleRun } from "./server.ts";
@@ -367,18 +367,13 @@ export const openUpload = Effect.fnUntraced(function* (options: UploadOptions) {
       ticket = yield* ticketFor(ticket.run, ticket.name);
       tight = false;
     }
-    const { call, first, next } = yield* reach(
+    const reached = reach(
       destination,
       { verb: "put", ...ticket },
       { before: begun, minutes: options.linkTimeout },
-    ).pipe(
-      // Until it was ready once, it may be any program that talks: the pinned server was not asked before.
-      Effect.mapError((error) =>
-        error._tag === "WireError" && !begun
-          ? failed("link", `malformed reply: ${error.reason}`)
-          : error,
-      ),
     );
+    // The pinned server was not asked before.
+    const { call, first, next } = yield* begun ? reached : orNoServer(reached);
     if (first.type === "stored" && trailerSent) return first;
     if (!begun && (first.type === "ready" || first.type === "stored")) {
       const { noted } = beginning;

@@ -245,7 +245,8 @@ describe("with a real ssh", unless(noSshd), () => {
     assert.strictEqual((await ended).code, 0);
   });
 
-  it.each(["list", "read"] as const)(
+  // They mostly wait: both at once.
+  it.concurrent.each(["list", "read"] as const)(
     "a caller of %s that is gone, of whom nobody tells: ssh is ended, though its stdout stays open",
     async (verb) => {
       // As qrexec's agent does it: stdin ends, and stdout stays open, full and unread.

@@ -619,6 +619,20 @@ describe("what a run leaves behind", () => {
       assert.isDefined(w.disk.unfinished?.submission);
       return w;
     });
+    it.effect("of a key that the store takes no more: the record has the receipt still", () =>
+      Effect.gen(function* () {
+        const w = yield* killed();
+        const [name] = [...w.shelf.committed.keys()];
+        w.disk.secrets = { ...w.disk.secrets!, signing: Buffer.alloc(32, 7) };
+        const { publicKey } = signingKeyOf(w.disk.secrets.signing);
+        w.shelf.signers.splice(0, Infinity, publicKey);
+        const next = yield* qbackup(w);
+        assert.strictEqual(next.code, 0, next.text);
+        assert.include(next.text, `${name}, whose run broke off at its end, is stored and proven`);
+        assert.strictEqual(entries(w), 2);
+        assert.isUndefined(w.disk.unfinished);
+      }),
+    );
     const through = ["-t", "other", "-p", "/pass", "work", "mail", "vault"];
     const entries = (w: World) => w.disk.text.trim().split("\n").length;
     const far = (w: World): World => ({ ...w, shelf: shelf() });

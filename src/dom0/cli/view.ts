@@ -62,7 +62,8 @@ export const showing = (view: View) =>
         doing: line`backing up`,
         percent: tapped ? gone : view.running?.progress().percent,
         read: tapped ? view.taken : undefined,
-        changed: tapped ? view.changed : undefined,
+        // Slots count whole, holes and all, which were not read.
+        changed: tapped ? Math.min(view.changed, view.taken) : undefined,
         bytes: sent,
         waits,
       });

@@ -125,17 +125,16 @@ const settleOne = Effect.fnUntraced(function* (
     // A run in slots goes on with what was sent; the number alone makes the old ticket worthless.
     reply = yield* put(later, parseManifest(manifest)?.format !== "slots");
   }
-  // A store that was given another key takes no ticket for the one before; its receipts it has still.
-  const record =
-    isFailed(reply) && reply.code === "signature"
-      ? yield* unlessLink(fetchRecord(destination, name))
-      : undefined;
-  const former = record?.manifestText === manifest;
-  const stored = former
+  const unsaid = isFailed(reply) && !notStored.has(reply.code) ? reply : undefined;
+  // A store that takes no such ticket any more, because one of the two keys is another now, has its receipts still.
+  const record = unsaid && (yield* unlessLink(fetchRecord(destination, name)));
+  const kept = record?.manifestText === manifest;
+  const stored = kept
     ? { receipt: record.receiptText, signature: record.signature }
     : reply.type === "stored"
       ? reply
       : undefined;
+  const former = unsaid?.code === "signature";
   if (stored !== undefined) {
     yield* checkReceipt(stored, server, manifest).pipe(
       Effect.andThen(complete(submission, stored, undefined, former)),
@@ -145,10 +144,10 @@ const settleOne = Effect.fnUntraced(function* (
     );
     return yield* say("info", line`${name}, whose run broke off at its end, is stored and proven`);
   }
-  if (isFailed(reply) && !notStored.has(reply.code)) {
+  if (unsaid !== undefined) {
     yield* say(
       "warning",
-      line`whether ${name}, whose run broke off at its end, is stored is not known: ${refusal(reply).message}`,
+      line`whether ${name}, whose run broke off at its end, is stored is not known: ${refusal(unsaid).message}`,
     );
     yield* say(
       "hint",

@@ -224,13 +224,13 @@ const homeOf = async (b: Bed, size: number) => {
       const random = rng(days);
       const next = noise(`day ${days}`);
       const count = (of: number) => Math.max(1, Math.round(of * part * scale));
-      for (let n = 0; n < count(15); n++) {
+      for (let n = 0; n < count(16); n++) {
         fs.writeFileSync(at(`photos/${days}-${n}`), next(photo));
       }
       for (let n = 0; n < count(3); n++) {
         fs.rmSync(at(`photos/${random.int(0, old - 1)}`), { force: true });
       }
-      for (let n = 0; n < count(100); n++) {
+      for (let n = 0; n < count(130); n++) {
         const other = fs.readFileSync(at(`programs/${random.int(0, programs - 1)}`));
         fs.writeFileSync(at("programs/new"), Buffer.concat([other, next(64)]));
         fs.renameSync(at("programs/new"), at(`programs/${random.int(0, programs - 1)}`));

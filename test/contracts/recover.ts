@@ -323,6 +323,12 @@ export const recoverContract = (
         };
         const sound = extracted(whole);
         assert.deepStrictEqual([sound.code, sound.good], [0, [2, 3, 4]], sound.stderr);
+        // From its beginning on it is looked through a few times, however many members there are.
+        const [calls, counting] = [path.join(dir, "calls"), path.join(dir, "counting-tar")];
+        const text = `#!/bin/sh\necho >> ${calls}\nexec tar "$@"\n`;
+        fs.writeFileSync(counting, text, { mode: 0o755 });
+        assert.deepStrictEqual(extracted(whole, { TAR: counting }).good, [2, 3, 4]);
+        assert.isBelow(fs.readFileSync(calls, "utf8").length, 4 + 2 * images.length);
         // In the data of a member of vm3's; in its header; the end is away.
         for (const [damaged, good] of [
           [bent(whole, before + 5000), [2, 4]],
@@ -393,6 +399,21 @@ export const recoverContract = (
         const got = execFileSync(program!, args, { maxBuffer: 1e7 });
         const parts = all.map(([long, at]) => bytes.subarray(at * 512, (at + long) * 512));
         assert.isTrue(got.equals(Buffer.concat(parts)));
+      });
+
+      it("finds a member in a file of any size", () => {
+        const text = fs.readFileSync(script, "utf8");
+        const [found] = /^found_at\(\) \{\n[^}]*\}[^}]*\n\}$/m.exec(text) ?? [];
+        assert.isDefined(found);
+        const spans = Array.from(
+          { length: 5 },
+          (_, i) => `${i * 1e12} 1024 vm2/a.${i} ${300 + i}\n`,
+        );
+        fs.writeFileSync(path.join(dir, "spans"), spans.join(""));
+        const args = [...rest, "-c", `${found}\nfound_at vm2/a.3; found_at vm2/a`];
+        const env = { ...process.env, tmp: dir };
+        const got = execFileSync(program, args, { encoding: "utf8", env });
+        assert.strictEqual(got, "3000000000512 303\n");
       });
 
       it("refuses what is not whole, not there, or not decrypted", () => {

@@ -329,13 +329,15 @@ export const recoverContract = (
         fs.writeFileSync(counting, text, { mode: 0o755 });
         assert.deepStrictEqual(extracted(whole, { TAR: counting }).good, [2, 3, 4]);
         assert.isBelow(fs.readFileSync(calls, "utf8").length, 4 + 2 * images.length);
-        // What there is no room for is not damaged.
-        const full = fs.mkdtempSync(path.join(dir, "full-"));
-        fs.writeFileSync(path.join(full, "head"), "#!/bin/sh\nexit 1\n", { mode: 0o755 });
-        const stopped = extracted(whole, { PATH: `${full}:${process.env["PATH"]}` });
-        assert.deepStrictEqual([stopped.code, stopped.good], [1, []]);
-        assert.match(stopped.stderr, /error: \S+ has no room left, or cannot be written to$/m);
-        assert.notMatch(stopped.stderr, /damaged/);
+        // What there is no room for is not damaged; busybox has a head of its own.
+        if (shell[0] !== "busybox") {
+          const full = fs.mkdtempSync(path.join(dir, "full-"));
+          fs.writeFileSync(path.join(full, "head"), "#!/bin/sh\nexit 1\n", { mode: 0o755 });
+          const stopped = extracted(whole, { PATH: `${full}:${process.env["PATH"]}` });
+          assert.deepStrictEqual([stopped.code, stopped.good], [1, []]);
+          assert.match(stopped.stderr, /error: \S+ has no room left, or cannot be written to$/m);
+          assert.notMatch(stopped.stderr, /damaged/);
+        }
         // In the data of a member of vm3's; in its header; the end is away.
         for (const [damaged, good] of [
           [bent(whole, before + 5000), [2, 4]],

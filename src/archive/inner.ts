@@ -144,6 +144,11 @@ interface Head {
  */
 export const innerReader = (slot = slotSize, limit = mapLimit) => {
   let input: Uint8Array = new Uint8Array(0);
+  /** Where the next bytes belong that are waited for, and how many of them were put there. */
+  let wanted: Uint8Array | undefined;
+  let there = 0;
+  /** Fewer bytes than that are not worth a read of their own. */
+  const direct = slot / 64;
   let ended = false;
   let read = 0;
   const refused = (detail: string) => new InnerFault({ detail, at: read });
@@ -162,6 +167,15 @@ export const innerReader = (slot = slotSize, limit = mapLimit) => {
   };
   const fill = function* (into: Uint8Array): Parser<void> {
     for (let at = 0; at < into.length;) {
+      if (input.length === 0 && !ended) {
+        wanted = into.subarray(at);
+        yield undefined;
+        wanted = undefined;
+        at += there;
+        read += there;
+        there = 0;
+        continue;
+      }
       const part = yield* some(into.length - at);
       into.set(part, at);
       at += part.length;
@@ -409,6 +423,15 @@ export const innerReader = (slot = slotSize, limit = mapLimit) => {
   return {
     push: (bytes: Uint8Array): void => {
       input = bytes;
+    },
+    /**
+     * Where the next bytes belong, if that is known and many of them belong there: who reads them right there, in
+     * place of a `push`, says with `filled` how many came, and they are not copied.
+     */
+    room: (): Uint8Array | undefined =>
+      wanted !== undefined && wanted.length >= direct ? wanted : undefined,
+    filled: (bytes: number): void => {
+      there = bytes;
     },
     end: (): void => {
       ended = true;

@@ -559,6 +559,16 @@ const inner: Target = {
   check: (input, r) => {
     const read = (parts: ReadonlyArray<Uint8Array>) => {
       const reader = innerReader(slot);
+      /** What of it has a place goes right there. */
+      const give = (part: Uint8Array): Uint8Array => {
+        const room = reader.room();
+        if (room === undefined) reader.push(part);
+        else {
+          room.set(part.subarray(0, room.length));
+          reader.filled(Math.min(part.length, room.length));
+        }
+        return part.subarray(room?.length ?? part.length);
+      };
       const found: Array<string> = [];
       let size: number | undefined = 0;
       let slots = 0;
@@ -606,8 +616,10 @@ const inner: Target = {
         }
       };
       for (const part of parts) {
-        reader.push(part);
-        if (!steps()) return found;
+        for (let rest = part; rest.length > 0;) {
+          rest = give(rest);
+          if (!steps()) return found;
+        }
       }
       reader.end();
       assert.ok(!steps(), "it waits for more than there is");

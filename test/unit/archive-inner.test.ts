@@ -31,8 +31,25 @@ interface Read {
   readonly end: string;
 }
 
-/** Everything that comes of a stream in these pieces. */
-const read = (parts: ReadonlyArray<Uint8Array>, reader = innerReader(slot)): Read => {
+const push = (reader: ReturnType<typeof innerReader>, part: Uint8Array, of = part): Uint8Array => {
+  reader.push(part);
+  return of.subarray(part.length);
+};
+/** As whoever reads from a pipe does: what has a place goes right there. */
+const place = (reader: ReturnType<typeof innerReader>, part: Uint8Array): Uint8Array => {
+  const room = reader.room();
+  if (room === undefined) return push(reader, part.subarray(0, 20), part);
+  const some = part.subarray(0, room.length);
+  room.set(some);
+  reader.filled(some.length);
+  return part.subarray(some.length);
+};
+
+const readBy = (
+  give: typeof push,
+  parts: ReadonlyArray<Uint8Array>,
+  reader: ReturnType<typeof innerReader>,
+): Read => {
   let file: Read["file"];
   const came: Array<Buffer | number> = [];
   const slots = new Map<number, Buffer>();
@@ -53,12 +70,20 @@ const read = (parts: ReadonlyArray<Uint8Array>, reader = innerReader(slot)): Rea
     }
   };
   for (const part of parts) {
-    reader.push(part);
-    steps();
+    for (let rest = part; rest.length > 0;) {
+      rest = give(reader, rest);
+      steps();
+    }
   }
   reader.end();
   steps();
   return { file, came, slots, end };
+};
+/** Everything that comes of a stream in these pieces; the same, however it is given them. */
+const read = (parts: ReadonlyArray<Uint8Array>, make = () => innerReader(slot)): Read => {
+  const got = readBy(push, parts, make());
+  assert.deepStrictEqual(readBy(place, parts, make()), got);
+  return got;
 };
 const of = (...parts: ReadonlyArray<Buffer>) => read([Buffer.concat(parts)]);
 
@@ -123,17 +148,36 @@ describe("an image", () => {
       }
     }
   });
+  it("says where data belongs that comes, if it is much, and counts what was put there", () => {
+    const content = Buffer.alloc(slotSize + 10, 1);
+    const stream = gnuTar(name, content, [{ offset: 0, length: content.length }]);
+    const reader = innerReader();
+    assert.isUndefined(reader.next());
+    assert.isUndefined(reader.room());
+    reader.push(stream.subarray(0, 512));
+    assert.deepStrictEqual(reader.next(), { type: "file", name, size: content.length });
+    assert.isUndefined(reader.next());
+    for (const left of [slotSize, slotSize - 1, 65_536]) {
+      const room = reader.room()!;
+      assert.lengthOf(room, left);
+      const next = left === slotSize ? 1 : left - 65_536 || 1;
+      room.fill(1, 0, next);
+      reader.filled(next);
+      assert.isUndefined(reader.next());
+    }
+    assert.isUndefined(reader.room());
+    reader.end();
+    const fault = reader.next();
+    assert.strictEqual(fault instanceof InnerFault && fault.at, 512 + slotSize - 65_535);
+  });
   it("has slots of 4 MiB", () => {
     const content = Buffer.alloc(2 * slotSize + 1);
     content[slotSize - 1] = 1;
     content[2 * slotSize] = 2;
-    const got = read(
-      [gnuTar(name, content, [{ offset: 0, length: content.length }])],
-      innerReader(),
-    );
+    const got = read([gnuTar(name, content, [{ offset: 0, length: content.length }])], innerReader);
     assert.deepStrictEqual(got.slots, slotsOf(content, slotSize));
     assert.deepStrictEqual(
-      read([tarwriter(name, content)], innerReader()).came.map((one) =>
+      read([tarwriter(name, content)], innerReader).came.map((one) =>
         typeof one === "number" ? one : one.length,
       ),
       [slotSize, 1, 1],
@@ -194,7 +238,7 @@ describe("an image", () => {
       gnuSparse(name, size, pieces),
       writerHead(name, size, [...pieces, { offset: size, length: 0 }]),
     ]) {
-      const got = read([ended(head, data)], innerReader());
+      const got = read([ended(head, data)], innerReader);
       assert.deepStrictEqual(got.file, { name, size });
       assert.strictEqual(got.end, "whole");
       assert.deepStrictEqual([...got.slots.keys()], [...slots.keys()]);
@@ -626,7 +670,7 @@ describe("the map of a sparse file", () => {
       [16_385, "whole"],
       [16_384, none],
     ] as const) {
-      const got = read([stream], innerReader(slot, limit));
+      const got = read([stream], () => innerReader(slot, limit));
       assert.strictEqual(got.end, end);
     }
   });

@@ -264,12 +264,14 @@ export const takeFiles = Effect.fnUntraced(function* (
     let taker: Effect.Success<ReturnType<typeof takerOf>> | undefined;
     let before = 0;
     for (;;) {
+      const room = reader.room();
       view.reading = true;
-      const read = yield* stream.read(buffer);
+      const read = yield* stream.read(room ?? buffer);
       view.reading = false;
       view.taken += stream.received() - before;
       before = stream.received();
       if (read === 0) reader.end();
+      else if (room !== undefined) reader.filled(read);
       else reader.push(buffer.subarray(0, read));
       for (let next = reader.next(); next !== undefined; next = reader.next()) {
         if (next instanceof InnerFault) return yield* incomplete(name, next.message);

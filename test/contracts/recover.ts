@@ -135,7 +135,7 @@ export const recoverContract = (
       programs = process.env["PATH"],
       more: { readonly [name: string]: string } = {},
     ) => {
-      const ran = spawnSync(program!, [...rest, script, ...args], {
+      const ran = spawnSync(program, [...rest, script, ...args], {
         encoding: "utf8",
         timeout: 60_000,
         env: { PATH: programs, PASSPHRASE_FILE: file, TMPDIR: dir, ...more },
@@ -149,7 +149,7 @@ export const recoverContract = (
         ["multichunk", ["vm2", "vm3"]],
       ] as const)("brings back the images of the genuine sample %s", (name, qubes) => {
         const file = sampleFile(name);
-        const out = path.join(dir, `${name}`);
+        const out = path.join(dir, name);
         const ran = recover(["extract", file, "all", out]);
         assert.strictEqual(ran.code, 0, ran.stderr);
         const images = imagesOf(name);
@@ -364,7 +364,7 @@ export const recoverContract = (
             encoding: "utf8",
             env: { PATH: process.env["PATH"] },
           } as const;
-          const ran = spawnSync(program!, [...rest, script, "check", name], settings);
+          const ran = spawnSync(program, [...rest, script, "check", name], settings);
           assert.strictEqual(ran.status, 0, ran.stderr);
         }
       });
@@ -405,7 +405,7 @@ export const recoverContract = (
         );
         const calls = all.map(([long, at]) => `part "$1" ${long * 512} ${at * 512}`);
         const args = [...rest, "-c", `${part}\n${calls.join("\n")}`, "-", file];
-        const got = execFileSync(program!, args, { maxBuffer: 1e7 });
+        const got = execFileSync(program, args, { maxBuffer: 1e7 });
         const parts = all.map(([long, at]) => bytes.subarray(at * 512, (at + long) * 512));
         assert.isTrue(got.equals(Buffer.concat(parts)));
       });
@@ -556,7 +556,7 @@ export const recoverContract = (
           },
         } as const;
         const args = [...rest, script, "fetch", from, name, file, ...more];
-        return { args, file, program: program!, settings };
+        return { args, file, program: program, settings };
       };
       const fetch = (store: string, name: string, options: Fetched = {}) => {
         const { args, file, program, settings } = fetching(store, name, options);

@@ -31,14 +31,17 @@ interface Read {
   readonly end: string;
 }
 
-const push = (reader: ReturnType<typeof innerReader>, part: Uint8Array, of = part): Uint8Array => {
+const push = (reader: ReturnType<typeof innerReader>, part: Uint8Array): Uint8Array => {
   reader.push(part);
-  return of.subarray(part.length);
+  return part.subarray(part.length);
 };
 /** As whoever reads from a pipe does: what has a place goes right there. */
 const place = (reader: ReturnType<typeof innerReader>, part: Uint8Array): Uint8Array => {
   const room = reader.room();
-  if (room === undefined) return push(reader, part.subarray(0, 20), part);
+  if (room === undefined) {
+    reader.push(part.subarray(0, 20));
+    return part.subarray(20);
+  }
   const some = part.subarray(0, room.length);
   room.set(some);
   reader.filled(some.length);

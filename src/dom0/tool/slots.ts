@@ -32,7 +32,7 @@ import type { Link, Linked, OpenChain } from "./chain.ts";
  * slots there is one at a time, from the first slot of it that is read until the last of it is sent.
  */
 const atOnce = 3;
-/** Bytes that are read of a stream at once: few enough to be in the processor's cache when they are looked at. */
+/** Bytes that are read of a stream at once, where they do not go right into their slot. */
 const step = 524_288;
 /** Bytes of a file that is no volume: it is held, and none that Qubes makes has so many. */
 const smallLimit = 67_108_864;
